@@ -1,0 +1,2 @@
+//! tctl
+fn main() {}

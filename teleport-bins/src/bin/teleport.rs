@@ -1,0 +1,2 @@
+//! teleport
+fn main() {}
