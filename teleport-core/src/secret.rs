@@ -1,0 +1,126 @@
+//! Values that must not leak: zeroised when dropped, redacted in `Debug`, compared in constant time.
+//!
+//! There is no `Display` and no blanket `Serialize`. A wire type that has to carry a secret names
+//! [`wire`] in its field's `#[serde(with = "...")]`, so each place where one leaves the process can be found.
+
+use std::fmt;
+
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+/// A secret text: a password, a token, a one-time code.
+#[derive(Clone, Default)]
+pub struct SecretString(Zeroizing<String>);
+
+impl SecretString {
+    /// Takes ownership of a secret.
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(Zeroizing::new(secret.into()))
+    }
+
+    /// The secret itself. Do not log or store what this returns.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl PartialEq for SecretString {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+    }
+}
+
+impl Eq for SecretString {}
+
+impl fmt::Debug for SecretString {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretString(..)")
+    }
+}
+
+impl From<String> for SecretString {
+    fn from(secret: String) -> Self {
+        Self::new(secret)
+    }
+}
+
+/// Secret bytes: a private key, a seed, a master key.
+#[derive(Clone, Default)]
+pub struct SecretBytes(Zeroizing<Vec<u8>>);
+
+impl SecretBytes {
+    /// Takes ownership of a secret.
+    pub fn new(secret: impl Into<Vec<u8>>) -> Self {
+        Self(Zeroizing::new(secret.into()))
+    }
+
+    /// The secret itself. Do not log or store what this returns.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl PartialEq for SecretBytes {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl Eq for SecretBytes {}
+
+impl fmt::Debug for SecretBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretBytes(..)")
+    }
+}
+
+/// Carries a [`SecretString`] over an encrypted connection: `#[serde(with = "teleport_core::secret::wire")]`.
+pub mod wire {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::SecretString;
+
+    /// Writes the secret in clear.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(secret: &SecretString, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(secret.expose())
+    }
+
+    /// Reads a secret.
+    ///
+    /// # Errors
+    /// Those of the deserializer.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
+        String::deserialize(deserializer).map(SecretString::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_says_nothing() {
+        assert_eq!(format!("{:?}", SecretString::new("hunter2")), "SecretString(..)");
+        assert_eq!(format!("{:?}", SecretBytes::new(*b"hunter2")), "SecretBytes(..)");
+    }
+
+    #[test]
+    fn compares_by_content() {
+        assert_eq!(SecretString::new("a"), SecretString::new("a"));
+        assert_ne!(SecretString::new("a"), SecretString::new("ab"));
+        assert_ne!(SecretBytes::new(*b"a"), SecretBytes::new(*b"b"));
+    }
+}
