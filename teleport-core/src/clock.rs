@@ -18,8 +18,8 @@ pub struct Timestamp(u64);
 impl Timestamp {
     /// The first instant that can be expressed: 1970-01-01T00:00:00Z.
     pub const EPOCH: Self = Self(0);
-    /// 9999-12-31T23:59:59.999Z, the last instant that RFC 3339 can write.
-    pub const MAX: Self = Self(253_402_300_799_999);
+    /// 9999-12-30T00:00:00Z: the end of time for every format that we write.
+    pub const MAX: Self = Self(253_402_128_000_000);
 
     /// From milliseconds since the epoch; later than [`Timestamp::MAX`] becomes `MAX`.
     pub const fn from_unix_millis(millis: u64) -> Self {
@@ -141,7 +141,7 @@ mod tests {
         let text = time.to_string();
         assert_eq!(text, "2026-11-21T02:40:45.123Z");
         assert_eq!(text.parse::<Timestamp>().unwrap(), time);
-        assert_eq!(Timestamp::MAX.to_string(), "9999-12-31T23:59:59.999Z");
+        assert_eq!(Timestamp::MAX.to_string(), "9999-12-30T00:00:00.000Z");
         assert_eq!("2026-11-21T03:40:45.123+01:00".parse::<Timestamp>().unwrap(), time);
     }
 

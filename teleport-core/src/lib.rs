@@ -1,6 +1,7 @@
 //! The model of an identity-aware SSH access platform, and every decision it makes.
 #![forbid(unsafe_code)]
 
+pub mod cert;
 pub mod clock;
 pub mod entropy;
 pub mod id;

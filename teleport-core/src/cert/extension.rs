@@ -1,0 +1,56 @@
+//! The names that our certificates use, in one place.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Permits, Traits};
+use crate::id::{ClusterName, HostRole, NodeName, OsLogin, RoleName};
+
+/// Extension of user certificates: a JSON list of role names.
+pub const X_ROLES: &str = "roles@teleport-rs";
+/// Extension of user certificates: a JSON map from trait name to a list of values.
+pub const X_TRAITS: &str = "traits@teleport-rs";
+/// Extension of user certificates: the cluster that sessions go to.
+pub const ROUTE_TO_CLUSTER: &str = "route-to-cluster@teleport-rs";
+/// Extension of user certificates: the address from which the user logged in.
+pub const X_LOGIN_IP: &str = "login-ip@teleport-rs";
+/// Extension of host certificates: the service, `node`, `proxy` or `auth`.
+pub const X_HOST_ROLE: &str = "host-role@teleport-rs";
+/// Extension of host certificates: the cluster.
+pub const X_CLUSTER: &str = "cluster@teleport-rs";
+
+/// The X.509 extension that holds a [`Subject`] as JSON. Not critical: other software may use the certificate without it.
+pub const TLS_SUBJECT_OID: [u64; 5] = [1, 3, 9999, 42, 1];
+
+/// Who an X.509 identity speaks for, beside its common name (user name or host id). Carried as JSON in the extension
+/// [`TLS_SUBJECT_OID`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+#[expect(clippy::exhaustive_enums, reason = "authorities write it and verifiers read it: both must know all")]
+pub enum Subject {
+    /// A host.
+    Host {
+        /// Its cluster.
+        cluster: ClusterName,
+        /// Its display name.
+        name: NodeName,
+        /// Its service.
+        role: HostRole,
+    },
+    /// A user.
+    User {
+        /// The user's cluster.
+        cluster: ClusterName,
+        /// The logins that roles and traits gave when it was issued.
+        logins: Vec<OsLogin>,
+        /// The address from which the user logged in.
+        login_ip: Option<std::net::IpAddr>,
+        /// What the SSH certificate of the same issue permits.
+        permits: Permits,
+        /// The user's roles.
+        roles: Vec<RoleName>,
+        /// Only these addresses may use it; empty is any.
+        source_addresses: Vec<String>,
+        /// The user's traits.
+        traits: Traits,
+    },
+}

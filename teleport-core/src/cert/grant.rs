@@ -1,0 +1,75 @@
+//! Permission to have a certificate made: what a check returns and an issuer demands.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::{Permits, Traits};
+use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
+
+/// Permission for one user certificate. Made by the login and reissue checks, or by
+/// [`danger`](super::danger) for programs that have a policy of their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UserGrant {
+    /// The user; becomes the key id.
+    pub user: UserName,
+    /// Becomes the principals; if empty, a placeholder that is nobody's login is issued instead.
+    pub logins: Vec<OsLogin>,
+    /// The user's roles.
+    pub roles: Vec<RoleName>,
+    /// The user's traits.
+    pub traits: Traits,
+    /// What the certificate shall permit.
+    pub permits: Permits,
+    /// How long it shall be valid, already limited by roles. Issuers clamp it to 1 minute ..= 30 hours.
+    pub ttl: Duration,
+    /// From where the user logged in.
+    pub login_ip: Option<IpAddr>,
+    /// Networks to bind the certificate to; empty is any.
+    pub source_addresses: Vec<String>,
+}
+
+impl UserGrant {
+    pub(crate) fn new(user: UserName, ttl: Duration) -> Self {
+        Self {
+            user,
+            logins: Vec::new(),
+            roles: Vec::new(),
+            traits: Traits::new(),
+            permits: Permits::default(),
+            ttl,
+            login_ip: None,
+            source_addresses: Vec::new(),
+        }
+    }
+}
+
+/// Permission for one host certificate. Made by token admission and by renewal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HostGrant {
+    /// The host.
+    pub host_id: HostId,
+    /// Its display name.
+    pub name: NodeName,
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// The service it may speak for.
+    pub role: HostRole,
+    /// Further names and addresses under which clients reach it.
+    pub addresses: Vec<String>,
+    /// How long the certificates shall be valid.
+    pub ttl: Duration,
+}
+
+impl HostGrant {
+    pub(crate) fn new(
+        host_id: HostId,
+        name: NodeName,
+        cluster: ClusterName,
+        role: HostRole,
+        ttl: Duration,
+    ) -> Self {
+        Self { host_id, name, cluster, role, addresses: Vec::new(), ttl }
+    }
+}

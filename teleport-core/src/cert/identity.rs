@@ -1,0 +1,91 @@
+//! Who somebody is, after verification.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::Traits;
+use crate::clock::Timestamp;
+use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
+
+/// What a user certificate permits; absence in the certificate is refusal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(clippy::exhaustive_structs, reason = "issuers build it; a new permission must make them think")]
+#[expect(clippy::struct_excessive_bools, reason = "independent permissions, named as OpenSSH names them")]
+pub struct Permits {
+    /// `permit-agent-forwarding`
+    pub agent_forwarding: bool,
+    /// `permit-port-forwarding`
+    pub port_forwarding: bool,
+    /// `permit-pty`
+    pub pty: bool,
+    /// `permit-X11-forwarding`
+    pub x11_forwarding: bool,
+}
+
+/// A user whose certificate was verified. Made by the verification functions only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UserIdentity {
+    /// The user.
+    pub user: UserName,
+    /// The cluster whose authority vouches for the user.
+    pub cluster: ClusterName,
+    /// The roles that the certificate names. What they allow is looked up when it matters.
+    pub roles: Vec<RoleName>,
+    /// The logins that the certificate names.
+    pub logins: Vec<OsLogin>,
+    /// The traits that the certificate names.
+    pub traits: Traits,
+    /// What the certificate permits.
+    pub permits: Permits,
+    /// The only command that may run, if the certificate says so.
+    pub force_command: Option<String>,
+    /// Only these networks (`address` or `address/bits`) may use it; empty is any.
+    pub source_addresses: Vec<String>,
+    /// From where the user logged in, if known.
+    pub login_ip: Option<IpAddr>,
+    /// The certificate's serial number.
+    pub serial: u64,
+    /// When the certificate ends.
+    pub expires: Timestamp,
+}
+
+/// A host whose certificate was verified. Made by the verification functions only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HostIdentity {
+    /// The host.
+    pub host_id: HostId,
+    /// Its display name.
+    pub name: NodeName,
+    /// Its cluster.
+    pub cluster: ClusterName,
+    /// The service it speaks for.
+    pub role: HostRole,
+    /// The certificate's serial number.
+    pub serial: u64,
+    /// When the certificate ends.
+    pub expires: Timestamp,
+}
+
+/// Somebody who was verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Identity {
+    /// A host.
+    Host(HostIdentity),
+    /// A user.
+    User(UserIdentity),
+}
+
+impl Identity {
+    /// When its certificate ends.
+    pub const fn expires(&self) -> Timestamp {
+        match self {
+            Self::Host(host) => host.expires,
+            Self::User(user) => user.expires,
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Whom a cluster trusts, and how a joining host recognises it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use data_encoding::{BASE64, HEXLOWER};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use subtle::ConstantTimeEq;
+
+use super::PublicKey;
+use crate::id::ClusterName;
+
+/// An X.509 authority as its certificate, DER.
+#[derive(Clone, PartialEq, Eq)]
+pub struct X509Authority(Box<[u8]>);
+
+impl X509Authority {
+    /// From a DER certificate. It is parsed when it is used.
+    pub fn from_der(der: impl Into<Box<[u8]>>) -> Self {
+        Self(der.into())
+    }
+
+    /// The DER certificate.
+    pub fn as_der(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for X509Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "X509Authority({} bytes)", self.0.len())
+    }
+}
+
+impl Serialize for X509Authority {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for X509Authority {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        BASE64.decode(text.as_bytes()).map(Self::from_der).map_err(serde::de::Error::custom)
+    }
+}
+
+/// The public half of a cluster's authorities. During a rotation each list holds the old and the new one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "authorities build it; a new one must make verifiers think")]
+pub struct TrustBundle {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// Keys that sign users' SSH certificates.
+    pub user_ca: Vec<PublicKey>,
+    /// Keys that sign hosts' SSH certificates.
+    pub host_ca: Vec<PublicKey>,
+    /// Authorities of users' X.509 identities.
+    pub user_tls_ca: Vec<X509Authority>,
+    /// Authorities of hosts' X.509 identities.
+    pub host_tls_ca: Vec<X509Authority>,
+}
+
+/// The text is not a CA pin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a CA pin is `sha256:` and 64 lower-case hexadecimal digits, as `tctl status` prints it")]
+#[non_exhaustive]
+pub struct InvalidCaPin;
+
+/// The SHA-256 of an authority's DER SubjectPublicKeyInfo: `sha256:` and hex. Compared in constant time.
+#[derive(Clone, Copy, Debug, Eq)]
+pub struct CaPin([u8; 32]);
+
+impl CaPin {
+    /// The pin of a SubjectPublicKeyInfo in DER.
+    pub fn of_spki(der: &[u8]) -> Self {
+        let mut pin = [0; 32];
+        pin.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, der).as_ref());
+        Self(pin)
+    }
+}
+
+impl PartialEq for CaPin {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+impl fmt::Display for CaPin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sha256:{}", HEXLOWER.encode(&self.0))
+    }
+}
+
+impl FromStr for CaPin {
+    type Err = InvalidCaPin;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCaPin> {
+        let hex = text.strip_prefix("sha256:").ok_or(InvalidCaPin)?;
+        let bytes = HEXLOWER.decode(hex.as_bytes()).map_err(|_| InvalidCaPin)?;
+        bytes.try_into().map(Self).map_err(|_| InvalidCaPin)
+    }
+}
+
+impl Serialize for CaPin {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for CaPin {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use super::*;
+
+    #[test]
+    fn a_pin_has_one_spelling() {
+        let pin = CaPin::of_spki(b"spki");
+        let text = pin.to_string();
+        assert_eq!(text.parse::<CaPin>().unwrap(), pin);
+        for bad in ["", "sha256:", &text[7..], &text.to_uppercase(), &text[..70], "sha1:00"] {
+            assert!(bad.parse::<CaPin>().is_err(), "{bad}");
+        }
+        assert_ne!(CaPin::of_spki(b"other"), pin);
+    }
+}
