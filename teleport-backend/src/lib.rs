@@ -1,1 +1,7 @@
-//! Placeholder.
+//! Storage drivers for the access platform.
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod memory;
+mod shared;

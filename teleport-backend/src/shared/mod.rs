@@ -1,0 +1,5 @@
+//! What more than one driver needs.
+
+pub(crate) mod closed;
+pub(crate) mod hub;
+pub(crate) mod sweep;

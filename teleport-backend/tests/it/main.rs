@@ -1,0 +1,10 @@
+//! The drivers against their conformance suites, crashes and bad files.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+mod memory;
