@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 
 export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-auto}"
-export CARGO_INCREMENTAL="${CARGO_INCREMENTAL:-0}"
+if [ "${CI:-}" = true ]; then export CARGO_INCREMENTAL=0; fi
 export CARGO_NET_RETRY="${CARGO_NET_RETRY:-5}"
 
 ci_started=$SECONDS
