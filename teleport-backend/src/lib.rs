@@ -4,4 +4,6 @@
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod memory;
+#[cfg(feature = "redb")]
+pub mod redb;
 mod shared;

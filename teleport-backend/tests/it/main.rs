@@ -8,3 +8,4 @@
 )]
 
 mod memory;
+mod redb;

@@ -1,0 +1,207 @@
+//! The one thread that writes: group commit.
+
+use std::sync::{Arc, PoisonError, mpsc};
+use std::time::Duration;
+
+use ::redb::{Database, Durability};
+use teleport_core::storage::{Batch, Key, Revision, StorageError, WatchEvent};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::apply::Tables;
+use super::schema::Failure;
+use super::{Shared, batch_bytes, open};
+use crate::shared::closed::Closed;
+
+/// The most batches of one transaction.
+const MAX_GROUP: usize = 256;
+
+/// About the most bytes of one transaction, so that a large one does not delay the others for long.
+const MAX_GROUP_BYTES: usize = 8 << 20;
+
+/// How long the writer waits for the next batch while it expects more. The callers of the last group have just been
+/// answered; with the first of their next batches committed alone they would share every second transaction only.
+const GATHER: Duration = Duration::from_micros(150);
+
+pub(super) enum Command {
+    Close(Option<oneshot::Sender<()>>),
+    Commit(Submission),
+    Sweep,
+}
+
+pub(super) struct Submission {
+    pub(super) batch: Batch,
+    pub(super) reply: oneshot::Sender<Result<Revision, StorageError>>,
+    /// Given back when the batch is answered.
+    pub(super) _permit: OwnedSemaphorePermit,
+}
+
+struct Committed {
+    events: Vec<WatchEvent>,
+    /// The newest commit; `None` if nothing was written.
+    newest: Option<Revision>,
+    results: Vec<Result<Revision, Key>>,
+}
+
+pub(super) struct Writer {
+    commands: mpsc::Receiver<Command>,
+    expected: usize,
+    shared: Arc<Shared>,
+}
+
+/// How a round ends.
+enum Next {
+    Close(Option<oneshot::Sender<()>>),
+    Continue,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, commands: mpsc::Receiver<Command>) -> Self {
+        Self { commands, expected: 1, shared }
+    }
+
+    pub(super) fn run(mut self) {
+        let done = loop {
+            let mut group = Vec::new();
+            let next = self.gather(&mut group);
+            self.expected = group.len();
+            self.commit(group);
+            if let Next::Close(done) = next {
+                break done;
+            }
+        };
+        // Waits for the readers; from here on everyone is told that the backend is closed.
+        let database = self.shared.database.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.shared.hub.close();
+        drop(database);
+        // Batches and requests to close that came too late are answered by dropping them.
+        drop(self.commands);
+        if let Some(done) = done {
+            // Nobody listens if the future of `close` was dropped.
+            let _ = done.send(());
+        }
+    }
+
+    /// Waits for something to do and takes what else is there, in the order of submission.
+    fn gather(&self, group: &mut Vec<Submission>) -> Next {
+        let mut bytes = 0;
+        let Ok(mut command) = self.commands.recv() else { return Next::Close(None) };
+        loop {
+            match command {
+                Command::Close(done) => return Next::Close(done),
+                Command::Commit(submission) => {
+                    bytes += batch_bytes(&submission.batch);
+                    group.push(submission);
+                }
+                // Every transaction sweeps first.
+                Command::Sweep => {}
+            }
+            if group.len() >= MAX_GROUP || bytes >= MAX_GROUP_BYTES {
+                return Next::Continue;
+            }
+            let more = if group.len() < self.expected {
+                self.commands.recv_timeout(GATHER).ok()
+            } else {
+                self.commands.try_recv().ok()
+            };
+            match more {
+                Some(more) => command = more,
+                None => return Next::Continue,
+            }
+        }
+    }
+
+    fn commit(&self, mut group: Vec<Submission>) {
+        let batches = group.iter_mut().map(|submission| std::mem::take(&mut submission.batch)).collect();
+        let outcome = {
+            let database = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
+            match database.as_ref() {
+                Some(database) => self.transact(database, batches).map_err(StorageFailure::Failed),
+                None => Err(StorageFailure::Closed),
+            }
+        };
+        match outcome {
+            Ok(Committed { events, newest, results }) => {
+                if let Some(newest) = newest {
+                    self.shared.hub.publish(newest, &events);
+                }
+                for (submission, result) in group.into_iter().zip(results) {
+                    let result = result.map_err(|key| StorageError::Conflict { key });
+                    // Nobody listens if the future of `commit` was dropped.
+                    let _ = submission.reply.send(result);
+                }
+            }
+            Err(failure) => {
+                tracing::error!(path = %self.shared.path.display(), error = %failure, "a transaction failed");
+                if failure.needs_reopening() {
+                    self.reopen();
+                }
+                for submission in group {
+                    let _ = submission.reply.send(Err(failure.clone().into()));
+                }
+            }
+        }
+    }
+
+    /// Evaluates the batches in order in one transaction and makes it durable.
+    fn transact(&self, database: &Database, batches: Vec<Batch>) -> Result<Committed, Failure> {
+        let now = self.shared.clock.now();
+        let mut transaction = database.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        // Both phases are synced: a torn first phase is never taken for a commit, not even with crafted values.
+        transaction.set_two_phase_commit(true);
+        let mut events = Vec::new();
+        let mut results = Vec::with_capacity(batches.len());
+        let mut tables = Tables::open(&transaction)?;
+        tables.sweep(now, &mut events)?;
+        for batch in batches {
+            results.push(tables.apply(batch, now, &mut events)?);
+        }
+        let newest = tables.finish()?;
+        if newest.is_some() {
+            transaction.commit()?;
+        } else {
+            transaction.abort()?;
+        }
+        Ok(Committed { events, newest, results })
+    }
+
+    /// After a failure of the disk redb refuses everything; opening the file anew rolls back to the newest durable
+    /// commit. If that fails too, the next batch tries again.
+    fn reopen(&self) {
+        let mut database = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
+        drop(database.take());
+        match open::existing(&self.shared.path) {
+            Ok(opened) => *database = Some(opened),
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(path = %self.shared.path.display(), error, "the database cannot be opened again");
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+enum StorageFailure {
+    #[error("the database is not open after an earlier failure")]
+    Closed,
+    #[error(transparent)]
+    Failed(Failure),
+}
+
+impl StorageFailure {
+    fn needs_reopening(&self) -> bool {
+        match self {
+            Self::Closed => true,
+            Self::Failed(failure) => failure.is_io(),
+        }
+    }
+}
+
+impl From<StorageFailure> for StorageError {
+    fn from(failure: StorageFailure) -> Self {
+        match failure {
+            StorageFailure::Closed => Closed.into(),
+            StorageFailure::Failed(failure) => failure.into(),
+        }
+    }
+}
