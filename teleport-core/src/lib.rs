@@ -1,10 +1,18 @@
 //! The model of an identity-aware SSH access platform, and every decision it makes.
 #![forbid(unsafe_code)]
 
+pub mod access;
+pub mod api;
+pub mod audit;
 pub mod cert;
 pub mod clock;
 pub mod entropy;
 pub mod id;
+pub mod label;
+pub mod recording;
+pub mod resource;
 pub mod secret;
 pub mod storage;
 pub mod task;
+#[cfg(any(test, feature = "test-support"))]
+pub mod testing;

@@ -107,6 +107,44 @@ pub mod wire {
     }
 }
 
+/// What was to be opened is not what was sealed: other key, other context, or damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("sealed data cannot be opened with this key and context")]
+#[non_exhaustive]
+pub struct OpenError;
+
+impl OpenError {
+    /// For implementors of [`Sealer`].
+    pub const fn new() -> Self {
+        Self
+    }
+}
+
+impl Default for OpenError {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Encrypts secrets at rest (CA keys, seeds of one-time codes) with a master key.
+///
+/// # Contract
+/// Authenticated encryption: [`open`](Self::open) returns what was sealed in the same context or fails. `context` is
+/// the key of the record, so that two records' ciphertexts cannot be swapped. Sealing twice gives different bytes.
+pub trait Sealer: fmt::Debug + Send + Sync + 'static {
+    /// Encrypts `plain` for `context`.
+    ///
+    /// # Errors
+    /// [`EntropyError`](crate::entropy::EntropyError) without randomness.
+    fn seal(&self, context: &str, plain: &[u8]) -> Result<Vec<u8>, crate::entropy::EntropyError>;
+
+    /// Decrypts what was sealed for `context`.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    fn open(&self, context: &str, sealed: &[u8]) -> Result<SecretBytes, OpenError>;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

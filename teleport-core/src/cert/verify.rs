@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{
-    CertFields, CertKind, CertRejected, HostIdentity, KeyAlgorithm, Permits, PublicKey, TrustBundle, UserIdentity,
-    X_CLUSTER, X_HOST_ROLE, X_LOGIN_IP, X_ROLES,
+    CertFields, CertKind, CertRejected, HostIdentity, KeyAlgorithm, Permits, PublicKey, TrustBundle,
+    UserIdentity, X_CLUSTER, X_HOST_ROLE, X_LOGIN_IP, X_ROLES,
 };
 use crate::clock::Timestamp;
 use crate::id::{HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
@@ -173,7 +173,11 @@ fn accept(
     }
     let clean = |text: &str| !text.chars().any(char::is_control);
     if clean(&fields.key_id)
-        && fields.extensions.iter().chain(&fields.critical_options).all(|(key, value)| clean(key) && clean(value))
+        && fields
+            .extensions
+            .iter()
+            .chain(&fields.critical_options)
+            .all(|(key, value)| clean(key) && clean(value))
     {
         Ok(())
     } else {
@@ -220,7 +224,11 @@ pub(super) fn check_source_address(networks: &[String], peer: Option<IpAddr>) ->
         .collect::<Result<_, _>>()
         .map_err(|_| CertRejected::Option)?;
     let peer = peer.map(|peer| peer.to_canonical()).ok_or(CertRejected::SourceAddress)?;
-    if parsed.iter().any(|network| network.contains(&peer)) { Ok(()) } else { Err(CertRejected::SourceAddress) }
+    if parsed.iter().any(|network| network.contains(&peer)) {
+        Ok(())
+    } else {
+        Err(CertRejected::SourceAddress)
+    }
 }
 
 #[cfg(test)]

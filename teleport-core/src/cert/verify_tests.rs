@@ -47,7 +47,11 @@ fn user(change: impl FnOnce(&mut CertFields)) -> Result<UserIdentity, CertReject
     change(&mut fields);
     let login = OsLogin::new("root").unwrap();
     let peer = Some("192.0.2.7".parse().unwrap());
-    verify_user(&fields, &trust(), UserCheck { login: Some(&login), peer, now: Timestamp::from_unix_secs(NOW) })
+    verify_user(
+        &fields,
+        &trust(),
+        UserCheck { login: Some(&login), peer, now: Timestamp::from_unix_secs(NOW) },
+    )
 }
 
 fn host(name: &str, change: impl FnOnce(&mut CertFields)) -> Result<HostIdentity, CertRejected> {
@@ -63,7 +67,9 @@ fn accepts_a_good_user() {
     assert_eq!(identity.user.as_str(), "alice");
     assert_eq!(identity.roles[0].as_str(), "access");
     assert!(identity.permits.pty && !identity.permits.port_forwarding);
-    assert!(user(|cert| cert.critical_options = vec![("source-address".into(), "192.0.2.0/24".into())]).is_ok());
+    assert!(
+        user(|cert| cert.critical_options = vec![("source-address".into(), "192.0.2.0/24".into())]).is_ok()
+    );
     assert!(user(|cert| cert.valid_after = NOW + 60).is_ok());
 }
 
@@ -107,7 +113,11 @@ fn refuses_each_broken_user() {
         ("source-address", "nonsense", R::Option),
         ("source-address", "10.0.0.0/8", R::SourceAddress),
     ] {
-        assert_eq!(user(|cert| cert.critical_options = options(name, value)).unwrap_err(), expected, "{name}");
+        assert_eq!(
+            user(|cert| cert.critical_options = options(name, value)).unwrap_err(),
+            expected,
+            "{name}"
+        );
     }
 }
 

@@ -8,7 +8,9 @@ pub const MAX_KEY_LEN: usize = 512;
 
 /// The text is not a key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a key is 1 to {MAX_KEY_LEN} bytes of non-empty '/'-separated segments of printable ASCII without spaces")]
+#[error(
+    "a key is 1 to {MAX_KEY_LEN} bytes of non-empty '/'-separated segments of printable ASCII without spaces"
+)]
 #[non_exhaustive]
 pub struct InvalidKey;
 

@@ -154,7 +154,8 @@ impl<R: Record> Repo<R> {
     /// # Errors
     /// [`RepoError::Invalid`].
     pub fn write_in(&self, batch: Batch, record: &R, condition: Condition) -> Result<Batch, RepoError> {
-        let value = serde_json::to_vec(record).map_err(|source| RepoError::Invalid { source: source.into() })?;
+        let value =
+            serde_json::to_vec(record).map_err(|source| RepoError::Invalid { source: source.into() })?;
         Ok(batch.put(self.key(&record.key())?, condition, Bytes::from(value), record.expires()))
     }
 

@@ -1,0 +1,332 @@
+//! The messages of the API: JSON, unknown keys refused in requests.
+#![expect(clippy::exhaustive_structs, reason = "callers build requests, services build answers")]
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cert::{CaPin, IssuedCertificates, SubjectKeys, TrustBundle};
+use crate::clock::Timestamp;
+use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
+use crate::label::Labels;
+use crate::resource::{Node, Role};
+use crate::secret::{SecretString, wire};
+
+/// Answer to a ping.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ping {
+    /// The cluster.
+    pub cluster_name: ClusterName,
+    /// The version of the auth service.
+    pub server_version: String,
+    /// What a login needs beside the password: `otp`.
+    pub second_factor: String,
+    /// Where the answering proxy accepts SSH: `host:port`. Filled in by the proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_ssh_address: Option<String>,
+}
+
+/// A host asks to become a member.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinRequest {
+    /// The token's secret.
+    #[serde(with = "wire")]
+    pub token: SecretString,
+    /// The host's own id, made by it.
+    pub host_id: HostId,
+    /// Its display name.
+    pub name: NodeName,
+    /// The service that it wants to be.
+    pub role: HostRole,
+    /// Its public keys.
+    pub keys: SubjectKeys,
+    /// Names and addresses under which it will be reached.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// Filled in by the proxy that forwards the request.
+    #[serde(default)]
+    pub client_ip: Option<IpAddr>,
+}
+
+/// A host asks for newer certificates.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenewRequest {
+    /// Its public keys; new ones are allowed.
+    pub keys: SubjectKeys,
+    /// Names and addresses under which it is reached.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+}
+
+/// What a host gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostCredentials {
+    /// Its certificates.
+    pub certificates: IssuedCertificates,
+    /// Whom to trust.
+    pub trust: TrustBundle,
+}
+
+/// A user logs in.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LoginRequest {
+    /// The user, as typed.
+    pub user: String,
+    /// The password.
+    #[serde(with = "wire")]
+    pub password: SecretString,
+    /// The one-time code: six digits.
+    #[serde(with = "wire")]
+    pub code: SecretString,
+    /// Fresh public keys.
+    pub keys: SubjectKeys,
+    /// How long the certificates should be valid, in seconds; roles may shorten it.
+    #[serde(default)]
+    pub ttl: Option<u64>,
+    /// Filled in by the proxy that forwards the request.
+    #[serde(default)]
+    pub client_ip: Option<IpAddr>,
+}
+
+/// A user asks for certificates for other keys or a shorter time.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReissueRequest {
+    /// The public keys.
+    pub keys: SubjectKeys,
+    /// How long the certificates should be valid, in seconds; never longer than those of the caller.
+    #[serde(default)]
+    pub ttl: Option<u64>,
+}
+
+/// What a user gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginResponse {
+    /// The user, as the cluster writes it.
+    pub user: UserName,
+    /// The user's roles.
+    pub roles: Vec<RoleName>,
+    /// The logins in the certificate.
+    pub logins: Vec<OsLogin>,
+    /// The certificates.
+    pub certificates: IssuedCertificates,
+    /// Whom to trust.
+    pub trust: TrustBundle,
+}
+
+/// What an invited user needs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct InviteInfo {
+    /// Who is invited.
+    pub user: UserName,
+    /// The second factor as `otpauth://` URL, for a QR code.
+    #[serde(with = "wire")]
+    pub otpauth_url: SecretString,
+    /// The second factor's secret in base32, to be typed.
+    #[serde(with = "wire")]
+    pub secret: SecretString,
+    /// When the invite ends.
+    pub expires: Timestamp,
+}
+
+/// An invited user accepts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptInvite {
+    /// The invite.
+    #[serde(with = "wire")]
+    pub token: SecretString,
+    /// The new password, 12 to 128 bytes.
+    #[serde(with = "wire")]
+    pub password: SecretString,
+    /// A code of the new second factor.
+    #[serde(with = "wire")]
+    pub code: SecretString,
+}
+
+/// What nodes and proxies decide by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccessView {
+    /// Whom to trust.
+    pub trust: TrustBundle,
+    /// The roles that exist.
+    pub roles: Vec<Role>,
+}
+
+/// A change to the nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum NodeEvent {
+    /// A node is gone.
+    Gone(HostId),
+    /// A node is new or has changed, or gave a sign of life.
+    Put(Node),
+    /// All nodes at this moment. Always the first event.
+    Snapshot(Vec<Node>),
+}
+
+/// What a proxy announces.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxyRecord {
+    /// The proxy.
+    pub host_id: HostId,
+    /// Its display name.
+    pub name: NodeName,
+    /// Where its HTTPS is reached: `host:port`.
+    pub web_address: String,
+    /// Where its SSH is reached: `host:port`.
+    pub ssh_address: String,
+    /// The version of its software.
+    pub version: String,
+}
+
+impl crate::storage::Record for ProxyRecord {
+    const COLLECTION: &'static str = "proxies";
+
+    fn key(&self) -> String {
+        self.host_id.to_string()
+    }
+}
+
+/// The cluster at a glance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The cluster.
+    pub cluster_name: ClusterName,
+    /// The version of the auth service.
+    pub server_version: String,
+    /// How joining hosts recognise the cluster.
+    pub ca_pins: Vec<CaPin>,
+    /// The proxies.
+    pub proxies: Vec<ProxyRecord>,
+    /// How many nodes are online.
+    pub nodes_online: usize,
+    /// The time of the auth service.
+    pub time: Timestamp,
+}
+
+/// Asks for a new user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateUser {
+    /// The user.
+    pub name: UserName,
+    /// The user's roles.
+    pub roles: Vec<RoleName>,
+    /// The user's logins, as the trait `logins`.
+    pub logins: Vec<OsLogin>,
+    /// How long the invite is good, in seconds; 1 hour if absent, at most 48 hours.
+    #[serde(default)]
+    pub ttl: Option<u64>,
+}
+
+/// An invite, shown once.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Invite {
+    /// Who is invited.
+    pub user: UserName,
+    /// The secret of the link.
+    #[serde(with = "wire")]
+    pub token: SecretString,
+    /// When it ends.
+    pub expires: Timestamp,
+}
+
+/// A user in the list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserInfo {
+    /// The user.
+    pub name: UserName,
+    /// The roles.
+    pub roles: Vec<RoleName>,
+    /// The logins.
+    pub logins: Vec<OsLogin>,
+    /// Until when logins are refused after too many failures.
+    pub locked_until: Option<Timestamp>,
+}
+
+/// Asks for a join token.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateToken {
+    /// What hosts may join as.
+    pub roles: Vec<HostRole>,
+    /// How long it is good, in seconds; 30 minutes if absent.
+    #[serde(default)]
+    pub ttl: Option<u64>,
+    /// How many hosts may join; any number if absent.
+    #[serde(default)]
+    pub uses: Option<u32>,
+    /// Labels that nodes joined by it always carry; nodes cannot override them.
+    #[serde(default)]
+    pub labels: Labels,
+    /// The secret; a random one if absent.
+    #[serde(default, with = "optional_wire")]
+    pub value: Option<SecretString>,
+}
+
+mod optional_wire {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::secret::SecretString;
+
+    #[expect(clippy::ref_option, reason = "the form that serde calls")]
+    pub(super) fn serialize<S: Serializer>(
+        secret: &Option<SecretString>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        secret.as_ref().map(SecretString::expose).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SecretString>, D::Error> {
+        Ok(Option::<String>::deserialize(deserializer)?.map(SecretString::new))
+    }
+}
+
+/// A join token, its secret shown once.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CreatedToken {
+    /// The secret.
+    #[serde(with = "wire")]
+    pub token: SecretString,
+    /// What the list shows.
+    pub info: TokenInfo,
+    /// How joining hosts recognise the cluster.
+    pub ca_pins: Vec<CaPin>,
+}
+
+/// A join token in the list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenInfo {
+    /// The first digits of the secret's hash: enough to name it, useless to join.
+    pub id: String,
+    /// What hosts may join as.
+    pub roles: Vec<HostRole>,
+    /// When it ends; never for static tokens.
+    pub expires: Option<Timestamp>,
+    /// How many more hosts may join; any number if absent.
+    pub uses_left: Option<u32>,
+    /// Labels of nodes joined by it.
+    pub labels: Labels,
+    /// Whether it comes from the configuration.
+    pub is_static: bool,
+}
+
+/// Which recordings to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RecordingQuery {
+    /// Began not before; a day ago if absent.
+    pub from: Option<Timestamp>,
+    /// Began before.
+    pub to: Option<Timestamp>,
+    /// At most so many; 0 is 50, never more than 1000.
+    pub limit: usize,
+}

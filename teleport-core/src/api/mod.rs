@@ -1,0 +1,270 @@
+//! What services ask of the auth service: narrow traits, their messages and errors.
+//!
+//! The auth service implements them in process, bound to a caller
+//! ([`AuthService::acting_as`](crate::auth::AuthService::acting_as)); the client of `teleport-ssh` implements them over the
+//! wire, where the caller is the identity of the connection. Who may call what is one table, [`crate::auth::policy`].
+//!
+//! All futures are cancel safe in the sense that an interrupted call was carried out wholly or not at all; reads can be
+//! repeated, writes say by [`ApiErrorKind::Conflict`] when they happened before.
+
+mod error;
+mod messages;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+pub use self::error::{ApiError, ApiErrorKind};
+pub use self::messages::{
+    AcceptInvite, AccessView, ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, Invite,
+    InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, ProxyRecord, RecordingQuery,
+    ReissueRequest, RenewRequest, TokenInfo, UserInfo,
+};
+use crate::audit::{AuditEvent, AuditPage, AuditQuery};
+use crate::cert::TrustBundle;
+use crate::id::{HostId, RoleName, SessionId, UserName};
+use crate::recording::{RecordingInfo, RecordingMeta};
+use crate::resource::{Node, NodeRecord, Role};
+
+/// Shorthand of this module.
+pub type ApiResult<T> = Result<T, ApiError>;
+
+/// For those who have no certificate yet. Proxies offer it to the public.
+#[async_trait]
+pub trait PublicApi: fmt::Debug + Send + Sync + 'static {
+    /// What a client must know before it logs in.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Unavailable`].
+    async fn ping(&self) -> ApiResult<Ping>;
+
+    /// Makes a host a member, by a join token.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`], the same whatever is wrong with the token.
+    async fn join(&self, request: JoinRequest) -> ApiResult<HostCredentials>;
+
+    /// Logs a user in by password and one-time code.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`], the same for unknown users, wrong passwords, wrong codes and locked users.
+    async fn login(&self, request: LoginRequest) -> ApiResult<LoginResponse>;
+
+    /// What an invited user needs to set up a second factor. Asking again gives the same answer.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`] for an invite that is unknown, used or over.
+    async fn invite(&self, token: crate::secret::SecretString) -> ApiResult<InviteInfo>;
+
+    /// Sets the invited user's password and second factor; uses the invite up.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], [`ApiErrorKind::Invalid`] for a password that is too short or a wrong code.
+    async fn accept_invite(&self, request: AcceptInvite) -> ApiResult<()>;
+}
+
+/// For those who have certificates and want newer ones.
+#[async_trait]
+pub trait IdentityApi: fmt::Debug + Send + Sync + 'static {
+    /// New certificates for the calling host: same id, name, role and cluster.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for users.
+    async fn renew_host(&self, request: RenewRequest) -> ApiResult<HostCredentials>;
+
+    /// New certificates for the calling user: never wider, never longer than those the call is made with.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for hosts.
+    async fn reissue_user(&self, request: ReissueRequest) -> ApiResult<LoginResponse>;
+}
+
+/// Who is there.
+#[async_trait]
+pub trait PresenceApi: fmt::Debug + Send + Sync + 'static {
+    /// A node describes itself, at the start and whenever something changes.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for anybody but the node itself.
+    async fn announce_node(&self, node: NodeRecord) -> ApiResult<()>;
+
+    /// The calling node is alive.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`] if it must announce itself again.
+    async fn keep_alive(&self) -> ApiResult<()>;
+
+    /// A proxy describes itself; repeated as a sign of life.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for anybody but the proxy itself.
+    async fn announce_proxy(&self, proxy: ProxyRecord) -> ApiResult<()>;
+
+    /// The nodes that the caller may know of.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Unavailable`].
+    async fn nodes(&self) -> ApiResult<Vec<Node>>;
+
+    /// The nodes and every change to them; begins with [`NodeEvent::Snapshot`], ends when it cannot go on.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for anybody but proxies.
+    async fn watch_nodes(&self) -> ApiResult<BoxStream<'static, ApiResult<NodeEvent>>>;
+}
+
+/// What servers need to decide for themselves.
+#[async_trait]
+pub trait TrustApi: fmt::Debug + Send + Sync + 'static {
+    /// The public keys to trust.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Unavailable`].
+    async fn trust(&self) -> ApiResult<TrustBundle>;
+
+    /// Trust and policy, and then again after each change; ends when it cannot go on.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for anybody but hosts.
+    async fn watch_access(&self) -> ApiResult<BoxStream<'static, ApiResult<AccessView>>>;
+}
+
+/// Recordings, for the nodes that make them and the users who see them.
+#[async_trait]
+pub trait RecordingApi: fmt::Debug + Send + Sync + 'static {
+    /// Begins a recording of the calling node.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for another host's session.
+    async fn create_recording(&self, meta: RecordingMeta) -> ApiResult<()>;
+
+    /// Stores a part.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for another host's session.
+    async fn put_recording_part(&self, session: SessionId, number: u32, part: Bytes) -> ApiResult<()>;
+
+    /// How many parts are stored: where an interrupted upload goes on.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], [`ApiErrorKind::Denied`].
+    async fn recording_parts(&self, session: SessionId) -> ApiResult<u32>;
+
+    /// Ends a recording.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`], [`ApiErrorKind::Conflict`] if a part is missing.
+    async fn complete_recording(&self, session: SessionId, parts: u32) -> ApiResult<()>;
+
+    /// Recordings that the caller may see: the own sessions, or all with the right to read sessions. Newest first.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for hosts.
+    async fn recordings(&self, query: RecordingQuery) -> ApiResult<Vec<RecordingInfo>>;
+
+    /// Bytes of a recording from `offset`, at most a few MiB; empty at the end. Reading from 0 is audited.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], also for recordings that the caller may not see.
+    async fn read_recording(&self, session: SessionId, offset: u64) -> ApiResult<Bytes>;
+}
+
+/// The audit log.
+#[async_trait]
+pub trait AuditApi: fmt::Debug + Send + Sync + 'static {
+    /// Adds what the calling host saw. The service stamps who reports it and when.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for users.
+    async fn emit_events(&self, events: Vec<AuditEvent>) -> ApiResult<()>;
+
+    /// Searches the log.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] without the right to read events.
+    async fn search_events(&self, query: AuditQuery) -> ApiResult<AuditPage>;
+}
+
+/// Administration.
+#[async_trait]
+pub trait AdminApi: fmt::Debug + Send + Sync + 'static {
+    /// The cluster at a glance.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] without the right to read authorities.
+    async fn status(&self) -> ApiResult<ClusterStatus>;
+
+    /// Makes a user and an invite.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Conflict`] if the user exists, [`ApiErrorKind::Invalid`] for unknown roles.
+    async fn create_user(&self, request: CreateUser) -> ApiResult<Invite>;
+
+    /// Makes an invite that replaces the user's password and second factor; unlocks the user.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`].
+    async fn reset_user(&self, user: UserName) -> ApiResult<Invite>;
+
+    /// All users.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`].
+    async fn users(&self) -> ApiResult<Vec<UserInfo>>;
+
+    /// Deletes a user with password, second factors and invites. Certificates stay valid until they expire.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`].
+    async fn delete_user(&self, user: UserName) -> ApiResult<()>;
+
+    /// All roles.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`].
+    async fn roles(&self) -> ApiResult<Vec<Role>>;
+
+    /// One role.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`].
+    async fn role(&self, name: RoleName) -> ApiResult<Role>;
+
+    /// Makes a join token.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Conflict`] if a given value is in use.
+    async fn create_token(&self, request: CreateToken) -> ApiResult<CreatedToken>;
+
+    /// All join tokens, without their secrets.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`].
+    async fn tokens(&self) -> ApiResult<Vec<TokenInfo>>;
+
+    /// Deletes a join token, by its secret or its id.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`].
+    async fn delete_token(&self, token: crate::secret::SecretString) -> ApiResult<()>;
+
+    /// Removes a node from the list. If it lives it comes back with its next sign of life.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`].
+    async fn delete_node(&self, node: HostId) -> ApiResult<()>;
+}
+
+/// What a node needs.
+pub trait NodeAccess: IdentityApi + PresenceApi + TrustApi + RecordingApi + AuditApi {}
+impl<T: IdentityApi + PresenceApi + TrustApi + RecordingApi + AuditApi + ?Sized> NodeAccess for T {}
+
+/// What a proxy needs.
+pub trait ProxyAccess: PublicApi + IdentityApi + PresenceApi + TrustApi + AuditApi {}
+impl<T: PublicApi + IdentityApi + PresenceApi + TrustApi + AuditApi + ?Sized> ProxyAccess for T {}
+
+/// Everything: what the auth service offers and its client speaks.
+pub trait AuthApi: NodeAccess + ProxyAccess + AdminApi {}
+impl<T: NodeAccess + ProxyAccess + AdminApi + ?Sized> AuthApi for T {}

@@ -1,0 +1,173 @@
+//! One event.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::EventKind;
+use crate::clock::Timestamp;
+use crate::id::{HostId, NodeName, OsLogin, SessionId};
+
+/// The longest text in an event, in bytes; longer ones are cut and marked with `…`.
+const MAX_TEXT: usize = 4096;
+
+/// What happened, as one line of JSON. Fields that do not apply are absent.
+///
+/// The auth service stamps `uid`, `time`, `cluster_name` and, for what a host reports, `server_id`: what a caller puts there
+/// is overwritten.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct AuditEvent {
+    /// The name of what happened.
+    pub event: String,
+    /// Its code; says the kind.
+    pub code: EventKind,
+    /// Unique.
+    #[serde(default)]
+    pub uid: Uuid,
+    /// When.
+    #[serde(default)]
+    pub time: Timestamp,
+    /// Where.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub cluster_name: String,
+    /// The user (or, for a host's own actions, its identity).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The login on the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login: Option<String>,
+    /// The host that reports it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_id: Option<HostId>,
+    /// Its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_hostname: Option<NodeName>,
+    /// The session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sid: Option<SessionId>,
+    /// The client's address.
+    #[serde(rename = "addr.remote", default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<SocketAddr>,
+    /// Whether it went well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub success: Option<bool>,
+    /// Why it did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Whatever else the kind has to say.
+    #[serde(flatten)]
+    pub fields: Map<String, Value>,
+}
+
+fn cut(mut text: String) -> String {
+    if text.len() > MAX_TEXT {
+        let end = (0..=MAX_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
+impl AuditEvent {
+    /// An event of this kind; `success` follows from the code.
+    pub fn new(kind: EventKind) -> Self {
+        Self {
+            event: kind.name().to_owned(),
+            code: kind,
+            uid: Uuid::nil(),
+            time: Timestamp::EPOCH,
+            cluster_name: String::new(),
+            user: None,
+            login: None,
+            server_id: None,
+            server_hostname: None,
+            sid: None,
+            remote: None,
+            success: Some(kind.code().ends_with('I')),
+            error: None,
+            fields: Map::new(),
+        }
+    }
+
+    /// Names the user.
+    #[must_use]
+    pub fn user(mut self, user: impl AsRef<str>) -> Self {
+        self.user = Some(cut(user.as_ref().to_owned()));
+        self
+    }
+
+    /// Names the login.
+    #[must_use]
+    pub fn login(mut self, login: &OsLogin) -> Self {
+        self.login = Some(login.to_string());
+        self
+    }
+
+    /// Names the session.
+    #[must_use]
+    pub const fn session(mut self, session: SessionId) -> Self {
+        self.sid = Some(session);
+        self
+    }
+
+    /// Names the host that reports it.
+    #[must_use]
+    pub fn server(mut self, id: HostId, name: &NodeName) -> Self {
+        self.server_id = Some(id);
+        self.server_hostname = Some(name.clone());
+        self
+    }
+
+    /// Names the client's address.
+    #[must_use]
+    pub const fn remote(mut self, address: Option<SocketAddr>) -> Self {
+        self.remote = address;
+        self
+    }
+
+    /// Says why it failed. The text is for administrators.
+    #[must_use]
+    pub fn error(mut self, error: impl ToString) -> Self {
+        self.error = Some(cut(error.to_string()));
+        self
+    }
+
+    /// Adds a field of the kind's own. Texts that are too long are cut.
+    #[must_use]
+    pub fn field(mut self, name: &str, value: impl Into<Value>) -> Self {
+        let value = match value.into() {
+            Value::String(text) => Value::String(cut(text)),
+            other => other,
+        };
+        self.fields.insert(name.to_owned(), value);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use super::*;
+
+    #[test]
+    fn is_one_flat_object() {
+        let event = AuditEvent::new(EventKind::UserLoginFailure)
+            .user("alice")
+            .error("wrong password")
+            .field("method", "local");
+        let json = serde_json::to_string(&event).unwrap();
+        assert!(json.contains(r#""event":"user.login","code":"T1000W""#), "{json}");
+        assert!(json.contains(r#""method":"local""#) && json.contains(r#""success":false"#), "{json}");
+        assert_eq!(serde_json::from_str::<AuditEvent>(&json).unwrap(), event);
+    }
+
+    #[test]
+    fn long_texts_are_cut_not_dropped() {
+        let event = AuditEvent::new(EventKind::Exec).field("command", "é".repeat(5000));
+        let text = event.fields.get("command").and_then(Value::as_str).unwrap();
+        assert!(text.len() <= MAX_TEXT + '…'.len_utf8() && text.ends_with('…'));
+    }
+}
