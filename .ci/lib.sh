@@ -40,4 +40,3 @@ trap ci_on_exit EXIT
 
 # The crates that others add to their Cargo.toml, in the order in which they depend on each other.
 libraries=(teleport-core teleport-ca teleport-backend teleport-ssh)
-packages=("${libraries[@]}" teleport-bins teleport-benches)
