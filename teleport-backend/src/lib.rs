@@ -4,6 +4,10 @@
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod memory;
+mod open;
 #[cfg(feature = "redb")]
 pub mod redb;
 mod shared;
+pub mod wrap;
+
+pub use self::open::{KNOWN_URLS, OpenError, open};

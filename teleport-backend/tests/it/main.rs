@@ -9,3 +9,5 @@
 
 mod memory;
 mod redb;
+mod speed;
+mod wrap;

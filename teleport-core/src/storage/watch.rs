@@ -1,5 +1,6 @@
 //! Watches: a bounded queue between a driver and one consumer.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -44,6 +45,15 @@ pub enum WatchEnd {
 pub struct Watch {
     events: mpsc::Receiver<WatchEvent>,
     lagged: Arc<AtomicU8>,
+    maps: Vec<Map>,
+}
+
+struct Map(Box<dyn Fn(WatchEvent) -> WatchEvent + Send + Sync>);
+
+impl fmt::Debug for Map {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Map")
+    }
 }
 
 impl Watch {
@@ -51,7 +61,14 @@ impl Watch {
     pub fn channel(capacity: usize) -> (WatchSender, Self) {
         let (sender, events) = mpsc::channel(capacity.max(1));
         let lagged = Arc::new(AtomicU8::new(0));
-        (WatchSender { events: Some(sender), lagged: Arc::clone(&lagged) }, Self { events, lagged })
+        (WatchSender { events: Some(sender), lagged: Arc::clone(&lagged) }, Self { events, lagged, maps: Vec::new() })
+    }
+
+    /// For wrappers of drivers: the same watch, with `map` applied to each event as it is taken.
+    #[must_use]
+    pub fn map(mut self, map: impl Fn(WatchEvent) -> WatchEvent + Send + Sync + 'static) -> Self {
+        self.maps.push(Map(Box::new(map)));
+        self
     }
 
     /// The next event, after all that were delivered before. Cancel safe.
@@ -60,7 +77,7 @@ impl Watch {
     /// [`WatchEnd`] once the events that were queued are consumed; from then on always the same.
     pub async fn next(&mut self) -> Result<WatchEvent, WatchEnd> {
         match self.events.recv().await {
-            Some(event) => Ok(event),
+            Some(event) => Ok(self.maps.iter().fold(event, |event, map| (map.0)(event))),
             None if self.lagged.load(Ordering::Acquire) != 0 => Err(WatchEnd::Lagged),
             None => Err(WatchEnd::Closed),
         }

@@ -1,0 +1,44 @@
+//! Figures that must not get lost, printed for whoever looks; the bound is far below what any machine shows.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use teleport_backend::redb::RedbBackend;
+use teleport_core::clock::SystemClock;
+use teleport_core::storage::{BackendExt, Key};
+use teleport_core::task::TaskScope;
+use tokio::time::Instant;
+
+const CALLERS: usize = 16;
+
+/// Sixteen callers share fsyncs: one commit each takes far less than sixteen commits one after the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parallel_commits_share_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("speed.redb");
+    let backend = Arc::new(RedbBackend::open(path, Arc::new(SystemClock::new())).await.unwrap());
+    let rate = async |callers: usize, time: Duration| {
+        let done = Arc::new(AtomicUsize::new(0));
+        let scope = TaskScope::new();
+        let start = Instant::now();
+        for caller in 0..callers {
+            let (backend, done) = (Arc::clone(&backend), Arc::clone(&done));
+            scope.spawn(async move {
+                let mut round = 0;
+                while start.elapsed() < time {
+                    let key = Key::new(&format!("speed/{caller}/{}", round % 100)).unwrap();
+                    backend.put(&key, vec![b'x'; 300].into(), None).await.unwrap();
+                    round += 1;
+                }
+                done.fetch_add(round, Ordering::Relaxed);
+            });
+        }
+        scope.join().await;
+        done.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64()
+    };
+    let alone = rate(1, Duration::from_millis(500)).await;
+    let together = rate(CALLERS, Duration::from_millis(1500)).await;
+    println!("commits per second: {alone:.0} by one caller, {together:.0} by {CALLERS}");
+    assert!(together > alone * 3.0, "group commit: {alone:.0}/s alone, {together:.0}/s together");
+}
