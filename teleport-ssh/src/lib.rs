@@ -1,2 +1,5 @@
 //! Placeholder.
+#![deny(unsafe_code)]
+
 pub mod keys;
+pub mod sys;
