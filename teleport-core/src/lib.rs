@@ -13,6 +13,7 @@ pub mod recording;
 pub mod resource;
 pub mod secret;
 pub mod storage;
+pub mod target;
 pub mod task;
 #[cfg(any(test, feature = "test-support"))]
 pub mod testing;
