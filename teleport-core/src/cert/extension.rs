@@ -18,6 +18,10 @@ pub const X_HOST_ROLE: &str = "host-role@teleport-rs";
 /// Extension of host certificates: the cluster.
 pub const X_CLUSTER: &str = "cluster@teleport-rs";
 
+/// A DNS name in the X.509 identity of every auth service and proxy, and of nothing else: who looks for the service of a
+/// cluster rather than for one host asks for this name. Which of the two services answers, [`Subject::Host`] says.
+pub const SERVICE_DNS_NAME: &str = "teleport.cluster.local";
+
 /// The X.509 extension that holds a [`Subject`] as JSON. Not critical: other software may use the certificate without it.
 pub const TLS_SUBJECT_OID: [u64; 5] = [1, 3, 9999, 42, 1];
 

@@ -1,0 +1,1 @@
+//! Describing certificates for people.

@@ -1,0 +1,51 @@
+//! What a user's certificate says.
+
+use teleport_core::cert::{
+    IssueError, NO_LOGIN, Permits, ROUTE_TO_CLUSTER, UserGrant, X_LOGIN_IP, X_ROLES, X_TRAITS,
+};
+use teleport_core::id::ClusterName;
+
+/// The logins, or the placeholder: an empty list would mean "every login" to some servers.
+pub(crate) fn principals(grant: &UserGrant) -> Vec<&str> {
+    if grant.logins.is_empty() {
+        return vec![NO_LOGIN];
+    }
+    let mut principals: Vec<&str> = Vec::with_capacity(grant.logins.len());
+    for login in &grant.logins {
+        if !principals.contains(&login.as_str()) {
+            principals.push(login.as_str());
+        }
+    }
+    principals
+}
+
+/// `networks` are canonical.
+pub(crate) fn critical_options(networks: &[String]) -> Vec<(&'static str, String)> {
+    if networks.is_empty() { Vec::new() } else { vec![("source-address", networks.join(","))] }
+}
+
+/// In the order of their names, by bytes.
+pub(crate) fn extensions(
+    grant: &UserGrant,
+    cluster: &ClusterName,
+) -> Result<Vec<(&'static str, String)>, IssueError> {
+    let json = |error: serde_json::Error| IssueError::Unavailable { source: error.into() };
+    let Permits { agent_forwarding, port_forwarding, pty, x11_forwarding } = grant.permits;
+    let mut extensions = Vec::with_capacity(8);
+    if let Some(address) = grant.login_ip {
+        extensions.push((X_LOGIN_IP, address.to_canonical().to_string()));
+    }
+    let permits = [
+        ("permit-X11-forwarding", x11_forwarding),
+        ("permit-agent-forwarding", agent_forwarding),
+        ("permit-port-forwarding", port_forwarding),
+        ("permit-pty", pty),
+    ];
+    extensions.extend(permits.iter().filter(|(_, given)| *given).map(|(name, _)| (*name, String::new())));
+    extensions.push((X_ROLES, serde_json::to_string(&grant.roles).map_err(json)?));
+    extensions.push((ROUTE_TO_CLUSTER, cluster.to_string()));
+    if !grant.traits.is_empty() {
+        extensions.push((X_TRAITS, serde_json::to_string(&grant.traits).map_err(json)?));
+    }
+    Ok(extensions)
+}
