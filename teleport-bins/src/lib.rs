@@ -1,1 +1,4 @@
-//! Placeholder.
+//! The programs `teleport`, `tsh` and `tctl`: they parse, wire and print; what they decide is decided in `teleport-core`.
+#![forbid(unsafe_code)]
+
+pub mod config;

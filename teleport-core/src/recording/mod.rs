@@ -1,6 +1,9 @@
 //! Session recordings: what is recorded, in which form, and where it is kept.
 
+mod asciicast;
+mod codec;
 mod event;
+mod player;
 
 use std::fmt;
 use std::time::Duration;
@@ -9,7 +12,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use self::asciicast::Asciicast;
+pub use self::codec::{DecodeError, Decoder, Encoder};
 pub use self::event::{OutputStream, RecordedEvent, SessionEnd};
+pub use self::player::{Pace, Timeline};
 use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, NodeName, OsLogin, SessionId, UserName};
 

@@ -1,0 +1,86 @@
+//! Tables for people, JSON and YAML for programs.
+
+use std::io::Write;
+
+use clap::ValueEnum;
+use comfy_table::{ContentArrangement, Table};
+use serde::Serialize;
+
+/// How a list is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// JSON.
+    Json,
+    /// A table.
+    #[default]
+    Text,
+    /// YAML.
+    Yaml,
+}
+
+impl Format {
+    /// Writes `value` as JSON or YAML to stdout, or calls `text`.
+    ///
+    /// # Errors
+    /// Those of stdout.
+    pub fn print<T: Serialize>(self, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+        match self {
+            Self::Json => print_json(value),
+            Self::Yaml => print(&serde_saphyr::to_string(value)?),
+            Self::Text => print(&text()),
+        }
+    }
+}
+
+/// Writes indented JSON to stdout.
+///
+/// # Errors
+/// Those of stdout.
+pub fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
+    print(&serde_json::to_string_pretty(value)?)
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+        // `tsh ls | head -1` is not an error.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}
+
+/// A table: a row of headings, a row of dashes, the rows; columns are left-aligned, one space apart.
+pub fn table<const N: usize>(headings: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut table = Table::new();
+    table.load_preset("    -            ").set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(headings);
+    for row in rows {
+        table.add_row(row.map(|cell| sanitize(&cell)));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 1));
+    }
+    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
+}
+
+/// Text from elsewhere without control characters: what a node calls itself must not drive this terminal.
+pub fn sanitize(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_plain() {
+        let text = table(["Node Name", "Labels"], [["web-1".to_owned(), "a=1".to_owned()], ["x".to_owned(), String::new()]]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines, ["Node Name Labels", "----------------", "web-1     a=1", "x"]);
+    }
+
+    #[test]
+    fn escapes_are_removed() {
+        assert_eq!(sanitize("a\u{1b}[2Jb\r\n\u{9b}c"), "a[2Jbc");
+    }
+}

@@ -1,0 +1,182 @@
+//! `teleport`: the daemon.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use teleport_core::id::HostRole;
+
+use crate::config::{FileConfig, Overrides, Settings, load, sample};
+use crate::daemon;
+
+/// The daemon of the access platform: auth, proxy and node.
+#[derive(Debug, Parser)]
+#[command(name = "teleport", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print completions for a shell
+    Completion {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+    /// Print a commented configuration file
+    Configure(Start),
+    /// Run the services of this host
+    Start(Start),
+    /// Inside a session: print who and where you are
+    Status,
+    /// Try everything on this machine: a cluster on loopback and a recorded shell in it
+    Try(Try),
+    /// Print the version
+    Version,
+}
+
+/// What may be said about a daemon on the command line.
+#[derive(Debug, Args)]
+struct Start {
+    /// Configuration file [default: /etc/teleport.yaml if it exists]
+    #[arg(short, long, value_name = "FILE", env = "TELEPORT_CONFIG_FILE")]
+    config: Option<PathBuf>,
+    /// Services to run: auth, proxy, node
+    #[arg(short, long, value_delimiter = ',', value_parser = |text: &str| text.parse::<HostRole>())]
+    roles: Option<Vec<HostRole>>,
+    /// Where state is kept
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The auth service, or a proxy as the way to it
+    #[arg(long, value_name = "HOST:PORT")]
+    auth_server: Option<String>,
+    /// Join token, or an absolute path to a file that holds it; used at the first start only
+    #[arg(long, env = "TELEPORT_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// How the cluster is recognised at the first start; repeatable
+    #[arg(long = "ca-pin", value_name = "sha256:HEX")]
+    ca_pins: Vec<String>,
+    /// Refuse to join without a pin
+    #[arg(long)]
+    require_ca_pin: bool,
+    /// Name of this host in lists [default: its host name]
+    #[arg(long, value_name = "NAME")]
+    nodename: Option<String>,
+    /// Labels of the node: key=value,key=value
+    #[arg(long)]
+    labels: Option<String>,
+    /// Address to listen on
+    #[arg(short, long, value_name = "IP")]
+    listen_ip: Option<std::net::IpAddr>,
+    /// Address that others reach this host by
+    #[arg(long, value_name = "HOST")]
+    advertise_ip: Option<String>,
+    /// Name of the cluster; fixed at the first start
+    #[arg(long, value_name = "NAME")]
+    cluster_name: Option<String>,
+    /// Log more
+    #[arg(short, long)]
+    debug: bool,
+}
+
+/// What may be said about a trial.
+#[derive(Debug, Args)]
+pub(crate) struct Try {
+    /// Keep the directory and say where it is
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Do not offer the replay
+    #[arg(long)]
+    pub(crate) no_replay: bool,
+    /// Show the daemon's log
+    #[arg(short, long)]
+    pub(crate) debug: bool,
+    /// Run this on the node instead of a shell, and return its status
+    #[arg(last = true)]
+    pub(crate) command: Vec<String>,
+}
+
+impl Start {
+    fn settings(self) -> Result<(Settings, String, bool)> {
+        let file = match &self.config {
+            Some(path) if path.as_os_str().is_empty() => FileConfig::default(),
+            Some(path) => load(path)?,
+            None if std::path::Path::new("/etc/teleport.yaml").exists() => load("/etc/teleport.yaml".as_ref())?,
+            None => FileConfig::default(),
+        };
+        let level = if self.debug { "debug".to_owned() } else { severity(&file)? };
+        let json = match file.teleport.log.format.output.as_deref() {
+            None | Some("text") => false,
+            Some("json") => true,
+            Some(other) => anyhow::bail!("teleport.log.format.output: {other:?} is not known; use text or json"),
+        };
+        let settings = Settings::resolve(
+            file,
+            Overrides {
+                roles: self.roles,
+                data_dir: self.data_dir,
+                nodename: self.nodename,
+                auth_server: self.auth_server,
+                token: self.token,
+                ca_pins: self.ca_pins,
+                require_ca_pin: self.require_ca_pin,
+                labels: self.labels,
+                listen_ip: self.listen_ip,
+                advertise_ip: self.advertise_ip,
+                cluster_name: self.cluster_name,
+            },
+        )?;
+        Ok((settings, level, json))
+    }
+}
+
+fn severity(file: &FileConfig) -> Result<String> {
+    match file.teleport.log.severity.as_deref().map(str::to_ascii_lowercase).as_deref() {
+        None => Ok("info".to_owned()),
+        Some(level @ ("trace" | "debug" | "info" | "error")) => Ok(level.to_owned()),
+        Some("warn" | "warning") => Ok("warn".to_owned()),
+        Some(other) => anyhow::bail!("teleport.log.severity: {other:?} is not known; use debug, info, warn or error"),
+    }
+}
+
+/// Runs the program.
+///
+/// # Errors
+/// What shall be the one line on stderr.
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "teleport", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Configure(start) => {
+            let (settings, ..) = start.settings()?;
+            print!("{}", sample(&settings));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Start(start) => {
+            let (settings, level, json) = start.settings()?;
+            super::start_logging(&level, json)?;
+            daemon::main(settings)
+        }
+        Command::Status => status(),
+        Command::Try(options) => crate::trial::main(options),
+        Command::Version => {
+            println!("teleport {}", super::VERSION);
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn status() -> Result<ExitCode> {
+    let get = |name: &str| std::env::var(name).ok().map(|text| super::sanitize(&text));
+    let session = get("SSH_SESSION_ID").context("this is not a shell of a node: SSH_SESSION_ID is not set")?;
+    let login = get("USER").unwrap_or_default();
+    let client = get("SSH_CLIENT").unwrap_or_default();
+    println!("User ID    : {}, logged in as {login} from {client}", get("SSH_TELEPORT_USER").unwrap_or_default());
+    println!("Session ID : {session}");
+    println!("Node       : {} of {}", get("SSH_TELEPORT_HOST_UUID").unwrap_or_default(), get("SSH_TELEPORT_CLUSTER_NAME").unwrap_or_default());
+    Ok(ExitCode::SUCCESS)
+}

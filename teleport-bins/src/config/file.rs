@@ -1,0 +1,265 @@
+//! The configuration file: YAML, unknown keys refused with their line and a suggestion.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Deserializer};
+
+/// `/etc/teleport.yaml`. Every key has a default; flags of the command line override it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FileConfig {
+    /// The version of the form: `v3`.
+    pub version: Option<String>,
+    /// What all services share.
+    pub teleport: TeleportSection,
+    /// The auth service.
+    pub auth_service: AuthSection,
+    /// The proxy.
+    pub proxy_service: ProxySection,
+    /// The SSH node.
+    pub ssh_service: SshSection,
+}
+
+/// What all services share.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TeleportSection {
+    /// The display name of this host; its host name if absent.
+    pub nodename: Option<String>,
+    /// Where state is kept.
+    pub data_dir: Option<PathBuf>,
+    /// The join token, or an absolute path to a file that holds it.
+    pub auth_token: Option<String>,
+    /// How the cluster is recognised at the first start.
+    pub ca_pin: Option<OneOrMany>,
+    /// Refuses to join without `ca_pin`.
+    pub require_ca_pin: bool,
+    /// The auth service: `host:port`.
+    pub auth_server: Option<String>,
+    /// The proxy, as a way to the auth service: `host:port`.
+    pub proxy_server: Option<String>,
+    /// The address that others reach this host by.
+    pub advertise_ip: Option<String>,
+    /// What is logged, and where to.
+    pub log: LogSection,
+    /// Where the auth service keeps its state.
+    pub storage: StorageSection,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSection {
+    /// `debug`, `info`, `warn` or `error`.
+    pub severity: Option<String>,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogFormat {
+    /// `text` or `json`.
+    pub output: Option<String>,
+}
+
+/// Where the auth service keeps its state.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StorageSection {
+    /// `redb` or `memory`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The file; `backend.redb` in the data directory if absent.
+    pub path: Option<PathBuf>,
+}
+
+/// The auth service.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthSection {
+    /// Whether this host runs it.
+    pub enabled: Option<YesNo>,
+    /// The cluster's name; fixed at the first start.
+    pub cluster_name: Option<String>,
+    /// Where it listens.
+    pub listen_addr: Option<String>,
+    /// Addresses that others reach it by.
+    pub public_addr: Option<OneOrMany>,
+    /// Static join tokens: `role,role:secret` or `role:/path/to/file`.
+    pub tokens: Vec<String>,
+}
+
+/// The proxy.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProxySection {
+    /// Whether this host runs it.
+    pub enabled: Option<YesNo>,
+    /// Where it listens for HTTPS.
+    pub web_listen_addr: Option<String>,
+    /// Where it listens for SSH.
+    pub listen_addr: Option<String>,
+    /// Names or addresses (with or without port) that clients reach it by.
+    pub public_addr: Option<OneOrMany>,
+    /// Certificates for HTTPS, instead of the cluster's own.
+    pub https_keypairs: Vec<KeyPair>,
+}
+
+/// A certificate chain and its key, PEM files.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyPair {
+    /// The key.
+    pub key_file: PathBuf,
+    /// The certificates, the server's own first.
+    pub cert_file: PathBuf,
+}
+
+/// The SSH node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SshSection {
+    /// Whether this host runs it.
+    pub enabled: Option<YesNo>,
+    /// Where it listens.
+    pub listen_addr: Option<String>,
+    /// Addresses that proxies reach it by.
+    pub public_addr: Option<OneOrMany>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A text or a list of texts.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One.
+    One(String),
+    /// Several.
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    /// As a list.
+    pub fn into_vec(self) -> Vec<String> {
+        match self {
+            Self::One(text) => vec![text],
+            Self::Many(texts) => texts,
+        }
+    }
+}
+
+/// `yes`, `no`, `true` or `false`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct YesNo(pub bool);
+
+impl<'de> Deserialize<'de> for YesNo {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = YesNo;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("yes or no")
+            }
+            fn visit_bool<E>(self, value: bool) -> Result<YesNo, E> {
+                Ok(YesNo(value))
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<YesNo, E> {
+                match text.to_ascii_lowercase().as_str() {
+                    "yes" | "true" | "on" => Ok(YesNo(true)),
+                    "no" | "false" | "off" => Ok(YesNo(false)),
+                    _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
+                }
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+/// The file cannot be used. One line that says where and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {message}", path.display())]
+pub struct ConfigError {
+    path: PathBuf,
+    message: String,
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+/// [`ConfigError`] with the line and, for an unknown key, the key that was probably meant.
+pub fn load(path: &Path) -> Result<FileConfig, ConfigError> {
+    let fail = |message: String| ConfigError { path: path.to_owned(), message };
+    let text = std::fs::read_to_string(path).map_err(|error| fail(format!("cannot be read: {error}")))?;
+    parse(&text).map_err(fail)
+}
+
+fn parse(text: &str) -> Result<FileConfig, String> {
+    // An empty file is an empty configuration, not a type error.
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(FileConfig::default());
+    }
+    let config: FileConfig = serde_saphyr::from_str(text).map_err(|error| explain(&error))?;
+    match config.version.as_deref() {
+        None | Some("v1" | "v2" | "v3") => Ok(config),
+        Some(other) => Err(format!("version {other:?} is not known; write `version: v3`")),
+    }
+}
+
+fn explain(error: &serde_saphyr::Error) -> String {
+    let error = error.without_snippet();
+    let text = error.to_string();
+    let message = text.lines().next().unwrap_or_default();
+    let place = error.location().map(|at| format!("line {}, column {}: ", at.line(), at.column()));
+    let unknown = message.split('`').collect::<Vec<_>>();
+    let suggestion = match unknown.as_slice() {
+        [before, key, rest @ ..] if before.contains("unknown field") => rest
+            .iter()
+            .skip(1)
+            .step_by(2)
+            .map(|known| (strsim::damerau_levenshtein(key, known), *known))
+            .filter(|(distance, known)| *distance <= 1 + known.len() / 3)
+            .min()
+            .map(|(_, known)| format!("; did you mean `{known}`?")),
+        _ => None,
+    };
+    // The library may say the place itself; once is enough.
+    let message = match message.find(" at line ") {
+        Some(at) => &message[..at],
+        None => message,
+    };
+    format!("{}{message}{}", place.unwrap_or_default(), suggestion.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use super::*;
+
+    #[test]
+    fn reads_the_original_form() {
+        let config = parse(
+            "version: v3\nteleport:\n  nodename: web-1\n  ca_pin: [\"sha256:00\"]\nssh_service:\n  enabled: yes\n  labels:\n    env: prod\nproxy_service:\n  enabled: \"no\"\n",
+        )
+        .unwrap();
+        assert_eq!(config.ssh_service.enabled, Some(YesNo(true)));
+        assert_eq!(config.proxy_service.enabled, Some(YesNo(false)));
+        assert_eq!(config.ssh_service.labels["env"], "prod");
+        assert!(parse("# nothing\n\n").is_ok());
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_its_line() {
+        let error = parse("teleport:\n  nodname: web-1\n").unwrap_err();
+        assert!(error.contains("line 2") && error.contains("did you mean `nodename`?"), "{error}");
+        assert!(!error.contains('\n'), "{error}");
+        let error = parse("auth_service:\n  enabled: maybe\n").unwrap_err();
+        assert!(error.contains("line 2") && error.contains("yes or no"), "{error}");
+        assert!(parse("version: v9\n").unwrap_err().contains("v9"));
+        assert!(parse("teleport: [").is_err());
+    }
+}

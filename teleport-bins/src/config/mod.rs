@@ -1,0 +1,11 @@
+//! The configuration file and the settings that follow from it and from the command line.
+
+mod duration;
+mod file;
+mod sample;
+mod settings;
+
+pub use self::duration::{format_duration, parse_duration};
+pub use self::file::{ConfigError, FileConfig, load};
+pub use self::sample::sample;
+pub use self::settings::{AuthSettings, NodeSettings, Overrides, ProxySettings, Settings, default_data_dir};

@@ -1,0 +1,103 @@
+//! What `teleport configure` prints.
+
+use super::Settings;
+use crate::config::settings::without_port;
+
+/// A commented configuration file that says what `settings` say.
+pub fn sample(settings: &Settings) -> String {
+    let yes = |on: bool| if on { "yes" } else { "no" };
+    let auth_server = match settings.auth_servers.first() {
+        Some(server) => format!("  auth_server: {server}\n"),
+        None => "  # auth_server: auth.example.com:3025\n".to_owned(),
+    };
+    let pins = if settings.ca_pins.is_empty() {
+        "  # ca_pin: sha256:<64 digits, as `tctl status` prints them>\n".to_owned()
+    } else {
+        let pins: Vec<String> = settings.ca_pins.iter().map(|pin| format!("\"{pin}\"")).collect();
+        format!("  ca_pin: [{}]\n", pins.join(", "))
+    };
+    let token = match &settings.token {
+        Some(token) => format!("  auth_token: \"{}\"\n", token.expose()),
+        None => "  # auth_token: /etc/teleport.token\n".to_owned(),
+    };
+    let cluster = match settings.auth.as_ref().and_then(|auth| auth.cluster_name.as_ref()) {
+        Some(name) => format!("  cluster_name: {name}\n"),
+        None => "  # cluster_name: example.com\n".to_owned(),
+    };
+    let labels = match settings.node.as_ref().map(|node| &node.labels) {
+        Some(labels) if !labels.is_empty() => {
+            let lines: Vec<String> = labels.iter().map(|(key, value)| format!("    {key}: {value:?}\n")).collect();
+            format!("  labels:\n{}", lines.concat())
+        }
+        _ => "  # labels:\n  #   env: prod\n".to_owned(),
+    };
+    let advertise = settings.advertise.as_deref().map(without_port).unwrap_or("203.0.113.7");
+    format!(
+        "# Every key has the default that is shown; keys after # are examples.\n\
+         version: v3\n\
+         teleport:\n\
+         \x20 # The name of this host in lists; its host name if left out.\n\
+         \x20 nodename: {nodename}\n\
+         \x20 # State, keys and recordings. Nobody else may read it.\n\
+         \x20 data_dir: {data_dir}\n\
+         \x20 # Where the auth service is, unless it runs here.\n\
+         {auth_server}\
+         \x20 # For the first start only: the secret of `tctl tokens add`, or a file that holds it.\n\
+         {token}\
+         \x20 # How this host recognises the cluster at its first start.\n\
+         {pins}\
+         \x20 # require_ca_pin: true\n\
+         \x20 # The address that others reach this host by.\n\
+         \x20 # advertise_ip: {advertise}\n\
+         \x20 log:\n\
+         \x20   severity: info # debug, info, warn, error\n\
+         \x20   format:\n\
+         \x20     output: text # text, json\n\
+         \x20 storage:\n\
+         \x20   type: redb # redb, memory\n\
+         auth_service:\n\
+         \x20 enabled: {auth}\n\
+         \x20 # Fixed at the first start.\n\
+         {cluster}\
+         \x20 listen_addr: 0.0.0.0:3025\n\
+         \x20 # Tokens that never expire; prefer `tctl tokens add`.\n\
+         \x20 # tokens: [\"node:/etc/teleport.node-token\"]\n\
+         proxy_service:\n\
+         \x20 enabled: {proxy}\n\
+         \x20 web_listen_addr: 0.0.0.0:3080\n\
+         \x20 listen_addr: 0.0.0.0:3023\n\
+         \x20 # public_addr: proxy.example.com:3080\n\
+         \x20 # https_keypairs: [{{key_file: /etc/ssl/proxy.key, cert_file: /etc/ssl/proxy.pem}}]\n\
+         ssh_service:\n\
+         \x20 enabled: {node}\n\
+         \x20 listen_addr: 0.0.0.0:3022\n\
+         {labels}",
+        nodename = settings.nodename,
+        data_dir = settings.data_dir.display(),
+        auth = yes(settings.auth.is_some()),
+        proxy = yes(settings.proxy.is_some()),
+        node = yes(settings.node.is_some()),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use super::*;
+    use crate::config::{FileConfig, Overrides, load};
+
+    #[test]
+    fn the_sample_can_be_loaded_and_says_the_same() {
+        let flags = Overrides {
+            data_dir: Some("/tmp/x".into()),
+            labels: Some("env=prod,team=a b".into()),
+            nodename: Some("web-1".into()),
+            ..Overrides::default()
+        };
+        let settings = Settings::resolve(FileConfig::default(), flags).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), sample(&settings)).unwrap();
+        let again = Settings::resolve(load(file.path()).unwrap(), Overrides::default()).unwrap();
+        assert_eq!(format!("{again:?}"), format!("{settings:?}"));
+    }
+}

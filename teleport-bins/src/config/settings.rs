@@ -1,0 +1,340 @@
+//! What a daemon does: the file and the command line, checked and with every default filled in.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use teleport_core::cert::CaPin;
+use teleport_core::id::{ClusterName, HostRole, NodeName};
+use teleport_core::label::Labels;
+use teleport_core::secret::SecretString;
+
+use super::FileConfig;
+use super::file::YesNo;
+
+/// Flags of `teleport start`; each overrides the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--roles`
+    pub roles: Option<Vec<HostRole>>,
+    /// `--data-dir`
+    pub data_dir: Option<PathBuf>,
+    /// `--nodename`
+    pub nodename: Option<String>,
+    /// `--auth-server`
+    pub auth_server: Option<String>,
+    /// `--token`
+    pub token: Option<String>,
+    /// `--ca-pin`
+    pub ca_pins: Vec<String>,
+    /// `--require-ca-pin`
+    pub require_ca_pin: bool,
+    /// `--labels`
+    pub labels: Option<String>,
+    /// `--listen-ip`
+    pub listen_ip: Option<std::net::IpAddr>,
+    /// `--advertise-ip`
+    pub advertise_ip: Option<String>,
+    /// `--cluster-name`
+    pub cluster_name: Option<String>,
+}
+
+/// What a daemon does.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where state is kept.
+    pub data_dir: PathBuf,
+    /// The display name of this host.
+    pub nodename: NodeName,
+    /// The name or address that others reach this host by, without a port.
+    pub advertise: Option<String>,
+    /// The auth service, if it runs here.
+    pub auth: Option<AuthSettings>,
+    /// The proxy, if it runs here.
+    pub proxy: Option<ProxySettings>,
+    /// The node, if it runs here.
+    pub node: Option<NodeSettings>,
+    /// Where the auth service is reached, if it does not run here: `host:port`.
+    pub auth_servers: Vec<String>,
+    /// The join token, if one was given.
+    pub token: Option<SecretString>,
+    /// How the cluster is recognised.
+    pub ca_pins: Vec<CaPin>,
+    /// Whether joining without a pin is refused.
+    pub require_ca_pin: bool,
+}
+
+/// The auth service.
+#[derive(Clone, Debug)]
+pub struct AuthSettings {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The cluster's name; the host's name if absent. Only the first start uses it.
+    pub cluster_name: Option<ClusterName>,
+    /// Names and addresses that others reach it by.
+    pub public_addresses: Vec<String>,
+    /// Static tokens, `roles:secret`, files not read yet.
+    pub static_tokens: Vec<String>,
+    /// The storage, a URL of `teleport_backend::open`.
+    pub storage: String,
+}
+
+/// The proxy.
+#[derive(Clone, Debug)]
+pub struct ProxySettings {
+    /// Where it listens for HTTPS.
+    pub web_listen: SocketAddr,
+    /// Where it listens for SSH.
+    pub ssh_listen: SocketAddr,
+    /// Names and addresses that clients reach it by, without ports.
+    pub public_addresses: Vec<String>,
+    /// The port that clients reach HTTPS by, if it is not the one that is listened on.
+    pub public_port: Option<u16>,
+    /// Key and certificate files for HTTPS.
+    pub https: Option<(PathBuf, PathBuf)>,
+}
+
+/// The node.
+#[derive(Clone, Debug)]
+pub struct NodeSettings {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Names and addresses that proxies reach it by.
+    pub public_addresses: Vec<String>,
+    /// Its labels.
+    pub labels: Labels,
+}
+
+/// `/var/lib/teleport` for root, else below the XDG state directory.
+///
+/// # Errors
+/// When the user has no home directory.
+pub fn default_data_dir() -> Result<PathBuf> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok("/var/lib/teleport".into());
+    }
+    if let Some(state) = std::env::var_os("XDG_STATE_HOME").filter(|path| !path.is_empty()) {
+        return Ok(PathBuf::from(state).join("teleport"));
+    }
+    match std::env::var_os("HOME").filter(|path| !path.is_empty()) {
+        Some(home) => Ok(PathBuf::from(home).join(".local/state/teleport")),
+        None => bail!("there is no home directory; say --data-dir"),
+    }
+}
+
+fn host_name() -> NodeName {
+    let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    let valid = name.as_deref().and_then(|name| NodeName::new(name).ok());
+    valid.or_else(|| NodeName::new("localhost").ok()).unwrap_or_else(|| unreachable!("localhost is a name"))
+}
+
+fn address(text: Option<&str>, port: u16, ip: Option<std::net::IpAddr>, key: &str) -> Result<SocketAddr> {
+    let any = ip.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into());
+    let Some(text) = text else { return Ok((any, port).into()) };
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    if let Ok(ip) = text.parse::<std::net::IpAddr>() {
+        return Ok((ip, port).into());
+    }
+    bail!("{key}: {text:?} is not an address to listen on; write it like 0.0.0.0:{port}")
+}
+
+/// Adds `port` to `host` or `host:port`; brackets a bare IPv6 address.
+pub(crate) fn with_port(text: &str, port: u16) -> String {
+    if text.parse::<std::net::Ipv6Addr>().is_ok() {
+        return format!("[{text}]:{port}");
+    }
+    let has_port = text.rsplit_once(':').is_some_and(|(host, port)| {
+        port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
+    });
+    if has_port { text.to_owned() } else { format!("{text}:{port}") }
+}
+
+/// `host` of `host` or `host:port`.
+pub(crate) fn without_port(text: &str) -> &str {
+    if text.parse::<std::net::Ipv6Addr>().is_ok() {
+        return text;
+    }
+    match text.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() => {
+            host.trim_start_matches('[').trim_end_matches(']')
+        }
+        _ => text,
+    }
+}
+
+/// A secret given as itself or, as an absolute path, in a file.
+fn secret(text: &str) -> Result<SecretString> {
+    if !Path::new(text).is_absolute() {
+        return Ok(SecretString::new(text));
+    }
+    let content = std::fs::read_to_string(text).with_context(|| format!("cannot read the token file {text}"))?;
+    Ok(SecretString::new(content.trim()))
+}
+
+impl Settings {
+    /// Checks a file's content and the command line, and fills in the defaults.
+    ///
+    /// # Errors
+    /// A sentence that names the key or flag and says what to do.
+    pub fn resolve(file: FileConfig, flags: Overrides) -> Result<Self> {
+        let enabled = |section: Option<YesNo>| section.is_none_or(|yes| yes.0);
+        let shared = file.teleport;
+        let auth_server = flags.auth_server.clone().or(shared.auth_server).or(shared.proxy_server);
+        let roles = match flags.roles {
+            Some(roles) => roles,
+            None => {
+                let mut roles = Vec::new();
+                // Naming another auth server means not to be one.
+                if enabled(file.auth_service.enabled) && (auth_server.is_none() || file.auth_service.enabled.is_some())
+                    && flags.auth_server.is_none()
+                {
+                    roles.push(HostRole::Auth);
+                }
+                if enabled(file.proxy_service.enabled) {
+                    roles.push(HostRole::Proxy);
+                }
+                if enabled(file.ssh_service.enabled) {
+                    roles.push(HostRole::Node);
+                }
+                roles
+            }
+        };
+        if roles.is_empty() {
+            bail!("every service is disabled; enable one in the configuration or say --roles=node");
+        }
+        let data_dir = match flags.data_dir.or(shared.data_dir) {
+            Some(dir) => dir,
+            None => default_data_dir()?,
+        };
+        let data_dir = std::path::absolute(&data_dir).context("the data directory has no absolute path")?;
+        let nodename = match flags.nodename.or(shared.nodename) {
+            Some(name) => NodeName::new(&name).context("nodename")?,
+            None => host_name(),
+        };
+        let ip = flags.listen_ip;
+        let auth = if roles.contains(&HostRole::Auth) {
+            let cluster_name = flags.cluster_name.or(file.auth_service.cluster_name);
+            let default = format!("redb:{}", shared.storage.path.unwrap_or(data_dir.join("backend.redb")).display());
+            Some(AuthSettings {
+                listen: address(file.auth_service.listen_addr.as_deref(), 3025, ip, "auth_service.listen_addr")?,
+                cluster_name: cluster_name.map(|name| ClusterName::new(&name)).transpose().context("cluster_name")?,
+                public_addresses: hosts(file.auth_service.public_addr),
+                static_tokens: file.auth_service.tokens,
+                storage: match shared.storage.kind.as_deref() {
+                    None | Some("redb") => default,
+                    Some("memory") => "memory:".to_owned(),
+                    Some(other) => bail!("storage.type: {other:?} is not known; use redb or memory"),
+                },
+            })
+        } else {
+            None
+        };
+        let proxy = if roles.contains(&HostRole::Proxy) {
+            let section = file.proxy_service;
+            let first = section.public_addr.clone().and_then(|list| list.into_vec().into_iter().next());
+            let public_port = first.and_then(|text| {
+                text.parse::<std::net::Ipv6Addr>().is_err().then(|| text.rsplit_once(':')?.1.parse().ok())?
+            });
+            let mut pairs = section.https_keypairs.into_iter();
+            let https = pairs.next().map(|pair| (pair.key_file, pair.cert_file));
+            if pairs.next().is_some() {
+                bail!("proxy_service.https_keypairs: one pair is used; remove the others");
+            }
+            Some(ProxySettings {
+                web_listen: address(section.web_listen_addr.as_deref(), 3080, ip, "proxy_service.web_listen_addr")?,
+                ssh_listen: address(section.listen_addr.as_deref(), 3023, ip, "proxy_service.listen_addr")?,
+                public_addresses: hosts(section.public_addr),
+                public_port,
+                https,
+            })
+        } else {
+            None
+        };
+        let node = if roles.contains(&HostRole::Node) {
+            let labels = match flags.labels {
+                Some(labels) => labels.parse().context("--labels")?,
+                None => Labels::new(file.ssh_service.labels).context("ssh_service.labels")?,
+            };
+            Some(NodeSettings {
+                listen: address(file.ssh_service.listen_addr.as_deref(), 3022, ip, "ssh_service.listen_addr")?,
+                public_addresses: hosts(file.ssh_service.public_addr),
+                labels,
+            })
+        } else {
+            None
+        };
+        let auth_servers: Vec<String> = auth_server.iter().map(|text| with_port(text, 3025)).collect();
+        if auth.is_none() && auth_servers.is_empty() {
+            bail!("where is the auth service? say --auth-server=host:3025 (or run it here: --roles=auth,proxy,node)");
+        }
+        let pins = if flags.ca_pins.is_empty() {
+            shared.ca_pin.map(super::file::OneOrMany::into_vec).unwrap_or_default()
+        } else {
+            flags.ca_pins
+        };
+        Ok(Self {
+            data_dir,
+            nodename,
+            advertise: flags.advertise_ip.or(shared.advertise_ip),
+            auth,
+            proxy,
+            node,
+            auth_servers,
+            token: flags.token.or(shared.auth_token).as_deref().map(secret).transpose()?,
+            ca_pins: pins.iter().map(|pin| pin.trim().parse()).collect::<Result<_, _>>()?,
+            require_ca_pin: flags.require_ca_pin || shared.require_ca_pin,
+        })
+    }
+}
+
+fn hosts(list: Option<super::file::OneOrMany>) -> Vec<String> {
+    let list = list.map(super::file::OneOrMany::into_vec).unwrap_or_default();
+    list.iter().map(|text| without_port(text).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use super::*;
+
+    fn resolve(flags: Overrides) -> Result<Settings> {
+        Settings::resolve(FileConfig::default(), Overrides { data_dir: Some("/tmp/x".into()), ..flags })
+    }
+
+    #[test]
+    fn without_anything_it_is_a_whole_cluster() {
+        let settings = resolve(Overrides::default()).unwrap();
+        assert!(settings.auth.is_some() && settings.proxy.is_some() && settings.node.is_some());
+        assert_eq!(settings.node.unwrap().listen.port(), 3022);
+    }
+
+    #[test]
+    fn another_auth_server_disables_the_own() {
+        let flags = Overrides { auth_server: Some("auth".into()), ..Overrides::default() };
+        let settings = resolve(flags).unwrap();
+        assert!(settings.auth.is_none());
+        assert_eq!(settings.auth_servers, ["auth:3025"]);
+    }
+
+    #[test]
+    fn what_is_missing_is_said() {
+        let flags = Overrides { roles: Some(vec![HostRole::Node]), ..Overrides::default() };
+        assert!(resolve(flags).unwrap_err().to_string().contains("--auth-server"));
+        let flags = Overrides { ca_pins: vec!["sha256:zz".into()], ..Overrides::default() };
+        assert!(resolve(flags).unwrap_err().to_string().contains("tctl status"));
+        let flags = Overrides { nodename: Some("a b".into()), ..Overrides::default() };
+        assert!(resolve(flags).is_err());
+    }
+
+    #[test]
+    fn ports_are_added_and_removed() {
+        assert_eq!(with_port("auth", 3025), "auth:3025");
+        assert_eq!(with_port("auth:1", 3025), "auth:1");
+        assert_eq!(with_port("::1", 3025), "[::1]:3025");
+        assert_eq!(with_port("[::1]:5", 3025), "[::1]:5");
+        assert_eq!(without_port("[::1]:5"), "::1");
+        assert_eq!(without_port("proxy.example.com:443"), "proxy.example.com");
+    }
+}
