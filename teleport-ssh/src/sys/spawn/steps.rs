@@ -38,6 +38,9 @@ const DUMPING: [c_int; 10] = [
 ];
 /// The highest signal number of any Linux architecture that the standard library supports.
 const LAST_SIGNAL: c_int = 64;
+/// The size of a signal set as the kernel, not the C library, counts it.
+const SIGNAL_SET_BYTES: usize = 8;
+const NOTHING: *mut c_void = ptr::null_mut();
 
 type Outcome = Result<(), c_int>;
 
@@ -102,11 +105,12 @@ unsafe fn reset_signals() -> Outcome {
     // SAFETY: a zeroed action is valid, says "default" and blocks nothing; each call reads one action or
     // set that lives on this stack.
     unsafe {
-        let default: libc::sigaction = zeroed();
+        // Directly from the kernel, because the C library keeps two signals to itself, one of which its own
+        // `posix_spawn` has perhaps left ignored in us. Zeros are "default" in every layout of this structure.
+        let default = [0_u64; 8];
         for signal in 1..=LAST_SIGNAL {
-            // Fails for the two that nobody can change and the two that the C library keeps to itself;
-            // handlers on those are undone by `execve`.
-            libc::sigaction(signal, &raw const default, ptr::null_mut());
+            // Fails for the two that nobody can change.
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), NOTHING, SIGNAL_SET_BYTES);
         }
         // `execve` turns a handler into the default again.
         let mut ending: libc::sigaction = zeroed();

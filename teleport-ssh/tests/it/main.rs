@@ -1,0 +1,11 @@
+//! Tests of this crate against the real thing: processes, sockets, foreign programs.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests fail by panicking"
+)]
+
+#[cfg(target_os = "linux")]
+mod sys;

@@ -1,0 +1,7 @@
+//! Processes, terminals and accounts: real ones.
+
+mod oracle;
+mod process;
+mod quantity;
+mod support;
+mod terminal;

@@ -1,0 +1,1 @@
+//! Debian's own sshd as the judge: the same commands, started by it and by us.
