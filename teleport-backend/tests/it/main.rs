@@ -7,7 +7,11 @@
     reason = "tests fail by panicking"
 )]
 
+mod child;
+mod files;
+mod kill;
 mod memory;
+mod model;
 mod redb;
 mod speed;
 mod wrap;

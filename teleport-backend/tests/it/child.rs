@@ -1,0 +1,105 @@
+//! Child processes: this test binary again, with one test named as the child's part.
+//!
+//! The tests here do nothing unless the variable is set, so a plain run of all tests passes over them.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use teleport_backend::redb::RedbBackend;
+use teleport_core::clock::SystemClock;
+use teleport_core::storage::{Backend, Batch, Condition, Key};
+use teleport_core::task::TaskScope;
+
+/// Carries the path of the database to the child.
+const PATH: &str = "TELEPORT_TEST_CHILD_PATH";
+
+/// Carries the number of the cycle to the child.
+pub(crate) const CYCLE: &str = "TELEPORT_TEST_CHILD_CYCLE";
+
+/// How many items of its own each batch of [`write_until_killed`] has.
+pub(crate) const PARTS: usize = 4;
+
+pub(crate) struct Child(Command);
+
+/// The test `child::<name>` in a process of its own.
+pub(crate) fn command(name: &str, path: &Path) -> Child {
+    // Through a shell, because only the process itself can set its umask.
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", "umask \"${CHILD_UMASK:-077}\"; exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("child::{name}"), "--nocapture", "--test-threads=1"])
+        .env(PATH, path)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    Child(command)
+}
+
+impl Child {
+    pub(crate) fn under_umask(mut self, umask: &str) -> Self {
+        self.0.env("CHILD_UMASK", umask);
+        self
+    }
+
+    pub(crate) fn output(mut self) -> Output {
+        self.0.output().unwrap()
+    }
+
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.0.env(name, value);
+        self
+    }
+
+    pub(crate) fn spawn(mut self) -> std::process::Child {
+        self.0.spawn().unwrap()
+    }
+}
+
+/// In a child: the path it was given.
+pub(crate) fn path() -> Option<PathBuf> {
+    std::env::var_os(PATH).map(PathBuf::from)
+}
+
+#[tokio::test]
+async fn open_once() {
+    let Some(path) = path() else { return };
+    match RedbBackend::open(&path, Arc::new(SystemClock::new())).await {
+        Ok(_) => println!("OPENED"),
+        Err(error) => println!("REFUSED {error}"),
+    }
+}
+
+/// Writes numbered batches from several tasks at once and prints each number that was acknowledged, until it is killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn write_until_killed() {
+    let Some(path) = path() else { return };
+    let cycle = std::env::var(CYCLE).unwrap();
+    let backend = Arc::new(RedbBackend::open(&path, Arc::new(SystemClock::new())).await.unwrap());
+    // On a line of its own, whatever the test harness has printed before.
+    println!("\nOPENED");
+    let next = Arc::new(AtomicUsize::new(0));
+    let scope = TaskScope::new();
+    for _ in 0..4 {
+        let (backend, next, cycle) = (Arc::clone(&backend), Arc::clone(&next), cycle.clone());
+        scope.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let batch = (0..PARTS).fold(Batch::new(), |batch, part| {
+                    let key = Key::new(&format!("cycle/{cycle}/{number}/{part}")).unwrap();
+                    // Sizes around a page, so that pages split, merge and overflow.
+                    let value = vec![b'v'; (number * 997) % 6000];
+                    batch.put(key, Condition::Absent, value, None)
+                });
+                // A counter over all cycles is replaced in each batch as well.
+                let counter = Key::new("counter").unwrap();
+                let batch = batch.put(counter, Condition::Any, format!("{cycle}/{number}"), None);
+                backend.commit(batch).await.unwrap();
+                println!("ACK {number}");
+            }
+        });
+    }
+    scope.join().await;
+}
