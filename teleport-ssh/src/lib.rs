@@ -3,3 +3,6 @@
 
 pub mod keys;
 pub mod sys;
+pub mod authn;
+mod engine;
+pub mod listener;

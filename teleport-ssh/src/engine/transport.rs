@@ -1,0 +1,256 @@
+//! The stream under an SSH connection: it can be cut from outside, finds dead peers, and stops reading when too much of what
+//! was read waits to be taken.
+//!
+//! The SSH library grants a channel new window as soon as data arrives, not when somebody has taken it. If it hands the data
+//! over through a bounded queue, one slow reader stops the whole connection, and with it the output that the slow reader may
+//! be waiting to get rid of: `ssh host cat <big >out` would hang. So the queues here have no bound of their own; what they
+//! hold is counted ([`Account`]), and above a limit the connection stops *reading the socket*, which lets TCP slow the
+//! client down. As long as some output waits for window, reading goes on up to a harder limit, because the window
+//! adjustment stands in line behind the data.
+
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use futures_util::task::AtomicWaker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+
+use super::DEAD_AFTER;
+
+/// Waiting input above which reading stops while no output waits.
+const SOFT_LIMIT: isize = 2 << 20;
+/// Waiting input above which reading stops in any case. More than what two sockets' buffers hold on the way.
+const HARD_LIMIT: isize = 32 << 20;
+/// What a waiting message costs beside its data.
+const MESSAGE_COST: isize = 128;
+
+/// A handle to a [`Transport`] and to what waits above it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Link(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    closed: AtomicBool,
+    /// Bytes that were read and not taken.
+    waiting: AtomicIsize,
+    /// How many writers wait for window or for their turn.
+    writers: AtomicUsize,
+    /// Of the task that runs the connection.
+    waker: AtomicWaker,
+}
+
+impl Link {
+    /// For a new connection.
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Cuts the connection: every read and write fails from now on.
+    pub(crate) fn close(&self) {
+        self.0.closed.store(true, Ordering::SeqCst);
+        self.0.waker.wake();
+    }
+
+    /// An account for a new channel.
+    pub(crate) fn account(&self) -> Account {
+        Account(Arc::new(Channel {
+            link: self.clone(),
+            waiting: AtomicIsize::new(0),
+            closed: AtomicBool::new(false),
+        }))
+    }
+
+    /// Says, until the guard is dropped, that output waits.
+    pub(crate) fn output_waits(&self) -> OutputWaits<'_> {
+        if self.0.writers.fetch_add(1, Ordering::SeqCst) == 0
+            && self.0.waiting.load(Ordering::SeqCst) > SOFT_LIMIT
+        {
+            self.0.waker.wake();
+        }
+        OutputWaits(self)
+    }
+
+    fn add(&self, bytes: isize) {
+        let before = self.0.waiting.fetch_add(bytes, Ordering::SeqCst);
+        if bytes < 0 && before > SOFT_LIMIT {
+            self.0.waker.wake();
+        }
+    }
+
+    fn must_wait(&self) -> bool {
+        let waiting = self.0.waiting.load(Ordering::SeqCst);
+        waiting > HARD_LIMIT || (waiting > SOFT_LIMIT && self.0.writers.load(Ordering::SeqCst) == 0)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.0.closed.load(Ordering::SeqCst) {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the connection was cut"));
+        }
+        Ok(())
+    }
+}
+
+/// Output waits as long as this lives.
+#[derive(Debug)]
+pub(crate) struct OutputWaits<'a>(&'a Link);
+
+impl Drop for OutputWaits<'_> {
+    fn drop(&mut self) {
+        self.0.0.writers.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Counts what of one channel's input was read and not taken.
+#[derive(Clone, Debug)]
+pub(crate) struct Account(Arc<Channel>);
+
+#[derive(Debug)]
+struct Channel {
+    link: Link,
+    /// Below zero for a moment when a message is taken before its arrival is counted.
+    waiting: AtomicIsize,
+    closed: AtomicBool,
+}
+
+impl Account {
+    /// A message with so many bytes of data was put in the channel's queue. Returns how much waits in it now, in bytes.
+    pub(crate) fn arrived(&self, data: usize) -> usize {
+        if self.0.closed.load(Ordering::SeqCst) {
+            return 0;
+        }
+        let waiting = self.change(cost(data));
+        if self.0.closed.load(Ordering::SeqCst) {
+            self.settle();
+        }
+        usize::try_from(waiting).unwrap_or_default()
+    }
+
+    /// A message with so many bytes of data was taken out of the queue.
+    pub(crate) fn taken(&self, data: usize) {
+        self.change(-cost(data));
+    }
+
+    /// Nobody takes anything any more; what arrives is thrown away.
+    pub(crate) fn close(&self) {
+        self.0.closed.store(true, Ordering::SeqCst);
+        self.settle();
+    }
+
+    fn change(&self, by: isize) -> isize {
+        let before = self.0.waiting.fetch_add(by, Ordering::SeqCst);
+        self.0.link.add(by);
+        before.saturating_add(by)
+    }
+
+    fn settle(&self) {
+        let rest = self.0.waiting.swap(0, Ordering::SeqCst);
+        self.0.link.add(-rest);
+    }
+}
+
+fn cost(data: usize) -> isize {
+    isize::try_from(data).unwrap_or(isize::MAX / 4).saturating_add(MESSAGE_COST)
+}
+
+/// A stream that obeys its [`Link`]. Gives up after [`DEAD_AFTER`] without a sign of life; the SSH library asks for one
+/// three times before.
+#[derive(Debug)]
+pub(crate) struct Transport<S> {
+    stream: S,
+    link: Link,
+    last: Instant,
+    check: Pin<Box<Sleep>>,
+    paused: bool,
+    blocked: bool,
+}
+
+impl<S> Transport<S> {
+    /// Puts `stream` under the control of `link`.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with time enabled.
+    pub(crate) fn new(stream: S, link: Link) -> Self {
+        let check = Box::pin(tokio::time::sleep(DEAD_AFTER));
+        Self { stream, link, last: Instant::now(), check, paused: false, blocked: false }
+    }
+
+    fn poll_dead(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        loop {
+            ready!(self.check.as_mut().poll(cx));
+            let deadline = self.last + DEAD_AFTER;
+            if Instant::now() >= deadline {
+                return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "no sign of life"));
+            }
+            self.check.as_mut().reset(deadline);
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Transport<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.link.0.waker.register(cx.waker());
+        this.link.check()?;
+        if this.link.must_wait() {
+            this.paused = true;
+            return Poll::Pending;
+        }
+        if std::mem::take(&mut this.paused) {
+            // Silence while nobody listened is no sign of death.
+            this.last = Instant::now();
+        }
+        match Pin::new(&mut this.stream).poll_read(cx, buffer) {
+            Poll::Ready(result) => {
+                this.last = Instant::now();
+                Poll::Ready(result)
+            }
+            Poll::Pending => this.poll_dead(cx).map(Err),
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Transport<S> {
+    fn poll_writing<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        write: impl FnOnce(Pin<&mut S>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        self.link.0.waker.register(cx.waker());
+        self.link.check()?;
+        match write(Pin::new(&mut self.stream), cx) {
+            Poll::Ready(result) => {
+                if std::mem::take(&mut self.blocked) {
+                    // The peer took data, so it lives. That the system's buffer takes data says nothing.
+                    self.last = Instant::now();
+                }
+                Poll::Ready(result)
+            }
+            Poll::Pending => {
+                self.blocked = true;
+                self.poll_dead(cx).map(Err)
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Transport<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.get_mut().poll_writing(cx, |stream, cx| stream.poll_write(cx, bytes))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_writing(cx, |stream, cx| stream.poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_writing(cx, |stream, cx| stream.poll_shutdown(cx))
+    }
+}
