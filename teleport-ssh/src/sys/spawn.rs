@@ -6,7 +6,9 @@
 //!
 //! The child is made like `posix_spawn` makes it: it borrows the memory of this process until `execve`,
 //! because copying the page tables of a daemon costs many times more than all the rest. `spawn/stage.rs`
-//! says why that is safe even while the child drops its rights, and when a copy is made instead.
+//! says why that is safe even while the child drops its rights, and when a copy is made instead. A side
+//! effect: after the first process for another user, the kernel holds this process for not dumpable, as
+//! [`disable_core_dumps`](super::limits::disable_core_dumps) asks for anyway.
 
 mod plan;
 mod stage;
@@ -33,14 +35,14 @@ use super::pty::{Pty, PtyMaster};
 use plan::Plan;
 use stage::{Launched, Ticket};
 
-/// How long a child may take to become the user's program. Only a home directory or a shell on a network
-/// disk that does not answer, or the user stopping the process half-way, takes that long.
+/// The default of [`Command::start_limit`].
 const START_LIMIT: Duration = Duration::from_secs(20);
 
 /// What to start, for whom.
 #[derive(Debug)]
 pub struct Command {
     plan: Plan,
+    start_limit: Duration,
 }
 
 /// A process with three pipes.
@@ -127,7 +129,7 @@ pub enum SpawnError {
         source: io::Error,
     },
     /// The new process did not become the program in time, and was killed.
-    #[error("the new process was not ready within {} seconds", START_LIMIT.as_secs())]
+    #[error("the new process did not become the program in time")]
     Stalled,
 }
 
@@ -176,7 +178,26 @@ impl Command {
         arguments: Vec<Vec<u8>>,
     ) -> Result<Self, SpawnError> {
         account.check_startable().map_err(|source| SpawnError::Account { source })?;
-        Ok(Self { plan: Plan::new(account, environment, program, arguments)? })
+        let plan = Plan::new(account, environment, program, arguments)?;
+        Ok(Self { plan, start_limit: START_LIMIT })
+    }
+
+    /// How long the process may take to become the program; 20 seconds unless set. Only a home directory or
+    /// a shell on a network disk that does not answer, or a user who stops the process half-way, takes long.
+    #[must_use]
+    pub fn start_limit(mut self, limit: Duration) -> Self {
+        self.start_limit = limit;
+        self
+    }
+
+    /// Never lets the new process borrow this process's memory while it drops its rights.
+    ///
+    /// Borrowing is safe as far as is known (the source says why), and many times faster. Without it the
+    /// process gets a copy of the memory, as from `fork`.
+    #[must_use]
+    pub fn copying_memory(mut self) -> Self {
+        self.plan.copies_memory = true;
+        self
     }
 
     /// Starts the process on a terminal, which becomes its controlling one.
@@ -193,7 +214,7 @@ impl Command {
         // Registered before there is a process, so that a full epoll set leaves none behind.
         let master =
             PtyMaster::new(master).map_err(|source| SpawnError::Resources { what: "terminal", source })?;
-        let child = start(self.plan, Stdio::Terminal(slave)).await?;
+        let child = start(self, Stdio::Terminal(slave)).await?;
         Ok((child, master))
     }
 
@@ -217,7 +238,7 @@ impl Command {
         let to_stdin = pipe::Sender::from_owned_fd_unchecked(to_stdin).map_err(no_pipe)?;
         let from_stdout = pipe::Receiver::from_owned_fd_unchecked(from_stdout).map_err(no_pipe)?;
         let from_stderr = pipe::Receiver::from_owned_fd_unchecked(from_stderr).map_err(no_pipe)?;
-        let child = start(self.plan, Stdio::Pipes([stdin, stdout, stderr])).await?;
+        let child = start(self, Stdio::Pipes([stdin, stdout, stderr])).await?;
         Ok(Piped { child, stdin: to_stdin, stdout: from_stdout, stderr: from_stderr })
     }
 
@@ -280,7 +301,8 @@ enum Stdio {
 
 /// Makes the process on the blocking pool: the calling thread sleeps until the child has become the program,
 /// which must not hold up the runtime.
-async fn start(plan: Plan, stdio: Stdio) -> Result<Child, SpawnError> {
+async fn start(command: Command, stdio: Stdio) -> Result<Child, SpawnError> {
+    let Command { plan, start_limit } = command;
     let ticket = Arc::new(Ticket::default());
     let handed = Arc::clone(&ticket);
     let work = tokio::task::spawn_blocking(move || {
@@ -300,7 +322,7 @@ async fn start(plan: Plan, stdio: Stdio) -> Result<Child, SpawnError> {
     });
     let mut starting = Starting { work, ticket };
     let mut stalled = false;
-    let mut limit = START_LIMIT;
+    let mut limit = start_limit;
     let ended = loop {
         match tokio::time::timeout(limit, &mut starting.work).await {
             Ok(ended) => break ended,

@@ -1,5 +1,6 @@
 //! Processes, terminals and accounts: real ones.
 
+mod adversary;
 mod oracle;
 mod process;
 mod quantity;

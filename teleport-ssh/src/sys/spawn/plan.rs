@@ -25,6 +25,8 @@ pub(super) struct Plan {
     pub(super) groups: Vec<u32>,
     /// Whether this process is root, and the child takes the account's ids instead of keeping ours.
     pub(super) takes_ids: bool,
+    /// Whether the child must not borrow our memory.
+    pub(super) copies_memory: bool,
 }
 
 impl Plan {
@@ -54,6 +56,7 @@ impl Plan {
             gid: account.gid,
             groups: account.groups.clone(),
             takes_ids: host::is_root(),
+            copies_memory: false,
         })
     }
 

@@ -105,7 +105,7 @@ pub(super) fn launch(plan: Plan, stdio: [c_int; 3], terminal: bool, ticket: &Tic
     let mut scratch: Vec<libc::gid_t> = vec![0; plan.groups.len() + 1];
     let (open_files, core_size) = limits::originals();
     let as_rlimit = |(soft, hard)| libc::rlimit { rlim_cur: soft, rlim_max: hard };
-    let shares_memory = !plan.drops_rights() || memory_stays_closed();
+    let shares_memory = !plan.copies_memory && (!plan.drops_rights() || memory_stays_closed());
     Stage::with(|stage| {
         let report = stage.report();
         report.step.store(Step::Begin as u32, Ordering::Relaxed);

@@ -85,6 +85,18 @@ async fn no_right_signal_setting_or_memory_score_of_the_daemon_is_left() {
 }
 
 #[tokio::test]
+async fn a_copy_of_the_memory_serves_as_well() {
+    let mut account = account();
+    let command = shell_command(&account, "id -G; ls /proc/$$/fd; exit 5").copying_memory();
+    let output = finish(command.spawn_piped().await.unwrap(), b"").await;
+    assert_eq!(output.exit, Exit::Code(5));
+    assert_eq!(output.stdout, format!("{}\n0\n1\n2\n", said("id", &["-G", &account.name])));
+    account.shell = "/nonexistent".into();
+    let error = shell_command(&account, "true").copying_memory().spawn_piped().await.unwrap_err();
+    assert!(matches!(error, SpawnError::Failed { step: Step::Exec, .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn the_way_back_to_root_is_closed() {
     let account = account();
     if account.uid == 0 {

@@ -52,7 +52,7 @@ async fn a_thousand_processes_leave_nothing_behind() {
         let (user, system) = (usage.user_time(), usage.system_time());
         (user.tv_sec() + system.tv_sec()) as f64 * 1e3 + (user.tv_usec() + system.tv_usec()) as f64 / 1e3
     };
-    for kind in ["pipes", "terminal"] {
+    for kind in ["pipes", "terminal", "pipes, memory copied"] {
         let (start, own, theirs) =
             (Instant::now(), usage(UsageWho::RUSAGE_SELF), usage(UsageWho::RUSAGE_CHILDREN));
         let mut tasks = JoinSet::new();
@@ -62,7 +62,8 @@ async fn a_thousand_processes_leave_nothing_behind() {
                 for _ in 0..63 {
                     let program = "/bin/true".as_ref();
                     let command = Command::program(&account, environment.clone(), program, ["true"]).unwrap();
-                    let exit = if kind == "pipes" {
+                    let exit = if kind != "terminal" {
+                        let command = if kind == "pipes" { command } else { command.copying_memory() };
                         command.spawn_piped().await.unwrap().child.wait().await.unwrap()
                     } else {
                         let pty =
