@@ -206,3 +206,6 @@ pub(crate) fn check_tls_key<'a>(
 fn is_zero_point(point: &[u8]) -> bool {
     point.iter().skip(1).all(|byte| *byte == 0)
 }
+
+#[cfg(test)]
+mod tests;

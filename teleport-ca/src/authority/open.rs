@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use teleport_core::cert::PublicKey;
-use teleport_core::clock::Clock;
+use teleport_core::clock::{Clock, Timestamp};
 use teleport_core::entropy::{Entropy, EntropyExt};
 use teleport_core::id::ClusterName;
 use teleport_core::secret::Sealer;
@@ -67,34 +67,27 @@ async fn create(
     clock: &dyn Clock,
     entropy: &dyn Entropy,
 ) -> Result<AuthorityRecord, CaError> {
-    let mut made = Vec::new();
-    let outcome = match new_record(cluster, keys, clock, entropy, &mut made).await {
-        Ok(record) => records.create(&record).await.map(|_| record).map_err(Into::into),
-        Err(error) => Err(error),
-    };
-    match outcome {
-        Ok(record) => {
+    let (record, made) = new_record(cluster, keys, clock, entropy).await?;
+    match records.create(&record).await {
+        Ok(_) => {
             tracing::info!(%cluster, "made the keys of a new certificate authority");
             Ok(record)
         }
         Err(error) => {
             // Read rather than trust the error: a write whose answer was lost may have happened.
             let stored = records.get(LOCAL).await?.map(|stored| stored.record);
-            let ours = |key: &KeyId| stored.as_ref().is_some_and(|record| refers_to(record, key));
-            for key in made.iter().filter(|key| !ours(key)) {
-                if let Err(error) = keys.delete(key).await {
-                    tracing::warn!(%key, error = &error as &dyn std::error::Error, "an unused key remains");
+            // Only a conflict says that our record will never be there. Otherwise it may still arrive, and its keys must
+            // be there then: sealed keys without use do no harm, a record without keys is a lost cluster.
+            if error.is_conflict() {
+                for key in &made {
+                    if let Err(error) = keys.delete(key).await {
+                        tracing::warn!(%key, error = &error as &dyn std::error::Error, "an unused key remains");
+                    }
                 }
             }
-            stored.ok_or(error)
+            stored.ok_or_else(|| error.into())
         }
     }
-}
-
-fn refers_to(record: &AuthorityRecord, key: &KeyId) -> bool {
-    [&record.host, &record.user]
-        .into_iter()
-        .any(|side| side.ssh.active.key == *key || side.tls.active.key == *key)
 }
 
 async fn new_record(
@@ -102,29 +95,29 @@ async fn new_record(
     keys: &dyn KeyStore,
     clock: &dyn Clock,
     entropy: &dyn Entropy,
-    made: &mut Vec<KeyId>,
-) -> Result<AuthorityRecord, CaError> {
+) -> Result<(AuthorityRecord, [KeyId; 4]), CaError> {
     let now = clock.now();
-    let mut ids = Vec::new();
-    for purpose in [KeyPurpose::HostSsh, KeyPurpose::HostTls, KeyPurpose::UserSsh, KeyPurpose::UserTls] {
-        let key = keys.generate(purpose).await?;
-        made.push(key.clone());
-        ids.push(key);
-    }
-    let [host_ssh, host_tls, user_ssh, user_tls] =
-        <[KeyId; 4]>::try_from(ids).map_err(|_| CaError::corrupt("keys are missing"))?;
-    let mut sides = Vec::new();
-    for (ssh, tls) in [(host_ssh, host_tls), (user_ssh, user_tls)] {
-        let public = keys.info(&ssh).await?.public;
-        let serial = entropy.bytes().map_err(KeyError::unavailable)?;
-        let certificate = TlsIssuer::create(cluster, keys, &tls, serial, now).await?;
-        sides.push(Side {
-            ssh: Keys::new(SshKey { key: ssh, public }),
-            tls: Keys::new(TlsKey { key: tls, certificate }),
-        });
-    }
-    let [host, user] = <[Side; 2]>::try_from(sides).map_err(|_| CaError::corrupt("keys are missing"))?;
-    Ok(AuthorityRecord { version: Version::V1, cluster: cluster.clone(), created: now, host, user })
+    let host_ssh = keys.generate(KeyPurpose::HostSsh).await?;
+    let host_tls = keys.generate(KeyPurpose::HostTls).await?;
+    let user_ssh = keys.generate(KeyPurpose::UserSsh).await?;
+    let user_tls = keys.generate(KeyPurpose::UserTls).await?;
+    let made = [host_ssh.clone(), host_tls.clone(), user_ssh.clone(), user_tls.clone()];
+    let host = new_side(cluster, keys, entropy, now, (host_ssh, host_tls)).await?;
+    let user = new_side(cluster, keys, entropy, now, (user_ssh, user_tls)).await?;
+    Ok((AuthorityRecord { version: Version::V1, cluster: cluster.clone(), created: now, host, user }, made))
+}
+
+async fn new_side(
+    cluster: &ClusterName,
+    keys: &dyn KeyStore,
+    entropy: &dyn Entropy,
+    now: Timestamp,
+    (ssh, tls): (KeyId, KeyId),
+) -> Result<Side, CaError> {
+    let public = keys.info(&ssh).await?.public;
+    let serial = entropy.bytes().map_err(KeyError::unavailable)?;
+    let certificate = TlsIssuer::create(cluster, keys, &tls, serial, now).await?;
+    Ok(Side { ssh: Keys::new(SshKey { key: ssh, public }), tls: Keys::new(TlsKey { key: tls, certificate }) })
 }
 
 /// Takes up what the record names, if the key store vouches for all of it.

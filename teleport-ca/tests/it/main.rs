@@ -1,4 +1,4 @@
-//! The authority, judged by the rules of the platform, by OpenSSH and by OpenSSL.
+//! The authority, judged by the rules of the platform, by OpenSSH, by OpenSSL and by rustls.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -7,5 +7,17 @@
     reason = "tests fail by panicking"
 )]
 
+mod at_rest;
+mod inspect;
 mod issue;
+mod openssh;
 mod support;
+mod x509;
+
+#[path = "../../examples/embed_ca.rs"]
+mod embed_ca;
+
+#[test]
+fn the_example_runs() {
+    embed_ca::main().unwrap();
+}

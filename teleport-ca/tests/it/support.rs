@@ -133,3 +133,29 @@ pub(crate) fn with_tls_fields<T>(
         not_after: u64::try_from(cert.validity().not_after.timestamp()).unwrap(),
     })
 }
+
+fn parsed(der: &[u8]) -> X509Certificate<'_> {
+    X509Certificate::from_der(der).unwrap().1
+}
+
+/// From when until when, in seconds since the epoch.
+pub(crate) fn x509_life(der: &[u8]) -> (u64, u64) {
+    let cert = parsed(der);
+    let secs = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap();
+    (secs(cert.validity().not_before), secs(cert.validity().not_after))
+}
+
+pub(crate) fn x509_serial(der: &[u8]) -> Vec<u8> {
+    parsed(der).raw_serial().to_vec()
+}
+
+pub(crate) fn x509_spki(der: &[u8]) -> Vec<u8> {
+    parsed(der).public_key().raw.to_vec()
+}
+
+pub(crate) fn pem(label: &str, der: &[u8]) -> String {
+    let base64 = data_encoding::BASE64.encode(der);
+    let lines: Vec<&str> =
+        base64.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+}
