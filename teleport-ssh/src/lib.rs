@@ -6,3 +6,4 @@ pub mod sys;
 pub mod authn;
 mod engine;
 pub mod listener;
+pub mod record;

@@ -1,0 +1,47 @@
+//! Recording of sessions at the node: a tap on the byte path, a spool on disk, an upload in the background.
+//!
+//! ```text
+//! session --output--> SpoolRecorder --chunks--> spool thread --frames--> <session>.part --closed--> <session>.tprec
+//!                                                                                              |
+//!                                            auth service <--parts of 1 MiB, resumable-- Uploader
+//! ```
+//!
+//! The byte path copies output once and never waits: a full queue or a full spool becomes a gap in the recording that says
+//! how much was lost.
+
+mod spool;
+mod upload;
+
+use std::fmt;
+
+use teleport_core::recording::{NoRecorder, Recorder, RecordingMeta};
+
+pub use self::spool::{Spool, SpoolError, SpoolLimits};
+pub use self::upload::Uploader;
+
+/// Makes a recorder for each session.
+///
+/// # Contract
+/// `start` is quick and may touch the local disk, never the network. On an error the session is not to begin if it must be
+/// recorded.
+pub trait Recorders: fmt::Debug + Send + Sync + 'static {
+    /// Begins the recording of a session.
+    ///
+    /// # Errors
+    /// [`SpoolError`] when nothing could be recorded.
+    fn start(&self, meta: RecordingMeta) -> Result<Box<dyn Recorder>, SpoolError>;
+}
+
+/// Records nothing.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "a unit")]
+pub struct NoRecorders;
+
+impl Recorders for NoRecorders {
+    fn start(&self, _meta: RecordingMeta) -> Result<Box<dyn Recorder>, SpoolError> {
+        Ok(Box::new(NoRecorder::new()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use teleport_core::api::{ApiError, ApiResult, RecordingApi, RecordingQuery};
+use teleport_core::clock::Timestamp;
+use teleport_core::id::{ClusterName, HostId, NodeName, OsLogin, SessionId, UserName};
+use teleport_core::recording::{
+    Decoder, OutputStream, RecordedEvent, RecordingInfo, RecordingMeta, SessionEnd,
+};
+use teleport_core::task::{Shutdown, TaskScope};
+
+use super::*;
+
+fn meta(number: u8) -> RecordingMeta {
+    RecordingMeta {
+        session: format!("6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f{number:02x}").parse::<SessionId>().unwrap(),
+        cluster: ClusterName::new("example.com").unwrap(),
+        host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse::<HostId>().unwrap(),
+        host_name: NodeName::new("web-1").unwrap(),
+        user: UserName::new("alice").unwrap(),
+        login: OsLogin::new("root").unwrap(),
+        started: Timestamp::from_unix_secs(1_800_000_000),
+        command: Some("true".into()),
+        terminal: None,
+    }
+}
+
+fn read(bytes: &[u8]) -> Vec<RecordedEvent> {
+    let mut decoder = Decoder::new().unwrap();
+    decoder.feed(bytes);
+    std::iter::from_fn(|| decoder.next_event().unwrap()).collect()
+}
+
+fn output(events: &[RecordedEvent]) -> Vec<u8> {
+    let data = |event: &RecordedEvent| match event {
+        RecordedEvent::Output { data, .. } => data.to_vec(),
+        _ => Vec::new(),
+    };
+    events.iter().flat_map(data).collect()
+}
+
+/// Takes uploads, and fails each `fail_each`-th call before or after it did its work.
+#[derive(Debug, Default)]
+struct Store {
+    state: Mutex<StoreState>,
+    fail_each: usize,
+}
+
+#[derive(Debug, Default)]
+struct StoreState {
+    calls: usize,
+    parts: Vec<Bytes>,
+    completed: Vec<(RecordingMeta, Vec<u8>)>,
+    creating: Option<RecordingMeta>,
+}
+
+impl Store {
+    fn call<T>(&self, act: impl FnOnce(&mut StoreState) -> T) -> ApiResult<T> {
+        let mut state = self.state.lock().unwrap();
+        state.calls += 1;
+        let fail = self.fail_each > 0 && state.calls % self.fail_each == 0;
+        if fail && state.calls % 2 == 0 {
+            return Err(ApiError::unavailable("before"));
+        }
+        let result = act(&mut state);
+        if fail { Err(ApiError::unavailable("after")) } else { Ok(result) }
+    }
+}
+
+#[async_trait]
+impl RecordingApi for Store {
+    async fn create_recording(&self, meta: RecordingMeta) -> ApiResult<()> {
+        self.call(|state| {
+            if state.creating.as_ref() != Some(&meta) {
+                state.parts.clear();
+                state.creating = Some(meta);
+            }
+        })
+    }
+    async fn put_recording_part(&self, _session: SessionId, number: u32, part: Bytes) -> ApiResult<()> {
+        self.call(|state| {
+            let number = number as usize;
+            if number == state.parts.len() {
+                state.parts.push(part);
+            } else {
+                assert_eq!(state.parts[number], part, "a part was sent again with other bytes");
+            }
+        })
+    }
+    async fn recording_parts(&self, _session: SessionId) -> ApiResult<u32> {
+        self.call(|state| state.parts.len() as u32)
+    }
+    async fn complete_recording(&self, _session: SessionId, parts: u32) -> ApiResult<()> {
+        self.call(|state| {
+            assert_eq!(parts as usize, state.parts.len());
+            let meta = state.creating.clone().unwrap();
+            state.completed.retain(|(other, _)| other.session != meta.session);
+            state.completed.push((meta, state.parts.concat()));
+        })
+    }
+    async fn recordings(&self, _query: RecordingQuery) -> ApiResult<Vec<RecordingInfo>> {
+        Err(ApiError::denied())
+    }
+    async fn read_recording(&self, _session: SessionId, _offset: u64) -> ApiResult<Bytes> {
+        Err(ApiError::denied())
+    }
+}
+
+async fn uploaded(store: &Store, count: usize) -> Vec<(RecordingMeta, Vec<u8>)> {
+    let wait = async {
+        loop {
+            let completed = store.state.lock().unwrap().completed.clone();
+            if completed.len() >= count {
+                return completed;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(600), wait).await.expect("the upload ends")
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_session_shows_arrives_whole_over_a_bad_network() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path().join("spool"), SpoolLimits::default()).unwrap();
+    let mut recorder = spool.start(meta(1)).unwrap();
+    // Incompressible, so that it takes several parts.
+    let mut state = 1u64;
+    let mut shown = Vec::new();
+    for step in 0..100u64 {
+        let data: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .take(32 * 1024)
+        .collect();
+        recorder.output(Duration::from_millis(step), OutputStream::Stdout, &data);
+        shown.extend(data);
+    }
+    recorder.resize(Duration::from_millis(100), 120, 40);
+    recorder.finish(Duration::from_millis(101), SessionEnd::Exited(0));
+    assert!(!recorder.failed());
+    drop(recorder);
+
+    let store = Arc::new(Store { fail_each: 5, ..Store::default() });
+    let shutdown = Shutdown::new();
+    let scope = TaskScope::new();
+    scope.spawn(Uploader::new(spool.clone(), store.clone()).run(shutdown.clone()));
+    let completed = uploaded(&store, 1).await;
+    assert_eq!(completed[0].0, meta(1));
+    let events = read(&completed[0].1);
+    assert!(output(&events) == shown);
+    assert_eq!(
+        events.last().unwrap(),
+        &RecordedEvent::End { at: Duration::from_millis(101), end: SessionEnd::Exited(0) }
+    );
+
+    shutdown.drain();
+    tokio::time::timeout(Duration::from_secs(600), scope.join()).await.expect("a drain ends");
+    assert_eq!(std::fs::read_dir(spool.dir()).unwrap().count(), 0, "the spool is empty afterwards");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_a_crash_cut_is_uploaded_at_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let spool = Spool::open(dir.path(), SpoolLimits::default()).unwrap();
+        let mut recorder = spool.start(meta(2)).unwrap();
+        recorder.output(Duration::ZERO, OutputStream::Stdout, b"before the crash");
+        // The thread ends without having seen an end, as after a crash.
+        std::mem::forget(recorder);
+        let inner = dir.path().join(format!("{}.part", meta(2).session));
+        let deadline = Duration::from_secs(10);
+        let mut waited = Duration::ZERO;
+        while read(&std::fs::read(&inner).unwrap()).is_empty() {
+            std::thread::sleep(Duration::from_millis(10));
+            waited += Duration::from_millis(10);
+            assert!(waited < deadline, "output reaches the disk by itself");
+        }
+        std::mem::forget(spool);
+    }
+    let spool = Spool::open(dir.path(), SpoolLimits::default()).unwrap();
+    let store = Arc::new(Store::default());
+    let scope = TaskScope::new();
+    scope.spawn(Uploader::new(spool, store.clone()).run(Shutdown::new()));
+    let completed = uploaded(&store, 1).await;
+    assert_eq!(output(&read(&completed[0].1)), b"before the crash");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_spool_leaves_a_gap_that_says_how_much() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path(), SpoolLimits { max_bytes: 0 }).unwrap();
+    let mut recorder = spool.start(meta(3)).unwrap();
+    recorder.output(Duration::ZERO, OutputStream::Stdout, b"twelve bytes");
+    recorder.finish(Duration::from_secs(1), SessionEnd::Exited(0));
+    let store = Arc::new(Store::default());
+    let scope = TaskScope::new();
+    scope.spawn(Uploader::new(spool, store.clone()).run(Shutdown::new()));
+    let events = read(&uploaded(&store, 1).await[0].1);
+    assert_eq!(events[0], RecordedEvent::Gap { at: Duration::from_secs(1), lost: 12 });
+    assert!(recorder.failed());
+}
+
+#[test]
+fn files_are_for_the_owner_alone_and_strangers_are_left_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("spool");
+    let spool = Spool::open(&path, SpoolLimits::default()).unwrap();
+    let _recorder = spool.start(meta(4)).unwrap();
+    assert!(spool.start(meta(4)).is_err(), "a session is recorded once");
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+    let file = path.join(format!("{}.part", meta(4).session));
+    assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(Spool::open("/proc/nowhere", SpoolLimits::default()).is_err());
+}

@@ -1,0 +1,159 @@
+//! The upload: recordings from the spool to the auth service, in parts, resumed where they were interrupted.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use teleport_core::api::{ApiError, ApiErrorKind, RecordingApi};
+use teleport_core::recording::{Decoder, MAX_PART_LEN, RecordingMeta};
+use teleport_core::task::Shutdown;
+
+use super::Spool;
+
+/// The first and the longest pause after a failure.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(90));
+
+/// Uploads what a [`Spool`] has closed.
+#[derive(Clone, Debug)]
+pub struct Uploader {
+    spool: Spool,
+    store: Arc<dyn RecordingApi>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum UploadError {
+    #[error("the recording cannot be read")]
+    Read(#[source] io::Error),
+    #[error("the file is not a recording")]
+    NotARecording,
+    #[error("the recording was not taken")]
+    Store(#[source] ApiError),
+}
+
+impl Uploader {
+    /// For this spool, to this store.
+    pub fn new(spool: Spool, store: Arc<dyn RecordingApi>) -> Self {
+        Self { spool, store }
+    }
+
+    /// Uploads until shutdown: what waits now, and whatever is closed later. During a drain it finishes what is closed;
+    /// what it cannot deliver stays in the spool for the next start. Dropping the future is safe at any moment.
+    pub async fn run(self, shutdown: Shutdown) {
+        let mut pause = BACKOFF.0;
+        loop {
+            let done = tokio::select! {
+                done = self.round() => done,
+                () = shutdown.aborted() => return,
+            };
+            if done {
+                pause = BACKOFF.0;
+                if shutdown.is_draining() {
+                    return;
+                }
+                tokio::select! {
+                    () = self.spool.closed() => {}
+                    // One more round: sessions may have ended in the last moment.
+                    () = shutdown.draining() => {}
+                }
+            } else {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = shutdown.aborted() => return,
+                }
+                pause = (pause * 2).min(BACKOFF.1);
+            }
+        }
+    }
+
+    /// Uploads everything that waits; `false` if something has to be tried again.
+    async fn round(&self) -> bool {
+        let waiting = match self.spool.waiting() {
+            Ok(waiting) => waiting,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the spool cannot be read");
+                return false;
+            }
+        };
+        let mut done = true;
+        for path in waiting {
+            match self.upload(&path).await {
+                Ok(()) => {
+                    if let Err(error) = std::fs::remove_file(&path) {
+                        tracing::error!(path = %path.display(), error = &error as &dyn std::error::Error, "an uploaded recording cannot be removed");
+                    }
+                }
+                Err(error) if is_final(&error) => set_aside(&path, &error),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), error = &error as &dyn std::error::Error, "a recording waits for its upload");
+                    done = false;
+                }
+            }
+        }
+        done
+    }
+
+    async fn upload(&self, path: &Path) -> Result<(), UploadError> {
+        let file = File::open(path).map_err(UploadError::Read)?;
+        let len = file.metadata().map_err(UploadError::Read)?.len();
+        let meta = read_meta(&file)?;
+        let session = meta.session;
+        self.store.create_recording(meta).await.map_err(UploadError::Store)?;
+        let mut part = self.store.recording_parts(session).await.map_err(UploadError::Store)?;
+        loop {
+            let offset = u64::from(part) * MAX_PART_LEN as u64;
+            if offset >= len {
+                break;
+            }
+            let size = usize::try_from(len - offset).unwrap_or(MAX_PART_LEN).min(MAX_PART_LEN);
+            let mut bytes = vec![0; size];
+            file.read_exact_at(&mut bytes, offset).map_err(UploadError::Read)?;
+            self.store
+                .put_recording_part(session, part, Bytes::from(bytes))
+                .await
+                .map_err(UploadError::Store)?;
+            part += 1;
+        }
+        self.store.complete_recording(session, part).await.map_err(UploadError::Store)
+    }
+}
+
+/// What the recording is of, from its first frame.
+fn read_meta(file: &File) -> Result<RecordingMeta, UploadError> {
+    let mut decoder = Decoder::new().map_err(UploadError::Read)?;
+    let mut bytes = [0; 4096];
+    let mut offset = 0;
+    while decoder.meta().is_none() {
+        let read = file.read_at(&mut bytes, offset).map_err(UploadError::Read)?;
+        if read == 0 {
+            return Err(UploadError::NotARecording);
+        }
+        offset += read as u64;
+        decoder.feed(bytes.get(..read).unwrap_or_default());
+        decoder.next_event().map_err(|_| UploadError::NotARecording)?;
+    }
+    decoder.meta().cloned().ok_or(UploadError::NotARecording)
+}
+
+/// Whether trying again cannot help.
+fn is_final(error: &UploadError) -> bool {
+    match error {
+        UploadError::NotARecording => true,
+        UploadError::Read(_) => false,
+        UploadError::Store(error) => {
+            matches!(error.kind(), ApiErrorKind::Conflict | ApiErrorKind::Denied | ApiErrorKind::Invalid)
+        }
+    }
+}
+
+/// Keeps a recording that nobody takes, under a name that is not tried again: an operator may look at it.
+fn set_aside(path: &Path, error: &UploadError) {
+    tracing::error!(path = %path.display(), error = error as &dyn std::error::Error, "a recording was refused and is set aside");
+    let aside: PathBuf = path.with_extension("refused");
+    if let Err(error) = std::fs::rename(path, aside) {
+        tracing::error!(path = %path.display(), error = &error as &dyn std::error::Error, "a refused recording cannot be set aside");
+    }
+}
