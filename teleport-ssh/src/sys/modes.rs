@@ -57,12 +57,11 @@ impl TerminalModes {
                 Some(Target::Local(mask)) => set(&mut settings.c_lflag, mask, value),
                 Some(Target::Output(mask)) => set(&mut settings.c_oflag, mask, value),
                 Some(Target::Control(mask)) => set(&mut settings.c_cflag, mask, value),
-                Some(Target::Size(size)) => {
-                    // Seven bits come before eight on the wire, and a client of eight bits sends both.
-                    if value != 0 {
-                        settings.c_cflag = (settings.c_cflag & !libc::CSIZE) | size;
-                    }
+                // Seven bits come before eight on the wire, and a client of eight bits sends both.
+                Some(Target::Size(size)) if value != 0 => {
+                    settings.c_cflag = (settings.c_cflag & !libc::CSIZE) | size;
                 }
+                Some(Target::Size(_)) | None => {}
                 Some(Target::Speed) => {
                     if let Some(speed) = speed(value) {
                         // SAFETY: both write only into the settings that we own.
@@ -75,7 +74,6 @@ impl TerminalModes {
                         }
                     }
                 }
-                None => {}
             }
         }
     }

@@ -18,6 +18,9 @@ use super::accounts::Account;
 use super::host;
 use super::modes::TerminalModes;
 
+/// A read of fewer bytes than this has emptied the terminal, as far as guessing is worth it.
+const FULL_READ: usize = 1024;
+
 /// The size of a terminal's window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -157,16 +160,18 @@ impl PtyMaster {
         (PtyReader(Self { fd: Arc::clone(&self.fd) }), PtyWriter(self))
     }
 
+    /// Fills as much of the buffer as there is output for: the kernel hands out at most 4 KiB at a time, and
+    /// what is read together can be encrypted and sent together.
     fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             let mut ready = ready!(self.fd.poll_read_ready(cx))?;
-            // SAFETY: the slice is only handed to `read`, which writes into it and never takes from it.
-            let room = unsafe { buffer.unfilled_mut() };
-            match ready.try_io(|fd| read(fd.as_raw_fd(), room)) {
-                Ok(Ok(count)) => {
-                    // SAFETY: `read` has initialised the first `count` bytes.
-                    unsafe { buffer.assume_init(count) };
-                    buffer.advance(count);
+            match ready.try_io(|fd| read_into(fd.as_raw_fd(), buffer)) {
+                Ok(Ok(mut count)) => {
+                    // Not by way of the readiness, which the runtime may deny for fairness when bytes have
+                    // been taken already. What ends this is still so at the next call.
+                    while count >= FULL_READ && buffer.remaining() > 0 {
+                        count = read_into(self.fd.as_raw_fd(), buffer).unwrap_or(0);
+                    }
                     return Poll::Ready(Ok(()));
                 }
                 // So the kernel says that the last process has closed the terminal.
@@ -271,10 +276,16 @@ fn resize(master: BorrowedFd<'_>, size: WindowSize) -> io::Result<()> {
     Ok(())
 }
 
-fn read(fd: c_int, room: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
+fn read_into(fd: c_int, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
+    // SAFETY: the slice is only handed to `read`, which writes into it and never takes from it.
+    let room = unsafe { buffer.unfilled_mut() };
     // SAFETY: the pointer and the length describe memory that is ours to write.
     let count = unsafe { libc::read(fd, room.as_mut_ptr().cast(), room.len()) };
-    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+    let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+    // SAFETY: `read` has initialised the first `count` bytes.
+    unsafe { buffer.assume_init(count) };
+    buffer.advance(count);
+    Ok(count)
 }
 
 fn check(answer: c_int) -> io::Result<c_int> {

@@ -54,7 +54,7 @@ impl Shadow {
                         // SAFETY: not null, and a NUL-terminated string inside `buffer`, as above.
                         unsafe { CStr::from_ptr(entry.sp_pwdp) }.to_bytes().starts_with(b"!")
                     };
-                    return Ok(Some(Self { is_locked, expires_on_day: i64::from(entry.sp_expire) }));
+                    return Ok(Some(Self { is_locked, expires_on_day: widen(entry.sp_expire) }));
                 }
                 error => return Err(io::Error::from_raw_os_error(error)),
             }
@@ -68,4 +68,9 @@ impl Shadow {
     pub(super) fn is_expired(&self, unix_seconds: i64) -> bool {
         self.expires_on_day >= 0 && unix_seconds.div_euclid(DAY_SECONDS) >= self.expires_on_day
     }
+}
+
+/// A `long` has 32 or 64 bits, by the machine.
+fn widen(day: impl Into<i64>) -> i64 {
+    day.into()
 }

@@ -41,7 +41,7 @@ fn expiry_begins_with_the_day() {
 #[test]
 fn a_nologin_file_closes_the_system_to_all_but_root() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    write!(file, "back at {}\n{}", "noon", "x".repeat(10_000)).unwrap();
+    write!(file, "back at noon\n{}", "x".repeat(10_000)).unwrap();
     let rules = LoginRules { nologin_files: vec![file.path().to_owned()], ..LoginRules::default() };
     let open = LoginRules { nologin_files: vec!["/nonexistent/nologin".into()], ..LoginRules::default() };
 

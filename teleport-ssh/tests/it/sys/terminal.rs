@@ -132,6 +132,15 @@ async fn all_output_comes_before_the_end() {
 }
 
 #[tokio::test]
+async fn large_buffers_are_filled() {
+    let mut session = shell("head -c 8000 /dev/zero | tr '\\0' x").await;
+    tokio::time::timeout(LIMIT, session.child.wait()).await.unwrap().unwrap();
+    let mut buffer = vec![0; 32 * 1024];
+    assert_eq!(session.reader.read(&mut buffer).await.unwrap(), 8_000, "at once");
+    assert_eq!(session.reader.read(&mut buffer).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn interrupt_is_typed() {
     let mut session = shell("echo ready; exec sleep 1000").await;
     session.until("ready\r\n").await;
