@@ -66,7 +66,7 @@ impl TlsIssuer {
     ) -> Result<Self, CaError> {
         let point = point(public)?;
         let parsed = match X509Certificate::from_der(certificate.as_der()) {
-            Ok((rest, parsed)) if rest.is_empty() => parsed,
+            Ok(([], parsed)) => parsed,
             _ => return Err(CaError::corrupt(format!("the certificate of {key} is malformed"))),
         };
         let tbs = &parsed.tbs_certificate;

@@ -27,7 +27,7 @@ pub(crate) struct Leaf<'a> {
 impl Leaf<'_> {
     /// Signs; the result is DER.
     pub(crate) async fn sign(self, keys: &dyn KeyStore, issuer: &TlsIssuer) -> Result<Vec<u8>, IssueError> {
-        let message = self.to_be_signed(issuer)?;
+        let message = self.into_message(issuer)?;
         let signature = keys
             .sign(&issuer.key, &message)
             .await
@@ -39,7 +39,8 @@ impl Leaf<'_> {
         Ok(certificate)
     }
 
-    fn to_be_signed(self, issuer: &TlsIssuer) -> Result<Vec<u8>, IssueError> {
+    /// What is signed.
+    fn into_message(self, issuer: &TlsIssuer) -> Result<Vec<u8>, IssueError> {
         let unavailable =
             |source: Box<dyn std::error::Error + Send + Sync>| IssueError::Unavailable { source };
         let subject = serde_json::to_vec(self.subject).map_err(|error| unavailable(error.into()))?;

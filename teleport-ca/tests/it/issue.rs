@@ -12,7 +12,7 @@ use teleport_core::cert::{
 };
 use teleport_core::clock::{SystemClock, Timestamp};
 use teleport_core::entropy::{Entropy, EntropyError, SystemEntropy};
-use teleport_core::id::{HostRole, OsLogin};
+use teleport_core::id::{HostRole, OsLogin, RoleName, UserName};
 
 use crate::support::{
     HOST_ID, Subject, authority, backend, cluster, host_grant, now, sealer, ssh_fields, user_grant,
@@ -256,4 +256,22 @@ impl Entropy for Failing {
     fn fill(&self, out: &mut [u8]) -> Result<(), EntropyError> {
         if self.0.load(Ordering::SeqCst) { Err(EntropyError::new()) } else { SystemEntropy::new().fill(out) }
     }
+}
+
+/// Whatever a user or a role is called, a user is no service of the cluster.
+#[tokio::test]
+async fn no_name_makes_a_user_a_host() {
+    let ca = authority().await;
+    let mut grant = user_grant(&["root"]);
+    grant.user = UserName::new(HOST_ID).unwrap();
+    grant.roles =
+        ["auth", "proxy", "Proxy", "node", "Admin"].map(|name| RoleName::new(name).unwrap()).to_vec();
+    let issued = ca.issue_user(grant, &Subject::new(1).keys).await.unwrap();
+    let trust = ca.trust_bundle();
+    let identity =
+        |authority| with_tls_fields(&issued.tls, authority, |fields| verify_tls(fields, &trust, None, now()));
+    assert!(matches!(identity(TlsAuthority::User), Ok(Identity::User(_))));
+    assert_eq!(identity(TlsAuthority::Host), Err(CertRejected::Kind));
+    let check = HostCheck { name: HOST_ID, role: HostRole::Auth, now: now() };
+    assert_eq!(verify_host(&ssh_fields(&issued.ssh), &trust, check), Err(CertRejected::Kind));
 }
