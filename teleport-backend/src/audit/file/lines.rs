@@ -1,0 +1,184 @@
+//! Lines of a file, forwards and backwards, in bounded memory.
+
+use std::io;
+
+/// How much is read at a time.
+const BLOCK: usize = 64 * 1024;
+
+/// No event is so long; a longer line means that the file is damaged.
+const MAX_LINE: usize = 4 << 20;
+
+/// Something that can be read at any place.
+pub(super) trait ReadAt {
+    fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+impl ReadAt for std::fs::File {
+    fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(self, out, offset)
+    }
+}
+
+/// A line without its newline, and the places before and behind it (behind its newline).
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Line {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) text: Vec<u8>,
+}
+
+/// The complete lines between two places of a file; what follows the last newline is left out, as it is being
+/// written or was cut by a crash.
+pub(super) struct Lines<'file, F> {
+    backwards: bool,
+    /// Forwards: the bytes from `low` on, after the first `taken`. Backwards: those before `high`.
+    buffer: Vec<u8>,
+    file: &'file F,
+    high: u64,
+    low: u64,
+    taken: usize,
+}
+
+impl<'file, F: ReadAt> Lines<'file, F> {
+    /// Lines between `low`, which is the start of a line, and `high`.
+    pub(super) fn new(file: &'file F, low: u64, high: u64, backwards: bool) -> Self {
+        Self { backwards, buffer: Vec::new(), file, high, low, taken: 0 }
+    }
+
+    pub(super) fn next(&mut self) -> io::Result<Option<Line>> {
+        if self.backwards { self.previous_line() } else { self.next_line() }
+    }
+
+    fn next_line(&mut self) -> io::Result<Option<Line>> {
+        let mut searched = self.taken;
+        loop {
+            let unsearched = self.buffer.get(searched..).unwrap_or_default();
+            if let Some(at) = unsearched.iter().position(|byte| *byte == b'\n') {
+                let newline = searched + at;
+                let text = self.buffer.get(self.taken..newline).unwrap_or_default().to_vec();
+                self.taken = newline + 1;
+                let start = self.low;
+                self.low += text.len() as u64 + 1;
+                return Ok(Some(Line { start, end: self.low, text }));
+            }
+            self.buffer.drain(..self.taken);
+            self.taken = 0;
+            searched = self.buffer.len();
+            check_len(searched)?;
+            let read = self.low + searched as u64;
+            let want = block(self.high.saturating_sub(read));
+            if want == 0 {
+                return Ok(None);
+            }
+            self.buffer.resize(searched + want, 0);
+            self.file.read_exact_at(self.buffer.get_mut(searched..).unwrap_or_default(), read)?;
+        }
+    }
+
+    fn previous_line(&mut self) -> io::Result<Option<Line>> {
+        // The tail of the body that is known to have no newline.
+        let mut searched = 0;
+        loop {
+            // The newline that ends the line itself does not separate it from the one before.
+            let body = self.buffer.split_last().map_or(&[][..], |(_, body)| body);
+            let read = self.high - self.buffer.len() as u64;
+            let unsearched = body.get(..body.len() - searched).unwrap_or_default();
+            let begin = match unsearched.iter().rposition(|byte| *byte == b'\n') {
+                Some(newline) => Some(newline + 1),
+                None if read <= self.low && !self.buffer.is_empty() => Some(0),
+                None => None,
+            };
+            if let Some(begin) = begin {
+                let mut text = self.buffer.split_off(begin);
+                let end = self.high;
+                let start = end - text.len() as u64;
+                self.high = start;
+                if text.pop() == Some(b'\n') {
+                    return Ok(Some(Line { start, end, text }));
+                }
+                searched = 0;
+                continue;
+            }
+            searched = body.len();
+            check_len(self.buffer.len())?;
+            let want = block(read.saturating_sub(self.low));
+            if want == 0 {
+                return Ok(None);
+            }
+            let mut block = vec![0; want];
+            self.file.read_exact_at(&mut block, read - want as u64)?;
+            block.append(&mut self.buffer);
+            self.buffer = block;
+        }
+    }
+}
+
+fn block(left: u64) -> usize {
+    usize::try_from(left).unwrap_or(BLOCK).min(BLOCK)
+}
+
+fn check_len(len: usize) -> io::Result<()> {
+    if len > MAX_LINE {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a line of the audit file is too long"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+    use super::*;
+
+    impl ReadAt for Vec<u8> {
+        fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+            let offset = offset as usize;
+            out.copy_from_slice(self.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
+            Ok(())
+        }
+    }
+
+    fn all(file: &Vec<u8>, low: u64, high: u64, backwards: bool) -> Vec<Line> {
+        let mut lines = Lines::new(file, low, high, backwards);
+        std::iter::from_fn(|| lines.next().unwrap()).collect()
+    }
+
+    #[test]
+    fn both_directions_see_the_same_lines() {
+        // Lines around the size of a block, empty ones, and an unfinished one at the end.
+        let lengths = [0, 1, BLOCK - 2, BLOCK - 1, BLOCK, BLOCK + 1, 0, 0, 3 * BLOCK + 5, 7];
+        let mut file = Vec::new();
+        for (number, len) in lengths.into_iter().enumerate() {
+            file.resize(file.len() + len, b'a' + number as u8);
+            file.push(b'\n');
+        }
+        let whole = file.len() as u64;
+        file.extend_from_slice(b"unfinished");
+        for high in [whole, file.len() as u64] {
+            let forwards = all(&file, 0, high, false);
+            assert_eq!(forwards.iter().map(|line| line.text.len()).collect::<Vec<_>>(), lengths);
+            for line in &forwards {
+                assert_eq!(file[line.start as usize..line.end as usize - 1], line.text[..]);
+            }
+            let mut backwards = all(&file, 0, high, true);
+            backwards.reverse();
+            assert_eq!(backwards, forwards);
+            // From any line on, and up to any line.
+            for cut in 0..forwards.len() {
+                let at = forwards[cut].start;
+                assert_eq!(all(&file, at, high, false), forwards[cut..]);
+                assert_eq!(all(&file, 0, at, true).len(), cut);
+            }
+        }
+        assert!(all(&Vec::new(), 0, 0, false).is_empty() && all(&Vec::new(), 0, 0, true).is_empty());
+        assert!(all(&b"x".to_vec(), 0, 1, true).is_empty());
+    }
+
+    #[test]
+    fn a_line_without_end_is_an_error_not_all_the_memory() {
+        let file = vec![b'x'; MAX_LINE + 3 * BLOCK];
+        for backwards in [false, true] {
+            let mut lines = Lines::new(&file, 0, file.len() as u64, backwards);
+            assert_eq!(lines.next().unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+    }
+}

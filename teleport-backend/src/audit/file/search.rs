@@ -1,0 +1,167 @@
+//! Finding events.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery, MAX_EVENTS};
+use teleport_core::clock::Timestamp;
+
+use super::lines::Lines;
+use super::{EXTENSION, file_of};
+use crate::shared::files;
+
+/// How many events a page has if the query does not say.
+const DEFAULT_LIMIT: usize = 500;
+
+/// The most bytes that one search reads; a rare event in a large log takes several pages to find.
+const MAX_SCANNED: u64 = 64 << 20;
+
+/// The most bytes of the events on one page.
+const MAX_PAGE_BYTES: usize = 8 << 20;
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SearchError {
+    #[error("the place where the page begins is not one that an earlier page named")]
+    InvalidCursor,
+    #[error("the audit files cannot be read")]
+    Io { source: io::Error },
+}
+
+impl From<io::Error> for SearchError {
+    fn from(source: io::Error) -> Self {
+        Self::Io { source }
+    }
+}
+
+/// A place in the log: everything before it (in the direction of the search) was searched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Cursor {
+    day: String,
+    offset: u64,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.day, self.offset)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = SearchError;
+
+    fn from_str(text: &str) -> Result<Self, SearchError> {
+        let (day, offset) = text.split_once(':').ok_or(SearchError::InvalidCursor)?;
+        match offset.parse() {
+            Ok(offset) if files::is_day(day) => Ok(Self { day: day.to_owned(), offset }),
+            _ => Err(SearchError::InvalidCursor),
+        }
+    }
+}
+
+/// What decides whether an event matches; cheaper to read than all of it.
+#[derive(Deserialize)]
+struct Probe<'a> {
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    time: Timestamp,
+    #[serde(borrow, default)]
+    user: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    sid: Option<Cow<'a, str>>,
+}
+
+impl Probe<'_> {
+    fn matches(&self, query: &AuditQuery) -> bool {
+        query.from.is_none_or(|from| self.time >= from)
+            && query.to.is_none_or(|to| self.time < to)
+            && (query.events.is_empty() || query.events.iter().any(|event| *event == self.event))
+            && query.user.as_ref().is_none_or(|user| self.user.as_deref() == Some(user))
+            && query.session.as_ref().is_none_or(|session| self.sid.as_deref() == Some(session))
+    }
+}
+
+pub(super) fn search(directory: &Path, query: &AuditQuery) -> Result<AuditPage, SearchError> {
+    let limit = match query.limit {
+        0 => DEFAULT_LIMIT,
+        limit => limit.min(MAX_EVENTS),
+    };
+    let after: Option<Cursor> = query.after.as_deref().map(str::parse).transpose()?;
+    let mut page = AuditPage::default();
+    let (mut bytes, mut scanned, mut unreadable) = (0, 0, 0_u64);
+    for day in days(directory, query, after.as_ref())? {
+        let file = match File::open(file_of(directory, &day)) {
+            Ok(file) => file,
+            // Retention removed it meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let len = file.metadata()?.len();
+        let place = after.as_ref().filter(|after| after.day == day).map(|after| after.offset.min(len));
+        let (low, high) =
+            if query.newest_first { (0, place.unwrap_or(len)) } else { (place.unwrap_or(0), len) };
+        let mut lines = Lines::new(&file, low, high, query.newest_first);
+        while let Some(line) = lines.next()? {
+            let (before, behind) =
+                if query.newest_first { (line.end, line.start) } else { (line.start, line.end) };
+            let place = |offset| Some(Cursor { day: day.clone(), offset }.to_string());
+            match serde_json::from_slice::<Probe<'_>>(&line.text) {
+                Ok(probe) if probe.matches(query) => {
+                    // Only a match beyond the page shows that there is a next one.
+                    if page.events.len() >= limit || (bytes + line.text.len() > MAX_PAGE_BYTES && bytes > 0) {
+                        page.next = place(before);
+                        break;
+                    }
+                    match serde_json::from_slice::<AuditEvent>(&line.text) {
+                        Ok(event) => {
+                            bytes += line.text.len();
+                            page.events.push(event);
+                        }
+                        Err(_) => unreadable += 1,
+                    }
+                }
+                Ok(_) => {}
+                Err(_) => unreadable += 1,
+            }
+            scanned += line.end - line.start;
+            if scanned >= MAX_SCANNED {
+                page.next = place(behind);
+                break;
+            }
+        }
+        if page.next.is_some() {
+            break;
+        }
+    }
+    if unreadable > 0 {
+        tracing::warn!(unreadable, "lines of the audit log cannot be read and were left out");
+    }
+    Ok(page)
+}
+
+/// The days to search, in the order of the search.
+fn days(directory: &Path, query: &AuditQuery, after: Option<&Cursor>) -> Result<Vec<String>, SearchError> {
+    let (from, to) = (query.from.map(files::day), query.to.map(files::day));
+    let mut days = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let Ok(name) = entry?.file_name().into_string() else { continue };
+        let Some(day) = name.strip_suffix(EXTENSION).filter(|day| files::is_day(day)) else { continue };
+        let in_time =
+            from.as_deref().is_none_or(|from| day >= from) && to.as_deref().is_none_or(|to| day <= to);
+        let unsearched = after.is_none_or(|after| {
+            if query.newest_first { day <= after.day.as_str() } else { day >= after.day.as_str() }
+        });
+        if in_time && unsearched {
+            days.push(day.to_owned());
+        }
+    }
+    days.sort_unstable();
+    if query.newest_first {
+        days.reverse();
+    }
+    Ok(days)
+}

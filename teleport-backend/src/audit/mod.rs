@@ -1,0 +1,3 @@
+//! Audit logs.
+
+pub mod file;

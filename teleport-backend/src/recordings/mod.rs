@@ -1,0 +1,3 @@
+//! Stores of session recordings.
+
+pub mod fs;
