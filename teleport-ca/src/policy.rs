@@ -73,14 +73,21 @@ pub(crate) fn check_user(grant: &UserGrant) -> Result<Vec<String>, IssueError> {
     grant.source_addresses.iter().map(|text| network(text)).collect()
 }
 
-/// `address` or `address/bits` without bits after the mask, which OpenSSH would take for a mistake.
+/// `address` or `address/bits` without bits after the mask, which OpenSSH would take for a mistake. Numbers with leading
+/// zeros are refused: some read them as octal.
 fn network(text: &str) -> Result<String, IssueError> {
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(address.to_canonical().to_string());
-    }
-    let network: IpNet =
-        text.parse().map_err(|_| refused("a source address is neither an address nor a network"))?;
-    Ok(network.trunc().to_string())
+    let parse = || {
+        let (address, bits) = match text.split_once('/') {
+            Some((address, bits)) => (address, Some(bits)),
+            None => (text, None),
+        };
+        let address: IpAddr = address.parse().ok()?;
+        let Some(bits) = bits else { return Some(address.to_canonical().to_string()) };
+        let number: u8 = bits.parse().ok()?;
+        let network = IpNet::new(address, number).ok()?;
+        (number.to_string() == bits).then(|| network.trunc().to_string())
+    };
+    parse().ok_or(refused("a source address is neither an address nor a network"))
 }
 
 /// The names of a host, each once: its id and its display name, alone and within the cluster, the local ones, and the

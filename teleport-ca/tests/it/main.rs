@@ -11,6 +11,7 @@ mod at_rest;
 mod inspect;
 mod issue;
 mod openssh;
+mod property;
 mod sshd;
 mod support;
 mod x509;
