@@ -16,6 +16,8 @@
 //! # }
 //! ```
 //!
+//! [`recordings`] and [`audit`] are the suites of the other two ports.
+//!
 //! The tests need a tokio runtime with its timer; time is not paused, because a driver may use threads of its own.
 #![allow(
     clippy::unwrap_used,
@@ -25,11 +27,13 @@
     reason = "a suite of tests reports by panicking"
 )]
 
+pub mod audit;
 mod batch;
 mod concurrency;
 mod crud;
 mod expiry;
 mod range;
+pub mod recordings;
 mod watch;
 
 use std::future::Future;

@@ -7,8 +7,12 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use teleport_backend::audit::file::FileAuditLog;
+use teleport_backend::recordings::fs::FsRecordingStore;
 use teleport_backend::redb::RedbBackend;
+use teleport_core::audit::AuditSink;
 use teleport_core::clock::SystemClock;
+use teleport_core::recording::{RecordingMeta, RecordingStore};
 use teleport_core::storage::{Backend, Batch, Condition, Key};
 use teleport_core::task::TaskScope;
 
@@ -102,4 +106,20 @@ async fn write_until_killed() {
         });
     }
     scope.join().await;
+}
+
+/// Makes a recording and an audit log below the path.
+#[tokio::test]
+async fn record_and_log() {
+    let Some(path) = path() else { return };
+    let store = FsRecordingStore::open(&path).await.unwrap();
+    let meta = crate::recordings::meta();
+    store.create(&meta).await.unwrap();
+    store.put_part(meta.session, 0, "x".into()).await.unwrap();
+    let log = FileAuditLog::open(path.join("audit")).await.unwrap();
+    log.emit(vec![crate::audit::event("alice")]).await.unwrap();
+    store.complete(meta.session, 1, meta.started).await.unwrap();
+    let other = RecordingMeta { session: "00000002-0000-4000-8000-000000000000".parse().unwrap(), ..meta };
+    store.create(&other).await.unwrap();
+    store.put_part(other.session, 0, "x".into()).await.unwrap();
 }

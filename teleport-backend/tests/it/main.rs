@@ -7,11 +7,13 @@
     reason = "tests fail by panicking"
 )]
 
+mod audit;
 mod child;
 mod files;
 mod kill;
 mod memory;
 mod model;
+mod recordings;
 mod redb;
 mod speed;
 mod wrap;

@@ -1,0 +1,225 @@
+//! What every store of recordings must do.
+//!
+//! [`run_all`] runs the tests, each on the fresh store that the factory gives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use teleport_core::clock::Timestamp;
+use teleport_core::id::SessionId;
+use teleport_core::recording::{MAX_PART_LEN, MAX_PARTS, RecordingError, RecordingMeta, RecordingStore};
+
+const NOON: Timestamp = Timestamp::from_unix_millis(1_795_262_400_000);
+
+/// Makes the stores to test, each empty. Implemented by async closures and functions.
+pub trait Factory {
+    /// A fresh, empty store.
+    fn open(&self) -> impl Future<Output = Arc<dyn RecordingStore>>;
+}
+
+impl<F: AsyncFn() -> Arc<dyn RecordingStore>> Factory for F {
+    async fn open(&self) -> Arc<dyn RecordingStore> {
+        self().await
+    }
+}
+
+/// Runs every test of the suite.
+///
+/// # Panics
+/// Where the store breaks the contract.
+pub async fn run_all(factory: &impl Factory) {
+    parts_make_a_recording(factory).await;
+    uploads_can_be_repeated_and_resumed(factory).await;
+    complete_recordings_are_immutable(factory).await;
+    lists_are_newest_first(factory).await;
+    unknown_sessions_are_not_found(factory).await;
+}
+
+/// The session with this number.
+fn session(number: u32) -> SessionId {
+    format!("{number:08x}-0000-4000-8000-000000000000").parse().expect("the suite uses valid ids")
+}
+
+fn meta(number: u32, started: Timestamp) -> RecordingMeta {
+    RecordingMeta {
+        session: session(number),
+        cluster: "example.com".parse().expect("valid"),
+        host_id: "11111111-2222-4333-8444-555555555555".parse().expect("valid"),
+        host_name: "db-1".parse().expect("valid"),
+        user: "alice".parse().expect("valid"),
+        login: "root".parse().expect("valid"),
+        started,
+        command: Some("uptime; echo \"quoted\"\n".to_owned()),
+        terminal: Some((80, 24)),
+    }
+}
+
+fn conflict<T: std::fmt::Debug>(what: &str, result: Result<T, RecordingError>) {
+    assert!(matches!(result, Err(RecordingError::Conflict { .. })), "{what} is a conflict: {result:?}");
+}
+
+async fn whole(store: &dyn RecordingStore, session: SessionId, step: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let read = store.read(session, bytes.len() as u64, step).await.unwrap();
+        assert!(read.len() <= step, "never more than was asked");
+        if read.is_empty() {
+            return bytes;
+        }
+        bytes.extend_from_slice(&read);
+    }
+}
+
+/// What is read is the concatenation of the parts, whatever their sizes and the ranges that are read.
+///
+/// # Panics
+/// Where the store breaks the contract.
+pub async fn parts_make_a_recording(factory: &impl Factory) {
+    let store = factory.open().await;
+    let meta = meta(1, NOON);
+    store.create(&meta).await.unwrap();
+    let info = store.info(meta.session).await.unwrap();
+    assert_eq!((&info.meta, info.completed, info.len), (&meta, None, 0));
+    let parts: Vec<Bytes> = [0, 1, 1000, MAX_PART_LEN, 7]
+        .into_iter()
+        .enumerate()
+        .map(|(number, len)| (0..len).map(|at| (at * 31 + number) as u8).collect::<Vec<u8>>().into())
+        .collect();
+    let all = parts.concat();
+    for (number, part) in (0..).zip(&parts) {
+        assert_eq!(store.parts(meta.session).await.unwrap(), number);
+        store.put_part(meta.session, number, part.clone()).await.unwrap();
+    }
+    for completed in [None, Some(NOON.saturating_add(Duration::from_secs(60)))] {
+        if let Some(at) = completed {
+            store.complete(meta.session, 5, at).await.unwrap();
+        }
+        let info = store.info(meta.session).await.unwrap();
+        assert_eq!((&info.meta, info.completed, info.len), (&meta, completed, all.len() as u64));
+        assert_eq!(store.parts(meta.session).await.unwrap(), 5);
+        for step in [usize::MAX, 65_537] {
+            assert!(whole(&*store, meta.session, step).await == all, "in steps of {step}");
+        }
+        for (offset, len) in
+            [(0, 1), (0, 2), (1, 1001), (999, 5), (1001 + MAX_PART_LEN - 3, 10), (all.len(), 5)]
+        {
+            let read = store.read(meta.session, offset as u64, len).await.unwrap();
+            let expected = &all[offset..(offset + len).min(all.len())];
+            assert!(
+                expected.starts_with(&read) && read.is_empty() == expected.is_empty(),
+                "{len} at {offset}"
+            );
+        }
+        assert!(store.read(meta.session, u64::MAX, 5).await.unwrap().is_empty(), "nothing is behind the end");
+        assert!(store.read(meta.session, 0, 0).await.unwrap().is_empty(), "nothing was asked for");
+    }
+    let long = Bytes::from(vec![0; MAX_PART_LEN + 1]);
+    store.create(&self::meta(2, NOON)).await.unwrap();
+    conflict("a part that is too long", store.put_part(session(2), 0, long).await);
+    conflict("a number that is too high", store.put_part(session(2), MAX_PARTS, Bytes::new()).await);
+}
+
+/// The same part may come again, parts may come in any order, and a gap is known.
+///
+/// # Panics
+/// Where the store breaks the contract.
+pub async fn uploads_can_be_repeated_and_resumed(factory: &impl Factory) {
+    let store = factory.open().await;
+    let meta = meta(1, NOON);
+    store.create(&meta).await.unwrap();
+    store.create(&meta).await.expect("beginning again with the same description is allowed");
+    let other = RecordingMeta { command: None, ..meta.clone() };
+    conflict("another description of the same session", store.create(&other).await);
+    assert_eq!(store.info(meta.session).await.unwrap().meta, meta, "the first description stays");
+
+    let part = |text: &'static str| Bytes::from_static(text.as_bytes());
+    store.put_part(meta.session, 0, part("zero,")).await.unwrap();
+    store.put_part(meta.session, 2, part("two")).await.unwrap();
+    assert_eq!(store.parts(meta.session).await.unwrap(), 1, "up to the gap");
+    assert_eq!(whole(&*store, meta.session, 100).await, b"zero,", "reading stops at the gap");
+    store.put_part(meta.session, 0, part("zero,")).await.expect("the same part again");
+    conflict("other bytes", store.put_part(meta.session, 0, part("ZERO,")).await);
+    conflict("the beginning of the bytes", store.put_part(meta.session, 0, part("zero")).await);
+    conflict("a gap", store.complete(meta.session, 3, NOON).await);
+    assert_eq!(store.info(meta.session).await.unwrap().completed, None, "a conflict completes nothing");
+    store.put_part(meta.session, 1, part("one,")).await.unwrap();
+    assert_eq!(store.parts(meta.session).await.unwrap(), 3);
+    conflict("fewer parts than there are", store.complete(meta.session, 2, NOON).await);
+    conflict("more parts than there are", store.complete(meta.session, 4, NOON).await);
+    store.complete(meta.session, 3, NOON).await.unwrap();
+    assert_eq!(whole(&*store, meta.session, 100).await, b"zero,one,two");
+}
+
+/// After `complete` nothing changes any more, and repeating what was done is harmless.
+///
+/// # Panics
+/// Where the store breaks the contract.
+pub async fn complete_recordings_are_immutable(factory: &impl Factory) {
+    let store = factory.open().await;
+    let meta = meta(1, NOON);
+    store.create(&meta).await.unwrap();
+    for (number, text) in [(0, "a"), (1, "bc"), (2, "")] {
+        store.put_part(meta.session, number, Bytes::from_static(text.as_bytes())).await.unwrap();
+    }
+    store.complete(meta.session, 3, NOON).await.unwrap();
+    let later = NOON.saturating_add(Duration::from_secs(9));
+    store.complete(meta.session, 3, later).await.expect("completing again is allowed");
+    conflict("completing with another number", store.complete(meta.session, 2, later).await);
+    store.put_part(meta.session, 1, Bytes::from_static(b"bc")).await.expect("the same part again");
+    conflict("a part with other bytes", store.put_part(meta.session, 1, Bytes::from_static(b"XY")).await);
+    conflict("a further part", store.put_part(meta.session, 3, Bytes::from_static(b"d")).await);
+    store.create(&meta).await.expect("the same description again");
+    let info = store.info(meta.session).await.unwrap();
+    assert_eq!((info.completed, info.len), (Some(NOON), 3), "the first completion stays");
+    assert_eq!(whole(&*store, meta.session, 2).await, b"abc");
+
+    store.create(&self::meta(2, NOON)).await.unwrap();
+    store.complete(session(2), 0, NOON).await.expect("a recording may be empty");
+    assert!(whole(&*store, session(2), 10).await.is_empty());
+}
+
+/// The list is by the time of the beginning, newest first, in a half-open span, bounded.
+///
+/// # Panics
+/// Where the store breaks the contract.
+pub async fn lists_are_newest_first(factory: &impl Factory) {
+    let store = factory.open().await;
+    let hour = Duration::from_secs(3600);
+    assert!(store.list(Timestamp::EPOCH, Timestamp::MAX, 10).await.unwrap().is_empty());
+    // Over several days, created in another order than they began.
+    for number in [3, 0, 4, 1, 2] {
+        store.create(&meta(number, NOON.saturating_add(hour * 9 * number))).await.unwrap();
+    }
+    store.complete(session(2), 0, NOON).await.unwrap();
+    let at = |number: u32| NOON.saturating_add(hour * 9 * number);
+    let list = async |from, to, limit| -> Vec<SessionId> {
+        let found = store.list(from, to, limit).await.unwrap();
+        found.into_iter().map(|info| info.meta.session).collect()
+    };
+    let all: Vec<_> = (0..5).rev().map(session).collect();
+    assert_eq!(list(Timestamp::EPOCH, Timestamp::MAX, 10).await, all, "complete or not");
+    assert_eq!(list(Timestamp::EPOCH, Timestamp::MAX, 2).await, all[..2]);
+    assert_eq!(list(Timestamp::EPOCH, Timestamp::MAX, 0).await, []);
+    assert_eq!(list(at(1), at(3), 10).await, [session(2), session(1)], "from is inside, to is not");
+    assert_eq!(list(at(4).saturating_add(Duration::from_millis(1)), Timestamp::MAX, 10).await, []);
+    assert_eq!(list(at(3), at(1), 10).await, [], "an empty span");
+    let info = store.list(at(2), at(3), 1).await.unwrap();
+    assert_eq!(info[0].completed, Some(NOON));
+}
+
+/// What was never begun is not found.
+///
+/// # Panics
+/// Where the store breaks the contract.
+pub async fn unknown_sessions_are_not_found(factory: &impl Factory) {
+    let store = factory.open().await;
+    let missing = |result: Result<(), RecordingError>| {
+        assert!(matches!(result, Err(RecordingError::NotFound)), "{result:?}");
+    };
+    missing(store.put_part(session(9), 0, Bytes::new()).await);
+    missing(store.parts(session(9)).await.map(drop));
+    missing(store.complete(session(9), 0, NOON).await);
+    missing(store.info(session(9)).await.map(drop));
+    missing(store.read(session(9), 0, 1).await.map(drop));
+}

@@ -1,0 +1,141 @@
+//! The directory of recordings under the suite, and what is special about files.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use teleport_backend::conformance;
+use teleport_backend::recordings::fs::FsRecordingStore;
+use teleport_core::clock::Timestamp;
+use teleport_core::recording::{RecordingError, RecordingMeta, RecordingStore};
+
+use crate::child;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms() {
+    let directory = tempfile::tempdir().unwrap();
+    let count = AtomicUsize::new(0);
+    let factory = async || {
+        let number = count.fetch_add(1, Ordering::Relaxed);
+        let store = FsRecordingStore::open(directory.path().join(number.to_string())).await.unwrap();
+        Arc::new(store) as Arc<dyn RecordingStore>
+    };
+    conformance::recordings::run_all(&factory).await;
+}
+
+pub(crate) fn meta() -> RecordingMeta {
+    RecordingMeta {
+        session: "00000001-0000-4000-8000-000000000000".parse().unwrap(),
+        cluster: "example.com".parse().unwrap(),
+        host_id: "11111111-2222-4333-8444-555555555555".parse().unwrap(),
+        host_name: "db-1".parse().unwrap(),
+        user: "alice".parse().unwrap(),
+        login: "root".parse().unwrap(),
+        started: Timestamp::from_unix_millis(1_795_262_400_000),
+        command: None,
+        terminal: None,
+    }
+}
+
+/// Every file below a directory with its mode and content.
+pub(crate) fn tree(root: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![root.to_owned()];
+    while let Some(path) = left.pop() {
+        let metadata = std::fs::metadata(&path).unwrap();
+        let mut content = Vec::new();
+        if metadata.is_dir() {
+            left.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else {
+            content = std::fs::read(&path).unwrap();
+        }
+        let name = path.strip_prefix(root).unwrap().to_owned();
+        found.insert(name, (metadata.permissions().mode() & 0o7777, content));
+    }
+    found
+}
+
+#[tokio::test]
+async fn only_the_owner_may_read_whatever_the_umask() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("a/recordings");
+    let output = child::command("record_and_log", &root).under_umask("000").output();
+    assert!(output.status.success(), "{output:?}");
+    let tree = tree(&directory.path().join("a"));
+    assert!(tree.len() > 8, "{tree:?}");
+    for (name, (mode, _)) in tree {
+        let is_directory = directory.path().join("a").join(&name).is_dir();
+        assert_eq!(mode, if is_directory { 0o700 } else { 0o600 }, "{}", name.display());
+    }
+}
+
+/// Completing is interrupted after each of its steps; the recording is whole, and completing again finishes.
+#[tokio::test]
+async fn completing_survives_a_crash_at_any_step() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = FsRecordingStore::open(directory.path()).await.unwrap();
+    let meta = meta();
+    store.create(&meta).await.unwrap();
+    store.put_part(meta.session, 0, Bytes::from_static(b"one ")).await.unwrap();
+    store.put_part(meta.session, 1, Bytes::from_static(b"two")).await.unwrap();
+    let session = directory.path().join("sessions").join(meta.session.to_string());
+    let before = tree(&session);
+    store.complete(meta.session, 2, meta.started).await.unwrap();
+    let after = tree(&session);
+    assert!(!after.keys().any(|name| name.to_string_lossy().starts_with("part-")), "{after:?}");
+
+    // The files in the order in which completing makes them; a crash leaves the first so many, and the parts.
+    let steps = ["data", "lengths", "complete.json"];
+    for step in 0..=steps.len() {
+        for torn in [false, true] {
+            std::fs::remove_dir_all(&session).unwrap();
+            std::fs::create_dir(&session).unwrap();
+            let write = |name: &Path, content: &[u8]| std::fs::write(session.join(name), content).unwrap();
+            before
+                .iter()
+                .filter(|(name, _)| !name.as_os_str().is_empty())
+                .for_each(|(name, (_, content))| write(name, content));
+            for name in &steps[..step] {
+                write(Path::new(name), &after[Path::new(name)].1);
+            }
+            if torn && step < steps.len() {
+                write(Path::new(&format!(".{}.new", steps[step])), b"half of");
+            }
+            let read = store.read(meta.session, 0, 100).await.unwrap();
+            assert_eq!(read, "one two", "after step {step}");
+            assert_eq!(store.parts(meta.session).await.unwrap(), 2);
+            store.complete(meta.session, 2, meta.started).await.unwrap();
+            assert_eq!(store.read(meta.session, 0, 100).await.unwrap(), "one two");
+            let info = store.info(meta.session).await.unwrap();
+            assert_eq!((info.len, info.completed), (7, Some(meta.started)));
+            assert!(!session.join("part-00000000").exists(), "the parts are cleaned away");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_recording_hides_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = FsRecordingStore::open(directory.path()).await.unwrap();
+    let good = meta();
+    let bad = RecordingMeta { session: "00000002-0000-4000-8000-000000000000".parse().unwrap(), ..meta() };
+    store.create(&good).await.unwrap();
+    store.create(&bad).await.unwrap();
+    std::fs::write(directory.path().join("sessions").join(bad.session.to_string()).join("meta.json"), "{")
+        .unwrap();
+    std::fs::write(directory.path().join("days/2026-11-21/notes.txt"), "by a person").unwrap();
+    let list = store.list(Timestamp::EPOCH, Timestamp::MAX, 10).await.unwrap();
+    assert_eq!(list.iter().map(|info| info.meta.session).collect::<Vec<_>>(), [good.session]);
+    let error = store.info(bad.session).await.unwrap_err();
+    assert!(matches!(error, RecordingError::Unavailable { .. }), "{error:?}");
+    assert!(std::error::Error::source(&error).unwrap().to_string().ends_with("meta.json is damaged"));
+}
+
+#[tokio::test]
+async fn a_directory_that_cannot_be_made_is_an_error() {
+    let error = FsRecordingStore::open("/proc/teleport/recordings").await.unwrap_err();
+    assert!(matches!(error, RecordingError::Unavailable { .. }), "{error:?}");
+}
