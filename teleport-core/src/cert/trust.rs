@@ -24,6 +24,46 @@ impl X509Authority {
     pub fn as_der(&self) -> &[u8] {
         &self.0
     }
+
+    /// The DER SubjectPublicKeyInfo of the certificate; `None` if it is no certificate.
+    pub fn spki(&self) -> Option<&[u8]> {
+        spki(&self.0)
+    }
+}
+
+/// One DER element: its tag, its content, itself as a whole, and what follows it. Definite lengths of up to four bytes.
+fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8], &[u8])> {
+    let (tag, rest) = input.split_first()?;
+    let (first, rest) = rest.split_first()?;
+    let (len, body) = match first {
+        0..=0x7f => (usize::from(*first), rest),
+        0x81..=0x84 => {
+            let (len, body) = rest.split_at_checked(usize::from(first & 0x7f))?;
+            (len.iter().try_fold(0_usize, |len, byte| len.checked_mul(256)?.checked_add(usize::from(*byte)))?, body)
+        }
+        _ => return None,
+    };
+    let (content, after) = body.split_at_checked(len)?;
+    let whole = input.get(..input.len() - after.len())?;
+    Some((*tag, content, whole, after))
+}
+
+/// The SubjectPublicKeyInfo of an X.509 certificate (RFC 5280 section 4.1): the seventh element of its to-be-signed part,
+/// the sixth if there is no version.
+fn spki(certificate: &[u8]) -> Option<&[u8]> {
+    const SEQUENCE: u8 = 0x30;
+    const VERSION: u8 = 0xa0;
+    let (SEQUENCE, content, _, []) = element(certificate)? else { return None };
+    let (SEQUENCE, mut rest, _, _) = element(content)? else { return None };
+    if let (VERSION, _, _, after) = element(rest)? {
+        rest = after;
+    }
+    // Serial number, signature algorithm, issuer, validity, subject.
+    for _ in 0..5 {
+        rest = element(rest)?.3;
+    }
+    let (SEQUENCE, _, whole, _) = element(rest)? else { return None };
+    Some(whole)
 }
 
 impl fmt::Debug for X509Authority {
@@ -59,6 +99,13 @@ pub struct TrustBundle {
     pub user_tls_ca: Vec<X509Authority>,
     /// Authorities of hosts' X.509 identities.
     pub host_tls_ca: Vec<X509Authority>,
+}
+
+impl TrustBundle {
+    /// The pins by which joining hosts recognise the cluster: of each authority of hosts' X.509 identities.
+    pub fn ca_pins(&self) -> Vec<CaPin> {
+        self.host_tls_ca.iter().filter_map(|authority| authority.spki().map(CaPin::of_spki)).collect()
+    }
 }
 
 /// The text is not a CA pin.
@@ -129,5 +176,24 @@ mod tests {
             assert!(bad.parse::<CaPin>().is_err(), "{bad}");
         }
         assert_ne!(CaPin::of_spki(b"other"), pin);
+    }
+
+    #[test]
+    fn finds_the_key_in_a_certificate() {
+        // version [0], serial, algorithm, issuer, validity, subject, key, extensions
+        let tbs = |version: &[u8], tail: &[u8]| {
+            let mut tbs = [version, b"\x02\x01\x07", b"\x30\x00\x30\x00\x30\x00\x30\x00"].concat();
+            tbs.extend_from_slice(tail);
+            let certificate = [&[0x30, u8::try_from(tbs.len()).unwrap()][..], &tbs, b"\x30\x00\x03\x01\x00"].concat();
+            X509Authority::from_der([&[0x30, u8::try_from(certificate.len()).unwrap()][..], &certificate].concat())
+        };
+        let key = b"\x30\x03key";
+        assert_eq!(tbs(b"\xa0\x03\x02\x01\x02", b"\x30\x03key\xa3\x00").spki(), Some(&key[..]));
+        assert_eq!(tbs(b"", b"\x30\x03key").spki(), Some(&key[..]));
+        assert_eq!(tbs(b"", b"\x04\x03key").spki(), None);
+        assert_eq!(tbs(b"", b"").spki(), None);
+        for bad in [&b""[..], b"\x30", b"\x30\x80\x00\x00", b"\x30\x84\xff\xff\xff\xff", b"\x30\x02\x30\x00x"] {
+            assert_eq!(X509Authority::from_der(bad).spki(), None);
+        }
     }
 }

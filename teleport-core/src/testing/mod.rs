@@ -1,4 +1,18 @@
-//! For tests of whoever implements or uses the ports: a clock that tests control, randomness that repeats.
+//! For tests of whoever implements or uses the ports: a clock that tests control, randomness that repeats, ports in memory.
+
+#[cfg(feature = "auth")]
+pub mod api_suite;
+mod audit;
+mod identity;
+mod issuer;
+mod recordings;
+mod sealer;
+
+pub use self::audit::MemoryAudit;
+pub use self::identity::{host_identity, subject_keys, user_identity};
+pub use self::issuer::UnsignedIssuer;
+pub use self::recordings::MemoryRecordings;
+pub use self::sealer::KnownKeySealer;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};

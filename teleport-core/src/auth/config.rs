@@ -1,0 +1,99 @@
+//! Settings and their defaults.
+
+use std::time::Duration;
+
+use crate::cert::MAX_USER_TTL;
+use crate::id::ClusterName;
+use crate::token::StaticToken;
+
+/// Settings of the auth service. The defaults and their reasons are in [`crate::manual::defaults`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct AuthConfig {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// The version that is told to clients.
+    pub server_version: String,
+    /// How long host certificates are valid. 7 days.
+    pub host_ttl: Duration,
+    /// How long user certificates are valid if the user does not ask for less and no role demands it. 12 hours.
+    pub user_ttl: Duration,
+    /// How long join tokens are good if nothing is said. 30 minutes.
+    pub token_ttl: Duration,
+    /// The longest life of a join token. 30 days.
+    pub max_token_ttl: Duration,
+    /// How long invites are good if nothing is said. 1 hour.
+    pub invite_ttl: Duration,
+    /// The longest life of an invite. 48 hours.
+    pub max_invite_ttl: Duration,
+    /// Tokens from the configuration.
+    pub static_tokens: Vec<StaticToken>,
+    /// When logins are refused.
+    pub lockout: LockoutConfig,
+    /// How passwords are hashed.
+    pub password: PasswordConfig,
+    /// How often watchers of access look for changes that the backend does not report. 60 seconds.
+    pub trust_refresh: Duration,
+}
+
+impl AuthConfig {
+    /// The defaults for a cluster.
+    pub fn new(cluster: ClusterName) -> Self {
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        Self {
+            cluster,
+            server_version: env!("CARGO_PKG_VERSION").to_owned(),
+            host_ttl: hours(7 * 24),
+            user_ttl: hours(12).min(MAX_USER_TTL),
+            token_ttl: Duration::from_secs(30 * 60),
+            max_token_ttl: hours(30 * 24),
+            invite_ttl: hours(1),
+            max_invite_ttl: hours(48),
+            static_tokens: Vec::new(),
+            lockout: LockoutConfig::default(),
+            password: PasswordConfig::default(),
+            trust_refresh: Duration::from_secs(60),
+        }
+    }
+}
+
+/// When logins of a user are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LockoutConfig {
+    /// After so many failures. 5; at least 1 is used.
+    pub failures: u32,
+    /// Within this time. 30 minutes.
+    pub window: Duration,
+    /// For this time. 30 minutes.
+    pub lock: Duration,
+}
+
+impl Default for LockoutConfig {
+    fn default() -> Self {
+        let half_an_hour = Duration::from_secs(30 * 60);
+        Self { failures: 5, window: half_an_hour, lock: half_an_hour }
+    }
+}
+
+/// How passwords are hashed: Argon2id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PasswordConfig {
+    /// Memory in KiB. 19,456 (19 MiB).
+    pub memory: u32,
+    /// Passes. 2.
+    pub passes: u32,
+    /// Lanes. 1.
+    pub lanes: u32,
+    /// How many hashes are computed at the same time. 2.
+    pub parallel: usize,
+    /// How many more may wait; who comes then is told to come later. 64.
+    pub queue: usize,
+}
+
+impl Default for PasswordConfig {
+    fn default() -> Self {
+        Self { memory: 19_456, passes: 2, lanes: 1, parallel: 2, queue: 64 }
+    }
+}

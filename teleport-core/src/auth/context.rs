@@ -1,0 +1,146 @@
+//! One call: who, when, what was permitted, and the event that says so.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::policy::{CallerKind, Operation, Permit, Rule, Scope};
+use super::{Caller, Inner};
+use crate::access::AccessChecker;
+use crate::api::{ApiError, ApiErrorKind, ApiResult};
+use crate::audit::{AuditEvent, EventKind};
+use crate::cert::{Identity, TrustBundle};
+use crate::clock::Timestamp;
+use crate::entropy::EntropyExt;
+use crate::resource::Verb;
+
+/// One call.
+pub(super) struct OpContext<'a> {
+    pub(super) auth: &'a Inner,
+    pub(super) caller: &'a Caller,
+    /// When the call began; decisions of one call see one time.
+    pub(super) now: Timestamp,
+}
+
+/// Why a call was not authorised. For the audit event.
+#[derive(Debug, thiserror::Error)]
+enum Unauthorized {
+    #[error("the certificate is of another cluster")]
+    Cluster,
+    #[error("the certificate has expired")]
+    Expired,
+    #[error("not for callers of this kind")]
+    Kind,
+    #[error("roles: {0}")]
+    Roles(crate::access::Denied),
+}
+
+impl<'a> OpContext<'a> {
+    pub(super) fn new(auth: &'a Inner, caller: &'a Caller) -> Self {
+        Self { auth, caller, now: auth.ports.clock.now() }
+    }
+
+    /// Decides by the policy table whether the call may go on.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`], after an event that says why.
+    pub(super) async fn authorize(&self, operation: Operation) -> ApiResult<Permit<'a>> {
+        match self.decide(operation).await? {
+            Ok(scope) => Ok(Permit::new(self.caller, operation, scope)),
+            Err(reason) => Err(self.deny(operation, reason.to_string()).await),
+        }
+    }
+
+    /// The outer error is that of the service, the inner one that of the caller.
+    async fn decide(&self, operation: Operation) -> ApiResult<Result<Scope, Unauthorized>> {
+        if let Caller::Identity(identity, _) = self.caller {
+            // A connection may outlive the certificate that it was opened with.
+            if identity.expires() <= self.now {
+                return Ok(Err(Unauthorized::Expired));
+            }
+            let cluster = match identity {
+                Identity::Host(host) => &host.cluster,
+                Identity::User(user) => &user.cluster,
+            };
+            if *cluster != self.auth.config.cluster {
+                return Ok(Err(Unauthorized::Cluster));
+            }
+        }
+        Ok(match operation.rule(CallerKind::of(self.caller)) {
+            Rule::No => Err(Unauthorized::Kind),
+            Rule::Own => Ok(Scope::Own),
+            Rule::Yes => Ok(Scope::All),
+            Rule::Role(kind, verb) => match self.check_rule(kind, verb).await? {
+                Ok(()) => Ok(Scope::All),
+                Err(denied) => Err(Unauthorized::Roles(denied)),
+            },
+        })
+    }
+
+    /// Whether a role of the calling user allows `verb` on `kind`. Callers without roles have none that does.
+    pub(super) async fn check_rule(
+        &self,
+        kind: &'static str,
+        verb: Verb,
+    ) -> ApiResult<Result<(), crate::access::Denied>> {
+        let Caller::Identity(Identity::User(user), _) = self.caller else {
+            return Ok(Err(crate::access::Denied::NoRoles));
+        };
+        let roles = self.auth.role_cache.current(self.now).await?;
+        Ok(AccessChecker::for_identity(user, &roles).check_rule(kind, verb).map(|_| ()))
+    }
+
+    /// Refuses a call after an event that says why.
+    pub(super) async fn deny(&self, operation: Operation, reason: String) -> ApiError {
+        let event = AuditEvent::new(EventKind::ApiDenied).field("operation", operation.name()).error(reason);
+        // The refusal stands whether or not it could be written down.
+        if let Err(error) = self.audit(vec![self.by_caller(event)]).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "a refusal could not be audited");
+        }
+        ApiError::denied()
+    }
+
+    /// Names the caller and its address.
+    pub(super) fn by_caller(&self, event: AuditEvent) -> AuditEvent {
+        let event = event.user(self.caller.to_string()).remote(self.caller.remote());
+        match self.caller.host() {
+            Some(host) => event.server(host.host_id, &host.name),
+            None => event,
+        }
+    }
+
+    /// Writes events, stamped with what only the service knows.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Unavailable`]: what cannot be written down must not be answered with success.
+    pub(super) async fn audit(&self, mut events: Vec<AuditEvent>) -> ApiResult<()> {
+        for event in &mut events {
+            event.uid = self.auth.ports.entropy.uuid()?;
+            event.time = self.auth.ports.clock.now();
+            self.auth.config.cluster.as_str().clone_into(&mut event.cluster_name);
+        }
+        Ok(self.auth.ports.audit.emit(events).await?)
+    }
+
+    /// The client's address as events write it: the port of the connection, or 0 if a proxy reported the address.
+    pub(super) fn client(&self, reported: Option<IpAddr>) -> Option<SocketAddr> {
+        let ip = self.caller.client_ip(reported)?;
+        let port =
+            self.caller.remote().filter(|remote| remote.ip().to_canonical() == ip).map_or(0, |at| at.port());
+        Some(SocketAddr::new(ip, port))
+    }
+
+    /// Whom the cluster trusts.
+    pub(super) async fn trust(&self) -> ApiResult<TrustBundle> {
+        Ok(self.auth.ports.issuer.trust().await?)
+    }
+
+    /// The roles that exist.
+    pub(super) async fn roles(&self) -> ApiResult<Arc<Vec<crate::resource::Role>>> {
+        self.auth.role_cache.current(self.now).await
+    }
+}
+
+/// For conditional writes that lost against others too often.
+pub(super) fn contended() -> ApiError {
+    ApiError::new(ApiErrorKind::Unavailable, "too many changes at the same time; try again")
+}

@@ -1,0 +1,276 @@
+//! The traits of the API for one caller: authorise, then hand over to the service of the resource.
+
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use super::context::OpContext;
+use super::policy::Operation as Op;
+use super::{
+    Caller, Inner, invites, join, log, login, nodes, presence, recordings, reissue, tokens, trust, users,
+};
+use crate::api::{
+    AcceptInvite, AccessView, AdminApi, ApiResult, AuditApi, ClusterStatus, CreateToken, CreateUser,
+    CreatedToken, HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse,
+    NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest,
+    RenewRequest, TokenInfo, TrustApi, UserInfo,
+};
+use crate::audit::{AuditEvent, AuditPage, AuditQuery};
+use crate::cert::TrustBundle;
+use crate::id::{HostId, RoleName, SessionId, UserName};
+use crate::recording::{RecordingInfo, RecordingMeta};
+use crate::resource::{Node, NodeRecord, Role};
+use crate::secret::SecretString;
+
+/// The auth service as one caller sees it. Cheap to clone.
+///
+/// Implements every trait of [`crate::api`]. Dropping a future of a call leaves the call carried out wholly or not at all,
+/// with one exception: a use of a join token may be spent although no certificate was made.
+#[derive(Clone)]
+pub struct AuthHandle {
+    auth: Arc<Inner>,
+    caller: Arc<Caller>,
+}
+
+impl fmt::Debug for AuthHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthHandle").field("caller", &self.caller).finish_non_exhaustive()
+    }
+}
+
+impl AuthHandle {
+    pub(super) fn new(auth: Arc<Inner>, caller: Caller) -> Self {
+        Self { auth, caller: Arc::new(caller) }
+    }
+
+    /// Who calls.
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    fn call(&self) -> OpContext<'_> {
+        OpContext::new(&self.auth, &self.caller)
+    }
+}
+
+#[async_trait]
+impl PublicApi for AuthHandle {
+    async fn ping(&self) -> ApiResult<Ping> {
+        let call = self.call();
+        call.authorize(Op::Ping).await?;
+        Ok(trust::ping(&call))
+    }
+
+    async fn join(&self, request: JoinRequest) -> ApiResult<HostCredentials> {
+        let call = self.call();
+        let permit = call.authorize(Op::Join).await?;
+        join::join(&call, permit, request).await
+    }
+
+    async fn login(&self, request: LoginRequest) -> ApiResult<LoginResponse> {
+        let call = self.call();
+        let permit = call.authorize(Op::Login).await?;
+        login::login(&call, permit, request).await
+    }
+
+    async fn invite(&self, token: SecretString) -> ApiResult<InviteInfo> {
+        let call = self.call();
+        let permit = call.authorize(Op::Invite).await?;
+        invites::show(&call, permit, &token).await
+    }
+
+    async fn accept_invite(&self, request: AcceptInvite) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::AcceptInvite).await?;
+        invites::accept(&call, permit, request).await
+    }
+}
+
+#[async_trait]
+impl IdentityApi for AuthHandle {
+    async fn renew_host(&self, request: RenewRequest) -> ApiResult<HostCredentials> {
+        let call = self.call();
+        let permit = call.authorize(Op::RenewHost).await?;
+        join::renew(&call, permit, request).await
+    }
+
+    async fn reissue_user(&self, request: ReissueRequest) -> ApiResult<LoginResponse> {
+        let call = self.call();
+        let permit = call.authorize(Op::ReissueUser).await?;
+        reissue::reissue(&call, permit, request).await
+    }
+}
+
+#[async_trait]
+impl PresenceApi for AuthHandle {
+    async fn announce_node(&self, node: NodeRecord) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::AnnounceNode).await?;
+        presence::announce_node(&call, permit, node).await
+    }
+
+    async fn keep_alive(&self) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::KeepAlive).await?;
+        presence::keep_alive(&call, permit).await
+    }
+
+    async fn announce_proxy(&self, proxy: ProxyRecord) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::AnnounceProxy).await?;
+        presence::announce_proxy(&call, permit, proxy).await
+    }
+
+    async fn nodes(&self) -> ApiResult<Vec<Node>> {
+        let call = self.call();
+        let permit = call.authorize(Op::Nodes).await?;
+        nodes::list(&call, permit).await
+    }
+
+    async fn watch_nodes(&self) -> ApiResult<BoxStream<'static, ApiResult<NodeEvent>>> {
+        let call = self.call();
+        let permit = call.authorize(Op::WatchNodes).await?;
+        nodes::watch(&self.auth, &call, permit).await
+    }
+}
+
+#[async_trait]
+impl TrustApi for AuthHandle {
+    async fn trust(&self) -> ApiResult<TrustBundle> {
+        let call = self.call();
+        call.authorize(Op::Trust).await?;
+        call.trust().await
+    }
+
+    async fn watch_access(&self) -> ApiResult<BoxStream<'static, ApiResult<AccessView>>> {
+        let call = self.call();
+        let permit = call.authorize(Op::WatchAccess).await?;
+        trust::watch(&self.auth, &call, permit).await
+    }
+}
+
+#[async_trait]
+impl RecordingApi for AuthHandle {
+    async fn create_recording(&self, meta: RecordingMeta) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::CreateRecording).await?;
+        recordings::create(&call, permit, meta).await
+    }
+
+    async fn put_recording_part(&self, session: SessionId, number: u32, part: Bytes) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::PutRecordingPart).await?;
+        recordings::put_part(&call, permit, session, number, part).await
+    }
+
+    async fn recording_parts(&self, session: SessionId) -> ApiResult<u32> {
+        let call = self.call();
+        let permit = call.authorize(Op::RecordingParts).await?;
+        recordings::parts(&call, permit, session).await
+    }
+
+    async fn complete_recording(&self, session: SessionId, parts: u32) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::CompleteRecording).await?;
+        recordings::complete(&call, permit, session, parts).await
+    }
+
+    async fn recordings(&self, query: RecordingQuery) -> ApiResult<Vec<RecordingInfo>> {
+        let call = self.call();
+        let permit = call.authorize(Op::Recordings).await?;
+        recordings::list(&call, permit, query).await
+    }
+
+    async fn read_recording(&self, session: SessionId, offset: u64) -> ApiResult<Bytes> {
+        let call = self.call();
+        let permit = call.authorize(Op::ReadRecording).await?;
+        recordings::read(&call, permit, session, offset).await
+    }
+}
+
+#[async_trait]
+impl AuditApi for AuthHandle {
+    async fn emit_events(&self, events: Vec<AuditEvent>) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::EmitEvents).await?;
+        log::emit(&call, permit, events).await
+    }
+
+    async fn search_events(&self, query: AuditQuery) -> ApiResult<AuditPage> {
+        let call = self.call();
+        let permit = call.authorize(Op::SearchEvents).await?;
+        log::search(&call, permit, query).await
+    }
+}
+
+#[async_trait]
+impl AdminApi for AuthHandle {
+    async fn status(&self) -> ApiResult<ClusterStatus> {
+        let call = self.call();
+        let permit = call.authorize(Op::Status).await?;
+        trust::status(&call, permit).await
+    }
+
+    async fn create_user(&self, request: CreateUser) -> ApiResult<Invite> {
+        let call = self.call();
+        let permit = call.authorize(Op::CreateUser).await?;
+        users::create(&call, permit, request).await
+    }
+
+    async fn reset_user(&self, user: UserName) -> ApiResult<Invite> {
+        let call = self.call();
+        let permit = call.authorize(Op::ResetUser).await?;
+        users::reset(&call, permit, &user).await
+    }
+
+    async fn users(&self) -> ApiResult<Vec<UserInfo>> {
+        let call = self.call();
+        let permit = call.authorize(Op::Users).await?;
+        users::list(&call, permit).await
+    }
+
+    async fn delete_user(&self, user: UserName) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::DeleteUser).await?;
+        users::delete(&call, permit, &user).await
+    }
+
+    async fn roles(&self) -> ApiResult<Vec<Role>> {
+        let call = self.call();
+        let permit = call.authorize(Op::Roles).await?;
+        super::roles::list(&call, permit).await
+    }
+
+    async fn role(&self, name: RoleName) -> ApiResult<Role> {
+        let call = self.call();
+        let permit = call.authorize(Op::Role).await?;
+        super::roles::show(&call, permit, &name).await
+    }
+
+    async fn create_token(&self, request: CreateToken) -> ApiResult<CreatedToken> {
+        let call = self.call();
+        let permit = call.authorize(Op::CreateToken).await?;
+        tokens::create(&call, permit, request).await
+    }
+
+    async fn tokens(&self) -> ApiResult<Vec<TokenInfo>> {
+        let call = self.call();
+        let permit = call.authorize(Op::Tokens).await?;
+        tokens::list(&call, permit).await
+    }
+
+    async fn delete_token(&self, token: SecretString) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::DeleteToken).await?;
+        tokens::delete(&call, permit, &token).await
+    }
+
+    async fn delete_node(&self, node: HostId) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::DeleteNode).await?;
+        nodes::delete(&call, permit, node).await
+    }
+}

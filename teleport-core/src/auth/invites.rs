@@ -1,0 +1,155 @@
+//! Invites: how a user gets a password and a second factor.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::context::OpContext;
+use super::password::{self, PasswordRecord};
+use super::policy::Permit;
+use super::totp::{self, Seed, TotpRecord};
+use super::{Inner, lockout};
+use crate::api::{AcceptInvite, ApiError, ApiErrorKind, ApiResult, Invite, InviteInfo};
+use crate::audit::{AuditEvent, EventKind};
+use crate::clock::Timestamp;
+use crate::id::UserName;
+use crate::secret::SecretString;
+use crate::storage::{Action, Batch, Condition, Record, Repo, Stored};
+use crate::token::{ForInvite, TokenHash, TokenUse, random_secret};
+
+/// An invite, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct InviteRecord {
+    pub(super) hash: TokenHash<ForInvite>,
+    pub(super) user: UserName,
+    /// The seed of the second factor that is offered, sealed for the key of this record. Made with the invite: asking
+    /// twice, or on another auth server, gives the same one.
+    sealed_seed: String,
+    expires: Timestamp,
+}
+
+impl Record for InviteRecord {
+    const COLLECTION: &'static str = ForInvite::COLLECTION;
+
+    fn key(&self) -> String {
+        self.hash.to_hex()
+    }
+
+    fn expires(&self) -> Option<Timestamp> {
+        Some(self.expires)
+    }
+}
+
+pub(super) fn repo(auth: &Inner) -> Repo<InviteRecord> {
+    Repo::new(auth.ports.backend.clone())
+}
+
+fn context(hash: TokenHash<ForInvite>) -> String {
+    format!("{}/{}", InviteRecord::COLLECTION, hash.to_hex())
+}
+
+fn unknown() -> ApiError {
+    ApiError::new(ApiErrorKind::NotFound, "the invite is unknown, used or over")
+}
+
+/// How long an invite shall be good.
+pub(super) fn ttl(call: &OpContext<'_>, asked: Option<u64>) -> ApiResult<Duration> {
+    let config = &call.auth.config;
+    let ttl = asked.map_or(config.invite_ttl, Duration::from_secs);
+    if ttl.is_zero() || ttl > config.max_invite_ttl {
+        let hours = config.max_invite_ttl.as_secs() / 3600;
+        return Err(ApiError::invalid(format!("an invite is good for 1 second to {hours} hours")));
+    }
+    Ok(ttl)
+}
+
+/// Adds a new invite for `user` to a batch. The batch must also change the user's own record, so that deleting the user and
+/// inviting exclude each other.
+pub(super) fn create_in(
+    call: &OpContext<'_>,
+    batch: Batch,
+    user: &UserName,
+    ttl: Duration,
+) -> ApiResult<(Batch, Invite)> {
+    let ports = &call.auth.ports;
+    let token = random_secret(&*ports.entropy)?;
+    let hash = TokenHash::of(&token);
+    let sealed_seed = Seed::random(&*ports.entropy)?.seal(&*ports.sealer, &context(hash))?;
+    let expires = call.now.saturating_add(ttl);
+    let record = InviteRecord { hash, user: user.clone(), sealed_seed, expires };
+    let batch = repo(call.auth).write_in(batch, &record, Condition::Absent)?;
+    Ok((batch, Invite { user: user.clone(), token, expires }))
+}
+
+/// Adds deleting all invites of `user` to a batch.
+pub(super) async fn delete_in(call: &OpContext<'_>, mut batch: Batch, user: &UserName) -> ApiResult<Batch> {
+    let repo = repo(call.auth);
+    for invite in repo.list().await? {
+        if invite.record.user == *user {
+            batch = batch.with(repo.key(&invite.record.key())?, Condition::Any, Action::Delete);
+        }
+    }
+    Ok(batch)
+}
+
+async fn find(call: &OpContext<'_>, token: &SecretString) -> ApiResult<Stored<InviteRecord>> {
+    let hash = TokenHash::<ForInvite>::of(token);
+    repo(call.auth).get(&hash.to_hex()).await?.ok_or_else(unknown)
+}
+
+pub(super) async fn show(
+    call: &OpContext<'_>,
+    _permit: Permit<'_>,
+    token: &SecretString,
+) -> ApiResult<InviteInfo> {
+    let invite = find(call, token).await?.record;
+    let seed = Seed::open(&*call.auth.ports.sealer, &context(invite.hash), &invite.sealed_seed)?;
+    let otpauth_url = seed.to_url(&call.auth.config.cluster, invite.user.as_str())?;
+    Ok(InviteInfo { user: invite.user, otpauth_url, secret: seed.to_base32(), expires: invite.expires })
+}
+
+pub(super) async fn accept(
+    call: &OpContext<'_>,
+    _permit: Permit<'_>,
+    request: AcceptInvite,
+) -> ApiResult<()> {
+    let ports = &call.auth.ports;
+    password::check_new(&request.password)?;
+    totp::check_form(&request.code)?;
+    let invite = find(call, &request.token).await?;
+    let user = invite.record.user.clone();
+    let seed = Seed::open(&*ports.sealer, &context(invite.record.hash), &invite.record.sealed_seed)?;
+    let step = seed
+        .step_of(&request.code, call.now)
+        .ok_or_else(|| ApiError::invalid("the code is wrong; check the time of the device that shows it"))?;
+    let hash = call.auth.hasher.hash(user.as_str(), request.password, &*ports.entropy).await?;
+    // The step is used up: the code that was shown now is not good for the first login as well.
+    let totp = TotpRecord::new(&*ports.sealer, user.as_str(), &seed, step)?;
+
+    let invite_key = repo(call.auth).key(&invite.record.key())?;
+    let batch = Batch::new().with(invite_key, Condition::Is(invite.revision), Action::Delete).with(
+        call.auth.users.key(user.as_str())?,
+        Condition::Exists,
+        Action::Keep,
+    );
+    let batch = Repo::<PasswordRecord>::new(ports.backend.clone()).write_in(batch, &hash, Condition::Any)?;
+    let batch = Repo::<TotpRecord>::new(ports.backend.clone()).write_in(batch, &totp, Condition::Any)?;
+    let batch = lockout::forget_in(batch, &user)?;
+    match ports.backend.commit(batch).await {
+        // Used by somebody else in between, or the user was deleted.
+        Err(error) if error.is_conflict() => return Err(unknown().because(error)),
+        outcome => outcome?,
+    };
+    let event = |kind| {
+        AuditEvent::new(kind)
+            .user(&user)
+            .remote(call.caller.remote())
+            .field("invite_id", invite.record.hash.id())
+    };
+    call.audit(vec![
+        event(EventKind::UserPasswordChange),
+        event(EventKind::MfaAdd).field("mfa_device_type", "totp"),
+    ])
+    .await
+}

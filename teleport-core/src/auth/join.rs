@@ -1,0 +1,223 @@
+//! Hosts become members, and stay members.
+
+use serde::{Deserialize, Serialize};
+
+use super::context::{OpContext, contended};
+use super::policy::Permit;
+use crate::api::{ApiError, ApiResult, HostCredentials, JoinRequest, RenewRequest};
+use crate::audit::{AuditEvent, EventKind};
+use crate::cert::{HostGrant, IssuedCertificates, SubjectKeys};
+use crate::clock::Timestamp;
+use crate::id::{HostId, HostRole, NodeName};
+use crate::label::Labels;
+use crate::storage::{Action, Batch, Condition, Record, Stored};
+use crate::token::{
+    Admission, ForJoin, JoinClaim, JoinDenied, MAX_ADDRESSES, TokenHash, TokenRecord, admit, is_address,
+};
+
+/// How often a join is tried again when other hosts use the same token at the same moment.
+const ATTEMPTS: usize = 128;
+
+/// A member of the cluster: to whom a host id belongs. Kept as long as the newest certificate of the host is valid; until
+/// then nobody else can join by this id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct HostRecord {
+    /// The host.
+    pub host_id: HostId,
+    /// Its display name.
+    pub name: NodeName,
+    /// The service that it may speak for.
+    pub role: HostRole,
+    /// Its keys. Only the host has the private halves; they are what it is recognised by.
+    pub keys: SubjectKeys,
+    /// Labels from the token that it joined by. Its announcements cannot change them.
+    pub labels: Labels,
+    /// When its newest certificate ends.
+    pub expires: Timestamp,
+}
+
+impl Record for HostRecord {
+    const COLLECTION: &'static str = "hosts";
+
+    fn key(&self) -> String {
+        self.host_id.to_string()
+    }
+
+    fn expires(&self) -> Option<Timestamp> {
+        Some(self.expires)
+    }
+}
+
+pub(super) async fn join(
+    call: &OpContext<'_>,
+    _permit: Permit<'_>,
+    request: JoinRequest,
+) -> ApiResult<HostCredentials> {
+    let event = |kind| {
+        AuditEvent::new(kind)
+            .user(format!("{}.{}", request.host_id, call.auth.config.cluster))
+            .remote(call.client(request.client_ip))
+            .field("host_id", request.host_id.to_string())
+            .field("node_name", request.name.as_str())
+            .field("role", request.role.as_str())
+            .field("token_id", TokenHash::<ForJoin>::of(&request.token).id())
+    };
+    match take_use(call, &request).await? {
+        Err(denied) => {
+            tracing::info!(host_id = %request.host_id, name = %request.name, role = %request.role, reason = %denied, "a host may not join");
+            call.audit(vec![event(EventKind::InstanceJoinFailure).error(&denied)]).await?;
+            Err(ApiError::denied().because(denied))
+        }
+        Ok(admission) => {
+            let grant = admission.into_grant(call.auth.config.host_ttl);
+            let certificates = call.auth.ports.issuer.issue_host(grant, &request.keys).await?;
+            let joined = event(EventKind::InstanceJoin);
+            let issued = certificate_event(call, request.host_id, &request.name, request.role, &certificates);
+            call.audit(vec![joined, issued]).await?;
+            Ok(HostCredentials { certificates, trust: call.trust().await? })
+        }
+    }
+}
+
+/// Decides, and spends a use of the token and binds the host id in one write, before anything is signed.
+async fn take_use(call: &OpContext<'_>, request: &JoinRequest) -> ApiResult<Result<Admission, JoinDenied>> {
+    let hash = TokenHash::<ForJoin>::of(&request.token);
+    let claim = JoinClaim {
+        host_id: request.host_id,
+        name: &request.name,
+        role: request.role,
+        addresses: &request.addresses,
+        cluster: &call.auth.config.cluster,
+    };
+    for _ in 0..ATTEMPTS {
+        let Some((token, stored)) = find(call, hash).await? else { return Ok(Err(JoinDenied::Unknown)) };
+        let admission = match admit(&token, &claim, call.now) {
+            Ok(admission) => admission,
+            Err(denied) => return Ok(Err(denied)),
+        };
+        let known = call.auth.hosts.get(&request.host_id.to_string()).await?;
+        if known.as_ref().is_some_and(|known| !is_same_host(&known.record, request)) {
+            return Ok(Err(JoinDenied::Bound));
+        }
+        let host = HostRecord {
+            host_id: request.host_id,
+            name: request.name.clone(),
+            role: request.role,
+            keys: request.keys.clone(),
+            labels: admission.labels.clone(),
+            expires: call.now.saturating_add(call.auth.config.host_ttl),
+        };
+        let mut batch = call.auth.hosts.write_in(Batch::new(), &host, unchanged(known.as_ref()))?;
+        if let Some(stored) = stored {
+            batch = match &admission.token_after {
+                Some(after) => call.auth.tokens.write_in(batch, after, Condition::Is(stored.revision))?,
+                None => {
+                    let key = call.auth.tokens.key(&token.key())?;
+                    batch.with(key, Condition::Is(stored.revision), Action::Keep)
+                }
+            };
+        }
+        match call.auth.ports.backend.commit(batch).await {
+            Ok(_) => return Ok(Ok(admission)),
+            // Another host was faster: what is true of the token and the id is to be asked again.
+            Err(error) if error.is_conflict() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(contended())
+}
+
+async fn find(
+    call: &OpContext<'_>,
+    hash: TokenHash<ForJoin>,
+) -> ApiResult<Option<(TokenRecord, Option<Stored<TokenRecord>>)>> {
+    let configured = call.auth.config.static_tokens.iter().find(|token| token.record().hash == hash);
+    if let Some(token) = configured {
+        return Ok(Some((token.record().clone(), None)));
+    }
+    let stored = call.auth.tokens.get(&hash.to_hex()).await?;
+    Ok(stored.map(|stored| (stored.record.clone(), Some(stored))))
+}
+
+/// Public keys are no secret: only if **both** are the ones that the id is bound to, what is issued is of no use to
+/// anybody but the host itself. Another role would be another host.
+fn is_same_host(known: &HostRecord, request: &JoinRequest) -> bool {
+    known.keys == request.keys && known.role == request.role
+}
+
+fn unchanged(known: Option<&Stored<HostRecord>>) -> Condition {
+    known.map_or(Condition::Absent, |known| Condition::Is(known.revision))
+}
+
+fn certificate_event(
+    call: &OpContext<'_>,
+    host_id: HostId,
+    name: &NodeName,
+    role: HostRole,
+    certificates: &IssuedCertificates,
+) -> AuditEvent {
+    AuditEvent::new(EventKind::CertCreate)
+        .user(format!("{host_id}.{}", call.auth.config.cluster))
+        .remote(call.caller.remote())
+        .field("cert_type", "host")
+        .field("host_id", host_id.to_string())
+        .field("node_name", name.as_str())
+        .field("role", role.as_str())
+        .field("serial", certificates.serial)
+        .field("valid_before", certificates.valid_before.to_string())
+}
+
+pub(super) async fn renew(
+    call: &OpContext<'_>,
+    permit: Permit<'_>,
+    request: RenewRequest,
+) -> ApiResult<HostCredentials> {
+    let caller = permit.host().ok_or_else(ApiError::denied)?;
+    let cluster = &call.auth.config.cluster;
+    if request.addresses.len() > MAX_ADDRESSES
+        || !request.addresses.iter().all(|address| is_address(address, caller.host_id, cluster))
+    {
+        return Err(ApiError::invalid("one of the addresses cannot be a name or address of the host"));
+    }
+    let mut bound = false;
+    for _ in 0..ATTEMPTS {
+        let known = call.auth.hosts.get(&caller.host_id.to_string()).await?;
+        if known.as_ref().is_some_and(|known| known.record.role != caller.role) {
+            return Err(call.deny(permit.operation(), JoinDenied::Bound.to_string()).await);
+        }
+        // The caller has proved that it holds a valid certificate of this id: it may change its keys.
+        let host = HostRecord {
+            host_id: caller.host_id,
+            name: caller.name.clone(),
+            role: caller.role,
+            keys: request.keys.clone(),
+            labels: known.as_ref().map(|known| known.record.labels.clone()).unwrap_or_default(),
+            expires: call.now.saturating_add(call.auth.config.host_ttl),
+        };
+        match call.auth.hosts.write(&host, unchanged(known.as_ref())).await {
+            Ok(_) => {
+                bound = true;
+                break;
+            }
+            Err(error) if error.is_conflict() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    if !bound {
+        return Err(contended());
+    }
+    let mut grant = HostGrant::new(
+        caller.host_id,
+        caller.name.clone(),
+        cluster.clone(),
+        caller.role,
+        call.auth.config.host_ttl,
+    );
+    grant.addresses = request.addresses;
+    let certificates = call.auth.ports.issuer.issue_host(grant, &request.keys).await?;
+    let event = certificate_event(call, caller.host_id, &caller.name, caller.role, &certificates);
+    call.audit(vec![event]).await?;
+    Ok(HostCredentials { certificates, trust: call.trust().await? })
+}

@@ -1,0 +1,83 @@
+//! The audit log: hosts report what they saw, auditors search it.
+
+use super::context::OpContext;
+use super::policy::Permit;
+use crate::api::{ApiError, ApiResult};
+use crate::audit::{AuditEvent, AuditPage, AuditQuery, EventKind, MAX_EVENTS};
+use crate::id::HostRole;
+
+/// The most events of one report.
+const MAX_REPORTED: usize = 512;
+/// The longest event, as JSON in bytes.
+const MAX_EVENT_LEN: usize = 64 * 1024;
+
+/// Whether a host of this role can have seen such an event. What the auth service itself does, nobody else reports.
+const fn may_report(role: HostRole, kind: EventKind) -> bool {
+    match kind {
+        EventKind::AuthFailure
+        | EventKind::ClientDisconnect
+        | EventKind::Port
+        | EventKind::PortFailure
+        | EventKind::SessionRejected
+        | EventKind::Subsystem
+        | EventKind::SubsystemFailure => true,
+        EventKind::Exec
+        | EventKind::ExecFailure
+        | EventKind::Resize
+        | EventKind::SessionEnd
+        | EventKind::SessionStart => matches!(role, HostRole::Node),
+        _ => false,
+    }
+}
+
+/// The length of an event as it will be written.
+fn written_len(event: &AuditEvent) -> ApiResult<usize> {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    serde_json::to_writer(&mut count, event).map_err(ApiError::internal)?;
+    Ok(count.0)
+}
+
+pub(super) async fn emit(
+    call: &OpContext<'_>,
+    permit: Permit<'_>,
+    mut events: Vec<AuditEvent>,
+) -> ApiResult<()> {
+    let host = permit.host().ok_or_else(ApiError::denied)?;
+    if events.len() > MAX_REPORTED {
+        return Err(ApiError::invalid(format!("at most {MAX_REPORTED} events at a time")));
+    }
+    if let Some(event) = events.iter().find(|event| !may_report(host.role, event.code)) {
+        return Err(call.deny(permit.operation(), format!("reports {}", event.code)).await);
+    }
+    for event in &mut events {
+        // Whatever the host says of these, the certificate and the clock of this service say it better.
+        event.event = event.code.name().to_owned();
+        event.success = Some(event.code.code().ends_with('I'));
+        event.server_id = Some(host.host_id);
+        event.server_hostname = Some(host.name.clone());
+        if written_len(event)? > MAX_EVENT_LEN {
+            return Err(ApiError::invalid(format!("an event has at most {MAX_EVENT_LEN} bytes")));
+        }
+    }
+    if events.is_empty() { Ok(()) } else { call.audit(events).await }
+}
+
+pub(super) async fn search(
+    call: &OpContext<'_>,
+    _permit: Permit<'_>,
+    mut query: AuditQuery,
+) -> ApiResult<AuditPage> {
+    query.limit = if query.limit == 0 { 500 } else { query.limit.min(MAX_EVENTS) };
+    Ok(call.auth.ports.audit.search(query).await?)
+}

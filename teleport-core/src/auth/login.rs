@@ -1,0 +1,213 @@
+//! Users log in by password and one-time code.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::context::OpContext;
+use super::lockout::{self, Charge};
+use super::password::{self, PasswordRecord};
+use super::policy::Permit;
+use super::totp::{self, Step, TotpRecord};
+use crate::access::AccessChecker;
+use crate::api::{ApiError, ApiResult, LoginRequest, LoginResponse};
+use crate::audit::{AuditEvent, EventKind};
+use crate::cert::{IssuedCertificates, MAX_USER_TTL, MIN_USER_TTL, Permits, UserGrant};
+use crate::id::{OsLogin, RoleName, UserName};
+use crate::resource::User;
+use crate::storage::{Action, Batch, Condition, Repo, Stored};
+
+/// Names that are longer are nobody's; the rest of them is not even looked at.
+const MAX_TYPED: usize = 256;
+
+/// Why a login failed. For the log and the audit event; the user hears the same text every time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Refused {
+    #[error("the one-time code was used before")]
+    CodeUsed,
+    #[error("the one-time code is wrong")]
+    CodeWrong,
+    #[error("locked after too many failures")]
+    Locked,
+    #[error("the user has no password or second factor yet")]
+    NotSetUp,
+    #[error("the password is wrong")]
+    PasswordWrong,
+    #[error("there is no such user")]
+    UnknownUser,
+}
+
+/// What is known of the user who wants to log in.
+#[derive(Default)]
+struct Account {
+    user: Option<Stored<User>>,
+    password: Option<Stored<PasswordRecord>>,
+    totp: Option<Stored<TotpRecord>>,
+}
+
+/// The one spelling of a name: whatever else somebody types is the same user, or nobody.
+fn canonical(typed: &str) -> Option<UserName> {
+    if typed.len() > MAX_TYPED {
+        return None;
+    }
+    UserName::new(&typed.trim().to_ascii_lowercase()).ok()
+}
+
+pub(super) async fn login(
+    call: &OpContext<'_>,
+    _permit: Permit<'_>,
+    request: LoginRequest,
+) -> ApiResult<LoginResponse> {
+    // These two say nothing of the user, and cost nothing.
+    password::check_presented(&request.password)?;
+    totp::check_form(&request.code)?;
+    let name = canonical(&request.user);
+    let client = call.client(request.client_ip);
+    let shown = name.as_ref().map_or_else(|| request.user.chars().take(64).collect(), ToString::to_string);
+    let event = |kind| AuditEvent::new(kind).user(&shown).remote(client).field("method", "local");
+    match check(call, name.as_ref(), &request).await? {
+        Err(refused) => {
+            tracing::info!(user = %shown, client = ?client, reason = %refused, "a login failed");
+            call.audit(vec![event(EventKind::UserLoginFailure).error(refused)]).await?;
+            Err(ApiError::denied().because(refused))
+        }
+        Ok((name, user)) => {
+            let asked = request.ttl.map(Duration::from_secs);
+            let login_ip = call.caller.client_ip(request.client_ip);
+            let grant = grant(call, name, &user, asked, login_ip).await?;
+            let (response, issued) = issue(call, grant, &request.keys, event(EventKind::CertCreate)).await?;
+            call.audit(vec![event(EventKind::UserLogin), issued]).await?;
+            Ok(response)
+        }
+    }
+}
+
+/// Decides. The work is the same for every outcome: one charge, one password hash, one look at a code; and only a success
+/// writes more.
+async fn check(
+    call: &OpContext<'_>,
+    name: Option<&UserName>,
+    request: &LoginRequest,
+) -> ApiResult<Result<(UserName, User), Refused>> {
+    let ports = &call.auth.ports;
+    let account = match name {
+        Some(name) => Account {
+            user: call.auth.users.get(name.as_str()).await?,
+            password: Repo::new(ports.backend.clone()).get(name.as_str()).await?,
+            totp: Repo::new(ports.backend.clone()).get(name.as_str()).await?,
+        },
+        None => Account::default(),
+    };
+    let known = name.filter(|_| account.user.is_some());
+    let charge = lockout::charge(call, known, &request.user).await?;
+    let hash = account.password.as_ref().map(|stored| &stored.record);
+    let password = call.auth.hasher.verify(hash, request.password.clone()).await?;
+    let step = match &account.totp {
+        Some(totp) => totp.record.check(&*ports.sealer, &request.code, call.now)?,
+        None => Step::Wrong,
+    };
+    let Account { user: Some(user), password: hash, totp: factor } = account else {
+        return Ok(Err(Refused::UnknownUser));
+    };
+    let Some(name) = name else { return Ok(Err(Refused::UnknownUser)) };
+    if charge == Charge::Locked {
+        return Ok(Err(Refused::Locked));
+    }
+    let (Some(hash), Some(mut factor)) = (hash, factor) else { return Ok(Err(Refused::NotSetUp)) };
+    if !password {
+        return Ok(Err(Refused::PasswordWrong));
+    }
+    factor.record.last_step = match step {
+        Step::New(step) => step,
+        Step::Used => return Ok(Err(Refused::CodeUsed)),
+        Step::Wrong => return Ok(Err(Refused::CodeWrong)),
+    };
+    // Uses the step up and takes the charge back, if nothing of what was checked has changed since.
+    let passwords = Repo::<PasswordRecord>::new(ports.backend.clone());
+    let batch = Batch::new()
+        .with(call.auth.users.key(name.as_str())?, Condition::Is(user.revision), Action::Keep)
+        .with(passwords.key(name.as_str())?, Condition::Is(hash.revision), Action::Keep);
+    let factors = Repo::<TotpRecord>::new(ports.backend.clone());
+    let batch = factors.write_in(batch, &factor.record, Condition::Is(factor.revision))?;
+    match ports.backend.commit(lockout::forget_in(batch, name)?).await {
+        Ok(_) => Ok(Ok((name.clone(), user.record))),
+        Err(error) if error.is_conflict() => Ok(Err(Refused::CodeUsed)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What the user's roles give now.
+async fn grant(
+    call: &OpContext<'_>,
+    name: UserName,
+    user: &User,
+    asked: Option<Duration>,
+    login_ip: Option<IpAddr>,
+) -> ApiResult<UserGrant> {
+    let roles = call.roles().await?;
+    let access = AccessChecker::new(&user.spec.roles, &user.spec.traits, &roles);
+    let by_roles = access.max_session_ttl().unwrap_or(MAX_USER_TTL);
+    let ttl = asked.unwrap_or(call.auth.config.user_ttl).min(by_roles).clamp(MIN_USER_TTL, MAX_USER_TTL);
+    let mut grant = UserGrant::new(name, ttl);
+    grant.logins = access.logins();
+    grant.permits = permits(&access);
+    grant.roles = user.spec.roles.clone();
+    grant.traits = user.spec.traits.clone();
+    grant.login_ip = login_ip;
+    Ok(grant)
+}
+
+/// What roles permit in a certificate.
+pub(super) fn permits(access: &AccessChecker<'_>) -> Permits {
+    Permits {
+        agent_forwarding: access.agent_forwarding(),
+        port_forwarding: access.port_forwarding(),
+        pty: true,
+        x11_forwarding: false,
+    }
+}
+
+/// Has the certificates made. The event is to be written by the caller, before the answer is given.
+pub(super) async fn issue(
+    call: &OpContext<'_>,
+    grant: UserGrant,
+    keys: &crate::cert::SubjectKeys,
+    event: AuditEvent,
+) -> ApiResult<(LoginResponse, AuditEvent)> {
+    let (user, roles, logins) = (grant.user.clone(), grant.roles.clone(), grant.logins.clone());
+    let certificates = call.auth.ports.issuer.issue_user(grant, keys).await?;
+    let trust = call.trust().await?;
+    let event = describe(event, &certificates, &roles, &logins);
+    Ok((LoginResponse { user, roles, logins, certificates, trust }, event))
+}
+
+fn describe(
+    event: AuditEvent,
+    certificates: &IssuedCertificates,
+    roles: &[RoleName],
+    logins: &[OsLogin],
+) -> AuditEvent {
+    let texts = |names: &mut dyn Iterator<Item = &str>| names.map(str::to_owned).collect::<Vec<_>>();
+    event
+        .field("cert_type", "user")
+        .field("serial", certificates.serial)
+        .field("valid_before", certificates.valid_before.to_string())
+        .field("roles", texts(&mut roles.iter().map(RoleName::as_str)))
+        .field("logins", texts(&mut logins.iter().map(OsLogin::as_str)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn e3_every_spelling_is_one_user_or_nobody() {
+        for same in ["alice", "Alice", "ALICE", " alice", "alice\n", "\talice "] {
+            assert_eq!(canonical(same).as_ref().map(UserName::as_str), Some("alice"), "{same:?}");
+        }
+        let long = "a".repeat(MAX_TYPED + 1);
+        for nobody in ["", "al ice", "alice\0", "alicе", "..%2f", "al\u{200b}ice", "ａlice", long.as_str()]
+        {
+            assert_eq!(canonical(nobody), None, "{nobody:?}");
+        }
+    }
+}

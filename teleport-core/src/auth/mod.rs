@@ -1,0 +1,143 @@
+//! The auth service: users, login, join, presence, recordings, audit. Decisions over ports, no sockets, no files, no tasks
+//! of its own.
+//!
+//! [`AuthService`] holds the ports; [`AuthService::acting_as`] binds it to a [`Caller`] and gives a handle that implements
+//! every trait of [`crate::api`]. What a caller may do is one table, [`policy`].
+//!
+//! Every method does four things in this order: authorise (no step goes on without the [`Permit`](policy::Permit)), act,
+//! audit, answer. What could not be audited is not answered with success.
+
+mod caller;
+mod config;
+mod context;
+mod handle;
+mod invites;
+mod join;
+mod lockout;
+mod log;
+mod login;
+mod nodes;
+mod password;
+pub mod policy;
+mod presence;
+mod recordings;
+mod reissue;
+mod roles;
+mod tokens;
+mod totp;
+mod trust;
+mod users;
+
+use std::fmt;
+use std::sync::Arc;
+
+pub use self::caller::Caller;
+pub use self::config::{AuthConfig, LockoutConfig, PasswordConfig};
+pub use self::handle::AuthHandle;
+pub use self::join::HostRecord;
+pub use self::totp::one_time_code;
+use self::password::Hasher;
+use self::recordings::SessionHosts;
+use self::roles::RoleCache;
+use crate::api::{ApiError, ProxyRecord};
+use crate::audit::AuditLog;
+use crate::cert::CertIssuer;
+use crate::clock::Clock;
+use crate::entropy::Entropy;
+use crate::recording::RecordingStore;
+use crate::resource::{NodeRecord, Role, User, builtin_roles};
+use crate::secret::Sealer;
+use crate::storage::{Backend, Repo};
+use crate::token::TokenRecord;
+
+/// What the auth service works with.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "programs build it; a new port must make them think")]
+pub struct Ports {
+    /// Where users, roles, tokens, nodes are kept.
+    pub backend: Arc<dyn Backend>,
+    /// The certificate authority.
+    pub issuer: Arc<dyn CertIssuer>,
+    /// Encrypts the seeds of one-time codes.
+    pub sealer: Arc<dyn Sealer>,
+    /// Where recordings are kept.
+    pub recordings: Arc<dyn RecordingStore>,
+    /// Where events are written.
+    pub audit: Arc<dyn AuditLog>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+/// The auth service. A cheap handle: clones share everything.
+///
+/// Several services may work on one backend at the same time; whatever must happen once (a use of a token, a code, an
+/// invite) is decided by a conditional write there.
+#[derive(Clone)]
+pub struct AuthService(Arc<Inner>);
+
+struct Inner {
+    ports: Ports,
+    config: AuthConfig,
+    users: Repo<User>,
+    roles: Repo<Role>,
+    role_cache: RoleCache,
+    tokens: Repo<TokenRecord>,
+    nodes: Repo<NodeRecord>,
+    proxies: Repo<ProxyRecord>,
+    hosts: Repo<HostRecord>,
+    hasher: Hasher,
+    session_hosts: SessionHosts,
+}
+
+impl fmt::Debug for AuthService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthService").field("cluster", &self.0.config.cluster).finish_non_exhaustive()
+    }
+}
+
+impl AuthService {
+    /// A service over these ports. Nothing is read or written yet.
+    pub fn new(ports: Ports, config: AuthConfig) -> Self {
+        let repo = || Arc::clone(&ports.backend);
+        Self(Arc::new(Inner {
+            users: Repo::new(repo()),
+            roles: Repo::new(repo()),
+            role_cache: RoleCache::new(Repo::new(repo())),
+            tokens: Repo::new(repo()),
+            nodes: Repo::new(repo()),
+            proxies: Repo::new(repo()),
+            hosts: Repo::new(repo()),
+            hasher: Hasher::new(config.password),
+            session_hosts: SessionHosts::default(),
+            ports,
+            config,
+        }))
+    }
+
+    /// Writes what every cluster begins with: the built-in roles that do not exist. Roles that an administrator has
+    /// changed stay as they are. May be called at every start, by several services at once.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Unavailable`](crate::api::ApiErrorKind::Unavailable).
+    pub async fn bootstrap(&self) -> Result<(), ApiError> {
+        for role in builtin_roles() {
+            match self.0.roles.create(&role).await {
+                Err(error) if !error.is_conflict() => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The service as `caller` sees it: every call through the handle is authorised and audited as theirs.
+    pub fn acting_as(&self, caller: Caller) -> AuthHandle {
+        AuthHandle::new(Arc::clone(&self.0), caller)
+    }
+
+    /// What the service was configured with.
+    pub fn config(&self) -> &AuthConfig {
+        &self.0.config
+    }
+}

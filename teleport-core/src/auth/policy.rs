@@ -1,0 +1,264 @@
+//! Who may call what: one table.
+//!
+//! A row per operation of the API, a column per kind of caller. A golden file shows it whole; a test compares the rows with
+//! the methods of the traits, another one calls every method as every kind of caller.
+
+use std::fmt;
+
+use super::Caller;
+use crate::cert::{HostIdentity, Identity, UserIdentity};
+use crate::id::HostRole;
+use crate::resource::Verb;
+
+/// What the table says of an operation and a kind of caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Rule {
+    /// Never.
+    No,
+    /// Only about the caller itself, or what is the caller's own; the operation checks which.
+    Own,
+    /// If a role allows the verb on the kind of resource.
+    Role(&'static str, Verb),
+    /// Always.
+    Yes,
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::No => f.pad("-"),
+            Self::Own => f.pad("own"),
+            Self::Role(kind, verb) => f.pad(&format!("{kind}:{}", verb.as_str())),
+            Self::Yes => f.pad("yes"),
+        }
+    }
+}
+
+/// The kinds of callers: the columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CallerKind {
+    /// Nobody known.
+    Anonymous,
+    /// The auth service, by its own host certificate. Its key lies beside those of the authorities.
+    Auth,
+    /// The data directory's owner.
+    LocalAdmin,
+    /// An SSH node.
+    Node,
+    /// A proxy.
+    Proxy,
+    /// A user.
+    User,
+}
+
+impl CallerKind {
+    /// All kinds, in the order of the table.
+    pub const ALL: [Self; 6] =
+        [Self::Anonymous, Self::Node, Self::Proxy, Self::Auth, Self::LocalAdmin, Self::User];
+
+    /// The heading of the column.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::Auth => "auth",
+            Self::LocalAdmin => "local-admin",
+            Self::Node => "node",
+            Self::Proxy => "proxy",
+            Self::User => "user",
+        }
+    }
+
+    /// Of a caller.
+    pub const fn of(caller: &Caller) -> Self {
+        match caller {
+            Caller::Anonymous { .. } => Self::Anonymous,
+            Caller::Identity(Identity::Host(host), _) => match host.role {
+                HostRole::Auth => Self::Auth,
+                HostRole::Node => Self::Node,
+                HostRole::Proxy => Self::Proxy,
+            },
+            Caller::Identity(Identity::User(_), _) => Self::User,
+            Caller::LocalAdmin => Self::LocalAdmin,
+        }
+    }
+}
+
+macro_rules! table {
+    ($($operation:ident $name:literal [$anonymous:expr, $node:expr, $proxy:expr, $auth:expr, $local:expr, $user:expr];)*) => {
+        /// An operation of the API.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Operation {
+            $(#[doc = concat!("`", $name, "`")] $operation,)*
+        }
+
+        impl Operation {
+            /// Every operation, in the order of the traits.
+            pub const ALL: &[Self] = &[$(Self::$operation,)*];
+
+            /// The name of the method.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$operation => $name,)* }
+            }
+
+            /// What the table says.
+            pub const fn rule(self, caller: CallerKind) -> Rule {
+                use Rule::{No, Own, Role, Yes};
+                use Verb::{Create, Delete, List, Read, Update};
+                // Not every table uses all of them.
+                let _ = (No, Own, Yes, Role("", Read), Create, Delete, List, Update);
+                match self {
+                    $(Self::$operation => match caller {
+                        CallerKind::Anonymous => $anonymous,
+                        CallerKind::Node => $node,
+                        CallerKind::Proxy => $proxy,
+                        CallerKind::Auth => $auth,
+                        CallerKind::LocalAdmin => $local,
+                        CallerKind::User => $user,
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+table! {
+    // Operation                              anonymous node proxy auth local user
+    Ping              "ping"                  [Yes, Yes, Yes, Yes, Yes, Yes];
+    Join              "join"                  [Yes, No,  Yes, No,  Yes, No];
+    Login             "login"                 [Yes, No,  Yes, No,  Yes, Yes];
+    Invite            "invite"                [Yes, No,  Yes, No,  Yes, Yes];
+    AcceptInvite      "accept_invite"         [Yes, No,  Yes, No,  Yes, Yes];
+    RenewHost         "renew_host"            [No,  Own, Own, Own, No,  No];
+    ReissueUser       "reissue_user"          [No,  No,  No,  No,  No,  Own];
+    AnnounceNode      "announce_node"         [No,  Own, No,  No,  No,  No];
+    KeepAlive         "keep_alive"            [No,  Own, No,  No,  No,  No];
+    AnnounceProxy     "announce_proxy"        [No,  No,  Own, No,  No,  No];
+    Nodes             "nodes"                 [No,  Own, Yes, Yes, Yes, Own];
+    WatchNodes        "watch_nodes"           [No,  No,  Yes, Yes, Yes, No];
+    Trust             "trust"                 [Yes, Yes, Yes, Yes, Yes, Yes];
+    WatchAccess       "watch_access"          [No,  Yes, Yes, Yes, Yes, No];
+    CreateRecording   "create_recording"      [No,  Own, No,  No,  No,  No];
+    PutRecordingPart  "put_recording_part"    [No,  Own, No,  No,  No,  No];
+    RecordingParts    "recording_parts"       [No,  Own, No,  No,  No,  No];
+    CompleteRecording "complete_recording"    [No,  Own, No,  No,  No,  No];
+    Recordings        "recordings"            [No,  No,  No,  Yes, Yes, Own];
+    ReadRecording     "read_recording"        [No,  No,  No,  Yes, Yes, Own];
+    EmitEvents        "emit_events"           [No,  Own, Own, Own, No,  No];
+    SearchEvents      "search_events"         [No,  No,  No,  Yes, Yes, Role("event", List)];
+    Status            "status"                [No,  No,  No,  Yes, Yes, Role("cert_authority", Read)];
+    CreateUser        "create_user"           [No,  No,  No,  Yes, Yes, Role("user", Create)];
+    ResetUser         "reset_user"            [No,  No,  No,  Yes, Yes, Role("user", Update)];
+    Users             "users"                 [No,  No,  No,  Yes, Yes, Role("user", List)];
+    DeleteUser        "delete_user"           [No,  No,  No,  Yes, Yes, Role("user", Delete)];
+    Roles             "roles"                 [No,  No,  No,  Yes, Yes, Role("role", List)];
+    Role              "role"                  [No,  No,  No,  Yes, Yes, Role("role", Read)];
+    CreateToken       "create_token"          [No,  No,  No,  Yes, Yes, Role("token", Create)];
+    Tokens            "tokens"                [No,  No,  No,  Yes, Yes, Role("token", List)];
+    DeleteToken       "delete_token"          [No,  No,  No,  Yes, Yes, Role("token", Delete)];
+    DeleteNode        "delete_node"           [No,  No,  No,  Yes, Yes, Role("node", Delete)];
+}
+
+/// The whole table as text, for humans and for the golden file.
+pub fn render() -> String {
+    let mut text = format!("{:<20}", "operation");
+    for kind in CallerKind::ALL {
+        text.push_str(&format!(" {:<11}", kind.as_str()));
+    }
+    for operation in Operation::ALL {
+        text.truncate(text.trim_end().len());
+        text.push_str(&format!("\n{:<20}", operation.name()));
+        for kind in CallerKind::ALL {
+            text.push_str(&format!(" {:<11}", operation.rule(kind)));
+        }
+    }
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    text
+}
+
+/// Permission of one caller for one call of an operation. Made by the authorisation of a call only; every step that acts
+/// demands it.
+#[derive(Clone, Copy, Debug)]
+pub struct Permit<'a> {
+    caller: &'a Caller,
+    operation: Operation,
+    scope: Scope,
+}
+
+/// How far a permit goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Scope {
+    /// Everything.
+    All,
+    /// What is the caller's own.
+    Own,
+}
+
+impl<'a> Permit<'a> {
+    /// Only [`super::context`] makes permits.
+    pub(super) const fn new(caller: &'a Caller, operation: Operation, scope: Scope) -> Self {
+        Self { caller, operation, scope }
+    }
+
+    /// For what.
+    pub const fn operation(&self) -> Operation {
+        self.operation
+    }
+
+    /// How far.
+    pub const fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    /// The host that calls; `None` for others.
+    pub const fn host(&self) -> Option<&'a HostIdentity> {
+        self.caller.host()
+    }
+
+    /// The user who calls; `None` for others.
+    pub const fn user(&self) -> Option<&'a UserIdentity> {
+        match self.caller {
+            Caller::Identity(Identity::User(user), _) => Some(user),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The methods of the traits of [`crate::api`], read from their source.
+    fn methods() -> Vec<&'static str> {
+        include_str!("../api/mod.rs")
+            .lines()
+            .filter_map(|line| line.trim_start().strip_prefix("async fn "))
+            .filter_map(|rest| rest.split(['(', '<']).next())
+            .collect()
+    }
+
+    #[test]
+    fn every_method_of_the_api_has_a_row() {
+        let rows: Vec<&str> = Operation::ALL.iter().map(|operation| operation.name()).collect();
+        assert_eq!(rows, methods());
+    }
+
+    #[test]
+    fn only_the_auth_host_administers_among_hosts() {
+        for operation in Operation::ALL {
+            let admin = matches!(operation.rule(CallerKind::User), Rule::Role(..));
+            for kind in [CallerKind::Anonymous, CallerKind::Node, CallerKind::Proxy] {
+                assert!(
+                    !admin || operation.rule(kind) == Rule::No,
+                    "{} as {}",
+                    operation.name(),
+                    kind.as_str()
+                );
+            }
+        }
+    }
+}

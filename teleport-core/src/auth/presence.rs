@@ -1,0 +1,178 @@
+//! Nodes and proxies say that they are there.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::context::OpContext;
+use super::policy::Permit;
+use crate::api::{ApiError, ApiErrorKind, ApiResult, ProxyRecord};
+use crate::clock::Timestamp;
+use crate::label::Labels;
+use crate::resource::{NODE_RETENTION, NodeRecord};
+use crate::storage::{BackendExt, StorageError};
+use crate::token::is_address;
+
+const MAX_VERSION: usize = 64;
+
+/// Checks an advertised `host:port`: an address that others could dial.
+fn check_endpoint(what: &str, endpoint: &str, permit: Permit<'_>) -> ApiResult<()> {
+    let host = permit.host().ok_or_else(ApiError::denied)?;
+    let good = match endpoint.parse::<SocketAddr>() {
+        Ok(address) => {
+            address.port() != 0 && is_address(&address.ip().to_string(), host.host_id, &host.cluster)
+        }
+        Err(_) => endpoint.rsplit_once(':').is_some_and(|(name, port)| {
+            let named = name.parse::<IpAddr>().is_err() && is_host_name(name);
+            named && port.parse::<u16>().is_ok_and(|number| number != 0 && number.to_string() == port)
+        }),
+    };
+    if good {
+        Ok(())
+    } else {
+        Err(ApiError::invalid(format!("the {what} is not a host:port that can be dialled")))
+    }
+}
+
+/// A name that DNS could know. Unlike in certificates it may lie in the cluster's own domain: it proves nothing.
+fn is_host_name(name: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    };
+    name.len() <= 253 && name.split('.').all(label)
+}
+
+fn check_version(version: &str) -> ApiResult<()> {
+    if version.len() <= MAX_VERSION && version.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
+        Ok(())
+    } else {
+        Err(ApiError::invalid("the version is too long or not printable"))
+    }
+}
+
+/// What a node says of itself, with the labels of its token over its own: a node cannot take them off or change them.
+fn with_labels(own: &Labels, forced: &Labels) -> ApiResult<Labels> {
+    let pair = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+    // Later ones win.
+    Labels::new(own.iter().map(pair).chain(forced.iter().map(pair)))
+        .map_err(|error| ApiError::invalid(error.to_string()))
+}
+
+pub(super) async fn announce_node(
+    call: &OpContext<'_>,
+    permit: Permit<'_>,
+    mut node: NodeRecord,
+) -> ApiResult<()> {
+    let host = permit.host().ok_or_else(ApiError::denied)?;
+    if node.host_id != host.host_id {
+        return Err(call.deny(permit.operation(), format!("announces node {}", node.host_id)).await);
+    }
+    check_endpoint("address", &node.address, permit)?;
+    check_version(&node.version)?;
+    // The name is the one that the certificate proves.
+    node.name = host.name.clone();
+    if let Some(member) = call.auth.hosts.get(&host.host_id.to_string()).await? {
+        node.labels = with_labels(&node.labels, &member.record.labels)?;
+    }
+    let value = serde_json::to_vec(&node).map_err(ApiError::internal)?;
+    let key = call.auth.nodes.key(&node.host_id.to_string())?;
+    call.auth.ports.backend.put(&key, value.into(), Some(until(call.now))).await?;
+    Ok(())
+}
+
+fn until(now: Timestamp) -> Timestamp {
+    now.saturating_add(NODE_RETENTION)
+}
+
+pub(super) async fn keep_alive(call: &OpContext<'_>, permit: Permit<'_>) -> ApiResult<()> {
+    let host = permit.host().ok_or_else(ApiError::denied)?;
+    let key = call.auth.nodes.key(&host.host_id.to_string())?;
+    match call.auth.ports.backend.touch(&key, Some(until(call.now))).await {
+        Ok(_) => Ok(()),
+        Err(error @ StorageError::Conflict { .. }) => {
+            Err(ApiError::new(ApiErrorKind::NotFound, "the node is not known; announce it again")
+                .because(error))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+pub(super) async fn announce_proxy(
+    call: &OpContext<'_>,
+    permit: Permit<'_>,
+    mut proxy: ProxyRecord,
+) -> ApiResult<()> {
+    let host = permit.host().ok_or_else(ApiError::denied)?;
+    if proxy.host_id != host.host_id {
+        return Err(call.deny(permit.operation(), format!("announces proxy {}", proxy.host_id)).await);
+    }
+    check_endpoint("web address", &proxy.web_address, permit)?;
+    check_endpoint("SSH address", &proxy.ssh_address, permit)?;
+    check_version(&proxy.version)?;
+    proxy.name = host.name.clone();
+    let value = serde_json::to_vec(&proxy).map_err(ApiError::internal)?;
+    let key = call.auth.proxies.key(&proxy.host_id.to_string())?;
+    call.auth.ports.backend.put(&key, value.into(), Some(until(call.now))).await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use super::*;
+    use crate::auth::Caller;
+    use crate::auth::policy::{Operation, Scope};
+    use crate::cert::Identity;
+    use crate::id::HostRole;
+    use crate::testing::host_identity;
+
+    #[test]
+    fn an_address_can_be_dialled() {
+        let host = host_identity(
+            "0f8fad5b-d9cb-469f-a165-70867728950e",
+            "n",
+            "example.com",
+            HostRole::Node,
+            Timestamp::MAX,
+        );
+        let caller = Caller::Identity(Identity::Host(host), None);
+        let permit = Permit::new(&caller, Operation::AnnounceNode, Scope::Own);
+        for good in [
+            "192.0.2.7:3022",
+            "[2001:db8::7]:3022",
+            "localhost:1",
+            "web-1.example.com:3022",
+            "127.0.0.1:3022",
+        ] {
+            assert!(check_endpoint("address", good, permit).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            ":",
+            "web-1",
+            "web-1:",
+            "web-1:0",
+            "web-1:65536",
+            "web-1:+22",
+            "web-1:022",
+            "0.0.0.0:22",
+            "[::]:22",
+            "::1:22",
+            "a b:22",
+            "a\n:22",
+            "-a:22",
+            "http://a:22",
+            "a/b:22",
+            "a@b:22",
+        ] {
+            assert!(check_endpoint("address", bad, permit).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn d4_labels_of_the_token_win() {
+        let own: Labels = "env=prod,os=linux".parse().unwrap();
+        let forced: Labels = "env=test".parse().unwrap();
+        assert_eq!(with_labels(&own, &forced).unwrap().to_string(), "env=test,os=linux");
+    }
+}

@@ -1,0 +1,198 @@
+//! Recordings: nodes write their own sessions, users read theirs, auditors read all.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::context::OpContext;
+use super::policy::{Permit, Scope};
+use crate::api::{ApiError, ApiErrorKind, ApiResult, RecordingQuery};
+use crate::audit::{AuditEvent, EventKind};
+use crate::clock::Timestamp;
+use crate::id::{HostId, SessionId};
+use crate::recording::{MAX_PART_LEN, MAX_PARTS, RecordingError, RecordingInfo, RecordingMeta};
+use crate::resource::Verb;
+
+/// The most bytes of one answer.
+const READ_LEN: usize = 1 << 20;
+/// The most recordings of one answer.
+const MAX_LISTED: usize = 1000;
+/// How many pages of foreign recordings are looked through for the own ones.
+const MAX_PAGES: usize = 50;
+
+fn api_error(error: RecordingError, session: SessionId) -> ApiError {
+    match error {
+        RecordingError::Conflict { reason } => ApiError::new(ApiErrorKind::Conflict, reason),
+        RecordingError::NotFound => ApiError::not_found(format_args!("recording {session}")),
+        error @ RecordingError::Unavailable { .. } => ApiError::unavailable(error),
+    }
+}
+
+/// Which host owns which session: of the recordings that are being written, so that not every part asks the store.
+#[derive(Debug, Default)]
+pub(super) struct SessionHosts(Mutex<HashMap<SessionId, HostId>>);
+
+/// Remembered sessions, at most. What was forgotten is asked again.
+const MAX_REMEMBERED: usize = 8192;
+
+impl SessionHosts {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, HostId>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, session: SessionId, host: HostId) {
+        let mut hosts = self.lock();
+        if hosts.len() >= MAX_REMEMBERED {
+            hosts.clear();
+        }
+        hosts.insert(session, host);
+    }
+}
+
+/// That the calling host recorded this session. The id of a session says nothing about its host: only what was written
+/// down when the recording began does.
+async fn check_owner(call: &OpContext<'_>, permit: Permit<'_>, session: SessionId) -> ApiResult<()> {
+    let caller = permit.host().ok_or_else(ApiError::denied)?;
+    let remembered = call.auth.session_hosts.lock().get(&session).copied();
+    let owner = match remembered {
+        Some(owner) => owner,
+        None => {
+            let info = call.auth.ports.recordings.info(session).await;
+            let owner = info.map_err(|error| api_error(error, session))?.meta.host_id;
+            call.auth.session_hosts.remember(session, owner);
+            owner
+        }
+    };
+    if owner == caller.host_id {
+        Ok(())
+    } else {
+        Err(call.deny(permit.operation(), format!("session {session} is of host {owner}")).await)
+    }
+}
+
+pub(super) async fn create(
+    call: &OpContext<'_>,
+    permit: Permit<'_>,
+    mut meta: RecordingMeta,
+) -> ApiResult<()> {
+    let host = permit.host().ok_or_else(ApiError::denied)?;
+    if meta.host_id != host.host_id || meta.cluster != host.cluster {
+        let claim = format!("records session {} as host {}", meta.session, meta.host_id);
+        return Err(call.deny(permit.operation(), claim).await);
+    }
+    meta.host_name = host.name.clone();
+    let session = meta.session;
+    call.auth.ports.recordings.create(&meta).await.map_err(|error| api_error(error, session))?;
+    call.auth.session_hosts.remember(session, host.host_id);
+    Ok(())
+}
+
+pub(super) async fn put_part(
+    call: &OpContext<'_>,
+    permit: Permit<'_>,
+    session: SessionId,
+    number: u32,
+    part: Bytes,
+) -> ApiResult<()> {
+    if part.len() > MAX_PART_LEN || part.is_empty() || number >= MAX_PARTS {
+        return Err(ApiError::invalid(format!(
+            "a part has 1 to {MAX_PART_LEN} bytes and a number below {MAX_PARTS}"
+        )));
+    }
+    check_owner(call, permit, session).await?;
+    let stored = call.auth.ports.recordings.put_part(session, number, part).await;
+    stored.map_err(|error| api_error(error, session))
+}
+
+pub(super) async fn parts(call: &OpContext<'_>, permit: Permit<'_>, session: SessionId) -> ApiResult<u32> {
+    check_owner(call, permit, session).await?;
+    call.auth.ports.recordings.parts(session).await.map_err(|error| api_error(error, session))
+}
+
+pub(super) async fn complete(
+    call: &OpContext<'_>,
+    permit: Permit<'_>,
+    session: SessionId,
+    parts: u32,
+) -> ApiResult<()> {
+    check_owner(call, permit, session).await?;
+    let store = &call.auth.ports.recordings;
+    let info = store.info(session).await.map_err(|error| api_error(error, session))?;
+    store.complete(session, parts, call.now).await.map_err(|error| api_error(error, session))?;
+    call.auth.session_hosts.lock().remove(&session);
+    // Completing again is allowed (the answer may have been lost), but it happened once.
+    if info.completed.is_some() {
+        return Ok(());
+    }
+    let event = AuditEvent::new(EventKind::SessionUpload).session(session);
+    let event = call.by_caller(event).user(&info.meta.user).login(&info.meta.login);
+    call.audit(vec![event.field("parts", parts)]).await
+}
+
+/// Whether the caller may see every recording, by `verb`.
+async fn sees_all(call: &OpContext<'_>, permit: Permit<'_>, verb: Verb) -> ApiResult<bool> {
+    Ok(permit.scope() == Scope::All || call.check_rule("session", verb).await?.is_ok())
+}
+
+pub(super) async fn list(
+    call: &OpContext<'_>,
+    permit: Permit<'_>,
+    query: RecordingQuery,
+) -> ApiResult<Vec<RecordingInfo>> {
+    let day = Duration::from_secs(24 * 3600);
+    let from = query.from.unwrap_or_else(|| call.now.saturating_sub(day));
+    let mut to = query.to.unwrap_or(Timestamp::MAX);
+    let limit = if query.limit == 0 { 50 } else { query.limit.min(MAX_LISTED) };
+    let store = &call.auth.ports.recordings;
+    let failed = |error: RecordingError| ApiError::unavailable(error);
+    if sees_all(call, permit, Verb::List).await? {
+        return store.list(from, to, limit).await.map_err(failed);
+    }
+    let user = permit.user().ok_or_else(ApiError::denied)?;
+    let mut own: Vec<RecordingInfo> = Vec::new();
+    for _ in 0..MAX_PAGES {
+        let page = store.list(from, to, MAX_LISTED).await.map_err(failed)?;
+        let last = page.len() < MAX_LISTED;
+        // The next page begins with the millisecond in which this one ends, lest it lose some of several in one.
+        let next =
+            page.last().map_or(from, |info| info.meta.started.saturating_add(Duration::from_millis(1)));
+        for info in page {
+            let known = |own: &RecordingInfo| own.meta.session == info.meta.session;
+            if info.meta.user == user.user && !own.iter().any(known) {
+                own.push(info);
+            }
+        }
+        if last || own.len() >= limit || next >= to {
+            break;
+        }
+        to = next;
+    }
+    own.truncate(limit);
+    Ok(own)
+}
+
+pub(super) async fn read(
+    call: &OpContext<'_>,
+    permit: Permit<'_>,
+    session: SessionId,
+    offset: u64,
+) -> ApiResult<Bytes> {
+    let store = &call.auth.ports.recordings;
+    let info = store.info(session).await.map_err(|error| api_error(error, session))?;
+    let own = permit.user().is_some_and(|user| user.user == info.meta.user);
+    if !own && !sees_all(call, permit, Verb::Read).await? {
+        let reason = format!("session {session} is of user {}", info.meta.user);
+        call.deny(permit.operation(), reason).await;
+        // As for one that does not exist: ids of sessions are not confirmed to strangers.
+        return Err(api_error(RecordingError::NotFound, session));
+    }
+    if offset == 0 {
+        let event = AuditEvent::new(EventKind::RecordingAccess)
+            .session(session)
+            .field("session_user", info.meta.user.as_str());
+        call.audit(vec![call.by_caller(event)]).await?;
+    }
+    store.read(session, offset, READ_LEN).await.map_err(|error| api_error(error, session))
+}

@@ -1,0 +1,117 @@
+//! Whom to trust, and what to decide by.
+
+use std::sync::Arc;
+
+use futures_util::stream::{self, BoxStream, StreamExt};
+
+use super::context::OpContext;
+use super::policy::Permit;
+use super::{Caller, Inner, nodes};
+use crate::api::{AccessView, ApiError, ApiResult, ClusterStatus, Ping};
+use crate::clock::Timestamp;
+use crate::storage::{Prefix, RepoError, Watch, WatchEnd, WatchEvent};
+
+/// Where `teleport-ca` keeps what it issues with. A change there is looked at at once; that of another issuer after
+/// [`AuthConfig::trust_refresh`](super::AuthConfig::trust_refresh).
+const AUTHORITIES: &str = "ca";
+
+pub(super) fn ping(call: &OpContext<'_>) -> Ping {
+    Ping {
+        cluster_name: call.auth.config.cluster.clone(),
+        server_version: call.auth.config.server_version.clone(),
+        second_factor: "otp".to_owned(),
+        proxy_ssh_address: None,
+    }
+}
+
+pub(super) async fn status(call: &OpContext<'_>, _permit: Permit<'_>) -> ApiResult<ClusterStatus> {
+    let proxies = call.auth.proxies.list().await?.into_iter().map(|stored| stored.record).collect();
+    let nodes = nodes::all(call.auth).await?;
+    Ok(ClusterStatus {
+        cluster_name: call.auth.config.cluster.clone(),
+        server_version: call.auth.config.server_version.clone(),
+        ca_pins: call.trust().await?.ca_pins(),
+        proxies,
+        nodes_online: nodes.iter().filter(|node| node.is_online(call.now)).count(),
+        time: call.now,
+    })
+}
+
+async fn view(auth: &Inner) -> ApiResult<AccessView> {
+    let roles = auth.role_cache.current(auth.ports.clock.now()).await?;
+    Ok(AccessView { trust: auth.ports.issuer.trust().await?, roles: roles.to_vec() })
+}
+
+struct Watching {
+    auth: Arc<Inner>,
+    until: Option<Timestamp>,
+    roles: Option<(Watch, Watch)>,
+    last: Option<AccessView>,
+    over: bool,
+}
+
+impl Watching {
+    async fn begin(&mut self) -> ApiResult<()> {
+        let roles = self.auth.roles.watch().await?;
+        let authorities = Prefix::new(AUTHORITIES).map_err(RepoError::from)?;
+        self.roles = Some((roles, self.auth.ports.backend.watch(&authorities).await?));
+        Ok(())
+    }
+
+    /// Waits until something may have changed.
+    async fn changed(&mut self) -> ApiResult<()> {
+        loop {
+            if self.until.is_some_and(|until| until <= self.auth.ports.clock.now()) {
+                return Err(ApiError::denied());
+            }
+            let Some((roles, authorities)) = &mut self.roles else { return self.begin().await };
+            let event = tokio::select! {
+                event = roles.next() => event,
+                event = authorities.next() => event,
+                () = tokio::time::sleep(self.auth.config.trust_refresh) => return Ok(()),
+            };
+            match event {
+                Ok(WatchEvent::Ready { .. }) => {}
+                Ok(_) => return Ok(()),
+                Err(WatchEnd::Lagged) => self.roles = None,
+                Err(end @ WatchEnd::Closed) => return Err(ApiError::unavailable(end)),
+            }
+        }
+    }
+
+    async fn next(&mut self) -> ApiResult<AccessView> {
+        loop {
+            if self.last.is_some() {
+                self.changed().await?;
+            } else {
+                self.begin().await?;
+            }
+            let view = view(&self.auth).await?;
+            if self.last.as_ref() != Some(&view) {
+                self.last = Some(view.clone());
+                return Ok(view);
+            }
+        }
+    }
+}
+
+pub(super) async fn watch(
+    auth: &Arc<Inner>,
+    call: &OpContext<'_>,
+    _permit: Permit<'_>,
+) -> ApiResult<BoxStream<'static, ApiResult<AccessView>>> {
+    let until = match call.caller {
+        Caller::Identity(identity, _) => Some(identity.expires()),
+        _ => None,
+    };
+    let watching = Watching { auth: Arc::clone(auth), until, roles: None, last: None, over: false };
+    Ok(stream::unfold(watching, |mut watching| async move {
+        if watching.over {
+            return None;
+        }
+        let view = watching.next().await;
+        watching.over = view.is_err();
+        Some((view, watching))
+    })
+    .boxed())
+}

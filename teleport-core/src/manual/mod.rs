@@ -1,0 +1,17 @@
+//! The manual: why things are as they are.
+//!
+//! | chapter | question |
+//! | --- | --- |
+//! | [`threat_model`] | who attacks, what is promised, what is not |
+//! | [`trust_and_keys`] | which keys exist, where they are made, what each can do |
+//! | [`join`] | how a host becomes a member and stays one |
+//! | [`defaults`] | every number, and its reason |
+
+#[doc = include_str!("defaults.md")]
+pub mod defaults {}
+#[doc = include_str!("join.md")]
+pub mod join {}
+#[doc = include_str!("threat_model.md")]
+pub mod threat_model {}
+#[doc = include_str!("trust_and_keys.md")]
+pub mod trust_and_keys {}
