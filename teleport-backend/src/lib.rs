@@ -1,4 +1,54 @@
-//! Storage drivers for the access platform.
+//! Storage drivers for an identity-aware SSH access platform, and the suites that judge drivers.
+//!
+//! The ports are traits of `teleport-core`; this crate knows keys and bytes, not users and roles.
+//!
+//! | port | drivers |
+//! | --- | --- |
+//! | [`Backend`](teleport_core::storage::Backend) | [`memory`], `redb` (feature `redb`, on by default), around any of them [`wrap`] |
+//! | [`RecordingStore`](teleport_core::recording::RecordingStore) | [`recordings::fs`] |
+//! | [`AuditLog`](teleport_core::audit::AuditLog) | [`audit::file`] |
+//!
+//! [`open`](fn@open) chooses a backend by URL. What a driver promises is the documentation of its port; the feature
+//! `conformance` has a public suite for each port, with a clock that it controls. Write your own driver against it:
+//! `examples/custom_backend.rs` is a complete one.
+//!
+//! What it is not: a database server, a cache, or a client for one. Nothing here opens a socket.
+//!
+//! # Example
+//!
+//! A lock that one of two contenders gets, in a file that survives the process:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//!
+//! use teleport_core::clock::{Clock, SystemClock};
+//! use teleport_core::storage::{BackendExt, Key, Prefix, WatchEvent};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("state.redb");
+//! let clock = Arc::new(SystemClock::new());
+//! let backend = teleport_backend::open(&format!("redb:{}", path.display()), clock.clone()).await?;
+//!
+//! let mut watch = backend.watch(&Prefix::new("locks")?).await?;
+//! assert!(matches!(watch.next().await?, WatchEvent::Ready { .. }));
+//!
+//! let key = Key::new("locks/rotation")?;
+//! let until = clock.now().saturating_add(Duration::from_secs(30));
+//! let (first, second) = tokio::join!(
+//!     backend.create(&key, "auth-1".into(), Some(until)),
+//!     backend.create(&key, "auth-2".into(), Some(until)),
+//! );
+//! assert!(first.is_ok() && second.is_err_and(|error| error.is_conflict()));
+//!
+//! // Durable by now, and everyone who watches hears of it.
+//! assert!(matches!(watch.next().await?, WatchEvent::Put(item) if item.value == "auth-1"));
+//! backend.close().await;
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
 pub mod audit;

@@ -9,6 +9,7 @@
 
 mod audit;
 mod child;
+mod example;
 mod files;
 mod kill;
 mod memory;
