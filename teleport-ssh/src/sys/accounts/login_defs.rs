@@ -17,7 +17,8 @@ pub struct LoginDefs {
 }
 
 impl LoginDefs {
-    /// Reads `/etc/login.defs`; what is missing or unreadable is the built-in default.
+    /// Reads `/etc/login.defs`; what is missing or unreadable is the built-in default. Once per daemon is
+    /// enough; the file is long and changes with the distribution.
     #[must_use]
     pub fn load() -> Self {
         Self::load_from(Path::new("/etc/login.defs"))
