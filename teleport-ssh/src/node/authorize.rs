@@ -1,0 +1,76 @@
+//! From a certificate to a grant: what the node decides about a login.
+
+use std::net::SocketAddr;
+
+use ssh_key::Certificate;
+use teleport_core::access::{AccessChecker, Denied, LoginGrant};
+use teleport_core::cert::{CertRejected, UserCheck};
+use teleport_core::clock::Timestamp;
+use teleport_core::id::{InvalidName, OsLogin};
+use teleport_core::resource::NodeRecord;
+
+use crate::authn;
+use crate::session::LoginRefused;
+use crate::view::{AccessCache, NoView};
+
+/// Why a login is refused. For the log and the audit event; the client hears that permission was denied.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error(transparent)]
+    Access(#[from] Denied),
+    #[error(transparent)]
+    Certificate(#[from] CertRejected),
+    #[error(transparent)]
+    Login(#[from] InvalidName),
+    #[error("only certificates are accepted, not {method}")]
+    Method { method: &'static str },
+    #[error(transparent)]
+    Service(#[from] LoginRefused),
+    #[error(transparent)]
+    View(#[from] NoView),
+}
+
+/// Accepts the certificate and checks that its holder may log in here, by the newest roles.
+pub(super) fn login(
+    certificate: &Certificate,
+    login: &str,
+    peer: SocketAddr,
+    now: Timestamp,
+    cache: &AccessCache,
+    node: &NodeRecord,
+) -> Result<LoginGrant, Refusal> {
+    let view = cache.usable()?;
+    let login = OsLogin::new(login)?;
+    let check = UserCheck { login: Some(&login), peer: Some(peer.ip()), now };
+    let identity = authn::user(certificate, &view.trust, check)?;
+    let checker = AccessChecker::for_identity(&identity, &view.roles);
+    Ok(checker.check_login(&identity, node, &login)?)
+}
+
+/// Checks again, for each channel of a connection, what may have changed since it was authenticated: the roles, and the
+/// certificate's end.
+pub(super) fn again(
+    grant: &LoginGrant,
+    now: Timestamp,
+    cache: &AccessCache,
+    node: &NodeRecord,
+) -> Result<LoginGrant, Refusal> {
+    if now >= grant.identity.expires {
+        return Err(CertRejected::Expired.into());
+    }
+    let view = cache.usable()?;
+    let checker = AccessChecker::for_identity(&grant.identity, &view.roles);
+    Ok(checker.check_login(&grant.identity, node, &grant.login)?)
+}
+
+/// The text of an error and of what caused it, for the audit event.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

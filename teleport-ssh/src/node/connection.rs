@@ -1,0 +1,157 @@
+//! One connection around the SSH library: its deadlines, its end.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use russh::Disconnect;
+use russh::server::run_stream;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Shared;
+use super::handler::{Connection, ConnectionError, Progress};
+use crate::engine::transport::{Link, Transport};
+use crate::engine::{ConfigError, server_config_for};
+use crate::identity::{HostIdentityHandle, HostMaterial};
+use crate::listener::Accepted;
+use crate::listener::limits::Outcome;
+
+/// How long a client has to say that it speaks SSH.
+const BANNER_LIMIT: Duration = Duration::from_secs(10);
+/// How long a client has to take the word that the node goes away.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(2);
+
+/// The library's configuration of the newest identity.
+pub(super) struct ConfigCache(Mutex<(Arc<HostMaterial>, Arc<russh::server::Config>)>);
+
+impl ConfigCache {
+    pub(super) fn new(identity: &HostIdentityHandle) -> Result<Self, ConfigError> {
+        let material = identity.current();
+        let config = server_config_for(&material)?;
+        Ok(Self(Mutex::new((material, config))))
+    }
+
+    /// For a new connection: with the identity of this moment, so that a rotation needs no restart.
+    fn current(&self, identity: &HostIdentityHandle) -> Arc<russh::server::Config> {
+        let newest = identity.current();
+        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&cached.0, &newest) {
+            match server_config_for(&newest) {
+                Ok(config) => cached.1 = config,
+                Err(error) => tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the new identity cannot be used; the old one is kept"
+                ),
+            }
+            cached.0 = newest;
+        }
+        Arc::clone(&cached.1)
+    }
+}
+
+/// The library runs each connection in a task of its own, which ends when its stream is cut.
+struct CutOnDrop(Link);
+
+impl Drop for CutOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Serves one connection to its end.
+pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
+    let Accepted { stream, peer, local, mut admitted } = accepted;
+    let grace = Instant::now() + node.login_grace;
+    let link = Link::new();
+    let cut = CutOnDrop(link.clone());
+    let (progress, mut progressed) = watch::channel(Progress::Connected);
+    let (open, opened) = watch::channel(0);
+    let handler = Connection::new(Arc::clone(&node), link.clone(), peer, local, progress, open);
+    let config = node.configs.current(&node.identity);
+    let transport = Transport::new(stream, link);
+    let banner = tokio::time::timeout(BANNER_LIMIT.min(node.login_grace), run_stream(config, transport, handler));
+    let mut session = tokio::select! {
+        session = banner => match session {
+            Ok(Ok(session)) => session,
+            // Port scanners and those who speak something else.
+            Ok(Err(_)) => return,
+            Err(_) => {
+                admitted.record(Outcome::GraceExceeded);
+                return;
+            }
+        },
+        () = node.shutdown.draining() => {
+            admitted.record(Outcome::Unblamed);
+            return;
+        }
+    };
+    let handle = session.handle();
+    let authenticated = async {
+        progressed.wait_for(|progress| *progress == Progress::Authenticated).await.is_ok()
+    };
+    let ended = tokio::select! {
+        ended = &mut session => Some(ended),
+        known = authenticated => {
+            // Without: the handler is gone, and the session's end tells why.
+            if known {
+                admitted.record(Outcome::Authenticated);
+                None
+            } else {
+                Some((&mut session).await)
+            }
+        }
+        () = tokio::time::sleep_until(grace) => {
+            tracing::info!(%peer, "the client took too long to log in");
+            admitted.record(Outcome::GraceExceeded);
+            return;
+        }
+        () = node.shutdown.draining() => {
+            admitted.record(Outcome::Unblamed);
+            return;
+        }
+    };
+    if let Some(ended) = ended {
+        if !report(&ended, peer) {
+            admitted.crashed();
+        } else if *progressed.borrow() == Progress::Refused {
+            admitted.record(Outcome::Failed);
+        }
+        return;
+    }
+    let ended = tokio::select! {
+        ended = &mut session => ended,
+        () = idle_and_draining(&node, opened) => {
+            let goodbye = handle.disconnect(Disconnect::ByApplication, "the node goes away".into(), String::new());
+            let _ = tokio::time::timeout(GOODBYE_LIMIT, async { (goodbye.await, (&mut session).await) }).await;
+            return;
+        }
+        () = node.shutdown.aborted() => return,
+    };
+    if !report(&ended, peer) {
+        admitted.crashed();
+    }
+    drop(cut);
+}
+
+async fn idle_and_draining(node: &Shared, mut opened: watch::Receiver<usize>) {
+    node.shutdown.draining().await;
+    // An error is the handler's end, which the session itself tells.
+    if opened.wait_for(|channels| *channels == 0).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Logs how a connection ended; says whether that was without a defect of ours.
+fn report(ended: &Result<(), ConnectionError>, peer: std::net::SocketAddr) -> bool {
+    match ended {
+        Ok(()) => true,
+        Err(ConnectionError::Ssh(russh::Error::Join(error))) => {
+            tracing::error!(%peer, error = error as &dyn std::error::Error, "a connection's task failed");
+            false
+        }
+        Err(error) => {
+            tracing::debug!(%peer, error = error as &dyn std::error::Error, "connection ended");
+            true
+        }
+    }
+}

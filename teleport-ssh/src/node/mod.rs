@@ -1,0 +1,372 @@
+//! The SSH node: lets users with certificates in, and nobody else.
+//!
+//! ```text
+//! TCP -> listener (limits) -> SSH handshake -> certificate -> roles -> SessionService::prepare -> LoginGrant
+//!                                                                                |
+//!            session channel -> request order -> recorder -> audit session.start -> SessionService::run
+//! ```
+//!
+//! Each refusal is written to the audit log with its reason; the client hears that permission was denied.
+
+mod audit;
+mod authorize;
+mod connection;
+mod handler;
+mod session_task;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use teleport_core::api::NodeAccess;
+use teleport_core::audit::{AuditEvent, EventKind};
+use teleport_core::clock::Clock;
+use teleport_core::entropy::Entropy;
+use teleport_core::label::Labels;
+use teleport_core::resource::NodeRecord;
+use teleport_core::task::{Shutdown, TaskScope};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+pub use self::audit::NotAudited;
+use self::audit::{AuditQueue, AuditWorker};
+use self::connection::ConfigCache;
+pub use crate::engine::ConfigError;
+use crate::identity::HostIdentityHandle;
+use crate::listener::limits::Limits;
+use crate::listener::{self, BindError, Counts, Door};
+use crate::record::{NoRecorders, Recorders};
+use crate::session::{SessionRegistry, SessionService};
+use crate::sys::environment::AllowList;
+use crate::view::{AccessCache, DEFAULT_MAX_AGE};
+use crate::heartbeat;
+
+/// Sessions of one connection, if nothing else is configured.
+const MAX_SESSIONS: usize = 10;
+/// How long the last events may take to be written when the node stops.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
+
+/// What happens when the audit log cannot be written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum AuditPolicy {
+    /// Sessions begin; their events are kept in memory and sent when they can be.
+    BestEffort,
+    /// A session begins once its start is durable in the audit log, or not at all.
+    #[default]
+    Required,
+}
+
+/// A node could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// The port cannot be opened.
+    #[error("the SSH port cannot be opened")]
+    Bind {
+        /// The reason.
+        source: BindError,
+    },
+    /// The host's identity is not usable.
+    #[error("the host's identity cannot be used")]
+    Identity {
+        /// The reason.
+        source: ConfigError,
+    },
+}
+
+/// The SSH server of a node.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct NodeServer;
+
+impl NodeServer {
+    /// Begins to describe a node. It shows `identity` to clients, asks `access` whom to trust and which roles exist, and
+    /// reports to it; `service` runs the sessions.
+    pub fn builder(
+        identity: HostIdentityHandle,
+        access: Arc<dyn NodeAccess>,
+        service: Arc<dyn SessionService>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> NodeBuilder {
+        NodeBuilder {
+            identity,
+            access,
+            service,
+            clock,
+            entropy,
+            listen: SocketAddr::from(([0, 0, 0, 0], 3022)),
+            advertise: None,
+            labels: Labels::default(),
+            recorders: Arc::new(NoRecorders),
+            limits: Limits::default(),
+            max_sessions: MAX_SESSIONS,
+            max_view_age: DEFAULT_MAX_AGE,
+            audit_policy: AuditPolicy::default(),
+            env: AllowList::default(),
+        }
+    }
+}
+
+/// Options of a node; every one has a default.
+#[derive(Debug)]
+pub struct NodeBuilder {
+    identity: HostIdentityHandle,
+    access: Arc<dyn NodeAccess>,
+    service: Arc<dyn SessionService>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    listen: SocketAddr,
+    advertise: Option<String>,
+    labels: Labels,
+    recorders: Arc<dyn Recorders>,
+    limits: Limits,
+    max_sessions: usize,
+    max_view_age: Duration,
+    audit_policy: AuditPolicy,
+    env: AllowList,
+}
+
+impl NodeBuilder {
+    /// Where to listen; port 0 is any free one. Default: `0.0.0.0:3022`.
+    #[must_use]
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.listen = address;
+        self
+    }
+
+    /// What the node tells others to be its address, `host:port`. Default: where it listens, or its name if that is every
+    /// address.
+    #[must_use]
+    pub fn advertise(mut self, address: impl Into<String>) -> Self {
+        self.advertise = Some(address.into());
+        self
+    }
+
+    /// The node's labels. Default: none.
+    #[must_use]
+    pub fn labels(mut self, labels: Labels) -> Self {
+        self.labels = labels;
+        self
+    }
+
+    /// Who records the sessions. Default: nobody.
+    #[must_use]
+    pub fn recorders(mut self, recorders: Arc<dyn Recorders>) -> Self {
+        self.recorders = recorders;
+        self
+    }
+
+    /// The limits for strangers. The proxies' addresses belong into [`Limits::exempt`].
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// The most sessions of one connection at a time. Default: 10.
+    #[must_use]
+    pub fn max_sessions(mut self, sessions: usize) -> Self {
+        self.max_sessions = sessions;
+        self
+    }
+
+    /// How long the node decides by its last view of trust and roles while the auth service is silent; zero is strict.
+    /// Default: 5 minutes.
+    #[must_use]
+    pub fn max_view_age(mut self, age: Duration) -> Self {
+        self.max_view_age = age;
+        self
+    }
+
+    /// What happens when the audit log cannot be written. Default: no session begins.
+    #[must_use]
+    pub fn audit_policy(mut self, policy: AuditPolicy) -> Self {
+        self.audit_policy = policy;
+        self
+    }
+
+    /// Environment variables that clients may set. Default: `LANG` and `LC_*`.
+    #[must_use]
+    pub fn accept_env(mut self, names: AllowList) -> Self {
+        self.env = names;
+        self
+    }
+
+    /// Opens the port. Clients that come now wait until [`BoundNode::serve`] runs.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled.
+    // Async, so that a bind that must ask somebody stays possible without another signature.
+    pub async fn bind(self) -> Result<BoundNode, NodeError> {
+        let configs = ConfigCache::new(&self.identity).map_err(|source| NodeError::Identity { source })?;
+        let bind_error = |source| NodeError::Bind { source };
+        let listener = listener::bind(self.listen).map_err(bind_error)?;
+        let local = listener
+            .local_addr()
+            .map_err(|source| bind_error(BindError { address: self.listen, source }))?;
+        let material = self.identity.current();
+        let address = self.advertise.unwrap_or_else(|| match local.ip().is_unspecified() {
+            true => format!("{}:{}", material.name, local.port()),
+            false => local.to_string(),
+        });
+        let record = NodeRecord {
+            host_id: material.host_id,
+            name: material.name.clone(),
+            address,
+            labels: self.labels,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let (audit, worker) = audit::queue();
+        let shared = Shared {
+            identity: self.identity,
+            configs,
+            service: self.service,
+            recorders: self.recorders,
+            clock: self.clock,
+            entropy: Arc::clone(&self.entropy),
+            view: AccessCache::new(self.max_view_age),
+            audit,
+            audit_policy: self.audit_policy,
+            record: watch::Sender::new(record),
+            sessions: SessionRegistry::default(),
+            tasks: TaskScope::new(),
+            max_sessions: self.max_sessions,
+            login_grace: self.limits.login_grace,
+            env: self.env,
+            // Replaced by the one that `serve` is given.
+            shutdown: Shutdown::new(),
+        };
+        let door = Door::new(self.limits, self.entropy);
+        Ok(BoundNode { listener, local, door, worker, access: self.access, shared })
+    }
+}
+
+/// What the connections of a node share.
+pub(crate) struct Shared {
+    identity: HostIdentityHandle,
+    configs: ConfigCache,
+    service: Arc<dyn SessionService>,
+    recorders: Arc<dyn Recorders>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    view: AccessCache,
+    audit: AuditQueue,
+    audit_policy: AuditPolicy,
+    record: watch::Sender<NodeRecord>,
+    sessions: SessionRegistry,
+    tasks: TaskScope,
+    max_sessions: usize,
+    login_grace: Duration,
+    env: AllowList,
+    shutdown: Shutdown,
+}
+
+impl Shared {
+    /// An event of this node.
+    fn event(&self, kind: EventKind) -> AuditEvent {
+        let material = self.identity.current();
+        AuditEvent::new(kind).server(material.host_id, &material.name)
+    }
+}
+
+/// A node whose port is open.
+pub struct BoundNode {
+    listener: TcpListener,
+    local: SocketAddr,
+    door: Door,
+    worker: AuditWorker,
+    access: Arc<dyn NodeAccess>,
+    shared: Shared,
+}
+
+impl fmt::Debug for BoundNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundNode").field("local", &self.local).finish_non_exhaustive()
+    }
+}
+
+/// A look into a node that runs.
+#[derive(Clone, Debug)]
+pub struct NodeStatus {
+    door: Door,
+    sessions: SessionRegistry,
+    view: AccessCache,
+}
+
+impl NodeStatus {
+    /// What the listener has seen.
+    pub fn counts(&self) -> Counts {
+        self.door.counts()
+    }
+
+    /// The sessions that are alive.
+    pub fn sessions(&self) -> &SessionRegistry {
+        &self.sessions
+    }
+
+    /// Whom the node trusts and which roles it knows.
+    pub fn view(&self) -> &AccessCache {
+        &self.view
+    }
+}
+
+impl BoundNode {
+    /// Where the node listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// A look into the node, also while it runs.
+    pub fn status(&self) -> NodeStatus {
+        NodeStatus {
+            door: self.door.clone(),
+            sessions: self.shared.sessions.clone(),
+            view: self.shared.view.clone(),
+        }
+    }
+
+    /// Serves until `shutdown` drains: then accepts nothing more, ends connections without sessions, waits for the
+    /// sessions, and writes the last audit events. Aborting ends the sessions at once.
+    ///
+    /// Dropping the future ends everything, without the last events.
+    pub async fn serve(self, shutdown: Shutdown) {
+        let Self { listener, door, worker, access, mut shared, .. } = self;
+        shared.shutdown = shutdown.clone();
+        let scope = TaskScope::new();
+        let entropy = Arc::clone(&shared.entropy);
+        scope.spawn(shared.view.follow(Arc::clone(&access), Arc::clone(&entropy), shutdown.clone()));
+        scope.spawn(heartbeat::run(
+            Arc::clone(&access),
+            shared.record.subscribe(),
+            Arc::clone(&entropy),
+            shutdown.clone(),
+        ));
+        // Of its own, because the last events come after the abort.
+        let written = Shutdown::new();
+        let writing = TaskScope::new();
+        writing.spawn(worker.run(access, entropy, written.clone()));
+        let shared = Arc::new(shared);
+        let node = Arc::clone(&shared);
+        listener::serve(listener, door, shutdown.clone(), move |accepted| {
+            connection::run(Arc::clone(&node), accepted)
+        })
+        .await;
+        tokio::select! {
+            () = shared.tasks.join() => {}
+            () = shutdown.aborted() => shared.tasks.abort().await,
+        }
+        scope.abort().await;
+        // The worker ends when the last sender is gone.
+        drop(shared);
+        if tokio::time::timeout(LAST_EVENTS, writing.join()).await.is_err() {
+            written.abort();
+            writing.join().await;
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The two ends of a session as a service sees them: input, output, events. Output is recorded on its way.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use russh::server::Msg;
+use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+use teleport_core::recording::{OutputStream, Recorder, SessionEnd};
+use tokio::io::AsyncRead;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{SessionRequest, TerminalSize};
+use crate::engine::transport::{Account, Link};
+
+/// SSH's number for standard error.
+const STDERR: u32 = 1;
+
+/// A session: what was asked for, and the streams.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct SessionChannel {
+    /// What to run, for whom.
+    pub request: SessionRequest,
+    /// What the client sends.
+    pub input: SessionInput,
+    /// What the client is shown.
+    pub output: SessionOutput,
+    /// Window changes, signals, and the end of the connection.
+    pub events: SessionEvents,
+}
+
+/// What the client sends as standard input. Dropping it throws away whatever else comes.
+pub struct SessionInput {
+    channel: ChannelReadHalf,
+    account: Account,
+    ended: bool,
+}
+
+impl SessionInput {
+    pub(crate) fn new(channel: ChannelReadHalf, account: Account) -> Self {
+        Self { channel, account, ended: false }
+    }
+
+    /// The next piece; `None` once the client has ended its input or is gone. Cancel safe.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        while !self.ended {
+            let message = self.channel.wait().await;
+            let len = match &message {
+                Some(ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. }) => data.len(),
+                _ => 0,
+            };
+            self.account.taken(len);
+            match message {
+                Some(ChannelMsg::Data { data }) if !data.is_empty() => return Some(data),
+                None | Some(ChannelMsg::Eof | ChannelMsg::Close) => self.ended = true,
+                // Requests, which are handled elsewhere.
+                Some(_) => {}
+            }
+        }
+        None
+    }
+
+    /// The same as a reader.
+    pub fn into_reader(self) -> impl AsyncRead + Send + 'static {
+        let stream = futures_util::stream::unfold(self, async |mut input| {
+            let piece = input.next().await?;
+            Some((Ok::<_, io::Error>(piece), input))
+        });
+        tokio_util::io::StreamReader::new(Box::pin(stream))
+    }
+}
+
+impl Drop for SessionInput {
+    fn drop(&mut self) {
+        self.account.close();
+    }
+}
+
+impl fmt::Debug for SessionInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionInput").field("ended", &self.ended).finish_non_exhaustive()
+    }
+}
+
+/// Output can no longer be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OutputClosed {
+    /// The client is gone.
+    #[error("the client is gone")]
+    Client,
+    /// The session must be recorded, and cannot be.
+    #[error("the session can no longer be recorded")]
+    Recording,
+}
+
+/// What the client is shown; recorded on its way. Clones write to the same session.
+#[derive(Clone)]
+pub struct SessionOutput(Arc<Output>);
+
+struct Output {
+    channel: ChannelWriteHalf<Msg>,
+    link: Link,
+    closed: CancellationToken,
+    started: Instant,
+    recorder: Mutex<Box<dyn Recorder>>,
+}
+
+impl SessionOutput {
+    pub(crate) fn new(
+        channel: ChannelWriteHalf<Msg>,
+        link: Link,
+        closed: CancellationToken,
+        recorder: Box<dyn Recorder>,
+    ) -> Self {
+        let recorder = Mutex::new(recorder);
+        Self(Arc::new(Output { channel, link, closed, started: Instant::now(), recorder }))
+    }
+
+    /// Shows `data` as standard output, or on the terminal. Waits for the client's window.
+    ///
+    /// When it returns early by being dropped, a part may have been sent.
+    ///
+    /// # Errors
+    /// [`OutputClosed`]: the session should end.
+    pub async fn stdout(&self, data: impl Into<Bytes>) -> Result<(), OutputClosed> {
+        self.write(OutputStream::Stdout, data.into()).await
+    }
+
+    /// Shows `data` as standard error. See [`SessionOutput::stdout`].
+    ///
+    /// # Errors
+    /// [`OutputClosed`]: the session should end.
+    pub async fn stderr(&self, data: impl Into<Bytes>) -> Result<(), OutputClosed> {
+        self.write(OutputStream::Stderr, data.into()).await
+    }
+
+    async fn write(&self, stream: OutputStream, data: Bytes) -> Result<(), OutputClosed> {
+        let output = &*self.0;
+        // Recorded before it is shown: nothing is seen that is not in the recording.
+        if !self.record(|recorder, at| recorder.output(at, stream, &data)) {
+            return Err(OutputClosed::Recording);
+        }
+        let _waits = output.link.output_waits();
+        let send = async {
+            match stream {
+                OutputStream::Stderr => output.channel.extended_data_bytes(STDERR, data).await,
+                _ => output.channel.data_bytes(data).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            sent = send => sent.map_err(|_| OutputClosed::Client),
+            () = output.closed.cancelled() => Err(OutputClosed::Client),
+        }
+    }
+
+    /// Whether everything is recorded that must be.
+    fn record(&self, act: impl FnOnce(&mut dyn Recorder, Duration)) -> bool {
+        let at = self.0.started.elapsed();
+        let mut recorder = self.0.recorder.lock().unwrap_or_else(PoisonError::into_inner);
+        act(&mut **recorder, at);
+        !recorder.failed()
+    }
+
+    pub(crate) fn resized(&self, size: TerminalSize) {
+        let (columns, rows) = size.cells();
+        self.record(|recorder, at| recorder.resize(at, columns, rows));
+    }
+
+    pub(crate) fn finish(&self, end: SessionEnd) {
+        self.record(|recorder, at| recorder.finish(at, end));
+    }
+
+    pub(crate) fn channel(&self) -> &ChannelWriteHalf<Msg> {
+        &self.0.channel
+    }
+}
+
+impl fmt::Debug for SessionOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionOutput").field("closed", &self.0.closed.is_cancelled()).finish_non_exhaustive()
+    }
+}
+
+/// What happens to a session beside its streams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SessionEvent {
+    /// The client is gone; the session should end.
+    Closed,
+    /// The terminal has a new size.
+    Resize(TerminalSize),
+    /// The client sends a signal, named without `SIG`.
+    Signal(String),
+}
+
+/// Where the connection puts a session's events.
+#[derive(Debug)]
+pub(crate) struct EventSender {
+    size: watch::Sender<TerminalSize>,
+    signals: mpsc::Sender<String>,
+}
+
+impl EventSender {
+    /// Only the newest size counts.
+    pub(crate) fn resize(&self, size: TerminalSize) {
+        self.size.send_replace(size);
+    }
+
+    /// Says whether there was room for it.
+    pub(crate) fn signal(&self, name: String) -> bool {
+        self.signals.try_send(name).is_ok()
+    }
+}
+
+/// The events of a session.
+#[derive(Debug)]
+pub struct SessionEvents {
+    size: watch::Receiver<TerminalSize>,
+    signals: mpsc::Receiver<String>,
+    closed: CancellationToken,
+    pub(super) output: Option<SessionOutput>,
+}
+
+impl SessionEvents {
+    pub(crate) fn new(closed: CancellationToken) -> (EventSender, Self) {
+        let (size, sizes) = watch::channel(TerminalSize::default());
+        let (signals, received) = mpsc::channel(16);
+        (EventSender { size, signals }, Self { size: sizes, signals: received, closed, output: None })
+    }
+
+    /// New sizes go into this session's recording before anybody else hears of them.
+    pub(crate) fn record_to(&mut self, output: &SessionOutput) {
+        self.output = Some(output.clone());
+    }
+
+    /// The next event; after [`SessionEvent::Closed`] nothing else comes. Cancel safe.
+    pub async fn next(&mut self) -> SessionEvent {
+        tokio::select! {
+            biased;
+            () = self.closed.cancelled() => SessionEvent::Closed,
+            Some(name) = self.signals.recv() => SessionEvent::Signal(name),
+            Ok(()) = self.size.changed() => {
+                let size = *self.size.borrow_and_update();
+                if let Some(output) = &self.output {
+                    output.resized(size);
+                }
+                SessionEvent::Resize(size)
+            }
+            // The connection has let go of both senders: it is over.
+            else => SessionEvent::Closed,
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Sessions: what runs when a user has been let in.
+//!
+//! [`SessionService`] is where other programs come in: a console, a REPL, a shell of their own over certificate-checked SSH,
+//! without root, without a terminal device, without knowing SSH. [`OsSessions`] is the service that starts processes of the
+//! operating system's users.
+
+mod channel;
+pub(crate) mod machine;
+#[cfg(target_os = "linux")]
+mod os;
+mod registry;
+mod request;
+
+use std::fmt;
+
+use async_trait::async_trait;
+use teleport_core::access::LoginGrant;
+use teleport_core::clock::Timestamp;
+
+pub(crate) use self::channel::EventSender;
+pub use self::channel::{
+    OutputClosed, SessionChannel, SessionEvent, SessionEvents, SessionInput, SessionOutput,
+};
+#[cfg(target_os = "linux")]
+pub use self::os::OsSessions;
+pub use self::registry::{LiveSession, SessionRegistry};
+pub use self::request::{ExitStatus, SessionKind, SessionRequest, Terminal, TerminalSize};
+
+/// A login that the service cannot serve, although policy allows it. For the log; the peer hears that access was denied.
+#[derive(Debug, thiserror::Error)]
+#[error("the login cannot be served")]
+#[non_exhaustive]
+pub struct LoginRefused {
+    /// The reason.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl LoginRefused {
+    /// For implementors.
+    pub fn new(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { source: source.into() }
+    }
+}
+
+/// Runs sessions.
+///
+/// # Contract
+/// `run` is called once for each session, in a task of its own, after the session was granted, its start was written to the
+/// audit log and its recorder was attached. What goes through [`SessionChannel::output`] is recorded; there is no other way
+/// to the client. It should end soon after [`SessionEvent::Closed`] or an [`OutputClosed`]. The future may be dropped at any
+/// time, when the node must stop: processes and other resources must then end by themselves. A panic ends this session only.
+#[async_trait]
+pub trait SessionService: fmt::Debug + Send + Sync + 'static {
+    /// Decides, once for each connection and before anything else of it, whether the login can be served at all: does it
+    /// exist, is it open? Runs within the connection's task: quick, and never longer than a look into a database.
+    ///
+    /// # Errors
+    /// [`LoginRefused`]; the connection is then refused.
+    async fn prepare(&self, grant: &LoginGrant, now: Timestamp) -> Result<(), LoginRefused> {
+        let (_, _) = (grant, now);
+        Ok(())
+    }
+
+    /// Runs one session to its end and says how it ended.
+    async fn run(&self, grant: LoginGrant, channel: SessionChannel) -> ExitStatus;
+}

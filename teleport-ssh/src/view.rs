@@ -1,0 +1,197 @@
+//! The node's view of whom to trust and which roles exist: followed as it changes, and used only while it is fresh enough.
+
+use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use futures_util::StreamExt;
+use teleport_core::api::{AccessView, ApiError, TrustApi};
+use teleport_core::entropy::{Entropy, EntropyExt};
+use teleport_core::task::Shutdown;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How long decisions may rest on a view that is no longer followed.
+pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(300);
+
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+const MAX_BACKOFF: Duration = Duration::from_secs(30);
+
+/// Nothing can be decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoView {
+    /// The auth service has not been heard yet.
+    #[error("whom to trust is not known yet: the auth service has not answered since the start")]
+    Missing,
+    /// The auth service has been silent for too long.
+    #[error("whom to trust is not known any more: the auth service has been silent for {} s", age.as_secs())]
+    Stale {
+        /// For how long.
+        age: Duration,
+    },
+}
+
+/// The newest view. Clones share it.
+///
+/// Without a view nothing is allowed. While the stream of changes is open the view is fresh; when it breaks, the view may be
+/// used for a bounded time ([`AccessCache::new`]), so that sessions are possible while the auth service restarts.
+#[derive(Clone)]
+pub struct AccessCache(Arc<Shared>);
+
+struct Shared {
+    view: ArcSwapOption<AccessView>,
+    /// Since when nobody tells us of changes; `None` while somebody does.
+    alone_since: Mutex<Option<Instant>>,
+    versions: watch::Sender<u64>,
+    max_age: Duration,
+}
+
+impl AccessCache {
+    /// An empty cache whose view may be used for `max_age` after the stream has broken; zero is strict.
+    pub fn new(max_age: Duration) -> Self {
+        Self(Arc::new(Shared {
+            view: ArcSwapOption::empty(),
+            alone_since: Mutex::new(None),
+            versions: watch::Sender::new(0),
+            max_age,
+        }))
+    }
+
+    /// The newest view, however old.
+    pub fn current(&self) -> Option<Arc<AccessView>> {
+        self.0.view.load_full()
+    }
+
+    /// How long nobody has told us of changes; zero while the view is followed.
+    pub fn age(&self) -> Duration {
+        self.alone().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// The view to decide by.
+    ///
+    /// # Errors
+    /// [`NoView`]: nothing is allowed.
+    pub fn usable(&self) -> Result<Arc<AccessView>, NoView> {
+        let view = self.current().ok_or(NoView::Missing)?;
+        match self.alone() {
+            Some(since) if since.elapsed() > self.0.max_age || self.0.max_age.is_zero() => {
+                Err(NoView::Stale { age: since.elapsed() })
+            }
+            _ => Ok(view),
+        }
+    }
+
+    /// Waits for the first view. Cancel safe.
+    pub async fn ready(&self) -> Arc<AccessView> {
+        let mut versions = self.0.versions.subscribe();
+        loop {
+            if let Some(view) = self.current() {
+                return view;
+            }
+            // The sender lives in `self`, so waiting cannot fail.
+            let _ = versions.changed().await;
+        }
+    }
+
+    /// Waits for a view that `wanted` accepts. Cancel safe.
+    pub async fn wait_for(&self, wanted: impl Fn(&AccessView) -> bool) -> Arc<AccessView> {
+        let mut versions = self.0.versions.subscribe();
+        loop {
+            if let Some(view) = self.current()
+                && wanted(&view)
+            {
+                return view;
+            }
+            let _ = versions.changed().await;
+        }
+    }
+
+    fn alone(&self) -> Option<Instant> {
+        *self.0.alone_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, view: AccessView) {
+        *self.0.alone_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.0.view.store(Some(Arc::new(view)));
+        self.0.versions.send_modify(|version| *version = version.wrapping_add(1));
+    }
+
+    fn lost(&self) {
+        self.0
+            .alone_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(Instant::now);
+    }
+
+    /// Follows `api` until `shutdown` aborts; after each break it comes back with growing, jittered pauses.
+    pub fn follow<A: TrustApi + ?Sized>(
+        &self,
+        api: Arc<A>,
+        entropy: Arc<dyn Entropy>,
+        shutdown: Shutdown,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let cache = self.clone();
+        async move {
+            let following = async {
+                let mut backoff = FIRST_BACKOFF;
+                loop {
+                    let error = cache.follow_once(&*api, &mut backoff).await;
+                    cache.lost();
+                    let pause = jitter(backoff, &*entropy);
+                    tracing::warn!(
+                        error = error.as_ref().map(|error| error as &dyn std::error::Error),
+                        ?pause,
+                        "the auth service does not tell of changes of trust and roles"
+                    );
+                    tokio::time::sleep(pause).await;
+                    backoff = (backoff * 2).min(MAX_BACKOFF);
+                }
+            };
+            tokio::select! {
+                () = following => {}
+                () = shutdown.aborted() => {}
+            }
+        }
+    }
+
+    /// Follows one stream to its end. `None` if it ended without an error.
+    async fn follow_once<A: TrustApi + ?Sized>(&self, api: &A, backoff: &mut Duration) -> Option<ApiError> {
+        let mut views = match api.watch_access().await {
+            Ok(views) => views,
+            Err(error) => return Some(error),
+        };
+        while let Some(view) = views.next().await {
+            match view {
+                Ok(view) => {
+                    *backoff = FIRST_BACKOFF;
+                    self.put(view);
+                }
+                Err(error) => return Some(error),
+            }
+        }
+        None
+    }
+}
+
+impl fmt::Debug for AccessCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccessCache")
+            .field("present", &self.current().is_some())
+            .field("age", &self.age())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Between half of `pause` and all of it, so that thousands do not come back at once.
+pub(crate) fn jitter(pause: Duration, entropy: &dyn Entropy) -> Duration {
+    // Without randomness the whole pause: only the spreading is lost.
+    let part = entropy.bytes::<2>().map_or(u16::MAX, u16::from_le_bytes);
+    pause / 2 + pause.mul_f64(f64::from(part) / f64::from(u16::MAX) / 2.0)
+}
+
+#[cfg(test)]
+mod tests;

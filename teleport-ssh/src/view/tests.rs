@@ -1,0 +1,100 @@
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use teleport_core::api::ApiResult;
+use teleport_core::cert::TrustBundle;
+use teleport_core::id::ClusterName;
+use teleport_core::task::TaskScope;
+use teleport_core::testing::RepeatableEntropy;
+use tokio::sync::mpsc;
+
+use super::*;
+
+fn view() -> AccessView {
+    AccessView {
+        trust: TrustBundle {
+            cluster: ClusterName::new("example.com").unwrap(),
+            user_ca: Vec::new(),
+            host_ca: Vec::new(),
+            user_tls_ca: Vec::new(),
+            host_tls_ca: Vec::new(),
+        },
+        roles: Vec::new(),
+    }
+}
+
+type Views = mpsc::Receiver<ApiResult<AccessView>>;
+
+/// Gives out the streams that the test puts in.
+#[derive(Debug)]
+struct Streams(tokio::sync::Mutex<mpsc::Receiver<Views>>);
+
+#[async_trait]
+impl TrustApi for Streams {
+    async fn trust(&self) -> ApiResult<TrustBundle> {
+        Ok(view().trust)
+    }
+
+    async fn watch_access(&self) -> ApiResult<BoxStream<'static, ApiResult<AccessView>>> {
+        match self.0.lock().await.recv().await {
+            Some(views) => Ok(futures_util::stream::unfold(views, async |mut views| {
+                let view = views.recv().await?;
+                Some((view, views))
+            })
+            .boxed()),
+            None => Err(ApiError::denied()),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fails_closed_without_a_view_and_after_too_long_a_silence() {
+    let (give, streams) = mpsc::channel(4);
+    let api = Arc::new(Streams(tokio::sync::Mutex::new(streams)));
+    let cache = AccessCache::new(Duration::from_secs(60));
+    let scope = TaskScope::new();
+    scope.spawn(cache.follow(api, Arc::new(RepeatableEntropy::new(1)), Shutdown::new()));
+    assert_eq!(cache.usable().unwrap_err(), NoView::Missing);
+
+    let (first, views) = mpsc::channel(1);
+    give.send(views).await.unwrap();
+    first.send(Ok(view())).await.unwrap();
+    cache.ready().await;
+    assert!(cache.usable().is_ok());
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(cache.usable().is_ok(), "as long as the stream is open the view is fresh");
+
+    drop(first);
+    tokio::time::sleep(Duration::from_secs(59)).await;
+    assert!(cache.usable().is_ok());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(matches!(cache.usable(), Err(NoView::Stale { .. })));
+
+    let (second, views) = mpsc::channel(1);
+    give.send(views).await.unwrap();
+    let seen = cache.0.versions.subscribe();
+    second.send(Ok(view())).await.unwrap();
+    let mut seen = seen;
+    seen.changed().await.unwrap();
+    assert!(cache.usable().is_ok());
+    assert_eq!(cache.age(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn strict_ends_with_the_stream() {
+    let cache = AccessCache::new(Duration::ZERO);
+    cache.put(view());
+    assert!(cache.usable().is_ok());
+    cache.lost();
+    assert!(matches!(cache.usable(), Err(NoView::Stale { .. })));
+}
+
+#[test]
+fn jitter_stays_between_half_and_all() {
+    let entropy = RepeatableEntropy::new(3);
+    let pause = Duration::from_secs(10);
+    for _ in 0..1000 {
+        let jittered = jitter(pause, &entropy);
+        assert!(jittered >= pause / 2 && jittered <= pause, "{jittered:?}");
+    }
+}
