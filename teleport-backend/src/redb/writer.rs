@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::apply::Tables;
 use super::schema::Failure;
-use super::{Shared, batch_bytes, open};
+use super::{Shared, batch_bytes, open, schema};
 use crate::shared::closed::Closed;
 
 /// The most batches of one transaction.
@@ -132,9 +132,7 @@ impl Writer {
             }
             Err(failure) => {
                 tracing::error!(path = %self.shared.path.display(), error = %failure, "a transaction failed");
-                if failure.needs_reopening() {
-                    self.reopen();
-                }
+                self.recover(&failure);
                 for submission in group {
                     let _ = submission.reply.send(Err(failure.clone().into()));
                 }
@@ -165,17 +163,23 @@ impl Writer {
         Ok(Committed { events, newest, results })
     }
 
-    /// After a failure of the disk redb refuses everything; opening the file anew rolls back to the newest durable
-    /// commit. If that fails too, the next batch tries again.
-    fn reopen(&self) {
+    /// After a failure of the disk redb refuses everything until the file is opened anew. If that fails too, the next batch
+    /// tries again. Whether the failed transaction became durable is known only then; it was not reported to the
+    /// watches, so they end and whoever watches lists again.
+    fn recover(&self, failure: &StorageFailure) {
         let mut database = self.shared.database.write().unwrap_or_else(PoisonError::into_inner);
-        drop(database.take());
-        match open::existing(&self.shared.path) {
-            Ok(opened) => *database = Some(opened),
-            Err(error) => {
-                let error: &dyn std::error::Error = &error;
-                tracing::error!(path = %self.shared.path.display(), error, "the database cannot be opened again");
+        if failure.needs_reopening() {
+            drop(database.take());
+            match open::existing(&self.shared.path) {
+                Ok(opened) => *database = Some(opened),
+                Err(error) => {
+                    let error: &dyn std::error::Error = &error;
+                    tracing::error!(path = %self.shared.path.display(), error, "the database cannot be opened again");
+                }
             }
+        }
+        if let Some(revision) = database.as_ref().and_then(|database| schema::revision(database).ok()) {
+            self.shared.hub.restart(revision);
         }
     }
 }

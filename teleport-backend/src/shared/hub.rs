@@ -60,6 +60,14 @@ impl Hub {
         });
     }
 
+    /// Ends all watches, because changes may have happened that nobody can report; later ones start at `revision`.
+    #[cfg(feature = "redb")]
+    pub(crate) fn restart(&self, revision: Revision) {
+        let mut state = self.lock();
+        state.revision = revision;
+        state.watches.clear();
+    }
+
     /// Ends all watches; later ones are refused.
     pub(crate) fn close(&self) {
         let mut state = self.lock();

@@ -13,7 +13,9 @@ use teleport_backend::redb::RedbBackend;
 use teleport_core::audit::AuditSink;
 use teleport_core::clock::SystemClock;
 use teleport_core::recording::{RecordingMeta, RecordingStore};
-use teleport_core::storage::{Backend, Batch, Condition, Key};
+use teleport_core::storage::{
+    Backend, BackendExt, Batch, Condition, Key, Prefix, StorageError, WatchEnd, WatchEvent,
+};
 use teleport_core::task::TaskScope;
 
 /// Carries the path of the database to the child.
@@ -32,7 +34,7 @@ pub(crate) fn command(name: &str, path: &Path) -> Child {
     // Through a shell, because only the process itself can set its umask.
     let mut command = Command::new("/bin/sh");
     command
-        .args(["-c", "umask \"${CHILD_UMASK:-077}\"; exec \"$0\" \"$@\""])
+        .args(["-c", "umask \"${CHILD_UMASK:-077}\"; eval \"${CHILD_SETUP:-}\"; exec \"$0\" \"$@\""])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", &format!("child::{name}"), "--nocapture", "--test-threads=1"])
         .env(PATH, path)
@@ -46,6 +48,11 @@ impl Child {
     pub(crate) fn under_umask(mut self, umask: &str) -> Self {
         self.0.env("CHILD_UMASK", umask);
         self
+    }
+
+    /// Shell commands that run in the child before the test.
+    pub(crate) fn after(self, setup: &str) -> Self {
+        self.with("CHILD_SETUP", setup)
     }
 
     pub(crate) fn output(mut self) -> Output {
@@ -122,4 +129,50 @@ async fn record_and_log() {
     let other = RecordingMeta { session: "00000002-0000-4000-8000-000000000000".parse().unwrap(), ..meta };
     store.create(&other).await.unwrap();
     store.put_part(other.session, 0, "x".into()).await.unwrap();
+}
+
+/// Fills its disk, which is a limit on the size of files, gets more room and goes on.
+#[tokio::test]
+async fn fill_the_disk() {
+    let Some(path) = path() else { return };
+    let backend = RedbBackend::open(&path, Arc::new(SystemClock::new())).await.unwrap();
+    let put = async |number: usize| {
+        let key = Key::new(&format!("n/{number}")).unwrap();
+        backend.put(&key, vec![b'v'; 200_000].into(), None).await
+    };
+    let mut watch = backend.watch(&Prefix::root()).await.unwrap();
+    let mut number = 0;
+    let error = loop {
+        assert!(number < 1000, "the limit has no effect");
+        match put(number).await {
+            Ok(_) => number += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(number > 3, "only {number} fitted");
+    assert!(matches!(error, StorageError::Unavailable { .. }), "{error:?}");
+    for fitted in 0..number {
+        let item = backend.get(&Key::new(&format!("n/{fitted}")).unwrap()).await.unwrap();
+        assert!(item.is_some_and(|item| item.value.len() == 200_000), "reading goes on");
+    }
+    // Everything that was acknowledged was reported; then the watch ends, as the failed one may have happened.
+    let mut reported = 0;
+    let end = loop {
+        match watch.next().await {
+            Ok(WatchEvent::Put(_)) => reported += 1,
+            Ok(_) => {}
+            Err(end) => break end,
+        }
+    };
+    assert_eq!((reported, end), (number, WatchEnd::Closed));
+
+    let pid = std::process::id().to_string();
+    let more = Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited"]).status().unwrap();
+    assert!(more.success());
+    put(number).await.expect("with room again, commits go on without a restart");
+    let newest = put(number + 1).await.unwrap();
+    let mut watch = backend.watch(&Prefix::root()).await.unwrap();
+    assert_eq!(watch.next().await, Ok(WatchEvent::Ready { revision: newest }));
+    assert_eq!(backend.list(&Prefix::root()).await.unwrap().len(), number + 2);
+    println!("\nHEALED");
 }

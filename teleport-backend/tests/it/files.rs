@@ -212,6 +212,21 @@ async fn what_cannot_be_opened_says_why() {
 }
 
 #[tokio::test]
+async fn a_full_disk_heals_without_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state.redb");
+    // In units of 512 bytes. Without the trap the process would be killed by a signal at the limit.
+    let limit = "trap '' XFSZ; ulimit -S -f 10000";
+    let output = child::command("fill_the_disk", &path).after(limit).output();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success() && text.contains("HEALED"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+#[tokio::test]
 async fn urls_choose_the_driver() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state.redb").display().to_string();
