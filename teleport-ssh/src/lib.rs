@@ -1,7 +1,11 @@
 //! Placeholder.
 #![deny(unsafe_code)]
 
+pub mod identity;
+pub mod join;
 pub mod keys;
+pub mod proxy_web;
+pub mod rpc;
 pub mod sys;
 pub mod authn;
 mod engine;

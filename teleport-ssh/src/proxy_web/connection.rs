@@ -1,0 +1,149 @@
+//! One connection to the proxy's HTTPS.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use rustls::ServerConfig;
+use teleport_core::task::{Shutdown, TaskScope};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+
+use super::peek::{self, Hello};
+use super::routes::Routes;
+use crate::identity::HostIdentityHandle;
+use crate::listener::Accepted;
+use crate::listener::limits::Outcome;
+use crate::rpc::limits::Strangers;
+use crate::rpc::tls::auth_alpn;
+use crate::rpc::{Activity, Connector, Prefixed, ScopeExecutor};
+
+/// How long the ClientHello, the TLS handshake and a request's header may take, each.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a connection may do nothing.
+const IDLE: Duration = Duration::from_secs(30);
+/// Requests of one connection at the same time.
+const MAX_STREAMS: u32 = 32;
+
+pub(super) struct Connections {
+    pub(super) routes: Arc<Routes>,
+    /// `None` if the provider cannot do TLS, which does not happen.
+    pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) identity: HostIdentityHandle,
+    pub(super) auth: Option<Arc<dyn Connector>>,
+    pub(super) passed: Strangers,
+    pub(super) grace: Duration,
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+impl Connections {
+    fn patience(&self) -> Duration {
+        HANDSHAKE.min(self.grace)
+    }
+
+    /// Serves one connection to its end.
+    pub(super) async fn serve(self: Arc<Self>, accepted: Accepted, shutdown: Shutdown) {
+        let Accepted { mut stream, peer, mut admitted, .. } = accepted;
+        let hello = match tokio::time::timeout(self.patience(), peek::hello(&mut stream)).await {
+            Ok(Ok(hello)) => hello,
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "not a TLS client");
+                return;
+            }
+            Err(_) => {
+                admitted.record(Outcome::GraceExceeded);
+                return;
+            }
+        };
+        let ours = auth_alpn(&self.identity.current().cluster);
+        if hello.protocols.contains(&ours) {
+            // It no longer counts among the strangers of this port: it has limits of its own.
+            let Some(guest) = self.passed.admit(peer.ip()) else {
+                tracing::info!(%peer, "too many connections to the auth service");
+                return;
+            };
+            admitted.record(Outcome::Authenticated);
+            self.pass_on(stream, hello, peer).await;
+            drop(guest);
+            return;
+        }
+        let stream = Prefixed::new(hello.bytes, stream);
+        let Some(config) = self.tls.clone() else { return };
+        match tokio::time::timeout(self.patience(), TlsAcceptor::from(config).accept(stream)).await {
+            Ok(Ok(tls)) => self.requests(tls, peer, shutdown).await,
+            Ok(Err(error)) => {
+                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a TLS handshake failed");
+            }
+            Err(_) => admitted.record(Outcome::GraceExceeded),
+        }
+    }
+
+    /// Passes everything on to the auth service and back. It sees who its clients are and ends what is idle or refused.
+    async fn pass_on(&self, mut stream: TcpStream, hello: Hello, peer: SocketAddr) {
+        let Some(auth) = &self.auth else { return };
+        let mut upstream = match auth.connect().await {
+            Ok(upstream) => upstream,
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the auth service cannot be reached"
+                );
+                return;
+            }
+        };
+        let mut downstream = Prefixed::new(hello.bytes, &mut stream);
+        if let Err(error) = tokio::io::copy_bidirectional(&mut downstream, &mut upstream).await {
+            tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a connection to the auth service broke off");
+        }
+    }
+
+    async fn requests<S>(&self, tls: S, peer: SocketAddr, shutdown: Shutdown)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let scope = TaskScope::new();
+        let activity = Arc::new(Activity::default());
+        let service = service_fn(|request: Request<Incoming>| {
+            let (routes, busy) = (Arc::clone(&self.routes), activity.begin());
+            async move {
+                let answer = routes.answer(request, peer.ip()).await;
+                drop(busy);
+                Ok::<_, Infallible>(answer)
+            }
+        });
+        let mut http = auto::Builder::new(ScopeExecutor(scope.clone()));
+        http.http1().timer(TokioTimer::new()).header_read_timeout(self.patience()).max_buf_size(64 << 10);
+        http.http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(16 << 10)
+            .keep_alive_interval(Duration::from_secs(20));
+        let mut connection = pin!(http.serve_connection(TokioIo::new(tls), service));
+        let mut idle = pin!(activity.idle_for(Some(IDLE), self.patience()));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = idle.as_mut() => return,
+            () = shutdown.draining() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%peer, error = &*error, "a connection broke off");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The proxy's HTTPS: the small part that the public may see, and the way to the auth service.
+//!
+//! It decides nothing. Login, join and invites are passed on to the auth service with the client's address; how often one address may ask
+//! is limited here. Connections that ask for the protocol `teleport-auth@<cluster>` are passed through, byte for byte: their TLS ends
+//! at the auth service. With the name of the cluster's services in SNI the proxy presents its own identity, so that clients can
+//! verify it by a CA pin even when browsers are shown a certificate of a public authority.
+
+mod certificate;
+mod client;
+mod connection;
+pub mod danger;
+mod peek;
+mod routes;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use teleport_core::api::ProxyAccess;
+use teleport_core::clock::Clock;
+use teleport_core::entropy::{Entropy, SystemEntropy};
+use teleport_core::task::{Shutdown, TaskScope};
+use tokio::net::TcpListener;
+
+pub use self::certificate::{CertificateError, WebCertificate};
+pub(crate) use self::client::{Exchange, from_json, to_json};
+pub use self::client::{WebClient, WebError, WebTrust};
+use self::connection::Connections;
+pub(crate) use self::routes::JOIN_PATH;
+use self::routes::{Routes, Throttle};
+use crate::identity::HostIdentityHandle;
+use crate::listener::limits::Limits;
+use crate::listener::{self, BindError, Door};
+use crate::rpc::limits::Strangers;
+use crate::rpc::{Connector, Rate};
+
+/// How often one address may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "configuration; see `Default`")]
+pub struct WebRates {
+    /// What tries secrets that people choose or type: login and invites. 20 a minute, 40 at once.
+    pub secrets: Rate,
+    /// The rest: ping and join. 120 a minute, 480 at once.
+    pub others: Rate,
+}
+
+impl Default for WebRates {
+    fn default() -> Self {
+        Self { secrets: Rate::per_minute(20, 40), others: Rate::per_minute(120, 480) }
+    }
+}
+
+/// The proxy's HTTPS. Made by [`ProxyWeb::builder`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ProxyWeb;
+
+impl ProxyWeb {
+    /// A server that passes requests on to `api` and presents `identity` (of the role proxy).
+    pub fn builder(
+        api: Arc<dyn ProxyAccess>,
+        identity: HostIdentityHandle,
+        clock: Arc<dyn Clock>,
+    ) -> ProxyWebBuilder {
+        ProxyWebBuilder {
+            api,
+            identity,
+            clock,
+            entropy: Arc::new(SystemEntropy::new()),
+            addresses: Vec::new(),
+            auth: None,
+            certificate: None,
+            ssh_address: None,
+            rates: WebRates::default(),
+            limits: Limits { per_source: 64, penalties: false, ..Limits::default() },
+        }
+    }
+}
+
+/// Settings of a [`ProxyWeb`].
+pub struct ProxyWebBuilder {
+    api: Arc<dyn ProxyAccess>,
+    identity: HostIdentityHandle,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    addresses: Vec<SocketAddr>,
+    auth: Option<Arc<dyn Connector>>,
+    certificate: Option<WebCertificate>,
+    ssh_address: Option<String>,
+    rates: WebRates,
+    limits: Limits,
+}
+
+impl fmt::Debug for ProxyWebBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProxyWebBuilder").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl ProxyWebBuilder {
+    /// Listens at `address` as well; port 0 is a free one.
+    #[must_use]
+    pub fn listen(mut self, address: SocketAddr) -> Self {
+        self.addresses.push(address);
+        self
+    }
+
+    /// Where connections for the auth service are passed on to. Without it they are closed.
+    #[must_use]
+    pub fn pass_to(mut self, auth: Arc<dyn Connector>) -> Self {
+        self.auth = Some(auth);
+        self
+    }
+
+    /// What browsers and others are shown who do not ask for the cluster's own name.
+    #[must_use]
+    pub fn certificate(mut self, certificate: WebCertificate) -> Self {
+        self.certificate = Some(certificate);
+        self
+    }
+
+    /// Where this proxy accepts SSH, `host:port`; part of the answer to a ping.
+    #[must_use]
+    pub fn ssh_address(mut self, address: impl Into<String>) -> Self {
+        self.ssh_address = Some(address.into());
+        self
+    }
+
+    /// How often one address may ask.
+    #[must_use]
+    pub const fn rates(mut self, rates: WebRates) -> Self {
+        self.rates = rates;
+        self
+    }
+
+    /// Other limits. All connections count as unauthenticated but those that are passed on to the auth service, which have
+    /// limits of their own.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Other dice for the random early drop of strangers.
+    #[must_use]
+    pub fn entropy(mut self, entropy: Arc<dyn Entropy>) -> Self {
+        self.entropy = entropy;
+        self
+    }
+
+    /// Opens the ports. Connections wait until [`BoundWeb::serve`].
+    ///
+    /// # Errors
+    /// [`BindError`].
+    #[expect(
+        clippy::unused_async,
+        reason = "opening a port may have to wait one day; callers are async anyway"
+    )]
+    pub async fn bind(self) -> Result<BoundWeb, BindError> {
+        let mut listeners = Vec::with_capacity(self.addresses.len());
+        for address in self.addresses {
+            let listener = listener::bind(address)?;
+            let local = listener.local_addr().map_err(|source| BindError { address, source })?;
+            listeners.push((listener, local));
+        }
+        let throttle = Throttle::new(self.rates, Arc::clone(&self.clock));
+        let connections = Connections {
+            routes: Arc::new(Routes::new(self.api, throttle, self.ssh_address)),
+            tls: certificate::server_config(self.identity.clone(), self.certificate, self.clock),
+            identity: self.identity,
+            auth: self.auth,
+            passed: Strangers::new(PASSED_PER_SOURCE, PASSED),
+            grace: self.limits.login_grace,
+        };
+        let door = Door::new(self.limits, self.entropy);
+        Ok(BoundWeb { listeners, door, connections: Arc::new(connections) })
+    }
+}
+
+/// Connections to the auth service that are passed on at the same time, from one source and in all. Behind one address there may be a
+/// whole site of nodes.
+const PASSED_PER_SOURCE: usize = 2_048;
+const PASSED: usize = 12_000;
+
+/// The proxy's HTTPS with its ports open.
+#[derive(Debug)]
+pub struct BoundWeb {
+    listeners: Vec<(TcpListener, SocketAddr)>,
+    door: Door,
+    connections: Arc<Connections>,
+}
+
+impl BoundWeb {
+    /// The address of the first port.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AddrNotAvailable`] if it listens nowhere.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        let first = self.listeners.first().map(|(_, address)| *address);
+        first.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    }
+
+    /// What happens at its ports, also while it serves.
+    pub fn door(&self) -> Door {
+        self.door.clone()
+    }
+
+    /// Serves until `shutdown` drains: then nobody new is let in and requests are finished; connections that are passed on
+    /// to the auth service go on until abort. Dropping the future ends everything at once.
+    pub async fn serve(self, shutdown: Shutdown) {
+        let scope = TaskScope::new();
+        for (listener, _) in self.listeners {
+            let connections = Arc::clone(&self.connections);
+            let (door, ending) = (self.door.clone(), shutdown.clone());
+            scope.spawn(async move {
+                let handler = |accepted: listener::Accepted| {
+                    let (connections, ending) = (Arc::clone(&connections), ending.clone());
+                    async move { connections.serve(accepted, ending).await }
+                };
+                listener::serve(listener, door, ending.clone(), handler).await;
+            });
+        }
+        tokio::select! {
+            () = scope.join() => {}
+            () = shutdown.aborted() => scope.abort().await,
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! Every trait of the API, call by call.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use teleport_core::api::{
+    AcceptInvite, AccessView, AdminApi, ApiResult, AuditApi, ClusterStatus, CreateToken, CreateUser,
+    CreatedToken, HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse,
+    NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest,
+    RenewRequest, TokenInfo, TrustApi, UserInfo,
+};
+use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
+use teleport_core::cert::TrustBundle;
+use teleport_core::id::{HostId, RoleName, SessionId, UserName};
+use teleport_core::recording::{RecordingInfo, RecordingMeta};
+use teleport_core::resource::{Node, NodeRecord, Role};
+use teleport_core::secret::SecretString;
+
+use super::AuthClient;
+use crate::rpc::routes::Route;
+use crate::rpc::server::{PartsBody, SecretBody};
+
+#[async_trait]
+impl PublicApi for AuthClient {
+    async fn ping(&self) -> ApiResult<Ping> {
+        self.fetch(Route::Ping).await
+    }
+
+    async fn join(&self, request: JoinRequest) -> ApiResult<HostCredentials> {
+        self.call(Route::Join, &request).await
+    }
+
+    async fn login(&self, request: LoginRequest) -> ApiResult<LoginResponse> {
+        self.call(Route::Login, &request).await
+    }
+
+    async fn invite(&self, token: SecretString) -> ApiResult<InviteInfo> {
+        self.call(Route::Invite, &SecretBody { token }).await
+    }
+
+    async fn accept_invite(&self, request: AcceptInvite) -> ApiResult<()> {
+        self.order(Route::AcceptInvite, &request).await
+    }
+}
+
+#[async_trait]
+impl IdentityApi for AuthClient {
+    async fn renew_host(&self, request: RenewRequest) -> ApiResult<HostCredentials> {
+        self.call(Route::RenewHost, &request).await
+    }
+
+    async fn reissue_user(&self, request: ReissueRequest) -> ApiResult<LoginResponse> {
+        self.call(Route::ReissueUser, &request).await
+    }
+}
+
+#[async_trait]
+impl PresenceApi for AuthClient {
+    async fn announce_node(&self, node: NodeRecord) -> ApiResult<()> {
+        self.order(Route::AnnounceNode, &node).await
+    }
+
+    async fn keep_alive(&self) -> ApiResult<()> {
+        self.bytes(Route::KeepAlive, Bytes::new()).await.map(drop)
+    }
+
+    async fn announce_proxy(&self, proxy: ProxyRecord) -> ApiResult<()> {
+        self.order(Route::AnnounceProxy, &proxy).await
+    }
+
+    async fn nodes(&self) -> ApiResult<Vec<Node>> {
+        self.fetch(Route::Nodes).await
+    }
+
+    async fn watch_nodes(&self) -> ApiResult<BoxStream<'static, ApiResult<NodeEvent>>> {
+        self.watch(Route::WatchNodes).await
+    }
+}
+
+#[async_trait]
+impl TrustApi for AuthClient {
+    async fn trust(&self) -> ApiResult<TrustBundle> {
+        self.fetch(Route::Trust).await
+    }
+
+    async fn watch_access(&self) -> ApiResult<BoxStream<'static, ApiResult<AccessView>>> {
+        self.watch(Route::WatchAccess).await
+    }
+}
+
+#[async_trait]
+impl RecordingApi for AuthClient {
+    async fn create_recording(&self, meta: RecordingMeta) -> ApiResult<()> {
+        self.order(Route::CreateRecording, &meta).await
+    }
+
+    async fn put_recording_part(&self, session: SessionId, number: u32, part: Bytes) -> ApiResult<()> {
+        self.bytes(Route::PutRecordingPart(session, number), part).await.map(drop)
+    }
+
+    async fn recording_parts(&self, session: SessionId) -> ApiResult<u32> {
+        Ok(self.fetch::<PartsBody>(Route::RecordingParts(session)).await?.parts)
+    }
+
+    async fn complete_recording(&self, session: SessionId, parts: u32) -> ApiResult<()> {
+        self.order(Route::CompleteRecording(session), &PartsBody { parts }).await
+    }
+
+    async fn recordings(&self, query: RecordingQuery) -> ApiResult<Vec<RecordingInfo>> {
+        self.call(Route::Recordings, &query).await
+    }
+
+    async fn read_recording(&self, session: SessionId, offset: u64) -> ApiResult<Bytes> {
+        self.bytes(Route::ReadRecording(session, offset), Bytes::new()).await
+    }
+}
+
+#[async_trait]
+impl AuditApi for AuthClient {
+    async fn emit_events(&self, events: Vec<AuditEvent>) -> ApiResult<()> {
+        self.order(Route::EmitEvents, &events).await
+    }
+
+    async fn search_events(&self, query: AuditQuery) -> ApiResult<AuditPage> {
+        self.call(Route::SearchEvents, &query).await
+    }
+}
+
+#[async_trait]
+impl AdminApi for AuthClient {
+    async fn status(&self) -> ApiResult<ClusterStatus> {
+        self.fetch(Route::Status).await
+    }
+
+    async fn create_user(&self, request: CreateUser) -> ApiResult<Invite> {
+        self.call(Route::CreateUser, &request).await
+    }
+
+    async fn reset_user(&self, user: UserName) -> ApiResult<Invite> {
+        self.fetch(Route::ResetUser(user)).await
+    }
+
+    async fn users(&self) -> ApiResult<Vec<UserInfo>> {
+        self.fetch(Route::Users).await
+    }
+
+    async fn delete_user(&self, user: UserName) -> ApiResult<()> {
+        self.bytes(Route::DeleteUser(user), Bytes::new()).await.map(drop)
+    }
+
+    async fn roles(&self) -> ApiResult<Vec<Role>> {
+        self.fetch(Route::Roles).await
+    }
+
+    async fn role(&self, name: RoleName) -> ApiResult<Role> {
+        self.fetch(Route::Role(name)).await
+    }
+
+    async fn create_token(&self, request: CreateToken) -> ApiResult<CreatedToken> {
+        self.call(Route::CreateToken, &request).await
+    }
+
+    async fn tokens(&self) -> ApiResult<Vec<TokenInfo>> {
+        self.fetch(Route::Tokens).await
+    }
+
+    async fn delete_token(&self, token: SecretString) -> ApiResult<()> {
+        self.order(Route::DeleteToken, &SecretBody { token }).await
+    }
+
+    async fn delete_node(&self, node: HostId) -> ApiResult<()> {
+        self.bytes(Route::DeleteNode(node), Bytes::new()).await.map(drop)
+    }
+}

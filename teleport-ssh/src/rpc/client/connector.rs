@@ -1,0 +1,113 @@
+//! Ways to the auth service.
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use teleport_core::id::ClusterName;
+use tokio::net::TcpStream;
+
+use crate::rpc::BoxedIo;
+use crate::rpc::tls::{ALPN_H2, auth_alpn};
+
+/// How long connecting to one address may take.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Makes connections on which the auth service answers with TLS.
+///
+/// # Contract
+/// Whoever is reached proves in TLS that it is the auth service: a connector that leads elsewhere does no harm but that of being
+/// useless. Dropping a future leaves no connection behind.
+#[async_trait]
+pub trait Connector: fmt::Debug + Send + Sync + 'static {
+    /// Connects.
+    ///
+    /// # Errors
+    /// Those of the way.
+    async fn connect(&self) -> io::Result<BoxedIo>;
+
+    /// The protocol name (ALPN) under which the auth service is asked for on this way.
+    fn protocol(&self) -> Vec<u8> {
+        ALPN_H2.to_vec()
+    }
+}
+
+/// To one of several addresses. It stays with one that works and goes on to the next when it fails.
+#[derive(Debug)]
+pub struct TcpConnector {
+    addresses: Vec<String>,
+    next: AtomicUsize,
+}
+
+impl TcpConnector {
+    /// To `addresses`, each `host:port`.
+    pub fn new(addresses: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { addresses: addresses.into_iter().map(Into::into).collect(), next: AtomicUsize::new(0) }
+    }
+
+    pub(crate) async fn tcp(&self) -> io::Result<TcpStream> {
+        let mut failure = io::Error::new(io::ErrorKind::NotFound, "no address is known");
+        let first = self.next.load(Ordering::Relaxed);
+        for offset in 0..self.addresses.len() {
+            let index = first.wrapping_add(offset);
+            let Some(address) = index.checked_rem(self.addresses.len()).and_then(|at| self.addresses.get(at))
+            else {
+                break;
+            };
+            match dial(address).await {
+                Ok(stream) => {
+                    self.next.store(index, Ordering::Relaxed);
+                    return Ok(stream);
+                }
+                Err(error) => failure = io::Error::new(error.kind(), format!("{address}: {error}")),
+            }
+        }
+        Err(failure)
+    }
+}
+
+/// Connects to `host:port` within the time for one address.
+pub(crate) async fn dial(address: &str) -> io::Result<TcpStream> {
+    let stream = match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
+        Ok(connected) => connected?,
+        Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer")),
+    };
+    stream.set_nodelay(true)?;
+    let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(60));
+    socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
+    Ok(stream)
+}
+
+#[async_trait]
+impl Connector for TcpConnector {
+    async fn connect(&self) -> io::Result<BoxedIo> {
+        Ok(Box::new(self.tcp().await?))
+    }
+}
+
+/// Through the web port of a proxy, which passes the bytes on and sees none of what is in them.
+#[derive(Debug)]
+pub struct ProxyConnector {
+    tcp: TcpConnector,
+    cluster: ClusterName,
+}
+
+impl ProxyConnector {
+    /// Through one of `addresses` (each `host:port`) to the auth service of `cluster`.
+    pub fn new(addresses: impl IntoIterator<Item = impl Into<String>>, cluster: ClusterName) -> Self {
+        Self { tcp: TcpConnector::new(addresses), cluster }
+    }
+}
+
+#[async_trait]
+impl Connector for ProxyConnector {
+    async fn connect(&self) -> io::Result<BoxedIo> {
+        self.tcp.connect().await
+    }
+
+    fn protocol(&self) -> Vec<u8> {
+        auth_alpn(&self.cluster)
+    }
+}

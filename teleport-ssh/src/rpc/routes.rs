@@ -1,0 +1,275 @@
+//! Every route of the auth API, for both halves.
+//!
+//! JSON over HTTP/2 inside mutually authenticated TLS. Requests refuse unknown keys, answers may grow. Secrets travel in bodies only:
+//! paths and queries end in logs.
+
+use std::fmt;
+
+use hyper::Method;
+use teleport_core::id::{HostId, RoleName, SessionId, UserName};
+use teleport_core::recording::MAX_PART_LEN;
+
+/// The longest body of a caller who is known.
+pub(crate) const MAX_BODY: usize = 1 << 20;
+/// The longest body of anybody else.
+pub(crate) const MAX_PUBLIC_BODY: usize = 256 << 10;
+
+/// A request's method and path. `Display` is the path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    AcceptInvite,
+    AnnounceNode,
+    AnnounceProxy,
+    CompleteRecording(SessionId),
+    CreateRecording,
+    CreateToken,
+    CreateUser,
+    DeleteNode(HostId),
+    DeleteToken,
+    DeleteUser(UserName),
+    EmitEvents,
+    Invite,
+    Join,
+    KeepAlive,
+    Login,
+    Nodes,
+    Ping,
+    PutRecordingPart(SessionId, u32),
+    ReadRecording(SessionId, u64),
+    RecordingParts(SessionId),
+    Recordings,
+    ReissueUser,
+    RenewHost,
+    ResetUser(UserName),
+    Role(RoleName),
+    Roles,
+    SearchEvents,
+    Status,
+    Tokens,
+    Trust,
+    Users,
+    WatchAccess,
+    WatchNodes,
+}
+
+impl Route {
+    /// The method.
+    pub(crate) const fn method(&self) -> Method {
+        match self {
+            Self::Nodes
+            | Self::Ping
+            | Self::ReadRecording(..)
+            | Self::RecordingParts(_)
+            | Self::Role(_)
+            | Self::Roles
+            | Self::Status
+            | Self::Tokens
+            | Self::Trust
+            | Self::Users
+            | Self::WatchAccess
+            | Self::WatchNodes => Method::GET,
+            Self::AnnounceNode | Self::AnnounceProxy | Self::PutRecordingPart(..) => Method::PUT,
+            Self::DeleteNode(_) | Self::DeleteUser(_) => Method::DELETE,
+            _ => Method::POST,
+        }
+    }
+
+    /// What a caller without a certificate may call. This is the first of two fences: the auth service's policy is the other.
+    pub(crate) const fn is_public(&self) -> bool {
+        matches!(self, Self::AcceptInvite | Self::Invite | Self::Join | Self::Login | Self::Ping)
+    }
+
+    /// The longest body, in bytes.
+    pub(crate) const fn max_body(&self) -> usize {
+        match self {
+            Self::PutRecordingPart(..) => MAX_PART_LEN,
+            route if route.is_public() => MAX_PUBLIC_BODY,
+            _ => MAX_BODY,
+        }
+    }
+
+    /// The route of a request; `None` if there is none.
+    pub(crate) fn parse(method: &Method, path: &str) -> Option<Self> {
+        let route = Self::of_path(method, path.strip_prefix("/v1/")?)?;
+        (route.method() == *method).then_some(route)
+    }
+
+    fn of_path(method: &Method, path: &str) -> Option<Self> {
+        let mut words = path.split('/');
+        let mut word = || words.next();
+        let parts = (word()?, word(), word(), word(), word());
+        Some(match parts {
+            ("ping", None, ..) => Self::Ping,
+            ("join", None, ..) => Self::Join,
+            ("login", None, ..) => Self::Login,
+            ("invites", Some("show"), None, ..) => Self::Invite,
+            ("invites", Some("accept"), None, ..) => Self::AcceptInvite,
+            ("identity", Some("host"), None, ..) => Self::RenewHost,
+            ("identity", Some("user"), None, ..) => Self::ReissueUser,
+            ("presence", Some("node"), None, ..) => Self::AnnounceNode,
+            ("presence", Some("node"), Some("alive"), None, _) => Self::KeepAlive,
+            ("presence", Some("proxy"), None, ..) => Self::AnnounceProxy,
+            ("nodes", None, ..) => Self::Nodes,
+            ("nodes", Some("watch"), None, ..) => Self::WatchNodes,
+            ("nodes", Some(id), None, ..) => Self::DeleteNode(id.parse().ok()?),
+            ("trust", None, ..) => Self::Trust,
+            ("access", Some("watch"), None, ..) => Self::WatchAccess,
+            ("recordings", None, ..) => Self::CreateRecording,
+            ("recordings", Some("search"), None, ..) => Self::Recordings,
+            ("recordings", Some(id), Some("complete"), None, _) => Self::CompleteRecording(id.parse().ok()?),
+            ("recordings", Some(id), Some("parts"), None, _) => Self::RecordingParts(id.parse().ok()?),
+            ("recordings", Some(id), Some("parts"), Some(number), None) => {
+                Self::PutRecordingPart(id.parse().ok()?, decimal(number)?)
+            }
+            ("recordings", Some(id), Some("content"), Some(offset), None) => {
+                Self::ReadRecording(id.parse().ok()?, decimal(offset)?)
+            }
+            ("events", None, ..) => Self::EmitEvents,
+            ("events", Some("search"), None, ..) => Self::SearchEvents,
+            ("status", None, ..) => Self::Status,
+            ("users", None, ..) if *method == Method::GET => Self::Users,
+            ("users", None, ..) => Self::CreateUser,
+            ("users", Some(name), None, ..) => Self::DeleteUser(name.parse().ok()?),
+            ("users", Some(name), Some("reset"), None, _) => Self::ResetUser(name.parse().ok()?),
+            ("roles", None, ..) => Self::Roles,
+            ("roles", Some(name), None, ..) => Self::Role(name.parse().ok()?),
+            ("tokens", None, ..) if *method == Method::GET => Self::Tokens,
+            ("tokens", None, ..) => Self::CreateToken,
+            ("tokens", Some("delete"), None, ..) => Self::DeleteToken,
+            _ => return None,
+        })
+    }
+}
+
+/// One spelling of each number: no sign, no leading zero.
+fn decimal<N: std::str::FromStr>(text: &str) -> Option<N> {
+    let canonical = text == "0" || !text.starts_with(['0', '+', '-']);
+    canonical.then(|| text.parse().ok()).flatten()
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("/v1/")?;
+        match self {
+            Self::AcceptInvite => f.write_str("invites/accept"),
+            Self::AnnounceNode => f.write_str("presence/node"),
+            Self::AnnounceProxy => f.write_str("presence/proxy"),
+            Self::CompleteRecording(id) => write!(f, "recordings/{id}/complete"),
+            Self::CreateRecording => f.write_str("recordings"),
+            Self::CreateToken | Self::Tokens => f.write_str("tokens"),
+            Self::CreateUser | Self::Users => f.write_str("users"),
+            Self::DeleteNode(id) => write!(f, "nodes/{id}"),
+            Self::DeleteToken => f.write_str("tokens/delete"),
+            Self::DeleteUser(name) => write!(f, "users/{name}"),
+            Self::EmitEvents => f.write_str("events"),
+            Self::Invite => f.write_str("invites/show"),
+            Self::Join => f.write_str("join"),
+            Self::KeepAlive => f.write_str("presence/node/alive"),
+            Self::Login => f.write_str("login"),
+            Self::Nodes => f.write_str("nodes"),
+            Self::Ping => f.write_str("ping"),
+            Self::PutRecordingPart(id, number) => write!(f, "recordings/{id}/parts/{number}"),
+            Self::ReadRecording(id, offset) => write!(f, "recordings/{id}/content/{offset}"),
+            Self::RecordingParts(id) => write!(f, "recordings/{id}/parts"),
+            Self::Recordings => f.write_str("recordings/search"),
+            Self::ReissueUser => f.write_str("identity/user"),
+            Self::RenewHost => f.write_str("identity/host"),
+            Self::ResetUser(name) => write!(f, "users/{name}/reset"),
+            Self::Role(name) => write!(f, "roles/{name}"),
+            Self::Roles => f.write_str("roles"),
+            Self::SearchEvents => f.write_str("events/search"),
+            Self::Status => f.write_str("status"),
+            Self::Trust => f.write_str("trust"),
+            Self::WatchAccess => f.write_str("access/watch"),
+            Self::WatchNodes => f.write_str("nodes/watch"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use super::*;
+
+    fn all() -> Vec<Route> {
+        let session: SessionId = "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap();
+        let host: HostId = "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap();
+        let user = UserName::new("alice@example.com").unwrap();
+        vec![
+            Route::AcceptInvite,
+            Route::AnnounceNode,
+            Route::AnnounceProxy,
+            Route::CompleteRecording(session),
+            Route::CreateRecording,
+            Route::CreateToken,
+            Route::CreateUser,
+            Route::DeleteNode(host),
+            Route::DeleteToken,
+            Route::DeleteUser(user.clone()),
+            Route::EmitEvents,
+            Route::Invite,
+            Route::Join,
+            Route::KeepAlive,
+            Route::Login,
+            Route::Nodes,
+            Route::Ping,
+            Route::PutRecordingPart(session, 7),
+            Route::ReadRecording(session, u64::MAX),
+            Route::RecordingParts(session),
+            Route::Recordings,
+            Route::ReissueUser,
+            Route::RenewHost,
+            Route::ResetUser(user),
+            Route::Role(RoleName::new("access").unwrap()),
+            Route::Roles,
+            Route::SearchEvents,
+            Route::Status,
+            Route::Tokens,
+            Route::Trust,
+            Route::Users,
+            Route::WatchAccess,
+            Route::WatchNodes,
+        ]
+    }
+
+    #[test]
+    fn both_halves_mean_the_same() {
+        for route in all() {
+            assert_eq!(Route::parse(&route.method(), &route.to_string()), Some(route.clone()), "{route}");
+        }
+    }
+
+    #[test]
+    fn five_routes_are_public() {
+        assert_eq!(all().iter().filter(|route| route.is_public()).count(), 5);
+    }
+
+    #[test]
+    fn what_is_nearly_a_route_is_none() {
+        for path in [
+            "",
+            "/",
+            "/v1",
+            "/v1/",
+            "/v2/ping",
+            "/v1/ping/",
+            "/v1//ping",
+            "/v1/Ping",
+            "v1/ping",
+            "/v1/nodes/x",
+            "/v1/users/../roles",
+            "/v1/users/Alice",
+            "/v1/recordings/x/parts",
+            "/v1/ping/x/y/z/a/b",
+            "/v1/recordings/0f8fad5b-d9cb-469f-a165-70867728950e/content/007",
+            "/v1/recordings/0f8fad5b-d9cb-469f-a165-70867728950e/content/-1",
+            "/v1/recordings/0f8fad5b-d9cb-469f-a165-70867728950e/content/1/",
+        ] {
+            for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE] {
+                assert_eq!(Route::parse(&method, path), None, "{method} {path}");
+            }
+        }
+        assert_eq!(Route::parse(&Method::GET, "/v1/join"), None);
+        assert_eq!(Route::parse(&Method::HEAD, "/v1/ping"), None);
+    }
+}

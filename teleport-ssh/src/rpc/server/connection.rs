@@ -1,0 +1,265 @@
+//! One connection: handshake, who is it, requests, and the ends that it can come to.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use teleport_core::api::{ApiError, ApiErrorKind, AuthApi};
+use teleport_core::auth::Caller;
+use teleport_core::cert::{CertRejected, Identity};
+use teleport_core::clock::Clock;
+use teleport_core::task::{Shutdown, TaskScope};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
+
+use super::Services;
+use super::dispatch::dispatch;
+use super::watch::Ends;
+use crate::listener::Admitted;
+use crate::listener::limits::Outcome;
+use crate::rpc::http::{Answer, ErrorBody, json, refuse};
+use crate::rpc::routes::Route;
+use crate::rpc::tls::{Authenticator, TlsServer};
+use crate::rpc::{Activity, ScopeExecutor};
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a connection without a certificate may do nothing.
+const STRANGER_IDLE: Duration = Duration::from_secs(15);
+/// Requests and watches of one connection at the same time.
+const MAX_STREAMS: u32 = 256;
+/// How often the other side is asked whether it is still there, and how long it may take to answer.
+const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+/// How much of an answer waits for a slow reader, for each stream.
+const SEND_BUFFER: usize = 256 << 10;
+
+/// What a connection occupies.
+#[derive(Debug)]
+pub(super) enum Place {
+    Door(Admitted),
+    Pipe,
+}
+
+impl Place {
+    fn record(&mut self, outcome: Outcome) {
+        if let Self::Door(admitted) = self {
+            admitted.record(outcome);
+        }
+    }
+}
+
+/// Serves connections, wherever they come from.
+#[derive(Debug)]
+pub(super) struct Connections {
+    service: Arc<dyn Services>,
+    tls: TlsServer,
+    clock: Arc<dyn Clock>,
+    handshake: Duration,
+}
+
+impl Connections {
+    pub(super) fn new(
+        service: Arc<dyn Services>,
+        tls: TlsServer,
+        clock: Arc<dyn Clock>,
+        grace: Duration,
+    ) -> Self {
+        Self { service, tls, clock, handshake: HANDSHAKE.min(grace) }
+    }
+
+    /// Serves one connection to its end. What goes wrong here is the peer's doing and is not a warning.
+    pub(super) async fn serve<S>(
+        self: Arc<Self>,
+        stream: S,
+        peer: SocketAddr,
+        mut place: Place,
+        shutdown: Shutdown,
+    ) where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let built = match self.tls.current() {
+            Ok(built) => built,
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "the auth server has no usable identity"
+                );
+                return;
+            }
+        };
+        let acceptor = TlsAcceptor::from(Arc::clone(&built.config));
+        let tls = match tokio::time::timeout(self.handshake, acceptor.accept(stream)).await {
+            Ok(Ok(tls)) => tls,
+            Ok(Err(error)) => {
+                place.record(Outcome::Failed);
+                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a TLS handshake failed");
+                return;
+            }
+            Err(_) => {
+                place.record(Outcome::GraceExceeded);
+                tracing::debug!(%peer, "a TLS handshake took too long");
+                return;
+            }
+        };
+        let leaf = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let leaf = leaf.map(|leaf| leaf.clone().into_owned());
+        let guard = match Guard::new(leaf, peer, Arc::clone(&built.authenticator), Arc::clone(&self)) {
+            Ok(guard) => guard,
+            Err(reason) => {
+                place.record(Outcome::Failed);
+                tracing::info!(%peer, %reason, "a client certificate was refused");
+                return;
+            }
+        };
+        if guard.is_known() {
+            place.record(Outcome::Authenticated);
+        }
+        self.requests(tls, Arc::new(guard), shutdown).await;
+    }
+
+    async fn requests<S>(&self, tls: S, guard: Arc<Guard>, shutdown: Shutdown)
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let scope = TaskScope::new();
+        let activity = Arc::new(Activity::default());
+        let service = service_fn(|request: Request<Incoming>| {
+            let guard = Arc::clone(&guard);
+            let (busy, ending) = (activity.begin(), shutdown.clone());
+            async move {
+                let answer = Self::request(request, &guard, ending).await;
+                drop(busy);
+                Ok::<_, Infallible>(answer)
+            }
+        });
+        let mut http = http2::Builder::new(ScopeExecutor(scope.clone()));
+        http.timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(16 << 10)
+            .max_send_buf_size(SEND_BUFFER)
+            .keep_alive_interval(PING.0)
+            .keep_alive_timeout(PING.1);
+        let mut connection = pin!(http.serve_connection(TokioIo::new(tls), service));
+        let idle =
+            activity.idle_for(if guard.is_known() { None } else { Some(STRANGER_IDLE) }, self.handshake);
+        let mut idle = pin!(idle);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = idle.as_mut() => return,
+            () = guard.refused.notified() => {
+                // The refusal is on its way; what was begun is finished, nothing new is taken.
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            () = shutdown.draining() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(peer = %guard.peer, error = &error as &dyn std::error::Error, "a connection broke off");
+        }
+    }
+
+    async fn request(request: Request<Incoming>, guard: &Arc<Guard>, shutdown: Shutdown) -> Answer {
+        let Some(route) = Route::parse(request.method(), request.uri().path()) else {
+            return refuse(&ApiError::not_found("the route"));
+        };
+        if !guard.still_accepted() {
+            guard.refused.notify_one();
+            return unauthorized("the certificate is no longer accepted");
+        }
+        if !guard.is_known() && !route.is_public() {
+            return unauthorized("a client certificate is needed");
+        }
+        let ends = Ends::new(Arc::clone(guard), shutdown);
+        match dispatch(guard.api.as_ref(), route, request.into_body(), ends).await {
+            Ok(answer) => answer,
+            Err(error) => refuse(&error),
+        }
+    }
+
+    /// By whom certificates are judged now; what was judged by an older one is judged again.
+    fn authenticator(&self) -> Option<Arc<Authenticator>> {
+        self.tls.current().ok().map(|built| Arc::clone(&built.authenticator))
+    }
+}
+
+fn unauthorized(reason: &str) -> Answer {
+    json(StatusCode::UNAUTHORIZED, &ErrorBody::new(&ApiError::new(ApiErrorKind::Denied, reason)))
+}
+
+/// Who is at the other end, looked at again with each request: a connection ends with the certificate or the trust that it was
+/// opened with.
+#[derive(Debug)]
+pub(super) struct Guard {
+    leaf: Option<CertificateDer<'static>>,
+    identity: Option<Identity>,
+    peer: SocketAddr,
+    connections: Arc<Connections>,
+    api: Arc<dyn AuthApi>,
+    /// By whom the certificate was accepted last; `None` once it was refused.
+    accepted_by: Mutex<Option<Arc<Authenticator>>>,
+    refused: Notify,
+}
+
+impl Guard {
+    fn new(
+        leaf: Option<CertificateDer<'static>>,
+        peer: SocketAddr,
+        authenticator: Arc<Authenticator>,
+        connections: Arc<Connections>,
+    ) -> Result<Self, CertRejected> {
+        let clock = connections.clock.as_ref();
+        let identity = match &leaf {
+            Some(leaf) => Some(authenticator.identify(leaf, peer.ip(), clock)?),
+            None => None,
+        };
+        let caller = match identity.clone() {
+            Some(identity) => Caller::Identity(identity, Some(peer)),
+            None => Caller::Anonymous { remote: Some(peer) },
+        };
+        Ok(Self {
+            leaf,
+            identity,
+            peer,
+            api: connections.service.acting_as(caller),
+            connections,
+            accepted_by: Mutex::new(Some(authenticator)),
+            refused: Notify::new(),
+        })
+    }
+
+    fn is_known(&self) -> bool {
+        self.identity.is_some()
+    }
+
+    /// Whether the certificate, if there is one, is accepted at this moment.
+    pub(super) fn still_accepted(&self) -> bool {
+        let (Some(leaf), Some(identity)) = (&self.leaf, &self.identity) else { return true };
+        let clock = self.connections.clock.as_ref();
+        if clock.now() >= identity.expires() {
+            return false;
+        }
+        let Some(current) = self.connections.authenticator() else { return false };
+        let mut accepted_by = self.accepted_by.lock().unwrap_or_else(PoisonError::into_inner);
+        match accepted_by.as_ref() {
+            None => return false,
+            Some(before) if Arc::ptr_eq(before, &current) => return true,
+            Some(_) => {}
+        }
+        // The trust has changed since: judged anew, and it must still be the same caller.
+        let again = current.identify(leaf, self.peer.ip(), clock);
+        *accepted_by = (again.as_ref() == Ok(identity)).then_some(current);
+        accepted_by.is_some()
+    }
+}

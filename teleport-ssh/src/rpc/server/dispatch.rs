@@ -1,0 +1,92 @@
+//! From a route to a call.
+
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::body::Incoming;
+use serde::{Deserialize, Serialize};
+use teleport_core::api::{ApiResult, AuthApi};
+use teleport_core::secret::{SecretString, wire};
+
+use super::watch::{Ends, stream};
+use crate::rpc::http::{Answer, answer, json, parse, read_body};
+use crate::rpc::routes::Route;
+
+/// A secret that names what is asked for.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SecretBody {
+    #[serde(with = "wire")]
+    pub(crate) token: SecretString,
+}
+
+/// A number of parts.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PartsBody {
+    pub(crate) parts: u32,
+}
+
+pub(super) async fn dispatch(
+    api: &dyn AuthApi,
+    route: Route,
+    body: Incoming,
+    ends: Ends,
+) -> ApiResult<Answer> {
+    let max = route.max_body();
+    let body = async || read_body(body, max).await;
+    match route {
+        Route::AcceptInvite => done(api.accept_invite(parse(&body().await?)?).await?),
+        Route::AnnounceNode => done(api.announce_node(parse(&body().await?)?).await?),
+        Route::AnnounceProxy => done(api.announce_proxy(parse(&body().await?)?).await?),
+        Route::CompleteRecording(session) => {
+            let PartsBody { parts } = parse(&body().await?)?;
+            done(api.complete_recording(session, parts).await?)
+        }
+        Route::CreateRecording => done(api.create_recording(parse(&body().await?)?).await?),
+        Route::CreateToken => ok(&api.create_token(parse(&body().await?)?).await?),
+        Route::CreateUser => ok(&api.create_user(parse(&body().await?)?).await?),
+        Route::DeleteNode(node) => done(api.delete_node(node).await?),
+        Route::DeleteToken => done(api.delete_token(parse::<SecretBody>(&body().await?)?.token).await?),
+        Route::DeleteUser(user) => done(api.delete_user(user).await?),
+        Route::EmitEvents => done(api.emit_events(parse(&body().await?)?).await?),
+        Route::Invite => ok(&api.invite(parse::<SecretBody>(&body().await?)?.token).await?),
+        Route::Join => ok(&api.join(parse(&body().await?)?).await?),
+        Route::KeepAlive => done(api.keep_alive().await?),
+        Route::Login => ok(&api.login(parse(&body().await?)?).await?),
+        Route::Nodes => ok(&api.nodes().await?),
+        Route::Ping => ok(&api.ping().await?),
+        Route::PutRecordingPart(session, number) => {
+            done(api.put_recording_part(session, number, body().await?).await?)
+        }
+        Route::ReadRecording(session, offset) => raw(api.read_recording(session, offset).await?),
+        Route::RecordingParts(session) => ok(&PartsBody { parts: api.recording_parts(session).await? }),
+        Route::Recordings => ok(&api.recordings(parse(&body().await?)?).await?),
+        Route::ReissueUser => ok(&api.reissue_user(parse(&body().await?)?).await?),
+        Route::RenewHost => ok(&api.renew_host(parse(&body().await?)?).await?),
+        Route::ResetUser(user) => ok(&api.reset_user(user).await?),
+        Route::Role(name) => ok(&api.role(name).await?),
+        Route::Roles => ok(&api.roles().await?),
+        Route::SearchEvents => ok(&api.search_events(parse(&body().await?)?).await?),
+        Route::Status => ok(&api.status().await?),
+        Route::Tokens => ok(&api.tokens().await?),
+        Route::Trust => ok(&api.trust().await?),
+        Route::Users => ok(&api.users().await?),
+        Route::WatchAccess => Ok(stream(api.watch_access().await?, ends)),
+        Route::WatchNodes => Ok(stream(api.watch_nodes().await?, ends)),
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "one shape for all arms")]
+fn ok<T: Serialize>(value: &T) -> ApiResult<Answer> {
+    Ok(json(StatusCode::OK, value))
+}
+
+#[expect(clippy::unnecessary_wraps, clippy::unit_arg, reason = "one shape for all arms")]
+fn done((): ()) -> ApiResult<Answer> {
+    Ok(answer(StatusCode::NO_CONTENT, "application/json", Bytes::new()))
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "one shape for all arms")]
+fn raw(bytes: Bytes) -> ApiResult<Answer> {
+    Ok(answer(StatusCode::OK, "application/octet-stream", bytes))
+}
