@@ -8,6 +8,7 @@
 )]
 
 mod audit;
+mod broken;
 mod child;
 mod example;
 mod files;
