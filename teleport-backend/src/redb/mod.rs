@@ -55,6 +55,11 @@ pub struct RedbBackend {
     _sweeper: TaskScope,
 }
 
+/// The disk failed, and the file could not be opened again so far.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the database is not open after an earlier failure")]
+struct NotOpen;
+
 /// What the backend, its writer and its sweeper have in common.
 #[derive(Debug)]
 struct Shared {
@@ -196,8 +201,13 @@ impl Shared {
     /// Runs `read` on the database. It stays open meanwhile.
     fn read<T>(&self, read: impl FnOnce(&Database) -> Result<T, schema::Failure>) -> Result<T, StorageError> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        let database = database.as_ref().ok_or(Closed)?;
+        let database = database.as_ref().ok_or_else(|| self.absence())?;
         read(database).map_err(StorageError::from)
+    }
+
+    /// Why there is no database.
+    fn absence(&self) -> StorageError {
+        if self.permits.is_closed() { Closed.into() } else { StorageError::unavailable(NotOpen) }
     }
 }
 

@@ -225,7 +225,9 @@ async fn a_failing_disk_is_reported_to_all_and_nothing_is_half_written() {
             chain.push(error.to_string());
             cause = error.source();
         }
-        assert_eq!(chain[..2], ["storage is not available", "the database failed"]);
+        // Whether they shared the transaction is a matter of time.
+        let reasons = ["the database failed", "the database is not open after an earlier failure"];
+        assert!(chain[0] == "storage is not available" && reasons.contains(&&*chain[1]), "{chain:?}");
     }
     // A path that does not exist cannot be opened again: everything is refused from here on, and says so.
     let refused = backend.commit(batch(3)).await.unwrap_err();

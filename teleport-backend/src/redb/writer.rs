@@ -9,8 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::apply::Tables;
 use super::schema::Failure;
-use super::{Shared, batch_bytes, open, schema};
-use crate::shared::closed::Closed;
+use super::{NotOpen, Shared, batch_bytes, open, schema};
 
 /// The most batches of one transaction.
 const MAX_GROUP: usize = 256;
@@ -116,7 +115,7 @@ impl Writer {
             let database = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
             match database.as_ref() {
                 Some(database) => self.transact(database, batches).map_err(StorageFailure::Failed),
-                None => Err(StorageFailure::Closed),
+                None => Err(StorageFailure::NotOpen(NotOpen)),
             }
         };
         match outcome {
@@ -186,8 +185,8 @@ impl Writer {
 
 #[derive(Clone, Debug, thiserror::Error)]
 enum StorageFailure {
-    #[error("the database is not open after an earlier failure")]
-    Closed,
+    #[error(transparent)]
+    NotOpen(NotOpen),
     #[error(transparent)]
     Failed(Failure),
 }
@@ -195,7 +194,7 @@ enum StorageFailure {
 impl StorageFailure {
     fn needs_reopening(&self) -> bool {
         match self {
-            Self::Closed => true,
+            Self::NotOpen(_) => true,
             Self::Failed(failure) => failure.is_io(),
         }
     }
@@ -204,7 +203,7 @@ impl StorageFailure {
 impl From<StorageFailure> for StorageError {
     fn from(failure: StorageFailure) -> Self {
         match failure {
-            StorageFailure::Closed => Closed.into(),
+            StorageFailure::NotOpen(reason) => Self::unavailable(reason),
             StorageFailure::Failed(failure) => failure.into(),
         }
     }
