@@ -39,7 +39,11 @@ fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8], &[u8])> {
         0..=0x7f => (usize::from(*first), rest),
         0x81..=0x84 => {
             let (len, body) = rest.split_at_checked(usize::from(first & 0x7f))?;
-            (len.iter().try_fold(0_usize, |len, byte| len.checked_mul(256)?.checked_add(usize::from(*byte)))?, body)
+            (
+                len.iter()
+                    .try_fold(0_usize, |len, byte| len.checked_mul(256)?.checked_add(usize::from(*byte)))?,
+                body,
+            )
         }
         _ => return None,
     };
@@ -184,15 +188,19 @@ mod tests {
         let tbs = |version: &[u8], tail: &[u8]| {
             let mut tbs = [version, b"\x02\x01\x07", b"\x30\x00\x30\x00\x30\x00\x30\x00"].concat();
             tbs.extend_from_slice(tail);
-            let certificate = [&[0x30, u8::try_from(tbs.len()).unwrap()][..], &tbs, b"\x30\x00\x03\x01\x00"].concat();
-            X509Authority::from_der([&[0x30, u8::try_from(certificate.len()).unwrap()][..], &certificate].concat())
+            let certificate =
+                [&[0x30, u8::try_from(tbs.len()).unwrap()][..], &tbs, b"\x30\x00\x03\x01\x00"].concat();
+            X509Authority::from_der(
+                [&[0x30, u8::try_from(certificate.len()).unwrap()][..], &certificate].concat(),
+            )
         };
         let key = b"\x30\x03key";
         assert_eq!(tbs(b"\xa0\x03\x02\x01\x02", b"\x30\x03key\xa3\x00").spki(), Some(&key[..]));
         assert_eq!(tbs(b"", b"\x30\x03key").spki(), Some(&key[..]));
         assert_eq!(tbs(b"", b"\x04\x03key").spki(), None);
         assert_eq!(tbs(b"", b"").spki(), None);
-        for bad in [&b""[..], b"\x30", b"\x30\x80\x00\x00", b"\x30\x84\xff\xff\xff\xff", b"\x30\x02\x30\x00x"] {
+        for bad in [&b""[..], b"\x30", b"\x30\x80\x00\x00", b"\x30\x84\xff\xff\xff\xff", b"\x30\x02\x30\x00x"]
+        {
             assert_eq!(X509Authority::from_der(bad).spki(), None);
         }
     }

@@ -1,1 +1,0 @@
-//! The suite that every implementation of the API must pass.

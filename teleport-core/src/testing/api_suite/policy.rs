@@ -1,0 +1,200 @@
+//! Every operation as every kind of caller.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{ApiFixture, fresh_name, host, user, uuid};
+use crate::api::{
+    AcceptInvite, ApiError, ApiErrorKind, AuthApi, CreateToken, CreateUser, JoinRequest, LoginRequest,
+    ProxyRecord, RecordingQuery, ReissueRequest, RenewRequest,
+};
+use crate::audit::AuditQuery;
+use crate::auth::Caller;
+use crate::auth::policy::{CallerKind, Operation, Rule};
+use crate::cert::Identity;
+use crate::id::{HostId, HostRole, NodeName, RoleName, SessionId};
+use crate::label::Labels;
+use crate::recording::RecordingMeta;
+use crate::resource::NodeRecord;
+use crate::secret::SecretString;
+
+/// Calls an operation with arguments that are refused as wrong, or change nothing, if the caller may call it.
+async fn call(
+    fixture: &dyn ApiFixture,
+    api: &Arc<dyn AuthApi>,
+    host_id: HostId,
+    operation: Operation,
+) -> Result<(), ApiError> {
+    let nothing = || SecretString::new("00000000000000000000000000000000");
+    let keys = || fixture.keys();
+    let session = SessionId::from_uuid(uuid(fixture));
+    let unknown = || fresh_name(fixture, "unknown");
+    let name = || NodeName::new("name").unwrap();
+    match operation {
+        Operation::Ping => api.ping().await.map(drop),
+        Operation::Join => {
+            let request = JoinRequest {
+                token: nothing(),
+                host_id,
+                name: name(),
+                role: HostRole::Node,
+                keys: keys(),
+                addresses: Vec::new(),
+                client_ip: None,
+            };
+            api.join(request).await.map(drop)
+        }
+        Operation::Login => {
+            let request = LoginRequest {
+                user: unknown().to_string(),
+                password: nothing(),
+                code: SecretString::new("malformed"),
+                keys: keys(),
+                ttl: None,
+                client_ip: None,
+            };
+            api.login(request).await.map(drop)
+        }
+        Operation::Invite => api.invite(nothing()).await.map(drop),
+        Operation::AcceptInvite => {
+            let request =
+                AcceptInvite { token: nothing(), password: nothing(), code: SecretString::new("000000") };
+            api.accept_invite(request).await
+        }
+        Operation::RenewHost => {
+            api.renew_host(RenewRequest { keys: keys(), addresses: vec!["*".to_owned()] }).await.map(drop)
+        }
+        Operation::ReissueUser => {
+            api.reissue_user(ReissueRequest { keys: keys(), ttl: None }).await.map(drop)
+        }
+        Operation::AnnounceNode => {
+            let record = NodeRecord {
+                host_id,
+                name: name(),
+                address: "nowhere".to_owned(),
+                labels: Labels::default(),
+                version: String::new(),
+            };
+            api.announce_node(record).await
+        }
+        Operation::KeepAlive => api.keep_alive().await,
+        Operation::AnnounceProxy => {
+            let record = ProxyRecord {
+                host_id,
+                name: name(),
+                web_address: "nowhere".to_owned(),
+                ssh_address: "nowhere".to_owned(),
+                version: String::new(),
+            };
+            api.announce_proxy(record).await
+        }
+        Operation::Nodes => api.nodes().await.map(drop),
+        Operation::WatchNodes => api.watch_nodes().await.map(drop),
+        Operation::Trust => api.trust().await.map(drop),
+        Operation::WatchAccess => api.watch_access().await.map(drop),
+        Operation::CreateRecording => {
+            let meta = RecordingMeta {
+                session,
+                cluster: fixture.cluster(),
+                host_id,
+                host_name: name(),
+                user: unknown(),
+                login: crate::id::OsLogin::new("root").unwrap(),
+                started: fixture.now(),
+                command: None,
+                terminal: None,
+            };
+            api.create_recording(meta).await
+        }
+        Operation::PutRecordingPart => api.put_recording_part(session, 0, Bytes::new()).await,
+        Operation::RecordingParts => api.recording_parts(session).await.map(drop),
+        Operation::CompleteRecording => api.complete_recording(session, 0).await,
+        Operation::Recordings => api.recordings(RecordingQuery::default()).await.map(drop),
+        Operation::ReadRecording => api.read_recording(session, 0).await.map(drop),
+        Operation::EmitEvents => api.emit_events(Vec::new()).await,
+        Operation::SearchEvents => {
+            api.search_events(AuditQuery { limit: 1, ..AuditQuery::default() }).await.map(drop)
+        }
+        Operation::Status => api.status().await.map(drop),
+        Operation::CreateUser => {
+            let request = CreateUser {
+                name: unknown(),
+                roles: vec![RoleName::new("nonesuch").unwrap()],
+                logins: Vec::new(),
+                ttl: None,
+            };
+            api.create_user(request).await.map(drop)
+        }
+        Operation::ResetUser => api.reset_user(unknown()).await.map(drop),
+        Operation::Users => api.users().await.map(drop),
+        Operation::DeleteUser => api.delete_user(unknown()).await,
+        Operation::Roles => api.roles().await.map(drop),
+        Operation::Role => api.role(RoleName::new("nonesuch").unwrap()).await.map(drop),
+        Operation::CreateToken => {
+            let request = CreateToken {
+                roles: Vec::new(),
+                ttl: None,
+                uses: None,
+                labels: Labels::default(),
+                value: None,
+            };
+            api.create_token(request).await.map(drop)
+        }
+        Operation::Tokens => api.tokens().await.map(drop),
+        Operation::DeleteToken => api.delete_token(nothing()).await,
+        Operation::DeleteNode => api.delete_node(host_id).await,
+    }
+}
+
+/// Every row of the table in [`crate::auth::policy`], by calling.
+pub async fn the_policy_table_holds(fixture: &dyn ApiFixture) {
+    // Reissuing needs a user who exists.
+    let existing = fresh_name(fixture, "grace");
+    let create = CreateUser { name: existing.clone(), roles: Vec::new(), logins: Vec::new(), ttl: None };
+    super::admin(fixture).create_user(create).await.unwrap();
+
+    for kind in CallerKind::ALL {
+        let identity = host(
+            fixture,
+            "policy",
+            match kind {
+                CallerKind::Auth => HostRole::Auth,
+                CallerKind::Proxy => HostRole::Proxy,
+                _ => HostRole::Node,
+            },
+        );
+        let as_user = |roles: &[&str]| {
+            let identity = user(fixture, existing.as_str(), roles, &["root"]);
+            Caller::Identity(Identity::User(identity), None)
+        };
+        // Users count twice: without a role that administers, and with all that do.
+        let callers = match kind {
+            CallerKind::Anonymous => vec![(Caller::Anonymous { remote: None }, false)],
+            CallerKind::LocalAdmin => vec![(Caller::LocalAdmin, true)],
+            CallerKind::User => vec![(as_user(&["access"]), false), (as_user(&["editor", "auditor"]), true)],
+            _ => vec![(Caller::Identity(Identity::Host(identity.clone()), None), false)],
+        };
+        for (caller, administers) in callers {
+            let api = fixture.as_caller(caller.clone());
+            for operation in Operation::ALL.iter().copied() {
+                let rule = operation.rule(kind);
+                let allowed = match rule {
+                    Rule::No => false,
+                    Rule::Role(..) => administers,
+                    Rule::Own | Rule::Yes => true,
+                };
+                let outcome = call(fixture, &api, identity.host_id, operation).await;
+                let denied = outcome.as_ref().is_err_and(|error| error.kind() == ApiErrorKind::Denied);
+                // A wrong token is denied by its nature.
+                let natural = allowed && operation == Operation::Join;
+                assert!(
+                    denied != allowed || natural,
+                    "{} as {caller}: the table says {rule}, the service {outcome:?}",
+                    operation.name(),
+                );
+            }
+        }
+    }
+    super::admin(fixture).delete_user(existing).await.unwrap();
+}

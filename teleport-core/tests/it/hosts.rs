@@ -1,0 +1,195 @@
+//! Join, renewal and presence: the rows D2, D4, I5, A10 of the threat list, and the clock.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use teleport_core::api::{
+    AdminApi, ApiErrorKind, CreateToken, IdentityApi, JoinRequest, PresenceApi, PublicApi, RenewRequest,
+};
+use teleport_core::audit::EventKind;
+use teleport_core::auth::Caller;
+use teleport_core::cert::{HostIdentity, Identity};
+use teleport_core::id::{HostRole, NodeName};
+use teleport_core::label::Labels;
+use teleport_core::resource::{NODE_ONLINE_FOR, NODE_RETENTION, NodeRecord};
+use teleport_core::secret::SecretString;
+use teleport_core::testing::{UnsignedIssuer, subject_keys};
+use teleport_core::token::StaticToken;
+
+use crate::cluster::Cluster;
+
+fn token(uses: Option<u32>) -> CreateToken {
+    CreateToken { roles: vec![HostRole::Node], ttl: None, uses, labels: Labels::default(), value: None }
+}
+
+fn join(cluster: &Cluster, token: &SecretString) -> (HostIdentity, JoinRequest) {
+    let host = cluster.host("web-1", HostRole::Node);
+    let request = JoinRequest {
+        token: token.clone(),
+        host_id: host.host_id,
+        name: NodeName::new("web-1").unwrap(),
+        role: HostRole::Node,
+        keys: subject_keys(cluster.unique()),
+        addresses: Vec::new(),
+        client_ip: None,
+    };
+    (host, request)
+}
+
+fn reason(cluster: &Cluster) -> String {
+    cluster.audit.last(EventKind::InstanceJoinFailure).unwrap().error.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn i5_a_hundred_hosts_one_use_one_joins() {
+    let cluster = Cluster::new().await;
+    let second = cluster.second();
+    for uses in [1_usize, 7] {
+        let made = cluster.admin().create_token(token(Some(u32::try_from(uses).unwrap()))).await.unwrap();
+        let attempts = (0..100).map(|number| {
+            let (_, request) = join(&cluster, &made.token);
+            let service = if number % 2 == 0 { cluster.auth.clone() } else { second.clone() };
+            tokio::spawn(
+                async move { service.acting_as(Caller::Anonymous { remote: None }).join(request).await },
+            )
+        });
+        let before = cluster.issuer.issued();
+        let outcomes = join_all(attempts).await;
+        let joined = outcomes.iter().filter(|outcome| outcome.as_ref().unwrap().is_ok()).count();
+        let denied = outcomes.iter().filter(|outcome| {
+            outcome.as_ref().unwrap().as_ref().is_err_and(|error| error.kind() == ApiErrorKind::Denied)
+        });
+        assert_eq!((joined, denied.count()), (uses, 100 - uses));
+        assert_eq!(cluster.issuer.issued() - before, u64::try_from(uses).unwrap());
+    }
+    assert_eq!(cluster.audit.count(EventKind::InstanceJoin), 8);
+    assert_eq!(cluster.audit.count(EventKind::InstanceJoinFailure), 192);
+}
+
+#[tokio::test]
+async fn d2_the_log_says_why_and_the_answer_does_not() {
+    let cluster = Cluster::new().await;
+    let made = cluster.admin().create_token(token(None)).await.unwrap();
+    let api = cluster.anonymous();
+    let (_, good) = join(&cluster, &made.token);
+
+    let mut texts = Vec::new();
+    let mut check = async |request: JoinRequest, why: &str| {
+        let error = api.join(request).await.unwrap_err();
+        assert_eq!(error.kind(), ApiErrorKind::Denied);
+        texts.push(error.to_string());
+        let logged = reason(&cluster);
+        assert!(logged.contains(why), "{logged}");
+    };
+    let with = |secret: &str| JoinRequest { token: SecretString::new(secret), ..good.clone() };
+    check(with(""), "no such token").await;
+    check(with(&made.token.expose().to_uppercase()), "no such token").await;
+    check(with(&made.token.expose()[..31]), "no such token").await;
+    check(with(&made.info.id), "no such token").await;
+    check(JoinRequest { role: HostRole::Auth, ..good.clone() }, "role auth").await;
+    check(JoinRequest { addresses: vec!["*".to_owned()], ..good.clone() }, "cannot be a name").await;
+    cluster.clock.advance(Duration::from_secs(30 * 60));
+    check(good.clone(), "expired").await;
+    // Long after, only the hash would be known; then it is a token like any other that does not exist.
+    cluster.clock.advance(Duration::from_secs(25 * 3600));
+    check(good, "no such token").await;
+    texts.dedup();
+    assert_eq!(texts, ["access denied"]);
+    assert_eq!(cluster.issuer.issued(), 0);
+}
+
+#[tokio::test]
+async fn d4_a_live_id_cannot_be_taken() {
+    let cluster = Cluster::new().await;
+    let made =
+        cluster.admin().create_token(CreateToken { ttl: Some(30 * 86_400), ..token(None) }).await.unwrap();
+    let (mut host, first) = join(&cluster, &made.token);
+    cluster.anonymous().join(first.clone()).await.unwrap();
+    let thief = JoinRequest { keys: subject_keys(cluster.unique()), ..first.clone() };
+    cluster.anonymous().join(thief.clone()).await.unwrap_err();
+    assert!(reason(&cluster).contains("bound to other keys"));
+
+    // A renewal binds the id to the new keys, for as long as the new certificate lives.
+    cluster.clock.advance(Duration::from_secs(6 * 86_400));
+    host.expires = cluster.now().saturating_add(Duration::from_secs(86_400));
+    let keys = subject_keys(cluster.unique());
+    let renewed = cluster
+        .as_host(&host)
+        .renew_host(RenewRequest { keys: keys.clone(), addresses: Vec::new() })
+        .await
+        .unwrap();
+    let said = UnsignedIssuer::read(&renewed.certificates);
+    assert_eq!(said["host_id"], host.host_id.to_string());
+    assert_eq!((&said["name"], &said["role"]), (&"web-1".into(), &"node".into()));
+    cluster.clock.advance(Duration::from_secs(6 * 86_400));
+    cluster.anonymous().join(thief.clone()).await.unwrap_err();
+    cluster.anonymous().join(first.clone()).await.unwrap_err();
+    cluster.anonymous().join(JoinRequest { keys, ..first }).await.unwrap();
+
+    // When nobody has renewed it, the id is free.
+    cluster.clock.advance(Duration::from_secs(7 * 86_400));
+    cluster.anonymous().join(thief).await.unwrap();
+}
+
+#[tokio::test]
+async fn static_tokens_admit_and_cannot_be_deleted() {
+    let secret = SecretString::new("a-static-token-of-the-file");
+    let fixed = StaticToken::new(vec![HostRole::Node], &secret).unwrap();
+    let cluster = Cluster::with(|config| config.static_tokens.push(fixed)).await;
+    for _ in 0..3 {
+        cluster.anonymous().join(join(&cluster, &secret).1).await.unwrap();
+    }
+    let listed = cluster.admin().tokens().await.unwrap();
+    assert!(listed[0].is_static && listed[0].expires.is_none());
+    let error = cluster.admin().delete_token(secret.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ApiErrorKind::Invalid);
+    let same = CreateToken { value: Some(secret), ..token(None) };
+    assert_eq!(cluster.admin().create_token(same).await.unwrap_err().kind(), ApiErrorKind::Conflict);
+}
+
+#[tokio::test]
+async fn only_a_proxy_is_believed_about_the_address_of_its_client() {
+    let cluster = Cluster::new().await;
+    let made = cluster.admin().create_token(token(None)).await.unwrap();
+    let claimed = Some("203.0.113.5".parse().unwrap());
+    let request = || JoinRequest { client_ip: claimed, ..join(&cluster, &made.token).1 };
+    let seen = || cluster.audit.last(EventKind::InstanceJoin).unwrap().remote.unwrap().ip();
+
+    cluster.anonymous().join(request()).await.unwrap();
+    assert_eq!(seen().to_string(), "192.0.2.99");
+    let proxy = Identity::Host(cluster.host("proxy", HostRole::Proxy));
+    let remote = Some("192.0.2.1:5000".parse().unwrap());
+    cluster.auth.acting_as(Caller::Identity(proxy, remote)).join(request()).await.unwrap();
+    assert_eq!(seen().to_string(), "203.0.113.5");
+}
+
+#[tokio::test]
+async fn a_silent_node_goes_offline_and_then_away() {
+    let cluster = Cluster::new().await;
+    let mut host = cluster.host("web-1", HostRole::Node);
+    let record = NodeRecord {
+        host_id: host.host_id,
+        name: host.name.clone(),
+        address: "192.0.2.7:3022".to_owned(),
+        labels: Labels::default(),
+        version: "1".to_owned(),
+    };
+    cluster.as_host(&host).announce_node(record).await.unwrap();
+    let announced = cluster.now();
+    cluster.clock.advance(NODE_ONLINE_FOR);
+    let listed = cluster.admin().nodes().await.unwrap();
+    assert!(!listed[0].is_online(cluster.now()));
+    assert_eq!(listed[0].last_seen, announced);
+    assert_eq!(cluster.admin().status().await.unwrap().nodes_online, 0);
+
+    cluster.as_host(&host).keep_alive().await.unwrap();
+    let heard = cluster.now();
+    assert_eq!(cluster.admin().nodes().await.unwrap()[0].last_seen, heard);
+    assert_eq!(cluster.admin().status().await.unwrap().nodes_online, 1);
+
+    cluster.clock.set(heard.saturating_add(NODE_RETENTION));
+    assert!(cluster.admin().nodes().await.unwrap().is_empty());
+    host.expires = cluster.now().saturating_add(Duration::from_secs(60));
+    let error = cluster.as_host(&host).keep_alive().await.unwrap_err();
+    assert_eq!(error.kind(), ApiErrorKind::NotFound);
+}

@@ -1,0 +1,18 @@
+//! The auth service over real ports: what an embedder sees.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+mod cluster;
+mod failures;
+mod hosts;
+mod login;
+mod policy;
+mod secrets;
+mod speed;
+mod suite;
+mod watches;

@@ -1,0 +1,84 @@
+//! The policy table, as a whole.
+
+use std::path::Path;
+
+use teleport_core::api::{AdminApi, TrustApi};
+use teleport_core::audit::EventKind;
+use teleport_core::auth::policy::{self, Operation};
+use teleport_core::id::HostRole;
+use teleport_core::storage::BackendExt;
+
+use crate::cluster::Cluster;
+
+/// A change of the table must be seen. To accept one: `UPDATE_GOLDEN=1 cargo test -p teleport-core`.
+#[test]
+fn the_table_is_the_golden_one() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/policy.txt");
+    let table = policy::render();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &table).unwrap();
+    }
+    let golden = std::fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(table, golden, "the policy table differs from {}", path.display());
+}
+
+#[tokio::test]
+async fn a_refusal_is_generic_to_the_caller_and_precise_in_the_log() {
+    let cluster = Cluster::new().await;
+    let node = cluster.host("web-1", HostRole::Node);
+    let error = cluster.as_host(&node).users().await.unwrap_err();
+    assert_eq!(error.message(), "access denied");
+    let event = cluster.audit.last(EventKind::ApiDenied).unwrap();
+    assert_eq!(event.fields["operation"], Operation::Users.name());
+    assert_eq!(event.server_id, Some(node.host_id));
+    assert_eq!(event.error.as_deref(), Some("not for callers of this kind"));
+
+    let person = cluster.user("alice", &["access"], &["root"]);
+    assert_eq!(cluster.as_user(&person).users().await.unwrap_err().message(), "access denied");
+    let event = cluster.audit.last(EventKind::ApiDenied).unwrap();
+    assert_eq!(
+        (event.user.as_deref(), event.error.as_deref()),
+        (Some("alice"), Some("roles: no role allows it"))
+    );
+}
+
+#[tokio::test]
+async fn an_expired_or_foreign_identity_may_nothing() {
+    let cluster = Cluster::new().await;
+    let mut node = cluster.host("web-1", HostRole::Node);
+    assert!(cluster.as_host(&node).trust().await.is_ok());
+    node.expires = cluster.now();
+    assert!(cluster.as_host(&node).trust().await.is_err());
+    let mut foreign = cluster.user("alice", &["editor"], &["root"]);
+    foreign.cluster = "other.example".parse().unwrap();
+    assert!(cluster.as_user(&foreign).users().await.is_err());
+    let event = cluster.audit.last(EventKind::ApiDenied).unwrap();
+    assert_eq!(event.error.as_deref(), Some("the certificate is of another cluster"));
+}
+
+#[tokio::test]
+async fn a_role_that_is_taken_away_is_gone_at_once() {
+    let cluster = Cluster::new().await;
+    let editor = cluster.user("alice", &["editor"], &["root"]);
+    assert!(cluster.as_user(&editor).users().await.is_ok());
+    cluster.backend.delete(&"roles/editor".parse().unwrap()).await.unwrap();
+    assert!(cluster.as_user(&editor).users().await.is_err());
+    cluster.auth.bootstrap().await.unwrap();
+    assert!(cluster.as_user(&editor).users().await.is_ok());
+}
+
+#[tokio::test]
+async fn bootstrap_leaves_changed_roles_alone() {
+    let cluster = Cluster::new().await;
+    let mut access = cluster.admin().role("access".parse().unwrap()).await.unwrap();
+    assert!(access.metadata.revision.take().is_some());
+    access.spec.options.max_session_ttl = 60;
+    let value = serde_json::to_vec(&access).unwrap();
+    cluster.backend.put(&"roles/access".parse().unwrap(), value.into(), None).await.unwrap();
+    cluster.auth.bootstrap().await.unwrap();
+    assert_eq!(
+        cluster.admin().role("access".parse().unwrap()).await.unwrap().spec.options.max_session_ttl,
+        60
+    );
+    assert_eq!(cluster.admin().roles().await.unwrap().len(), 3);
+}
