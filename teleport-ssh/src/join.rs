@@ -15,7 +15,7 @@ use teleport_core::id::{HostId, HostRole, NodeName};
 use teleport_core::secret::SecretString;
 
 use crate::identity::{HostMaterial, HostName, MaterialError};
-use crate::keys::KeyError;
+use crate::keys::{KeyError, SshKeyPair, TlsKeyPair};
 use crate::proxy_web::{Exchange, JOIN_PATH, WebError, from_json, to_json};
 use crate::rpc::tls::{Authenticator, ServerTrust, server_roles};
 use crate::rpc::x509::authority_spki;
@@ -124,8 +124,22 @@ pub async fn join(
     clock: Arc<dyn Clock>,
     entropy: &dyn Entropy,
 ) -> Result<HostMaterial, JoinError> {
-    let trust = server_trust(&options)?;
     let keys = HostMaterial::generate_keys(entropy).map_err(JoinError::Keys)?;
+    join_with_keys(options, keys, clock).await
+}
+
+/// [`join`] with keys that outlive an attempt, best those of
+/// [`IdentityStore::keys`](crate::identity::IdentityStore::keys): the cluster binds the host's id to the keys that it first comes with, so
+/// only by them can a join be repeated whose answer was lost.
+///
+/// # Errors
+/// [`JoinError`].
+pub async fn join_with_keys(
+    options: JoinOptions,
+    keys: (SshKeyPair, TlsKeyPair),
+    clock: Arc<dyn Clock>,
+) -> Result<HostMaterial, JoinError> {
+    let trust = server_trust(&options)?;
     let request = JoinRequest {
         token: options.token.clone(),
         host_id: options.host_id,

@@ -1,2 +1,11 @@
-//! tctl
-fn main() {}
+//! Administration.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use teleport_bins::cli;
+
+fn main() -> ExitCode {
+    cli::finish(cli::tctl::run(cli::tctl::Cli::parse()))
+}

@@ -12,6 +12,12 @@ pub use self::output::{Format, print_json, sanitize, table};
 /// The version that all programs show.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// The name by which this program was called, without its directory.
+pub fn called_as() -> Option<String> {
+    let name = std::env::args_os().next()?;
+    Some(std::path::Path::new(&name).file_name()?.to_str()?.to_owned())
+}
+
 /// Ends a program: an error becomes one line on stderr and status 1.
 pub fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
     match result {

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use clap::ValueEnum;
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::{ContentArrangement, ContentLineStyle, LineStyle, Table, TableStyle};
 use serde::Serialize;
 
 /// How a list is written.
@@ -51,7 +51,11 @@ fn print(text: &str) -> anyhow::Result<()> {
 /// A table: a row of headings, a row of dashes, the rows; columns are left-aligned, one space apart.
 pub fn table<const N: usize>(headings: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
-    table.load_preset("    -            ").set_content_arrangement(ContentArrangement::Disabled);
+    let style = TableStyle::new()
+        .header_lines(ContentLineStyle::none())
+        .header_separator(LineStyle::none().fill('-'))
+        .content_lines(ContentLineStyle::none());
+    table.load_style(style).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(headings);
     for row in rows {
         table.add_row(row.map(|cell| sanitize(&cell)));
@@ -74,7 +78,10 @@ mod tests {
 
     #[test]
     fn tables_are_plain() {
-        let text = table(["Node Name", "Labels"], [["web-1".to_owned(), "a=1".to_owned()], ["x".to_owned(), String::new()]]);
+        let text = table(
+            ["Node Name", "Labels"],
+            [["web-1".to_owned(), "a=1".to_owned()], ["x".to_owned(), String::new()]],
+        );
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines, ["Node Name Labels", "----------------", "web-1     a=1", "x"]);
     }

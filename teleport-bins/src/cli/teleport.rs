@@ -103,14 +103,18 @@ impl Start {
         let file = match &self.config {
             Some(path) if path.as_os_str().is_empty() => FileConfig::default(),
             Some(path) => load(path)?,
-            None if std::path::Path::new("/etc/teleport.yaml").exists() => load("/etc/teleport.yaml".as_ref())?,
+            None if std::path::Path::new("/etc/teleport.yaml").exists() => {
+                load("/etc/teleport.yaml".as_ref())?
+            }
             None => FileConfig::default(),
         };
         let level = if self.debug { "debug".to_owned() } else { severity(&file)? };
         let json = match file.teleport.log.format.output.as_deref() {
             None | Some("text") => false,
             Some("json") => true,
-            Some(other) => anyhow::bail!("teleport.log.format.output: {other:?} is not known; use text or json"),
+            Some(other) => {
+                anyhow::bail!("teleport.log.format.output: {other:?} is not known; use text or json")
+            }
         };
         let settings = Settings::resolve(
             file,
@@ -137,7 +141,9 @@ fn severity(file: &FileConfig) -> Result<String> {
         None => Ok("info".to_owned()),
         Some(level @ ("trace" | "debug" | "info" | "error")) => Ok(level.to_owned()),
         Some("warn" | "warning") => Ok("warn".to_owned()),
-        Some(other) => anyhow::bail!("teleport.log.severity: {other:?} is not known; use debug, info, warn or error"),
+        Some(other) => {
+            anyhow::bail!("teleport.log.severity: {other:?} is not known; use debug, info, warn or error")
+        }
     }
 }
 
@@ -172,11 +178,19 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
 
 fn status() -> Result<ExitCode> {
     let get = |name: &str| std::env::var(name).ok().map(|text| super::sanitize(&text));
-    let session = get("SSH_SESSION_ID").context("this is not a shell of a node: SSH_SESSION_ID is not set")?;
+    let session =
+        get("SSH_SESSION_ID").context("this is not a shell of a node: SSH_SESSION_ID is not set")?;
     let login = get("USER").unwrap_or_default();
     let client = get("SSH_CLIENT").unwrap_or_default();
-    println!("User ID    : {}, logged in as {login} from {client}", get("SSH_TELEPORT_USER").unwrap_or_default());
+    println!(
+        "User ID    : {}, logged in as {login} from {client}",
+        get("SSH_TELEPORT_USER").unwrap_or_default()
+    );
     println!("Session ID : {session}");
-    println!("Node       : {} of {}", get("SSH_TELEPORT_HOST_UUID").unwrap_or_default(), get("SSH_TELEPORT_CLUSTER_NAME").unwrap_or_default());
+    println!(
+        "Node       : {} of {}",
+        get("SSH_TELEPORT_HOST_UUID").unwrap_or_default(),
+        get("SSH_TELEPORT_CLUSTER_NAME").unwrap_or_default()
+    );
     Ok(ExitCode::SUCCESS)
 }

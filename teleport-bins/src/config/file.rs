@@ -198,7 +198,11 @@ pub fn load(path: &Path) -> Result<FileConfig, ConfigError> {
     parse(&text).map_err(fail)
 }
 
-fn parse(text: &str) -> Result<FileConfig, String> {
+/// Reads the text of a configuration file.
+///
+/// # Errors
+/// One line, with the place and, for an unknown key, the key that was probably meant.
+pub fn parse(text: &str) -> Result<FileConfig, String> {
     // An empty file is an empty configuration, not a type error.
     if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
         return Ok(FileConfig::default());

@@ -6,6 +6,7 @@ mod sample;
 mod settings;
 
 pub use self::duration::{format_duration, parse_duration};
-pub use self::file::{ConfigError, FileConfig, load};
+pub use self::file::{ConfigError, FileConfig, load, parse};
 pub use self::sample::sample;
 pub use self::settings::{AuthSettings, NodeSettings, Overrides, ProxySettings, Settings, default_data_dir};
+pub(crate) use self::settings::{with_port, without_port};

@@ -26,7 +26,8 @@ pub fn sample(settings: &Settings) -> String {
     };
     let labels = match settings.node.as_ref().map(|node| &node.labels) {
         Some(labels) if !labels.is_empty() => {
-            let lines: Vec<String> = labels.iter().map(|(key, value)| format!("    {key}: {value:?}\n")).collect();
+            let lines: Vec<String> =
+                labels.iter().map(|(key, value)| format!("    {key}: {value:?}\n")).collect();
             format!("  labels:\n{}", lines.concat())
         }
         _ => "  # labels:\n  #   env: prod\n".to_owned(),

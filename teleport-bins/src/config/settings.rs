@@ -169,7 +169,8 @@ fn secret(text: &str) -> Result<SecretString> {
     if !Path::new(text).is_absolute() {
         return Ok(SecretString::new(text));
     }
-    let content = std::fs::read_to_string(text).with_context(|| format!("cannot read the token file {text}"))?;
+    let content =
+        std::fs::read_to_string(text).with_context(|| format!("cannot read the token file {text}"))?;
     Ok(SecretString::new(content.trim()))
 }
 
@@ -187,7 +188,8 @@ impl Settings {
             None => {
                 let mut roles = Vec::new();
                 // Naming another auth server means not to be one.
-                if enabled(file.auth_service.enabled) && (auth_server.is_none() || file.auth_service.enabled.is_some())
+                if enabled(file.auth_service.enabled)
+                    && (auth_server.is_none() || file.auth_service.enabled.is_some())
                     && flags.auth_server.is_none()
                 {
                     roles.push(HostRole::Auth);
@@ -216,10 +218,19 @@ impl Settings {
         let ip = flags.listen_ip;
         let auth = if roles.contains(&HostRole::Auth) {
             let cluster_name = flags.cluster_name.or(file.auth_service.cluster_name);
-            let default = format!("redb:{}", shared.storage.path.unwrap_or(data_dir.join("backend.redb")).display());
+            let default =
+                format!("redb:{}", shared.storage.path.unwrap_or(data_dir.join("backend.redb")).display());
             Some(AuthSettings {
-                listen: address(file.auth_service.listen_addr.as_deref(), 3025, ip, "auth_service.listen_addr")?,
-                cluster_name: cluster_name.map(|name| ClusterName::new(&name)).transpose().context("cluster_name")?,
+                listen: address(
+                    file.auth_service.listen_addr.as_deref(),
+                    3025,
+                    ip,
+                    "auth_service.listen_addr",
+                )?,
+                cluster_name: cluster_name
+                    .map(|name| ClusterName::new(&name))
+                    .transpose()
+                    .context("cluster_name")?,
                 public_addresses: hosts(file.auth_service.public_addr),
                 static_tokens: file.auth_service.tokens,
                 storage: match shared.storage.kind.as_deref() {
@@ -243,7 +254,12 @@ impl Settings {
                 bail!("proxy_service.https_keypairs: one pair is used; remove the others");
             }
             Some(ProxySettings {
-                web_listen: address(section.web_listen_addr.as_deref(), 3080, ip, "proxy_service.web_listen_addr")?,
+                web_listen: address(
+                    section.web_listen_addr.as_deref(),
+                    3080,
+                    ip,
+                    "proxy_service.web_listen_addr",
+                )?,
                 ssh_listen: address(section.listen_addr.as_deref(), 3023, ip, "proxy_service.listen_addr")?,
                 public_addresses: hosts(section.public_addr),
                 public_port,
@@ -258,7 +274,12 @@ impl Settings {
                 None => Labels::new(file.ssh_service.labels).context("ssh_service.labels")?,
             };
             Some(NodeSettings {
-                listen: address(file.ssh_service.listen_addr.as_deref(), 3022, ip, "ssh_service.listen_addr")?,
+                listen: address(
+                    file.ssh_service.listen_addr.as_deref(),
+                    3022,
+                    ip,
+                    "ssh_service.listen_addr",
+                )?,
                 public_addresses: hosts(file.ssh_service.public_addr),
                 labels,
             })
@@ -267,7 +288,9 @@ impl Settings {
         };
         let auth_servers: Vec<String> = auth_server.iter().map(|text| with_port(text, 3025)).collect();
         if auth.is_none() && auth_servers.is_empty() {
-            bail!("where is the auth service? say --auth-server=host:3025 (or run it here: --roles=auth,proxy,node)");
+            bail!(
+                "where is the auth service? say --auth-server=host:3025 (or run it here: --roles=auth,proxy,node)"
+            );
         }
         let pins = if flags.ca_pins.is_empty() {
             shared.ca_pin.map(super::file::OneOrMany::into_vec).unwrap_or_default()

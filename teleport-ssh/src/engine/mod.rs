@@ -10,6 +10,8 @@ use std::time::Duration;
 use russh::{MethodKind, MethodSet, SshId};
 use ssh_key::{Certificate, PrivateKey};
 
+use crate::identity::HostMaterial;
+
 pub(crate) use self::algorithms::{client_preferred, server_preferred};
 
 /// How both our servers and clients introduce themselves.
@@ -33,6 +35,22 @@ const MESSAGES: usize = 1 << 19;
 /// Rekey after 1 GiB or an hour.
 fn limits() -> russh::Limits {
     russh::Limits::new(1 << 30, 1 << 30, Duration::from_secs(3600))
+}
+
+/// A host's certificate cannot be shown to clients.
+#[derive(Debug, thiserror::Error)]
+#[error("the SSH host certificate cannot be read")]
+#[non_exhaustive]
+pub struct ConfigError {
+    /// What the SSH library says.
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// A server that shows this identity.
+pub(crate) fn server_config_for(material: &HostMaterial) -> Result<Arc<russh::server::Config>, ConfigError> {
+    let certificate = Certificate::from_openssh(&material.ssh_certificate)
+        .map_err(|error| ConfigError { source: error.into() })?;
+    Ok(server_config(material.ssh.private().clone(), certificate))
 }
 
 /// A server that shows `certificate`, which is about the key `private`.

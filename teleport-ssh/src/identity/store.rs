@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::HostMaterial;
 use super::file::{private_dir, read_private, write_private};
-use crate::keys::{SshKeyPair, TlsKeyPair};
+use crate::keys::{KeyError, SshKeyPair, TlsKeyPair};
 
 /// Why an identity was not read or kept.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,9 @@ pub enum StoreError {
     /// There is no randomness for a host id.
     #[error("no host id can be made")]
     Entropy(#[source] EntropyError),
+    /// No keys could be made.
+    #[error("no keys can be made")]
+    Keys(#[source] KeyError),
     /// A file or directory cannot be used.
     #[error("cannot use {}", path.display())]
     Io {
@@ -67,6 +70,30 @@ struct Stored {
     trust: TrustBundle,
     valid_after: Timestamp,
     valid_before: Timestamp,
+}
+
+/// Keys that wait for their certificates.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredKeys {
+    version: Version,
+    #[serde(with = "wire")]
+    ssh_key: SecretString,
+    #[serde(with = "wire")]
+    tls_key: SecretString,
+}
+
+impl StoredKeys {
+    fn new(ssh: &SshKeyPair, tls: &TlsKeyPair) -> Self {
+        let tls_key = SecretString::new(BASE64.encode(tls.to_pkcs8().expose()));
+        Self { version: Version::V1, ssh_key: ssh.to_openssh(), tls_key }
+    }
+
+    fn into_keys(self) -> Option<(SshKeyPair, TlsKeyPair)> {
+        let pkcs8 = Zeroizing::new(BASE64.decode(self.tls_key.expose().as_bytes()).ok()?);
+        let tls = TlsKeyPair::from_pkcs8(&pkcs8).ok()?;
+        Some((SshKeyPair::from_openssh(self.ssh_key.expose()).ok()?, tls))
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -127,7 +154,8 @@ impl IdentityStore {
         &self.dir
     }
 
-    /// The host's id; a new one is made and kept the first time.
+    /// The host's id; a new one is made and kept the first time. To the cluster each service is a host of its own: services that
+    /// share a machine have a store each.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -139,6 +167,22 @@ impl IdentityStore {
         let id = HostId::random(entropy).map_err(StoreError::Entropy)?;
         self.write(&path, format!("{id}\n").as_bytes())?;
         Ok(id)
+    }
+
+    /// Keys to join with. They are kept until an identity is: the cluster binds an id to the keys that it first came with, so a
+    /// join whose answer was lost succeeds when it is tried again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn keys(&self, entropy: &dyn Entropy) -> Result<(SshKeyPair, TlsKeyPair), StoreError> {
+        let path = self.keys_path();
+        if let Some(text) = self.read(&path)? {
+            let keys = serde_json::from_str::<StoredKeys>(&text).ok().and_then(StoredKeys::into_keys);
+            return keys.ok_or(StoreError::Damaged { path });
+        }
+        let (ssh, tls) = HostMaterial::generate_keys(entropy).map_err(StoreError::Keys)?;
+        self.write_json(&path, &StoredKeys::new(&ssh, &tls))?;
+        Ok((ssh, tls))
     }
 
     /// The identity of a service, if it has one.
@@ -160,10 +204,24 @@ impl IdentityStore {
     /// # Errors
     /// [`StoreError::Io`].
     pub fn save(&self, material: &HostMaterial) -> Result<(), StoreError> {
-        let path = self.path(material.role);
-        let json = serde_json::to_vec_pretty(&Stored::new(material)).map(Zeroizing::new);
-        let json = json.map_err(|error| StoreError::Io { path: path.clone(), source: error.into() })?;
-        self.write(&path, &json)
+        self.write_json(&self.path(material.role), &Stored::new(material))?;
+        let keys = self.keys_path();
+        match std::fs::remove_file(&keys) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(StoreError::Io { path: keys, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn keys_path(&self) -> PathBuf {
+        self.dir.join("joining-keys.json")
+    }
+
+    fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
+        let json = serde_json::to_vec_pretty(value).map(Zeroizing::new);
+        let json = json.map_err(|error| StoreError::Io { path: path.to_owned(), source: error.into() })?;
+        self.write(path, &json)
     }
 
     fn path(&self, role: HostRole) -> PathBuf {

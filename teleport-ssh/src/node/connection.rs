@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::handler::{Connection, ConnectionError, Progress};
+use super::handler::{Connection, ConnectionError, Progress, Slots};
 use crate::engine::transport::{Link, Transport};
 use crate::engine::{ConfigError, server_config_for};
 use crate::identity::{HostIdentityHandle, HostMaterial};
@@ -65,8 +65,8 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
     let link = Link::new();
     let cut = CutOnDrop(link.clone());
     let (progress, mut progressed) = watch::channel(Progress::Connected);
-    let (open, opened) = watch::channel(0);
-    let handler = Connection::new(Arc::clone(&node), link.clone(), peer, local, progress, open);
+    let slots = Slots::default();
+    let handler = Connection::new(Arc::clone(&node), link.clone(), peer, local, progress, slots.clone());
     let config = node.configs.current(&node.identity);
     let transport = Transport::new(stream, link);
     let banner = tokio::time::timeout(BANNER_LIMIT.min(node.login_grace), run_stream(config, transport, handler));
@@ -120,7 +120,7 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
     }
     let ended = tokio::select! {
         ended = &mut session => ended,
-        () = idle_and_draining(&node, opened) => {
+        () = idle_and_draining(&node, &slots) => {
             let goodbye = handle.disconnect(Disconnect::ByApplication, "the node goes away".into(), String::new());
             let _ = tokio::time::timeout(GOODBYE_LIMIT, async { (goodbye.await, (&mut session).await) }).await;
             return;
@@ -133,12 +133,9 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
     drop(cut);
 }
 
-async fn idle_and_draining(node: &Shared, mut opened: watch::Receiver<usize>) {
+async fn idle_and_draining(node: &Shared, slots: &Slots) {
     node.shutdown.draining().await;
-    // An error is the handler's end, which the session itself tells.
-    if opened.wait_for(|channels| *channels == 0).await.is_err() {
-        std::future::pending::<()>().await;
-    }
+    slots.none().await;
 }
 
 /// Logs how a connection ended; says whether that was without a defect of ours.

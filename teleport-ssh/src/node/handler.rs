@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
@@ -53,7 +53,7 @@ pub(super) struct Connection {
     peer: SocketAddr,
     local: SocketAddr,
     progress: watch::Sender<Progress>,
-    open: watch::Sender<usize>,
+    slots: Slots,
     failures: u32,
     probes: u32,
     /// Set in the one place where a proof of the key was verified together with the certificate, and never by an offer.
@@ -65,9 +65,51 @@ struct Open {
     machine: Machine,
     account: Account,
     closed: CancellationToken,
-    /// Until a session takes it.
-    channel: Option<Channel<Msg>>,
+    /// Until a session takes both.
+    channel: Option<(Channel<Msg>, Slot)>,
     events: Option<EventSender>,
+    slot: Weak<Taken>,
+}
+
+/// How many sessions a connection has: counted from the opening of a channel to the end of what ran on it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Slots(Arc<watch::Sender<usize>>);
+
+impl Slots {
+    fn take(&self) -> Slot {
+        self.0.send_modify(|count| *count += 1);
+        Slot(Arc::new(Taken(self.clone())))
+    }
+
+    fn count(&self) -> usize {
+        *self.0.borrow()
+    }
+
+    /// Waits until there is none. Cancel safe.
+    pub(super) async fn none(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.0.subscribe().wait_for(|count| *count == 0).await;
+    }
+}
+
+/// One session of a connection.
+#[derive(Debug)]
+pub(super) struct Slot(Arc<Taken>);
+
+#[derive(Debug)]
+struct Taken(Slots);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+impl Open {
+    /// Whether a session has run here and is over.
+    fn is_over(&self) -> bool {
+        self.slot.strong_count() == 0
+    }
 }
 
 impl Drop for Open {
@@ -86,7 +128,7 @@ impl Connection {
         peer: SocketAddr,
         local: SocketAddr,
         progress: watch::Sender<Progress>,
-        open: watch::Sender<usize>,
+        slots: Slots,
     ) -> Self {
         Self {
             node,
@@ -94,7 +136,7 @@ impl Connection {
             peer,
             local,
             progress,
-            open,
+            slots,
             failures: 0,
             probes: 0,
             grant: None,
@@ -131,10 +173,6 @@ impl Connection {
         event
     }
 
-    fn opened(&self) {
-        self.open.send_replace(self.channels.len());
-    }
-
     /// Runs a request through the channel's machine and answers it.
     fn request(&mut self, id: ChannelId, request: Request, session: &mut Session) -> Result<(), ConnectionError> {
         let Some(open) = self.channels.get_mut(&id) else {
@@ -161,7 +199,7 @@ impl Connection {
                 false
             }
             Verdict::Start(launch) => match (open.channel.take(), &self.grant) {
-                (Some(channel), Some(grant)) => {
+                (Some((channel, slot)), Some(grant)) => {
                     let (sender, events) = SessionEvents::new(open.closed.clone());
                     open.events = Some(sender);
                     let interactive = matches!(launch.kind, SessionKind::Shell);
@@ -172,6 +210,7 @@ impl Connection {
                         grant: grant.clone(),
                         launch: *launch,
                         channel,
+                        slot,
                         events,
                         account: open.account.clone(),
                         link: self.link.clone(),
@@ -326,7 +365,7 @@ impl Handler for Connection {
         };
         let refusal = if self.node.shutdown.is_draining() {
             Some(("the node is shutting down".to_owned(), ChannelOpenFailure::ResourceShortage))
-        } else if self.channels.len() >= self.node.max_sessions {
+        } else if self.slots.count() >= self.node.max_sessions {
             let text = "too many sessions on one connection".to_owned();
             Some((text, ChannelOpenFailure::ResourceShortage))
         } else {
@@ -342,21 +381,24 @@ impl Handler for Connection {
             reply.reject(failure).await;
             return Ok(());
         }
+        // The library tells of the client's closing only where we have not closed before.
+        self.channels.retain(|_, open| !open.is_over());
+        let id = channel.id();
         let policy = SessionPolicy {
             pty: grant.identity.permits.pty,
             force_command: grant.identity.force_command.clone(),
             env: self.node.env.clone(),
         };
+        let slot = self.slots.take();
         let open = Open {
             machine: Machine::new(policy),
             account: self.link.account(),
             closed: CancellationToken::new(),
             events: None,
-            channel: None,
+            slot: Arc::downgrade(&slot.0),
+            channel: Some((channel, slot)),
         };
-        let id = channel.id();
-        self.channels.entry(id).insert_entry(open).get_mut().channel = Some(channel);
-        self.opened();
+        self.channels.insert(id, open);
         reply.accept().await;
         Ok(())
     }
@@ -425,7 +467,6 @@ impl Handler for Connection {
 
     async fn channel_close(&mut self, channel: ChannelId, _session: &mut Session) -> Result<(), ConnectionError> {
         self.channels.remove(&channel);
-        self.opened();
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use teleport_core::recording::{NoRecorder, RecordingMeta, SessionEnd};
 use tokio_util::sync::CancellationToken;
 
 use super::authorize::chain;
+use super::handler::Slot;
 use super::{AuditPolicy, Shared};
 use crate::engine::transport::{Account, Link};
 use crate::session::machine::Launch;
@@ -30,6 +31,7 @@ pub(super) struct Start {
     pub(super) grant: LoginGrant,
     pub(super) launch: Launch,
     pub(super) channel: Channel<Msg>,
+    pub(super) slot: Slot,
     pub(super) events: SessionEvents,
     pub(super) account: Account,
     pub(super) link: Link,
@@ -40,7 +42,7 @@ pub(super) struct Start {
 
 /// Runs a session to its end.
 pub(super) async fn run(start: Start) {
-    let Start { node, handle, grant, launch, channel, mut events, account, link, closed, peer, local } = start;
+    let Start { node, handle, grant, launch, channel, slot, mut events, account, link, closed, peer, local } = start;
     let (read, write) = channel.split();
     let input = SessionInput::new(read, account);
     let begun = begin(&node, &grant, &launch);
@@ -82,7 +84,7 @@ pub(super) async fn run(start: Start) {
     // If this task is dropped or the service panics, the end is told all the same.
     let guard = Ending { output: Some(output), node: Arc::clone(&node), details, started };
     let status = node.service.run(grant, channel).await;
-    guard.end(&handle, status).await;
+    guard.end(&handle, status, slot).await;
     drop(registered);
 }
 
@@ -187,7 +189,7 @@ struct Ending {
 }
 
 impl Ending {
-    async fn end(mut self, handle: &Handle, status: ExitStatus) {
+    async fn end(mut self, handle: &Handle, status: ExitStatus, slot: Slot) {
         let Some(output) = self.output.take() else { return };
         output.finish(recorded(&status));
         let channel = output.channel();
@@ -205,6 +207,8 @@ impl Ending {
             ExitStatus::Disconnected => {}
         }
         let _ = channel.eof().await;
+        // Before the client can know, so that it may open the next one at once.
+        drop(slot);
         let _ = channel.close().await;
         for event in self.events(&status) {
             self.node.audit.send(event).await;

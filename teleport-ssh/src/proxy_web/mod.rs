@@ -10,6 +10,7 @@ mod client;
 mod connection;
 pub mod danger;
 mod peek;
+mod public;
 mod routes;
 
 use std::fmt;

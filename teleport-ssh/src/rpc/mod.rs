@@ -6,6 +6,8 @@
 
 mod activity;
 mod client;
+#[doc(hidden)]
+pub mod fuzzing;
 pub(crate) mod http;
 mod io;
 pub(crate) mod limits;

@@ -8,4 +8,9 @@
 )]
 
 #[cfg(target_os = "linux")]
+mod node;
+#[cfg(target_os = "linux")]
 mod sys;
+#[cfg(target_os = "linux")]
+mod hop;
+mod rpc;

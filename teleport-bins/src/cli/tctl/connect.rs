@@ -1,0 +1,102 @@
+//! How `tctl` reaches the auth service: on its own host by the identity in the data directory, elsewhere by the user's
+//! identity file.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use teleport_core::clock::{Clock, SystemClock};
+use teleport_core::id::HostRole;
+use teleport_ssh::client::Profile;
+use teleport_ssh::identity::{HostIdentityHandle, IdentityStore};
+use teleport_ssh::rpc::{
+    AuthClient, ClientIdentity, Connector, ProxyConnector, TcpConnector, UserCredentials,
+};
+
+use super::{Cli, Context};
+use crate::config::{default_data_dir, load, with_port};
+use crate::daemon::{AUTH_ADDRESS_FILE, IDENTITY_DIR};
+
+/// Ports of a proxy's HTTPS.
+const PROXY_PORTS: [&str; 2] = ["443", "3080"];
+
+pub(super) async fn connect(cli: &Cli) -> Result<Context> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    match &cli.identity {
+        Some(path) => with_identity_file(cli, path, clock),
+        None => on_the_auth_host(cli, clock),
+    }
+}
+
+fn data_dir(cli: &Cli) -> Result<PathBuf> {
+    if let Some(dir) = &cli.data_dir {
+        return Ok(dir.clone());
+    }
+    let file = match &cli.config {
+        Some(path) if path.as_os_str().is_empty() => None,
+        Some(path) => Some(path.clone()),
+        None => Some(PathBuf::from("/etc/teleport.yaml")).filter(|path| path.exists()),
+    };
+    match file.map(|path| load(&path)).transpose()?.and_then(|file| file.teleport.data_dir) {
+        Some(dir) => Ok(dir),
+        None => default_data_dir(),
+    }
+}
+
+fn on_the_auth_host(cli: &Cli, clock: Arc<dyn Clock>) -> Result<Context> {
+    let dir = data_dir(cli)?;
+    let own = dir.join(IDENTITY_DIR).join(HostRole::Auth.as_str());
+    match std::fs::metadata(&own) {
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            bail!(
+                "{} may be read by its owner only; run tctl as the user that runs the daemon",
+                dir.display()
+            )
+        }
+        Err(_) => bail!(
+            "there is no auth service in {}: run tctl on the auth host (--data-dir says where its data is), \
+             or with --auth-server and --identity elsewhere",
+            dir.display()
+        ),
+    }
+    let material = IdentityStore::open(&own)?.load(HostRole::Auth)?;
+    let material =
+        material.with_context(|| format!("the auth service in {} was never started", dir.display()))?;
+    let address = match &cli.auth_server {
+        Some(server) => with_port(server, 3025),
+        None => std::fs::read_to_string(dir.join(AUTH_ADDRESS_FILE))
+            .with_context(|| {
+                format!("{} does not say where the auth service listens; is it running?", dir.display())
+            })?
+            .trim()
+            .to_owned(),
+    };
+    let identity = ClientIdentity::Host(HostIdentityHandle::new(material));
+    let connector: Arc<dyn Connector> = Arc::new(TcpConnector::new([address.as_str()]));
+    let api = AuthClient::builder(connector, identity, clock).build();
+    Ok(Context { api: Arc::new(api), auth_address: address })
+}
+
+fn with_identity_file(cli: &Cli, path: &std::path::Path, clock: Arc<dyn Clock>) -> Result<Context> {
+    let profile = Profile::read(path)?;
+    if !profile.is_valid(clock.now()) {
+        bail!("the certificate in {} has expired; make a new one with tsh login --out", path.display());
+    }
+    let server = cli.auth_server.as_deref().context("say where with --auth-server=<host>")?;
+    let address = with_port(server, 3025);
+    let by_proxy = address.rsplit_once(':').is_some_and(|(_, port)| PROXY_PORTS.contains(&port))
+        || address == profile.web_address.to_authority();
+    let connector: Arc<dyn Connector> = if by_proxy {
+        Arc::new(ProxyConnector::new([address.as_str()], profile.cluster().clone()))
+    } else {
+        Arc::new(TcpConnector::new([address.as_str()]))
+    };
+    let user = UserCredentials {
+        tls: profile.tls.clone(),
+        certificate: profile.certificates.tls.clone(),
+        trust: profile.trust.clone(),
+    };
+    let api = AuthClient::builder(connector, ClientIdentity::User(user), clock).build();
+    Ok(Context { api: Arc::new(api), auth_address: address })
+}

@@ -1,0 +1,33 @@
+//! `tctl status`.
+
+use anyhow::Result;
+use clap::Args;
+
+use super::super::{Format, table};
+use super::Context;
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    format: Format,
+}
+
+pub(super) async fn run(context: &Context, options: Status) -> Result<()> {
+    let status = context.api.status().await?;
+    options.format.print(&status, || {
+        let mut rows = vec![
+            ["Cluster".to_owned(), status.cluster_name.to_string()],
+            ["Version".to_owned(), status.server_version.clone()],
+            ["Nodes online".to_owned(), status.nodes_online.to_string()],
+        ];
+        rows.extend(status.proxies.iter().map(|proxy| {
+            [
+                "Proxy".to_owned(),
+                format!("{} https {} ssh {}", proxy.name, proxy.web_address, proxy.ssh_address),
+            ]
+        }));
+        rows.extend(status.ca_pins.iter().map(|pin| ["CA pin".to_owned(), pin.to_string()]));
+        table(["What", "Value"], rows)
+    })
+}

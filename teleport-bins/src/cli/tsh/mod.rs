@@ -1,0 +1,109 @@
+//! `tsh`: the user's client.
+
+mod accept;
+mod common;
+mod login;
+mod nodes;
+mod pins;
+mod recordings;
+pub(crate) mod session;
+mod ssh;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Logs in to a cluster and reaches its nodes.
+#[derive(Debug, Parser)]
+#[command(name = "tsh", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// The proxy: host, or host:port if its port is neither 443 nor 3080
+    #[arg(long, global = true, env = "TELEPORT_PROXY")]
+    proxy: Option<String>,
+    /// Where logins are kept
+    #[arg(long, global = true, env = "TELEPORT_HOME", value_name = "DIR", hide = true)]
+    home: Option<PathBuf>,
+    /// Log more
+    #[arg(short, long, global = true)]
+    debug: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Accept an invite: set a password and a second factor
+    Accept(accept::Accept),
+    /// Print completions for a shell
+    Completion {
+        /// bash, zsh, fish, elvish or powershell
+        shell: clap_complete::Shell,
+    },
+    /// Print a block for ~/.ssh/config with which plain `ssh node.cluster` works
+    Config,
+    /// Log in with password and one-time code
+    Login(login::Login),
+    /// Forget the login at a proxy, or all of them
+    Logout,
+    /// List the nodes that you may reach
+    Ls(nodes::Ls),
+    /// Replay a recorded session
+    Play(recordings::Play),
+    /// For other programs: plain streams through the proxy
+    Proxy {
+        #[command(subcommand)]
+        command: ssh::ProxyCommand,
+    },
+    /// Recorded sessions
+    Recordings {
+        #[command(subcommand)]
+        command: recordings::Command,
+    },
+    /// Open a shell on a node, or run a command there
+    Ssh(ssh::Ssh),
+    /// Who you are logged in as, and until when
+    Status(login::Status),
+    /// Print the version
+    Version,
+}
+
+/// Runs the program.
+///
+/// # Errors
+/// What shall be the one line on stderr.
+pub fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "tsh", &mut std::io::stdout());
+            return Ok(ExitCode::SUCCESS);
+        }
+        Command::Version => {
+            println!("tsh {}", super::VERSION);
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
+    }
+    super::start_logging(if cli.debug { "debug" } else { "error" }, false)?;
+    let context = common::Context::new(cli.home, cli.proxy)?;
+    let runtime = super::client_runtime()?;
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Accept(accept) => accept::run(&context, accept).await,
+            Command::Config => login::config(&context),
+            Command::Login(login) => login::run(&context, login).await,
+            Command::Logout => login::logout(&context).await,
+            Command::Ls(ls) => nodes::run(&context, ls).await,
+            Command::Play(play) => recordings::play(&context, play).await,
+            Command::Proxy { command } => ssh::proxy(&context, command).await,
+            Command::Recordings { command } => recordings::run(&context, command).await,
+            Command::Ssh(ssh) => ssh::run(&context, ssh).await,
+            Command::Status(status) => login::status(&context, status),
+            Command::Completion { .. } | Command::Version => Ok(ExitCode::SUCCESS),
+        }
+    });
+    // A read of standard input that is still waiting must not keep the program.
+    runtime.shutdown_background();
+    result
+}

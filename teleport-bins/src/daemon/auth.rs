@@ -1,0 +1,155 @@
+//! The auth service of this process.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use teleport_backend::audit::file::FileAuditLog;
+use teleport_backend::recordings::fs::FsRecordingStore;
+use teleport_ca::{CaError, CertificateAuthority};
+use teleport_core::api::{AdminApi, CreateToken, HostCredentials, JoinRequest, PublicApi};
+use teleport_core::auth::{AuthConfig, AuthService, Caller, Ports};
+use teleport_core::cert::{CaPin, SubjectKeys};
+use teleport_core::id::{ClusterName, HostRole};
+use teleport_core::storage::Backend;
+use teleport_core::token::{StaticToken, StaticTokenSource, StaticTokenSpec};
+use teleport_ssh::identity::{HostMaterial, HostName, IdentityStore};
+
+use super::data_dir::DataDir;
+use super::{Os, read_secret_file};
+use crate::config::AuthSettings;
+
+/// An auth service over the data directory.
+#[derive(Debug)]
+pub(super) struct LocalAuth {
+    pub(super) service: AuthService,
+    pub(super) cluster: ClusterName,
+    pub(super) ca_pins: Vec<CaPin>,
+    pub(super) backend: Arc<dyn Backend>,
+}
+
+impl LocalAuth {
+    pub(super) async fn open(
+        settings: &AuthSettings,
+        default_name: &str,
+        data_dir: &DataDir,
+        os: &Os,
+    ) -> Result<Self> {
+        let static_tokens = static_tokens(&settings.static_tokens)?;
+        let sealer =
+            teleport_ca::seal::Sealer::new(&data_dir.master_key(&*os.entropy)?, Arc::clone(&os.entropy))
+                .context("the master key cannot be used")?;
+        let sealer: Arc<dyn teleport_core::secret::Sealer> = Arc::new(sealer);
+        let backend = teleport_backend::open(&settings.storage, Arc::clone(&os.clock)).await?;
+        let asked = match &settings.cluster_name {
+            Some(name) => name.clone(),
+            None => ClusterName::new(default_name)
+                .context("the host's name is no cluster name; say --cluster-name")?,
+        };
+        let open = |cluster: ClusterName| {
+            CertificateAuthority::open_or_create(
+                cluster,
+                Arc::clone(&backend),
+                Arc::clone(&sealer),
+                Arc::clone(&os.clock),
+                Arc::clone(&os.entropy),
+            )
+        };
+        let (authority, cluster) = match open(asked.clone()).await {
+            Err(CaError::OtherCluster { stored, .. }) => {
+                if settings.cluster_name.is_some() {
+                    tracing::warn!(%stored, %asked, "the cluster keeps the name of its first start");
+                }
+                (open(stored.clone()).await?, stored)
+            }
+            authority => (authority?, asked),
+        };
+        let ca_pins = authority.ca_pins();
+        let mut config = AuthConfig::new(cluster.clone());
+        config.static_tokens = static_tokens;
+        let ports = Ports {
+            backend: Arc::clone(&backend),
+            issuer: Arc::new(authority),
+            sealer,
+            recordings: Arc::new(FsRecordingStore::open(data_dir.join("recordings")).await?),
+            audit: Arc::new(FileAuditLog::open(data_dir.join("audit")).await?),
+            clock: Arc::clone(&os.clock),
+            entropy: Arc::clone(&os.entropy),
+        };
+        let service = AuthService::new(ports, config);
+        service.bootstrap().await?;
+        Ok(Self { service, cluster, ca_pins, backend })
+    }
+
+    /// Makes a service of this process a member: it keeps its keys over restarts and gets certificates for the addresses of
+    /// today.
+    pub(super) async fn admit(
+        &self,
+        store: &IdentityStore,
+        host: HostName,
+        addresses: Vec<String>,
+        os: &Os,
+    ) -> Result<HostMaterial> {
+        let keys = match store.load(host.role)? {
+            Some(known) => (known.ssh, known.tls),
+            None => HostMaterial::generate_keys(&*os.entropy)?,
+        };
+        let credentials =
+            self.join(&host, SubjectKeys { ssh: keys.0.public(), tls: keys.1.public() }, addresses).await?;
+        let material = HostMaterial::from_credentials(host, keys, credentials)?;
+        store.save(&material)?;
+        Ok(material)
+    }
+
+    async fn join(
+        &self,
+        host: &HostName,
+        keys: SubjectKeys,
+        addresses: Vec<String>,
+    ) -> Result<HostCredentials> {
+        let admin = self.service.acting_as(Caller::LocalAdmin);
+        let token = CreateToken {
+            roles: vec![host.role],
+            ttl: Some(60),
+            uses: Some(1),
+            labels: Default::default(),
+            value: None,
+        };
+        let token = admin.create_token(token).await?.token;
+        let request = JoinRequest {
+            token,
+            host_id: host.host_id,
+            name: host.name.clone(),
+            role: host.role,
+            keys,
+            addresses,
+            client_ip: None,
+        };
+        let role: HostRole = host.role;
+        admin
+            .join(request)
+            .await
+            .with_context(|| format!("the {role} service of this process cannot become a member"))
+    }
+}
+
+/// Reads the tokens of the configuration, those in files included.
+fn static_tokens(specs: &[String]) -> Result<Vec<StaticToken>> {
+    specs
+        .iter()
+        .map(|text| {
+            let spec: StaticTokenSpec = text.parse().context("auth_service.tokens")?;
+            let secret = match &spec.source {
+                StaticTokenSource::Value(secret) => secret.clone(),
+                StaticTokenSource::File(path) => read_secret_file(path)?,
+                _ => anyhow::bail!("auth_service.tokens: this kind of token is not known"),
+            };
+            let token = StaticToken::new(spec.roles, &secret).context("auth_service.tokens")?;
+            if token.is_weak() {
+                tracing::warn!(
+                    "a static token is short enough to be guessed; make it at least 16 random characters"
+                );
+            }
+            Ok(token)
+        })
+        .collect()
+}

@@ -1,0 +1,192 @@
+//! The services of this process as members of the cluster.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use teleport_core::api::{AuthApi, IdentityApi, NodeAccess, RecordingApi};
+use teleport_core::id::HostRole;
+use teleport_core::task::{Shutdown, TaskScope};
+use teleport_ssh::identity::{HostIdentityHandle, HostMaterial, HostName, IdentityStore, Renewal, renew};
+use teleport_ssh::join::{JoinOptions, join};
+use teleport_ssh::listener::limits::Limits;
+use teleport_ssh::node::NodeServer;
+use teleport_ssh::record::{Spool, SpoolLimits, Uploader};
+use teleport_ssh::rpc::{AuthClient, ClientIdentity, Connector, PipeConnector, ProxyConnector, TcpConnector};
+use teleport_ssh::session::OsSessions;
+
+use super::addresses;
+use super::auth::LocalAuth;
+use super::data_dir::DataDir;
+use super::{IDENTITY_DIR, Os};
+use crate::config::{NodeSettings, Settings};
+
+/// Ports of a proxy's HTTPS: an auth server that is named with one of them is reached through the proxy.
+const PROXY_PORTS: [u16; 2] = [443, 3080];
+
+/// The identities of a service, in a directory of its own: each service has an id, keys and certificates of its own.
+pub(super) fn store(data_dir: &DataDir, role: HostRole) -> Result<IdentityStore> {
+    Ok(IdentityStore::open(data_dir.join(IDENTITY_DIR).join(role.as_str()))?)
+}
+
+pub(super) fn host(store: &IdentityStore, settings: &Settings, role: HostRole, os: &Os) -> Result<HostName> {
+    Ok(HostName { host_id: store.host_id(&*os.entropy)?, name: settings.nodename.clone(), role })
+}
+
+/// What the services of this process need to become members.
+pub(super) struct Members<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) data_dir: &'a DataDir,
+    pub(super) os: &'a Os,
+    pub(super) local: Option<&'a (LocalAuth, PipeConnector)>,
+    pub(super) back: &'a (Shutdown, TaskScope),
+}
+
+/// A service that is a member.
+pub(super) struct Member {
+    pub(super) identity: HostIdentityHandle,
+    pub(super) api: Arc<AuthClient>,
+    /// The way to the auth service, for those that a proxy passes on.
+    pub(super) connector: Arc<dyn Connector>,
+}
+
+impl Members<'_> {
+    /// Makes a service a member, or finds that it is one, and keeps its certificates fresh from now on.
+    pub(super) async fn admit(
+        &self,
+        role: HostRole,
+        listen: SocketAddr,
+        public: &[String],
+    ) -> Result<Member> {
+        let Self { settings, os, .. } = self;
+        let store = store(self.data_dir, role)?;
+        let host = host(&store, settings, role, os)?;
+        let addresses = addresses::own(settings, listen, public);
+        let material = match self.local {
+            Some((local, _)) => local.admit(&store, host, addresses.clone(), os).await?,
+            None => self.join_or_load(&store, host, addresses.clone()).await?,
+        };
+        let identity = HostIdentityHandle::new(material);
+        let connector = self.connector(&identity);
+        let client = ClientIdentity::Host(identity.clone());
+        let api = AuthClient::builder(Arc::clone(&connector), client, Arc::clone(&os.clock)).build();
+        let api = Arc::new(api);
+        let renewal = Renewal {
+            identity: identity.clone(),
+            store: Some(store),
+            api: Arc::clone(&api) as Arc<dyn IdentityApi>,
+            addresses,
+            clock: Arc::clone(&os.clock),
+            entropy: Arc::clone(&os.entropy),
+        };
+        self.back.1.spawn(renew(renewal, self.back.0.clone()));
+        Ok(Member { identity, api, connector })
+    }
+
+    fn connector(&self, identity: &HostIdentityHandle) -> Arc<dyn Connector> {
+        if let Some((_, pipe)) = self.local {
+            return Arc::new(pipe.clone());
+        }
+        let servers = self.settings.auth_servers.iter().cloned();
+        let by_proxy = |server: &String| {
+            server
+                .rsplit_once(':')
+                .and_then(|(_, port)| port.parse().ok())
+                .is_some_and(|port| PROXY_PORTS.contains(&port))
+        };
+        if self.settings.auth_servers.iter().any(by_proxy) {
+            return Arc::new(ProxyConnector::new(servers, identity.current().cluster.clone()));
+        }
+        Arc::new(TcpConnector::new(servers))
+    }
+
+    async fn join_or_load(
+        &self,
+        store: &IdentityStore,
+        host: HostName,
+        addresses: Vec<String>,
+    ) -> Result<HostMaterial> {
+        let Self { settings, os, .. } = self;
+        let known = store.load(host.role)?;
+        if let Some(known) = &known
+            && os.clock.now() < known.valid_before
+        {
+            return Ok(known.clone());
+        }
+        let role = host.role;
+        let Some(token) = settings.token.clone() else {
+            let why =
+                if known.is_some() { "its certificates have expired" } else { "it is not a member yet" };
+            bail!(
+                "the {role} service cannot start: {why}, and there is no --token. \
+                 Run `tctl tokens add --type={role}` on the auth server and start with what it prints"
+            );
+        };
+        let options = JoinOptions {
+            servers: settings.auth_servers.clone(),
+            token,
+            pins: settings.ca_pins.clone(),
+            require_pin: settings.require_ca_pin,
+            known: known.map(|known| known.trust),
+            host_id: host.host_id,
+            name: host.name,
+            role,
+            addresses,
+        };
+        let material = join(options, Arc::clone(&os.clock), &*os.entropy)
+            .await
+            .with_context(|| format!("the {role} service could not join"))?;
+        store.save(&material)?;
+        tracing::info!(cluster = %material.cluster, %role, host_id = %material.host_id, "joined the cluster");
+        Ok(material)
+    }
+}
+
+impl Member {
+    /// Starts the SSH server of a node. Returns where it listens.
+    pub(super) async fn start_node(
+        self,
+        settings: &Settings,
+        node: &NodeSettings,
+        data_dir: &DataDir,
+        os: &Os,
+        front: &(Shutdown, TaskScope),
+        back: &(Shutdown, TaskScope),
+    ) -> Result<SocketAddr> {
+        let spool = Spool::open(data_dir.join("spool"), SpoolLimits::default())?;
+        let uploader = Uploader::new(spool.clone(), Arc::clone(&self.api) as Arc<dyn RecordingApi>);
+        back.1.spawn(uploader.run(back.0.clone()));
+        let api: Arc<AuthClient> = self.api;
+        let api: Arc<dyn NodeAccess> = api;
+        let sessions = OsSessions::new(Arc::clone(&os.clock));
+        // Behind a proxy on this machine are many users; it has let them in already.
+        let own = addresses::own(settings, node.listen, &node.public_addresses);
+        let exempt =
+            own.iter().filter_map(|host| host.parse().ok()).chain([std::net::Ipv4Addr::LOCALHOST.into()]);
+        let limits = Limits { exempt: exempt.collect(), ..Limits::default() };
+        let mut builder = NodeServer::builder(
+            self.identity,
+            api,
+            Arc::new(sessions),
+            Arc::clone(&os.clock),
+            Arc::clone(&os.entropy),
+        )
+        .listen(node.listen)
+        .labels(node.labels.clone())
+        .recorders(Arc::new(spool))
+        .limits(limits);
+        if node.listen.port() != 0 {
+            builder = builder.advertise(addresses::advertised(settings, node.listen, &node.public_addresses));
+        }
+        let bound = builder.bind().await.context("node")?;
+        let address = bound.local_addr();
+        front.1.spawn(bound.serve(front.0.clone()));
+        Ok(address)
+    }
+}
+
+const _: fn() = || {
+    // The client of the auth service is everything that the services need.
+    fn is_api<T: AuthApi>() {}
+    is_api::<AuthClient>();
+};

@@ -1,0 +1,280 @@
+//! The daemon: the services of one process, started in order, stopped in two phases.
+
+mod addresses;
+mod auth;
+mod data_dir;
+mod member;
+mod proxy;
+mod signals;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use teleport_core::api::AuthApi;
+use teleport_core::auth::Caller;
+use teleport_core::cert::CaPin;
+use teleport_core::clock::{Clock, SystemClock};
+use teleport_core::entropy::{Entropy, SystemEntropy};
+use teleport_core::id::{ClusterName, HostId, HostRole};
+use teleport_core::secret::SecretString;
+use teleport_core::storage::Backend;
+use teleport_core::task::{Shutdown, TaskScope};
+use teleport_ssh::identity::HostIdentityHandle;
+use teleport_ssh::rpc::{AuthServer, PipeConnector, pipe};
+
+use self::auth::LocalAuth;
+use self::data_dir::DataDir;
+use self::member::Members;
+use crate::config::Settings;
+
+/// How long sessions may go on after the daemon was asked to stop.
+const GRACE: Duration = Duration::from_secs(300);
+/// The file in the data directory that says where the auth service of this host listens, for `tctl`.
+pub const AUTH_ADDRESS_FILE: &str = "auth_address";
+/// The directory in the data directory that holds the identities of the services, one directory for each.
+pub const IDENTITY_DIR: &str = "identity";
+
+/// What the operating system provides.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "tests build it with a clock of their own")]
+pub struct Os {
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Randomness.
+    pub entropy: Arc<dyn Entropy>,
+}
+
+impl Default for Os {
+    fn default() -> Self {
+        Self { clock: Arc::new(SystemClock::new()), entropy: Arc::new(SystemEntropy::new()) }
+    }
+}
+
+/// A daemon whose services have opened their ports and serve. Dropping it ends them at once.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Daemon {
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// How joining hosts recognise it, if the auth service runs here.
+    pub ca_pins: Vec<CaPin>,
+    /// Where the auth service listens.
+    pub auth: Option<SocketAddr>,
+    /// Where the proxy listens for HTTPS.
+    pub proxy_web: Option<SocketAddr>,
+    /// Where the proxy listens for SSH.
+    pub proxy_ssh: Option<SocketAddr>,
+    /// Where the node listens.
+    pub node: Option<SocketAddr>,
+    /// The node's id.
+    pub node_id: Option<HostId>,
+    local: Option<LocalAuth>,
+    /// Sessions of users: they end before what they need to end well.
+    front: (Shutdown, TaskScope),
+    /// The auth service, and what delivers to it.
+    back: (Shutdown, TaskScope),
+    _data_dir: DataDir,
+}
+
+/// Runs until a signal ends it: `teleport start`.
+///
+/// # Errors
+/// What keeps it from starting, in one line.
+pub fn main(settings: Settings) -> Result<ExitCode> {
+    secure_process();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let clean = runtime.block_on(async {
+        let mut signals = signals::Signals::listen()?;
+        let data_dir = settings.data_dir.clone();
+        let daemon = tokio::select! {
+            daemon = Daemon::start(settings, Os::default()) => daemon?,
+            _ = signals.next() => return Ok(true),
+        };
+        daemon.announce(&data_dir);
+        let name = signals.next().await;
+        tracing::info!(signal = name, grace = ?GRACE, "stopping: nobody new is let in, sessions may end; a second signal ends them");
+        Ok::<bool, anyhow::Error>(daemon.stop(GRACE, signals.next()).await)
+    })?;
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Secrets stay out of core files, and many sessions need many descriptors.
+pub(crate) fn secure_process() {
+    if let Err(error) = teleport_ssh::sys::limits::disable_core_dumps() {
+        tracing::warn!(error = &error as &dyn std::error::Error, "core dumps cannot be disabled");
+    }
+    if let Err(error) = teleport_ssh::sys::limits::raise_nofile_limit() {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the limit of open files stays as it is");
+    }
+}
+
+/// A secret in a file, without the line end.
+fn read_secret_file(path: &Path) -> Result<SecretString> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the token file {}", path.display()))?;
+    Ok(SecretString::new(text.trim()))
+}
+
+impl Daemon {
+    /// Starts the services that `settings` name: the auth service first, then those that need it. When this returns all of
+    /// them serve.
+    ///
+    /// # Errors
+    /// What keeps one of them from starting; the others are stopped again.
+    pub async fn start(settings: Settings, os: Os) -> Result<Self> {
+        let data_dir = DataDir::open(&settings.data_dir)?;
+        let front = (Shutdown::new(), TaskScope::new());
+        let back = (Shutdown::new(), TaskScope::new());
+        let mut auth_address = None;
+        let mut local: Option<(LocalAuth, PipeConnector)> = None;
+        if let Some(auth) = &settings.auth {
+            let service = LocalAuth::open(auth, settings.nodename.as_str(), &data_dir, &os).await?;
+            let hosts = addresses::own(&settings, auth.listen, &auth.public_addresses);
+            let store = member::store(&data_dir, HostRole::Auth)?;
+            let host = member::host(&store, &settings, HostRole::Auth, &os)?;
+            let material = service.admit(&store, host, hosts, &os).await?;
+            let (connector, listener) = pipe();
+            let bound = AuthServer::builder(
+                Arc::new(service.service.clone()),
+                HostIdentityHandle::new(material),
+                Arc::clone(&os.clock),
+            )
+            .listen(auth.listen)
+            .listen_pipe(listener)
+            .bind()
+            .await
+            .context("auth service")?;
+            let address = bound.local_addr()?;
+            write_address(&data_dir.join(AUTH_ADDRESS_FILE), address)?;
+            back.1.spawn(bound.serve(back.0.clone()));
+            auth_address = Some(address);
+            local = Some((service, connector));
+        }
+        let members =
+            Members { settings: &settings, data_dir: &data_dir, os: &os, local: local.as_ref(), back: &back };
+        let mut daemon_proxy = (None, None);
+        let mut cluster = local.as_ref().map(|(local, _)| local.cluster.clone());
+        if let Some(proxy) = &settings.proxy {
+            let member = members.admit(HostRole::Proxy, proxy.ssh_listen, &proxy.public_addresses).await?;
+            cluster.get_or_insert_with(|| member.identity.current().cluster.clone());
+            let (web, ssh) = proxy::start(&settings, proxy, &member, &os, &front).await?;
+            daemon_proxy = (Some(web), Some(ssh));
+        }
+        let mut node_address = None;
+        let mut node_id = None;
+        if let Some(node) = &settings.node {
+            let member = members.admit(HostRole::Node, node.listen, &node.public_addresses).await?;
+            cluster.get_or_insert_with(|| member.identity.current().cluster.clone());
+            node_id = Some(member.identity.current().host_id);
+            node_address = Some(member.start_node(&settings, node, &data_dir, &os, &front, &back).await?);
+        }
+        let cluster = cluster.context("no service is enabled")?;
+        let local = local.map(|(local, _)| local);
+        Ok(Self {
+            cluster,
+            ca_pins: local.as_ref().map(|local| local.ca_pins.clone()).unwrap_or_default(),
+            auth: auth_address,
+            proxy_web: daemon_proxy.0,
+            proxy_ssh: daemon_proxy.1,
+            node: node_address,
+            node_id,
+            local,
+            front,
+            back,
+            _data_dir: data_dir,
+        })
+    }
+
+    /// The auth service with every right, if it runs here.
+    pub fn admin(&self) -> Option<Arc<dyn AuthApi>> {
+        let local = self.local.as_ref()?;
+        Some(Arc::new(local.service.acting_as(Caller::LocalAdmin)))
+    }
+
+    /// Stops: nobody new is let in, sessions go on for at most `grace` or until `hurry` resolves, then what they left is
+    /// delivered. Returns whether everything ended by itself.
+    pub async fn stop(self, grace: Duration, hurry: impl Future<Output = &'static str>) -> bool {
+        tokio::pin!(hurry);
+        self.front.0.drain();
+        let mut clean = tokio::select! {
+            () = self.front.1.join() => true,
+            () = tokio::time::sleep(grace) => {
+                tracing::warn!("the time for sessions to end is over; those that remain are ended");
+                false
+            }
+            name = &mut hurry => {
+                tracing::warn!(signal = name, "sessions are ended");
+                false
+            }
+        };
+        self.front.0.abort();
+        // Ended sessions write their last events and close their recordings; that takes a moment, not longer.
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.front.1.join()).await;
+        self.back.0.drain();
+        if tokio::time::timeout(Duration::from_secs(10), self.back.1.join()).await.is_err() {
+            tracing::warn!("some work could not be finished; it goes on with the next start");
+            clean = false;
+        }
+        self.back.0.abort();
+        self.back.1.abort().await;
+        if let Some(local) = &self.local {
+            let backend: &Arc<dyn Backend> = &local.backend;
+            backend.close().await;
+        }
+        clean
+    }
+
+    /// Says what runs where, and what to do next.
+    fn announce(&self, data_dir: &Path) {
+        let line = |what: &str, address: Option<SocketAddr>| {
+            address.map(|address| format!("  {what:<10} {address}\n")).unwrap_or_default()
+        };
+        eprint!(
+            "Teleport {} serves the cluster {} (data in {})\n{}{}{}{}",
+            crate::cli::VERSION,
+            self.cluster,
+            data_dir.display(),
+            line("auth", self.auth),
+            line("proxy", self.proxy_web),
+            line("proxy ssh", self.proxy_ssh),
+            line("node ssh", self.node),
+        );
+        if self.node.is_some() && !nix::unistd::geteuid().is_root() {
+            eprintln!("The node does not run as root: only its own user can log in.");
+        }
+        if self.auth.is_some() {
+            let default = crate::config::default_data_dir().is_ok_and(|default| default == data_dir);
+            let dir = if default { String::new() } else { format!(" --data-dir={}", data_dir.display()) };
+            eprintln!(
+                "Next, on this host:\n\
+                 \x20 tctl{dir} users add <name> --logins=<login>   make a user\n\
+                 \x20 tctl{dir} tokens add --type=node              let another host join\n\
+                 \x20 tctl{dir} status                              the cluster and its CA pin"
+            );
+        }
+    }
+}
+
+fn write_address(path: &Path, address: SocketAddr) -> Result<()> {
+    let address = if address.ip().is_unspecified() {
+        SocketAddr::new(
+            if address.is_ipv6() {
+                std::net::Ipv6Addr::LOCALHOST.into()
+            } else {
+                std::net::Ipv4Addr::LOCALHOST.into()
+            },
+            address.port(),
+        )
+    } else {
+        address
+    };
+    let unfinished: PathBuf = path.with_extension("new");
+    std::fs::write(&unfinished, format!("{address}\n"))
+        .and_then(|()| std::fs::rename(&unfinished, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,334 @@
+//! `teleport try`: a whole cluster on loopback, used once as a user would, thrown away.
+
+use std::io::{IsTerminal, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{DirBuilderExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use teleport_core::api::{AcceptInvite, AuthApi, CreateToken, CreateUser, RecordingApi, RecordingQuery};
+use teleport_core::auth::one_time_code;
+use teleport_core::entropy::EntropyExt;
+use teleport_core::id::{HostRole, NodeName, OsLogin, RoleName, UserName};
+use teleport_core::label::Labels;
+use teleport_core::recording::{Pace, RecordingInfo};
+use teleport_core::secret::SecretString;
+use teleport_core::target::DialTarget;
+use teleport_ssh::client::openssh::{self, ProxyAddress};
+use teleport_ssh::client::{LoginInput, Profile, ProfileStore, SshClient, login};
+use teleport_ssh::proxy_web::{WebClient, WebTrust};
+
+use crate::cli::teleport::Try;
+use crate::cli::tsh::session::{self, WantTerminal};
+use crate::config::{AuthSettings, NodeSettings, ProxySettings, Settings};
+use crate::daemon::{Daemon, Os, secure_process};
+use crate::replay::{self, PlayFormat, SKIPPED_IDLE, Source};
+
+const CLUSTER: &str = "try.local";
+const NODE: &str = "node";
+/// How long each step of a healthy start may take; far more than it does.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Runs the trial.
+///
+/// # Errors
+/// What went wrong, in one line.
+pub(crate) fn main(options: Try) -> Result<ExitCode> {
+    crate::cli::start_logging(if options.debug { "debug" } else { "error" }, false)?;
+    secure_process();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let code = runtime.block_on(async {
+        let trial = Trial::begin(&options).await?;
+        let result = trial.use_it(&options).await;
+        trial.end(options.keep).await;
+        result
+    });
+    runtime.shutdown_background();
+    Ok(ExitCode::from(code?))
+}
+
+struct Trial {
+    dir: PathBuf,
+    cluster: Daemon,
+    node: Daemon,
+    profile: Profile,
+    profiles: ProfileStore,
+    login: OsLogin,
+    os: Os,
+}
+
+/// Any free port of loopback.
+fn free() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, 0).into()
+}
+
+fn settings(dir: &Path, nodename: &str) -> Result<Settings> {
+    Ok(Settings {
+        data_dir: dir.to_owned(),
+        nodename: NodeName::new(nodename)?,
+        advertise: None,
+        auth: None,
+        proxy: None,
+        node: None,
+        auth_servers: Vec::new(),
+        token: None,
+        ca_pins: Vec::new(),
+        require_ca_pin: true,
+    })
+}
+
+fn cluster_settings(dir: &Path) -> Result<Settings> {
+    let data_dir = dir.join("cluster");
+    let storage = format!("redb:{}", data_dir.join("backend.redb").display());
+    Ok(Settings {
+        auth: Some(AuthSettings {
+            listen: free(),
+            cluster_name: Some(CLUSTER.parse()?),
+            public_addresses: Vec::new(),
+            static_tokens: Vec::new(),
+            storage,
+        }),
+        proxy: Some(ProxySettings {
+            web_listen: free(),
+            ssh_listen: free(),
+            public_addresses: Vec::new(),
+            public_port: None,
+            https: None,
+        }),
+        ..settings(&data_dir, "proxy")?
+    })
+}
+
+impl Trial {
+    async fn begin(options: &Try) -> Result<Self> {
+        let os = Os::default();
+        let login = own_login()?;
+        let dir = temporary_directory(&os)?;
+        // From here on a failure must not leave the directory behind.
+        match Self::begin_in(dir.clone(), login, os).await {
+            Err(error) if !options.keep => {
+                let _ = std::fs::remove_dir_all(&dir);
+                Err(error)
+            }
+            other => other,
+        }
+    }
+
+    async fn begin_in(dir: PathBuf, login: OsLogin, os: Os) -> Result<Self> {
+        let cluster = Daemon::start(cluster_settings(&dir)?, os.clone()).await?;
+        let admin = cluster.admin().context("the auth service does not run here")?;
+        let auth = cluster.auth.context("the auth service does not listen")?;
+        let web = cluster.proxy_web.context("the proxy does not listen")?;
+        step(&format!("auth service on {auth}, proxy on {web}, data in {}", dir.display()));
+
+        let token = CreateToken {
+            roles: vec![HostRole::Node],
+            ttl: Some(600),
+            uses: Some(1),
+            labels: Labels::default(),
+            value: None,
+        };
+        let token = admin.create_token(token).await?;
+        let node = Daemon::start(
+            Settings {
+                node: Some(NodeSettings {
+                    listen: free(),
+                    public_addresses: Vec::new(),
+                    labels: "env=try".parse()?,
+                }),
+                auth_servers: vec![auth.to_string()],
+                token: Some(token.token),
+                ca_pins: token.ca_pins,
+                ..settings(&dir.join("node"), NODE)?
+            },
+            os.clone(),
+        )
+        .await?;
+        let address = node.node.context("the node does not listen")?;
+        step(&format!("node {NODE:?} on {address} joined with a one-time token and the CA pin"));
+
+        let profile = user_logs_in(&admin, &cluster, web, &login, &os).await?;
+        step(&format!(
+            "user {:?} accepted an invite and logged in with password and one-time code: certificate for {} until {}",
+            profile.user.as_str(),
+            login,
+            profile.certificates.valid_before
+        ));
+        let profiles = ProfileStore::at(dir.join("home"));
+        profiles.save(&profile)?;
+        let trial = Self { dir, cluster, node, profile, profiles, login, os };
+        trial.write_helpers()?;
+        trial.wait_for_the_node(&admin).await?;
+        Ok(trial)
+    }
+
+    /// Programs and configuration for a second terminal.
+    fn write_helpers(&self) -> Result<()> {
+        let program = std::env::current_exe().context("this program does not know where it is")?;
+        for name in ["tsh", "tctl"] {
+            symlink(&program, self.dir.join(name)).context("cannot link the programs")?;
+        }
+        let files = self.profiles.openssh_files(&self.profile)?;
+        let config = openssh::config(
+            self.profile.cluster(),
+            &self.profile.ssh_address,
+            self.profile.user.as_str(),
+            &files,
+        )?;
+        std::fs::write(self.dir.join("ssh_config"), config).context("cannot write the ssh_config")
+    }
+
+    /// The proxy knows a node a moment after the node has announced itself.
+    async fn wait_for_the_node(&self, admin: &Arc<dyn AuthApi>) -> Result<()> {
+        let wait = async {
+            loop {
+                if !admin.nodes().await?.is_empty() {
+                    return Ok::<(), anyhow::Error>(());
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.context("the node did not announce itself")?
+    }
+
+    fn print_how_to_reach_it(&self) -> Result<()> {
+        let dir = self.dir.display();
+        let (login, cluster) = (&self.login, self.profile.cluster());
+        let files = self.profiles.openssh_files(&self.profile)?;
+        let jump = openssh::jump_command(&self.profile.ssh_address, login.as_str(), NODE, &files)?;
+        eprintln!(
+            "\nFrom another terminal, while this one is open:\n\
+             \x20 ssh       ssh -F {dir}/ssh_config {login}@{NODE}.{cluster}\n\
+             \x20 ssh -J    ssh -F {dir}/ssh_config -J teleport-proxy.{cluster} {login}@{NODE}.{cluster}\n\
+             \x20 ssh       {jump}\n\
+             \x20 tsh       TELEPORT_HOME={dir}/home {dir}/tsh ssh {login}@{NODE}\n\
+             \x20 tsh       TELEPORT_HOME={dir}/home {dir}/tsh recordings ls\n\
+             \x20 tctl      {dir}/tctl --data-dir={dir}/cluster nodes ls\n\
+             \x20 tctl      {dir}/tctl --data-dir={dir}/cluster events search\n"
+        );
+        Ok(())
+    }
+
+    async fn use_it(&self, options: &Try) -> Result<u8> {
+        let interactive = options.command.is_empty() && std::io::stdin().is_terminal();
+        if interactive {
+            self.print_how_to_reach_it()?;
+        }
+        let target: DialTarget = NODE.parse()?;
+        let client = SshClient::new(self.profile.credentials(), Arc::clone(&self.os.clock));
+        let proxy = client.proxy(&self.profile.ssh_address).await?;
+        let node = client.node(proxy, &target, &self.login).await?;
+        if interactive {
+            eprintln!("You are on the node now; this shell is recorded. `exit` ends it.\n");
+        }
+        let command = (!options.command.is_empty()).then(|| options.command.join(" "));
+        let code = session::run(&node, command, WantTerminal::Auto).await?;
+        node.disconnect().await;
+        if interactive && !options.no_replay {
+            self.offer_replay().await?;
+        }
+        Ok(code)
+    }
+
+    async fn offer_replay(&self) -> Result<()> {
+        eprint!("\nReplay the recording? [y/N] ");
+        std::io::stderr().flush()?;
+        let answer = tokio::task::spawn_blocking(|| {
+            let mut answer = String::new();
+            std::io::stdin().read_line(&mut answer).map(|_| answer)
+        });
+        if !answer.await??.trim().to_lowercase().starts_with('y') {
+            return Ok(());
+        }
+        let admin = self.cluster.admin().context("the auth service is gone")?;
+        let recording = self.newest_recording(&admin).await?;
+        let api: Arc<dyn RecordingApi> = admin;
+        let source = Source::api(api, recording.meta.session)?;
+        eprintln!("[space pauses, arrows move, + and - change the speed, q ends it]\n");
+        let pace = Pace { speed: 1.0, max_idle: Some(SKIPPED_IDLE) };
+        replay::play(source, replay::Options { format: PlayFormat::Pty, pace }).await
+    }
+
+    async fn newest_recording(&self, admin: &Arc<dyn AuthApi>) -> Result<RecordingInfo> {
+        let wait = async {
+            loop {
+                let newest =
+                    admin.recordings(RecordingQuery { limit: 1, ..RecordingQuery::default() }).await?;
+                if let Some(recording) = newest.into_iter().find(|recording| recording.completed.is_some()) {
+                    return Ok::<RecordingInfo, anyhow::Error>(recording);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.context("the recording did not arrive")?
+    }
+
+    async fn end(self, keep: bool) {
+        let now = std::future::pending();
+        self.node.stop(Duration::from_millis(200), now).await;
+        let now = std::future::pending();
+        self.cluster.stop(Duration::from_millis(200), now).await;
+        if keep {
+            eprintln!("Kept: {}", self.dir.display());
+        } else if let Err(error) = std::fs::remove_dir_all(&self.dir) {
+            eprintln!("{} could not be removed: {error}", self.dir.display());
+        }
+    }
+}
+
+fn step(text: &str) {
+    if std::io::stderr().is_terminal() {
+        eprintln!("* {text}");
+    }
+}
+
+/// The login of whoever runs this: the only one that a node without root can serve.
+fn own_login() -> Result<OsLogin> {
+    let user =
+        nix::unistd::User::from_uid(nix::unistd::geteuid()).context("the own user cannot be looked up")?;
+    let Some(user) = user else {
+        bail!("the user id {} has no name on this machine", nix::unistd::geteuid())
+    };
+    OsLogin::new(&user.name).with_context(|| format!("the own user {:?} cannot be a login", user.name))
+}
+
+fn temporary_directory(os: &Os) -> Result<PathBuf> {
+    let suffix: [u8; 4] = os.entropy.bytes()?;
+    let dir = std::env::temp_dir().join(format!("teleport-try-{:08x}", u32::from_be_bytes(suffix)));
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&dir)
+        .with_context(|| format!("cannot make {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// A user as an administrator makes one, who accepts the invite and logs in: all over the proxy's HTTPS.
+async fn user_logs_in(
+    admin: &Arc<dyn AuthApi>,
+    cluster: &Daemon,
+    web: SocketAddr,
+    login_name: &OsLogin,
+    os: &Os,
+) -> Result<Profile> {
+    let name = UserName::new(&login_name.as_str().to_lowercase())
+        .context("the own user's name cannot be a cluster user")?;
+    let roles = ["access", "auditor", "editor"].map(RoleName::new).into_iter().collect::<Result<_, _>>()?;
+    let request = CreateUser { name, roles, logins: vec![login_name.clone()], ttl: None };
+    let invite = admin.create_user(request).await?;
+    let client =
+        WebClient::new(web.to_string(), WebTrust::pins(cluster.ca_pins.clone()), Arc::clone(&os.clock));
+    let info = client.invite(invite.token.clone()).await?;
+    let password: [u8; 16] = os.entropy.bytes()?;
+    let password = SecretString::new(format!("{:032x}", u128::from_be_bytes(password)));
+    // A code is good once. The one of the step before is still good, so the login need not wait for the next.
+    let now = os.clock.now();
+    let code = |at| one_time_code(&info.secret, at).context("the second factor cannot be used");
+    let before = code(now.saturating_sub(Duration::from_secs(30)))?;
+    client.accept(&AcceptInvite { token: invite.token, password: password.clone(), code: before }).await?;
+    let input = LoginInput { user: info.user.to_string(), password, code: code(now)?, ttl: None };
+    let address = ProxyAddress::parse(&web.to_string())?;
+    Ok(login(&client, address, input, &*os.clock, &*os.entropy).await?)
+}

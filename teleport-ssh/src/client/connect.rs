@@ -1,0 +1,411 @@
+//! To a proxy, and through it to a node: two SSH connections, one inside the other, each proved by a host certificate.
+//!
+//! There is no trust on first use and no way to switch the checks off. The authority of the user's own cluster must have
+//! signed for exactly the name that was asked for: the proxy's for the address that was dialled, the node's for the name or
+//! id of the node, whatever path led there.
+
+use std::fmt;
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use russh::ChannelMsg;
+use russh::client::{Handle, Msg, Session};
+use russh::keys::PublicKeyOrCertificate;
+use russh::{Channel, ChannelOpenFailure};
+use ssh_key::Certificate;
+use teleport_core::cert::{CertRejected, HostCheck, HostIdentity, TrustBundle, UserCheck};
+use teleport_core::clock::Clock;
+use teleport_core::id::{HostRole, OsLogin, UserName};
+use teleport_core::target::{DialTarget, TargetHost};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+use super::openssh::ProxyAddress;
+use crate::authn;
+use crate::engine;
+use crate::keys::SshKeyPair;
+use crate::rpc::BoxedIo;
+
+/// How long the dialling of a proxy may take, and each handshake.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest explanation of a refusal that is kept.
+const MAX_MESSAGE: usize = 4096;
+const STDERR: u32 = 1;
+
+/// Why a host is not believed to be who it should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostRejected {
+    /// Its certificate is not accepted.
+    #[error("its host certificate is not accepted: {reason}")]
+    Certificate {
+        /// Why.
+        reason: CertRejected,
+    },
+    /// It has no certificate.
+    #[error("it showed a plain key instead of a host certificate of the cluster")]
+    PlainKey,
+}
+
+/// Why a connection failed. The texts are for the user.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The host let nobody in with this certificate.
+    #[error("{peer} denied access")]
+    Denied {
+        /// The host.
+        peer: String,
+    },
+    /// The proxy cannot be reached.
+    #[error("cannot reach the proxy at {address}")]
+    Dial {
+        /// Its address.
+        address: String,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The host is not who it should be. Somebody may be in between.
+    #[error("cannot verify {peer}: {rejected}")]
+    Host {
+        /// The host.
+        peer: String,
+        /// The reason.
+        rejected: HostRejected,
+    },
+    /// A node is selected by labels, so nobody knows whose certificate to expect.
+    #[error("labels may match another node tomorrow: find the node first and connect to its name or id")]
+    Labels,
+    /// The user's own certificate is of no use any more.
+    #[error("your certificate is not usable: {reason}; log in again")]
+    OwnCertificate {
+        /// Why.
+        reason: CertRejected,
+    },
+    /// The proxy refused, in its own words.
+    #[error("{message}")]
+    Refused {
+        /// Its words.
+        message: String,
+    },
+    /// The connection broke or the other side does not follow the protocol.
+    #[error("the connection to {peer} failed")]
+    Ssh {
+        /// The host.
+        peer: String,
+        /// The reason.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It took too long.
+    #[error("{peer} did not answer within {} s", CONNECT_TIMEOUT.as_secs())]
+    Timeout {
+        /// The host.
+        peer: String,
+    },
+}
+
+impl ConnectError {
+    fn ssh(peer: &str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Ssh { peer: peer.to_owned(), source: Box::new(source) }
+    }
+}
+
+/// What a user connects with.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "callers with keys of their own build it")]
+pub struct Credentials {
+    /// The user; named as the login at the proxy, where it does not matter.
+    pub user: UserName,
+    /// The private key.
+    pub ssh: SshKeyPair,
+    /// The certificate for it: one line, `algorithm base64`.
+    pub certificate: String,
+    /// Whom the user trusts.
+    pub trust: TrustBundle,
+}
+
+/// Connects to proxies and nodes.
+#[derive(Clone, Debug)]
+pub struct SshClient {
+    credentials: Arc<Credentials>,
+    clock: Arc<dyn Clock>,
+}
+
+/// An SSH connection to a proxy.
+pub struct ProxyConnection {
+    handle: Handle<HostKeyCheck>,
+    host: HostIdentity,
+}
+
+/// An SSH connection to a node.
+pub struct NodeConnection {
+    handle: Handle<HostKeyCheck>,
+    host: HostIdentity,
+    /// Lives as long as the connection that runs through it.
+    proxy: Option<ProxyConnection>,
+}
+
+impl SshClient {
+    /// With these credentials.
+    pub fn new(credentials: Credentials, clock: Arc<dyn Clock>) -> Self {
+        Self { credentials: Arc::new(credentials), clock }
+    }
+
+    /// Connects to a proxy's SSH port. Dropping the future ends the attempt.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn proxy(&self, address: &ProxyAddress) -> Result<ProxyConnection, ConnectError> {
+        let peer = format!("proxy {}", address.to_authority());
+        let dial = TcpStream::connect((address.host.as_str(), address.port));
+        let dialled = within(&peer, async {
+            let stream = dial.await.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+            stream.map_err(|source| ConnectError::Dial { address: address.to_authority(), source })
+        });
+        let stream = dialled.await?;
+        let login = self.credentials.user.as_str();
+        let (handle, host) =
+            within(&peer, self.handshake(stream, &peer, &address.host, HostRole::Proxy, login)).await?;
+        Ok(ProxyConnection { handle, host })
+    }
+
+    /// Connects to a node through a proxy.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn node(
+        &self,
+        proxy: ProxyConnection,
+        target: &DialTarget,
+        login: &OsLogin,
+    ) -> Result<NodeConnection, ConnectError> {
+        let name = expected_name(&target.host)?;
+        let stream = proxy.open(target).await?;
+        let mut node = self.node_over(stream, &name, login).await?;
+        node.proxy = Some(proxy);
+        Ok(node)
+    }
+
+    /// Connects to the node `name` (a name or id in its certificate) over a stream that leads there.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn node_over(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        name: &str,
+        login: &OsLogin,
+    ) -> Result<NodeConnection, ConnectError> {
+        let peer = format!("node {name}");
+        let handshake = self.handshake(stream, &peer, name, HostRole::Node, login.as_str());
+        let (handle, host) = within(&peer, handshake).await?;
+        Ok(NodeConnection { handle, host, proxy: None })
+    }
+
+    async fn handshake(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        peer: &str,
+        name: &str,
+        role: HostRole,
+        login: &str,
+    ) -> Result<(Handle<HostKeyCheck>, HostIdentity), ConnectError> {
+        let certificate = self.own_certificate()?;
+        let verdict = Arc::new(OnceLock::new());
+        let check = HostKeyCheck {
+            credentials: Arc::clone(&self.credentials),
+            clock: Arc::clone(&self.clock),
+            name: name.to_owned(),
+            role,
+            verdict: Arc::clone(&verdict),
+        };
+        let connected = russh::client::connect_stream(engine::client_config(), stream, check).await;
+        let host = match verdict.get() {
+            Some(Ok(host)) => host.clone(),
+            Some(Err(rejected)) => {
+                return Err(ConnectError::Host { peer: peer.to_owned(), rejected: *rejected });
+            }
+            // A server that offers no certificate shares no host key algorithm with us.
+            None => match connected {
+                Err(russh::Error::NoCommonAlgo { .. }) => {
+                    return Err(ConnectError::Host {
+                        peer: peer.to_owned(),
+                        rejected: HostRejected::PlainKey,
+                    });
+                }
+                Err(error) => return Err(ConnectError::ssh(peer, error)),
+                Ok(_) => return Err(ConnectError::ssh(peer, russh::Error::UnknownKey)),
+            },
+        };
+        let mut handle = connected.map_err(|error| ConnectError::ssh(peer, error))?;
+        let key = Arc::new(self.credentials.ssh.private().clone());
+        let authenticated = handle.authenticate_openssh_cert(login, key, certificate).await;
+        match authenticated {
+            Ok(result) if result.success() => Ok((handle, host)),
+            // A server that cuts the connection after too many failures has denied as well.
+            Ok(_) | Err(russh::Error::Disconnect) => Err(ConnectError::Denied { peer: peer.to_owned() }),
+            Err(error) => Err(ConnectError::ssh(peer, error)),
+        }
+    }
+
+    /// An expired certificate is better found here than refused without a reason there.
+    fn own_certificate(&self) -> Result<Certificate, ConnectError> {
+        let own = |reason| ConnectError::OwnCertificate { reason };
+        let certificate = Certificate::from_openssh(&self.credentials.certificate)
+            .map_err(|_| own(CertRejected::Malformed))?;
+        let check = UserCheck { login: None, peer: None, now: self.clock.now() };
+        match authn::user(&certificate, &self.credentials.trust, check) {
+            // Which of our addresses the server will see is not known here.
+            Ok(_) | Err(CertRejected::SourceAddress) => Ok(certificate),
+            Err(reason) => Err(own(reason)),
+        }
+    }
+}
+
+/// The name that must stand in a node's certificate.
+fn expected_name(host: &TargetHost) -> Result<String, ConnectError> {
+    match host {
+        TargetHost::Address(address) => Ok(address.to_string()),
+        TargetHost::Id(id) => Ok(id.to_string()),
+        TargetHost::Labels(_) => Err(ConnectError::Labels),
+        TargetHost::Name(name) => Ok(name.to_string()),
+    }
+}
+
+async fn within<T>(
+    peer: &str,
+    work: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<T, ConnectError> {
+    let late = |_| ConnectError::Timeout { peer: peer.to_owned() };
+    tokio::time::timeout(CONNECT_TIMEOUT, work).await.map_err(late)?
+}
+
+impl ProxyConnection {
+    /// Who the proxy is.
+    pub const fn host(&self) -> &HostIdentity {
+        &self.host
+    }
+
+    /// A stream of bytes to the SSH server of a node, as `ProxyCommand` needs it.
+    ///
+    /// # Errors
+    /// [`ConnectError::Refused`] with the proxy's words, such as those about an ambiguous name.
+    pub async fn open(&self, target: &DialTarget) -> Result<BoxedIo, ConnectError> {
+        let peer = "the proxy";
+        let opened = self.handle.channel_open_session().await;
+        let mut channel = opened.map_err(|error| match error {
+            russh::Error::ChannelOpenFailure(ChannelOpenFailure::Other { reason, .. }) => {
+                ConnectError::Refused { message: printable(&reason) }
+            }
+            error => ConnectError::ssh(peer, error),
+        })?;
+        let asked = channel.request_subsystem(true, target.to_subsystem()).await;
+        asked.map_err(|error| ConnectError::ssh(peer, error))?;
+        within(peer, accepted(&mut channel)).await?;
+        Ok(Box::new(channel.into_stream()))
+    }
+
+    /// Says good-bye.
+    pub async fn disconnect(self) {
+        // Whether it is heard does not matter.
+        let _ = self.handle.disconnect(russh::Disconnect::ByApplication, "", "").await;
+    }
+}
+
+/// Waits for the answer to a request; what arrives on standard error before a refusal is its explanation.
+async fn accepted(channel: &mut Channel<Msg>) -> Result<(), ConnectError> {
+    let mut words = Vec::new();
+    loop {
+        match channel.wait().await {
+            Some(ChannelMsg::Success) => return Ok(()),
+            Some(ChannelMsg::ExtendedData { data, ext: STDERR }) => {
+                let room = MAX_MESSAGE.saturating_sub(words.len());
+                words.extend(data.iter().take(room));
+            }
+            Some(ChannelMsg::Failure | ChannelMsg::Close) | None => {
+                let said = printable(&String::from_utf8_lossy(&words));
+                let message = if said.is_empty() { "the proxy refused".to_owned() } else { said };
+                return Err(ConnectError::Refused { message });
+            }
+            Some(_) => {}
+        }
+    }
+}
+
+/// A peer's words without what a terminal would obey.
+fn printable(text: &str) -> String {
+    let clean = |c: char| if c.is_control() { ' ' } else { c };
+    text.trim().chars().take(MAX_MESSAGE).map(clean).collect()
+}
+
+impl NodeConnection {
+    /// Who the node is.
+    pub const fn host(&self) -> &HostIdentity {
+        &self.host
+    }
+
+    /// A channel for a shell or a command.
+    pub(super) async fn channel(&self) -> Result<Channel<Msg>, ConnectError> {
+        let opened = self.handle.channel_open_session().await;
+        opened.map_err(|error| ConnectError::ssh(&self.peer(), error))
+    }
+
+    pub(super) fn peer(&self) -> String {
+        format!("node {}", self.host.name)
+    }
+
+    /// Says good-bye to the node and to the proxy.
+    pub async fn disconnect(self) {
+        let _ = self.handle.disconnect(russh::Disconnect::ByApplication, "", "").await;
+        if let Some(proxy) = self.proxy {
+            proxy.disconnect().await;
+        }
+    }
+}
+
+impl fmt::Debug for ProxyConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProxyConnection").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for NodeConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NodeConnection").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+/// Decides about the host's certificate, once, and remembers the verdict for the caller: the library's own error says only
+/// that it was no.
+struct HostKeyCheck {
+    credentials: Arc<Credentials>,
+    clock: Arc<dyn Clock>,
+    name: String,
+    role: HostRole,
+    verdict: Arc<OnceLock<Result<HostIdentity, HostRejected>>>,
+}
+
+impl russh::client::Handler for HostKeyCheck {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
+        let verdict = match shown {
+            PublicKeyOrCertificate::Certificate(certificate) => {
+                let check = HostCheck { name: &self.name, role: self.role, now: self.clock.now() };
+                authn::host(certificate, &self.credentials.trust, check)
+                    .map_err(|reason| HostRejected::Certificate { reason })
+            }
+            PublicKeyOrCertificate::PublicKey { .. } => Err(HostRejected::PlainKey),
+        };
+        let accepted = verdict.is_ok();
+        // The library asks once; a second verdict could not replace the first.
+        let first = self.verdict.set(verdict).is_ok();
+        Ok(first && accepted)
+    }
+
+    async fn auth_banner(&mut self, banner: &str, _session: &mut Session) -> Result<(), Self::Error> {
+        tracing::info!(banner = printable(banner), "the server says");
+        Ok(())
+    }
+}

@@ -1,0 +1,25 @@
+//! `tsh` as a library: log in, keep the certificate, reach nodes.
+//!
+//! * [`login`] makes keys and a [`Profile`]; [`ProfileStore`] keeps profiles on disk, [`Agent`] hands them to a running
+//!   `ssh-agent`.
+//! * [`SshClient`] connects to a proxy and, through it, to a node; both must prove who they are by host certificates of the
+//!   user's cluster. [`NodeConnection::session`] starts shells and commands.
+//! * [`openssh`] writes what stock OpenSSH needs to do the same.
+//!
+//! Nothing here asks questions or prints: that is for programs.
+
+mod agent;
+mod connect;
+mod login;
+pub mod openssh;
+mod profile;
+mod session;
+pub mod terminal;
+
+pub use self::agent::{Agent, AgentError};
+pub use self::connect::{
+    CONNECT_TIMEOUT, ConnectError, Credentials, HostRejected, NodeConnection, ProxyConnection, SshClient,
+};
+pub use self::login::{LoginError, LoginInput, login};
+pub use self::profile::{Profile, ProfileError, ProfileStore};
+pub use self::session::{ClientSession, ExitStatus, SessionRequest, Terminal, TerminalSize};

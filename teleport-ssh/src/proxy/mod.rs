@@ -1,0 +1,28 @@
+//! The proxy's SSH server: the one door of a cluster, through which users reach nodes.
+//!
+//! ```text
+//!   ssh ──► proxy:3023          user certificate, any login
+//!             │ direct-tcpip host:port            (ssh -J)
+//!             │ subsystem proxy:host:port[@cluster]
+//!             ▼
+//!           route::resolve      among the nodes that are registered and that the user may see
+//!             ▼
+//!           NodeDialer          to the address that the node announced
+//!             ▼
+//!   ssh ◄═══ splice ═══► node   a second handshake, end to end: the proxy has none of its keys
+//! ```
+//!
+//! The proxy decides who may knock at a node; the node itself decides who may enter. There is no shell here, no command, no
+//! file transfer, and no forwarding to anything but nodes.
+
+mod dial;
+mod handler;
+mod journal;
+mod nodes;
+pub mod route;
+mod server;
+mod splice;
+
+pub use self::dial::{DIAL_TIMEOUT, DialError, Direct, NodeDialer};
+pub use self::nodes::{NodeTable, NodeView};
+pub use self::server::{BoundProxy, DEFAULT_SSH_PORT, ProxyBuilder, ProxyServer};

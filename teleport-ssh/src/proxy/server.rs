@@ -1,0 +1,268 @@
+//! A proxy's SSH server: built, bound, served.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use ssh_key::Certificate;
+use teleport_core::api::ProxyAccess;
+use teleport_core::clock::Clock;
+use teleport_core::entropy::Entropy;
+use teleport_core::task::{Shutdown, TaskScope};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::dial::{Direct, NodeDialer};
+use super::handler::Connection;
+use super::journal::Journal;
+use super::nodes::NodeView;
+use crate::engine;
+use crate::engine::transport::{Link, Transport};
+use crate::identity::{HostIdentityHandle, HostMaterial};
+use crate::listener::limits::{Limits, Outcome};
+use crate::listener::{self, Accepted, BindError, Door};
+use crate::view::{AccessCache, DEFAULT_MAX_AGE};
+
+/// How long audit events may still take when the server ends.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Where a proxy's SSH server listens by default.
+pub const DEFAULT_SSH_PORT: u16 = 3023;
+
+/// What all connections share.
+pub(super) struct Shared {
+    pub(super) access: AccessCache,
+    pub(super) nodes: NodeView,
+    pub(super) dialer: Arc<dyn NodeDialer>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) journal: Journal,
+    identity: HostIdentityHandle,
+    config: Mutex<Option<(Arc<HostMaterial>, Arc<russh::server::Config>)>>,
+    login_grace: Duration,
+}
+
+/// Builds a proxy's SSH server.
+#[derive(Debug)]
+pub struct ProxyBuilder {
+    identity: HostIdentityHandle,
+    access: Arc<dyn ProxyAccess>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    address: SocketAddr,
+    dialer: Arc<dyn NodeDialer>,
+    limits: Limits,
+    nodes: NodeView,
+    max_age: Duration,
+}
+
+/// The SSH server of a proxy. See the [module](super).
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct ProxyServer;
+
+impl ProxyServer {
+    /// Begins with what a proxy cannot be without: who it is, where it asks what is allowed and which nodes there are, the
+    /// time and randomness.
+    pub fn builder(
+        identity: HostIdentityHandle,
+        access: Arc<dyn ProxyAccess>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> ProxyBuilder {
+        ProxyBuilder {
+            identity,
+            access,
+            clock,
+            entropy,
+            address: (Ipv4Addr::UNSPECIFIED, DEFAULT_SSH_PORT).into(),
+            dialer: Arc::new(Direct::new()),
+            limits: Limits::default(),
+            nodes: NodeView::new(),
+            max_age: DEFAULT_MAX_AGE,
+        }
+    }
+}
+
+impl ProxyBuilder {
+    /// Where to listen; port 3023 of every IPv4 address if not said.
+    #[must_use]
+    pub const fn listen(mut self, address: SocketAddr) -> Self {
+        self.address = address;
+        self
+    }
+
+    /// How nodes are reached; [`Direct`] if not said.
+    #[must_use]
+    pub fn dialer(mut self, dialer: Arc<dyn NodeDialer>) -> Self {
+        self.dialer = dialer;
+        self
+    }
+
+    /// How many strangers may knock.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// How long decisions may rest on what the auth service said last, when it is silent; zero is strict.
+    #[must_use]
+    pub const fn max_age(mut self, max_age: Duration) -> Self {
+        self.max_age = max_age;
+        self
+    }
+
+    /// Opens the port. Clients that connect wait until [`BoundProxy::serve`].
+    ///
+    /// # Errors
+    /// [`BindError`], for instance when the port is in use.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled.
+    pub async fn bind(self) -> Result<BoundProxy, BindError> {
+        let listener = listener::bind(self.address)?;
+        let local = listener.local_addr().map_err(|source| BindError { address: self.address, source })?;
+        Ok(BoundProxy { builder: self, listener, local })
+    }
+}
+
+/// A proxy's SSH server whose port is open.
+#[derive(Debug)]
+pub struct BoundProxy {
+    builder: ProxyBuilder,
+    listener: TcpListener,
+    local: SocketAddr,
+}
+
+impl BoundProxy {
+    /// Where it listens.
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The nodes as the proxy sees them, for others who need them too.
+    pub fn nodes(&self) -> NodeView {
+        self.builder.nodes.clone()
+    }
+
+    /// Serves until `shutdown`: when it drains, no more connections are accepted; those there are go on until they end or
+    /// it aborts. Dropping the future ends everything at once.
+    pub async fn serve(self, shutdown: Shutdown) {
+        let ProxyBuilder { identity, access, clock, entropy, dialer, limits, nodes, max_age, .. } =
+            self.builder;
+        // Ends with this future: whatever follows the auth service.
+        let followers = TaskScope::new();
+        let cache = AccessCache::new(max_age);
+        followers.spawn(cache.follow(Arc::clone(&access), Arc::clone(&entropy), shutdown.clone()));
+        followers.spawn({
+            let (nodes, access, entropy) = (nodes.clone(), Arc::clone(&access), Arc::clone(&entropy));
+            async move { nodes.follow(access, entropy).await }
+        });
+        let (journal, delivery) = Journal::new(access);
+        let journalist = TaskScope::new();
+        journalist.spawn(delivery);
+        let login_grace = limits.login_grace;
+        let shared = Arc::new(Shared { access: cache, nodes, dialer, clock, journal, identity, config: Mutex::default(), login_grace });
+        let door = Door::new(limits, entropy);
+        listener::serve(self.listener, door, shutdown, {
+            move |accepted| handle(accepted, Arc::clone(&shared))
+        })
+        .await;
+        // The last entrance to the journal is gone with the connections; what is queued is delivered if it can be.
+        if tokio::time::timeout(LAST_WORDS, journalist.join()).await.is_err() {
+            tracing::error!("the proxy ends with audit events that could not be delivered");
+        }
+    }
+}
+
+/// The host certificate of the identity cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the host certificate cannot be read")]
+struct UnusableIdentity(#[source] ssh_key::Error);
+
+impl Shared {
+    /// For the newest identity: a renewal needs no restart. Made once for each.
+    fn config(&self) -> Result<Arc<russh::server::Config>, UnusableIdentity> {
+        let material = self.identity.current();
+        let mut cached = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, config)) = &*cached
+            && Arc::ptr_eq(of, &material)
+        {
+            return Ok(Arc::clone(config));
+        }
+        let certificate = Certificate::from_openssh(&material.ssh_certificate).map_err(UnusableIdentity)?;
+        let config = engine::server_config(material.ssh.private().clone(), certificate);
+        *cached = Some((material, Arc::clone(&config)));
+        Ok(config)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("nodes", &self.nodes).finish_non_exhaustive()
+    }
+}
+
+/// One connection, from the first byte to the last.
+async fn handle(accepted: Accepted, shared: Arc<Shared>) {
+    let Accepted { stream, peer, mut admitted, .. } = accepted;
+    let config = match shared.config() {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "the proxy has no usable host certificate");
+            admitted.record(Outcome::Unblamed);
+            return;
+        }
+    };
+    let link = Link::new();
+    // However this future ends, the connection ends with it: the library runs it in a task that we do not own.
+    let _cut = CutOnDrop(link.clone());
+    let tasks = TaskScope::new();
+    let (outcome, mut outcomes) = watch::channel(Outcome::NoAttempt);
+    let grace = tokio::time::sleep(shared.login_grace);
+    let connection = Connection::new(shared, peer, link.clone(), outcome, tasks.clone());
+    let running = russh::server::run_stream(config, Transport::new(stream, link.clone()), connection);
+    tokio::pin!(grace);
+    let session = tokio::select! {
+        session = running => session,
+        () = &mut grace => {
+            admitted.record(Outcome::GraceExceeded);
+            return;
+        }
+    };
+    let Ok(mut session) = session else { return };
+    let mut authenticated = false;
+    loop {
+        tokio::select! {
+            ended = &mut session => {
+                if let Err(error) = ended {
+                    tracing::debug!(%peer, error = &error as &dyn std::error::Error, "connection ended");
+                }
+                break;
+            }
+            changed = outcomes.changed(), if !authenticated => {
+                if changed.is_err() {
+                    // The handler is gone: only the library's task is winding up.
+                    let _ = (&mut session).await;
+                    break;
+                }
+                let outcome = *outcomes.borrow_and_update();
+                authenticated = outcome == Outcome::Authenticated;
+                admitted.record(outcome);
+            }
+            () = &mut grace, if !authenticated => {
+                admitted.record(Outcome::GraceExceeded);
+                break;
+            }
+        }
+    }
+    tasks.abort().await;
+}
+
+struct CutOnDrop(Link);
+
+impl Drop for CutOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}

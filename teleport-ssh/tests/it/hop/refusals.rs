@@ -1,0 +1,176 @@
+//! What a proxy does not do (C2, C3), said clearly and recorded.
+
+use std::net::Ipv4Addr;
+
+use teleport_core::audit::EventKind;
+use tokio::net::TcpListener;
+
+use super::{CLUSTER, World, os_user, run, text};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c3_the_proxy_is_no_login_host() {
+    let world = World::start().await;
+    world.sshd("web").await;
+    let user = world.user("alice").await;
+    let only_a_proxy = "this is a proxy";
+    for (arguments, says, kind) in [
+        (&["HOST"][..], only_a_proxy, EventKind::SessionRejected),
+        (&["-tt", "HOST"], only_a_proxy, EventKind::SessionRejected),
+        (&["HOST", "id"], only_a_proxy, EventKind::ExecFailure),
+        (&["HOST", ""], only_a_proxy, EventKind::SessionRejected),
+        (&["HOST", "scp -f /etc/passwd"], only_a_proxy, EventKind::ExecFailure),
+        (&["HOST", "proxy:web:0"], only_a_proxy, EventKind::ExecFailure),
+        (&["-s", "HOST", "sftp"], "the only subsystem is proxy:", EventKind::SubsystemFailure),
+        (&["-s", "HOST", "proxysites"], "the only subsystem is proxy:", EventKind::SubsystemFailure),
+        (&["-s", "HOST", "proxy:@example.test"], "the auth service is not reached", EventKind::SubsystemFailure),
+        (&["-s", "HOST", "proxy:web:0@default@leaf"], "cluster leaf is not known", EventKind::SubsystemFailure),
+        (&["-s", "HOST", "proxy:web:0@prod@leaf"], "namespaces are not supported", EventKind::SubsystemFailure),
+        (&["-s", "HOST", "proxy:`id`:0"], "the host must be", EventKind::SubsystemFailure),
+        (&["-o", "ExitOnForwardFailure=yes", "-N", "-R", "0:127.0.0.1:1", "HOST"], "remote port forwarding failed", EventKind::PortFailure),
+    ] {
+        let mut ssh = world.ssh(&user);
+        ssh.args(["-o", "RequestTTY=auto", "-p", &world.proxy.port().to_string()]);
+        ssh.args(arguments.iter().map(|word| if *word == "HOST" { "x@127.0.0.1" } else { word }));
+        let output = run(ssh).await;
+        assert!(!output.status.success(), "{arguments:?}");
+        assert_eq!(text(&output.stdout), "", "{arguments:?}");
+        assert!(text(&output.stderr).contains(says), "{arguments:?}: {}", text(&output.stderr));
+        world.event(kind, |event| event.user.as_deref() == Some("alice") && event.error.is_some()).await;
+        world.access.events.lock().unwrap().clear();
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c2_the_proxy_dials_nothing_but_registered_nodes() {
+    let world = World::start().await;
+    world.sshd("web").await;
+    let user = world.user("alice").await;
+    // Something of this machine that answers, as the auth service would.
+    let bystander = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let port = bystander.local_addr().unwrap().port();
+    let secret = world.node_material("secret").await;
+    world.register(secret.host_id, "secret", bystander.local_addr().unwrap(), "env=secret").await;
+    for target in [
+        format!("127.0.0.1:{port}"),
+        format!("localhost:{port}"),
+        format!("[::ffff:127.0.0.1]:{port}"),
+        format!("[::1]:{port}"),
+        format!("2130706433:{port}"),
+        format!("0.0.0.0:{port}"),
+        format!("127.1:{port}"),
+        format!("web:{port}"),
+        format!("secret:{port}"),
+        format!("{}:{port}", secret.host_id),
+        "169.254.169.254:80".to_owned(),
+        format!("127.0.0.1:{}", world.proxy.port()),
+        "nobody:22".to_owned(),
+    ] {
+        let mut ssh = world.ssh(&user);
+        ssh.args(["-p", &world.proxy.port().to_string(), "-W", &target, "x@127.0.0.1"]);
+        let output = run(ssh).await;
+        let said = text(&output.stderr);
+        assert!(!output.status.success() && text(&output.stdout).is_empty(), "{target}");
+        // The same words, whether there is no such node, it is not for this user, or at another port.
+        assert!(said.contains("not found: it is not registered, offline, or not yours to see"), "{target}: {said}");
+        let asked = target.replace(['[', ']'], "");
+        world.event(EventKind::PortFailure, |event| event.fields["target"] == asked).await;
+    }
+    let knocked = tokio::time::timeout(std::time::Duration::from_millis(1), bystander.accept()).await;
+    assert!(knocked.is_err(), "nobody was dialled");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registered_address_that_is_not_ssh_gets_and_gives_no_byte() {
+    let world = World::start().await;
+    let user = world.user("alice").await;
+    let web = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let liar = world.node_material("liar").await;
+    world.register(liar.host_id, "liar", web.local_addr().unwrap(), "env=test").await;
+    let mut ssh = world.ssh(&user);
+    ssh.args(["-p", &world.proxy.port().to_string(), "-W", "liar:0", "x@127.0.0.1"]);
+    ssh.stdin(std::fs::File::open(super::script(world.dir.path(), "request", "GET / HTTP/1.1\r\n\r\n")).unwrap());
+    let served = async {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let (mut stream, _) = web.accept().await.unwrap();
+        let mut heard = Vec::new();
+        // The proxy may cut the connection before our words arrive.
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nsecret").await;
+        let _ = stream.read_to_end(&mut heard).await;
+        heard
+    };
+    let (output, heard) = tokio::join!(run(ssh), served);
+    assert_eq!((text(&output.stdout).as_str(), heard.as_slice()), ("", &b""[..]));
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ambiguous_name_is_answered_with_ids() {
+    let world = World::start().await;
+    let user = world.user("alice").await;
+    let (one, two) = (world.sshd("twin").await, world.sshd("twin").await);
+    let hidden = world.node_material("twin").await;
+    world.register(hidden.host_id, "twin", "127.0.0.1:9".parse().unwrap(), "env=secret").await;
+    let mut ssh = world.ssh(&user);
+    ssh.args(["-p", &world.proxy.port().to_string(), "-W", "twin:0", "x@127.0.0.1"]);
+    let said = text(&run(ssh).await.stderr);
+    assert!(said.contains("twin is ambiguous"), "{said}");
+    assert!(said.contains(&one.to_string()) && said.contains(&two.to_string()), "{said}");
+    assert!(!said.contains(&hidden.host_id.to_string()), "{said}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_user_certificates_of_this_cluster_open_the_proxy() {
+    let world = World::start().await;
+    world.sshd("web").await;
+    let user = world.user("alice").await;
+    let other = World::start().await;
+    let stranger = other.user("alice").await;
+    // A plain key; a certificate of an authority with the same name; a host's certificate.
+    let plain = world.user("plain").await;
+    std::fs::remove_file(&plain.files.certificate).unwrap();
+    let host = world.node_material("web").await;
+    let forged = world.user("forged").await;
+    super::private(&forged.files.identity, host.ssh.to_openssh().expose());
+    super::private(&forged.files.certificate, &host.ssh_certificate);
+    for (who, reason) in [
+        (&plain, "plain key"),
+        (&stranger, "trusted authority"),
+        (&forged, "wrong kind"),
+    ] {
+        let mut ssh = world.ssh(who);
+        ssh.args(["-o", &format!("UserKnownHostsFile={}", user.files.known_hosts.display())]);
+        ssh.args(["-p", &world.proxy.port().to_string(), "-W", "web:0", "x@127.0.0.1"]);
+        // The first of two values counts.
+        let output = {
+            let mut with_trust = std::process::Command::new("ssh");
+            with_trust.args(["-o", &format!("UserKnownHostsFile={}", user.files.known_hosts.display())]);
+            with_trust.args(ssh.get_args()).stdin(std::process::Stdio::null()).env_remove("SSH_AUTH_SOCK");
+            run(with_trust).await
+        };
+        let said = text(&output.stderr);
+        assert!(said.contains("Permission denied") && !said.contains(reason), "{reason}: {said}");
+        world
+            .event(EventKind::AuthFailure, |event| event.error.as_deref().is_some_and(|error| error.contains(reason)))
+            .await;
+    }
+    assert_eq!(world.access.events.lock().unwrap().iter().filter(|event| event.code == EventKind::Port).count(), 0);
+    other.stop().await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_node_decides_stays_with_the_node() {
+    let world = World::start().await;
+    world.sshd("web").await;
+    let user = world.user("alice").await;
+    let options = world.options(&user).iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
+    let mut ssh = world.ssh(&user);
+    let jump = format!("ssh {options} -W [%h]:%p -p {} {}@127.0.0.1", world.proxy.port(), os_user());
+    ssh.arg("-o").arg(format!("ProxyCommand={jump}")).arg(format!("nobody@web.{CLUSTER}")).arg("id");
+    let output = run(ssh).await;
+    assert!(text(&output.stderr).contains("Permission denied"), "{}", text(&output.stderr));
+    world.stop().await;
+}

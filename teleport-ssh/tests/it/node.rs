@@ -1,0 +1,7 @@
+//! The node, judged by stock OpenSSH, by hostile certificates and by raw bytes.
+
+mod certificates;
+mod hostile;
+mod logins;
+mod sessions;
+mod support;

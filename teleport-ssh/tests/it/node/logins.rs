@@ -1,0 +1,164 @@
+//! Who is let in, who is not, and what the audit log says of it.
+
+use std::time::Duration;
+
+use teleport_core::resource::builtin_roles;
+use teleport_ssh::node::AuditPolicy;
+
+use super::support::{TestNode, UserCert, me, private_key, run, text};
+
+async fn refused(node: &TestNode, name: &str, because: &str) {
+    let output = run(node.ssh_as(name).args(["127.0.0.1", "true"])).await;
+    assert_eq!(output.status.code(), Some(255), "{because}");
+    assert!(text(&output.stderr).contains("Permission denied"), "{}", text(&output.stderr));
+    assert!(!text(&output.stderr).contains(because), "the client hears no reason");
+    node.auth.event("T3007W", |event| event.error.as_deref().is_some_and(|error| error.contains(because))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_are_audited_with_their_reason_and_the_client_hears_none() {
+    let node = TestNode::start().await;
+    let (key, ca) = (&node.user_key, &node.user_ca);
+    let now = UserCert::new().valid_after + 60;
+    let cases: Vec<(&str, UserCert, &str)> = vec![
+        ("expired", UserCert { valid_after: now - 7200, valid_before: now - 1, ..UserCert::new() }, "expired"),
+        ("other-login", UserCert { principals: vec!["nobody".into()], ..UserCert::new() }, "principals"),
+        ("no-role", UserCert::new().without("roles@teleport-rs"), "no role that exists"),
+        ("option", UserCert::new().critical("verify-required", ""), "critical option"),
+        ("source", UserCert::new().critical("source-address", "10.0.0.0/8"), "another source address"),
+    ];
+    for (name, certificate, because) in cases {
+        // `ssh` refuses to offer an expired certificate of its own accord only for hosts; users' it sends.
+        node.write_certificate(name, &certificate.sign(key, ca), key);
+        if name == "expired" {
+            // The SSH library refuses it before it asks us, and says nothing; so the byte-level tests judge this one.
+            let output = run(node.ssh_as(name).args(["127.0.0.1", "true"])).await;
+            assert_eq!(output.status.code(), Some(255));
+            continue;
+        }
+        refused(&node, name, because).await;
+    }
+    node.write_certificate("stranger", &UserCert::new().sign(key, &private_key(77)), key);
+    refused(&node, "stranger", "not a trusted authority").await;
+
+    // A plain key, without any certificate.
+    std::fs::remove_file(node.path("stranger-cert.pub")).unwrap();
+    refused(&node, "stranger", "only certificates").await;
+    assert_eq!(node.auth.count("T2000I"), 0);
+    assert!(node.run(&[], &["true"]).await.status.success(), "and the good one still works");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_the_system_does_not_know_is_refused() {
+    let node = TestNode::start().await;
+    let mut certificate = UserCert::new();
+    certificate.principals = vec!["no-such-login".into()];
+    certificate = certificate.without("traits@teleport-rs");
+    certificate
+        .extensions
+        .push(("traits@teleport-rs".into(), "{\"logins\":[\"no-such-login\"]}".into()));
+    node.write_certificate("ghost", &certificate.sign(&node.user_key, &node.user_ca), &node.user_key);
+    let output = run(node.ssh_as("ghost").args(["-l", "no-such-login", "127.0.0.1", "true"])).await;
+    // OpenSSH takes the first `-l`; ask by the address instead.
+    let output = if output.status.code() == Some(255) {
+        output
+    } else {
+        run(node.ssh_as("ghost").args(["no-such-login@127.0.0.1", "true"])).await
+    };
+    assert_eq!(output.status.code(), Some(255));
+}
+
+/// A3
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forced_command_is_all_that_runs() {
+    let node = TestNode::start().await;
+    let certificate = UserCert::new().critical("force-command", "echo forced: $SSH_ORIGINAL_COMMAND; exit 9");
+    node.write_certificate("forced", &certificate.sign(&node.user_key, &node.user_ca), &node.user_key);
+    for (options, command, shown) in [
+        (&[][..], &["id"][..], "forced: id\n"),
+        (&[][..], &[][..], "forced:\n"),
+        (&["-s"][..], &["sftp"][..], "forced: sftp\n"),
+    ] {
+        let output = run(node.ssh_as("forced").args(options).arg("127.0.0.1").args(command)).await;
+        assert_eq!((text(&output.stdout).as_str(), output.status.code()), (shown, Some(9)), "{command:?}");
+    }
+    let output = run(node.ssh_as("forced").args(["-W", "127.0.0.1:22", "127.0.0.1"])).await;
+    assert!(!output.status.success() && output.stdout.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_terminal_without_permit_pty() {
+    let node = TestNode::start().await;
+    let certificate = UserCert::new().without("permit-pty");
+    node.write_certificate("plain", &certificate.sign(&node.user_key, &node.user_ca), &node.user_key);
+    let output = run(node.ssh_as("plain").args(["-tt", "127.0.0.1", "tty"])).await;
+    assert!(text(&output.stderr).contains("PTY allocation request failed"), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout).trim(), "not a tty");
+}
+
+/// C1: what an administrator takes away is gone at once, also for connections that are open.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_is_taken_away_ends_new_sessions_of_old_connections() {
+    let node = TestNode::start().await;
+    let control = format!("ControlPath={}", node.path("control").display());
+    let master = ["-o", "ControlMaster=auto", "-o", "ControlPersist=60", "-o", control.as_str()];
+    assert!(node.run(&master, &["true"]).await.status.success());
+    let through = ["-o", "ControlMaster=no", "-o", control.as_str()];
+    assert!(node.run(&through, &["true"]).await.status.success());
+    assert_eq!(node.status.counts().accepted, 1);
+    node.roles(Vec::new()).await;
+    assert!(!node.run(&through, &["true"]).await.status.success());
+    node.auth.event("T1006W", |event| event.error.as_deref().unwrap().contains("no role")).await;
+    node.roles(builtin_roles()).await;
+    assert!(node.run(&through, &["true"]).await.status.success());
+    let _ = node.run(&["-O", "exit", "-o", &control], &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_start_cannot_be_audited_does_not_begin() {
+    let node = TestNode::start().await;
+    let mark = node.path("ran");
+    node.auth.go_away(true);
+    let output = node.run(&[], &[&format!("touch {}", mark.display())]).await;
+    assert_eq!(output.status.code(), Some(254));
+    assert!(text(&output.stderr).contains("audit log"), "{}", text(&output.stderr));
+    assert!(!mark.exists());
+
+    let node = TestNode::with(|builder| builder.audit_policy(AuditPolicy::BestEffort)).await;
+    node.auth.go_away(true);
+    assert_eq!(text(&node.run(&[], &["echo ran"]).await.stdout), "ran\n");
+    node.auth.go_away(false);
+    node.auth.event("T2000I", |_| true).await;
+    node.auth.event("T2004I", |_| true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_announces_itself_at_once() {
+    let node = TestNode::with(|builder| builder.advertise("node-1.example.com:3022")).await;
+    let record = node.auth.announced(1).await;
+    assert_eq!((record.name.as_str(), record.address.as_str()), ("node-1", "node-1.example.com:3022"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn six_failures_are_the_last() {
+    let node = TestNode::start().await;
+    let mut ssh = node.ssh_as("bad-0");
+    for number in 0..12 {
+        let key = private_key(100 + number);
+        let certificate = UserCert::new().sign(&key, &private_key(99));
+        node.write_certificate(&format!("bad-{number}"), &certificate, &key);
+        ssh.arg("-i").arg(node.path(&format!("bad-{number}")));
+    }
+    let output = run(ssh.args(["127.0.0.1", "true"])).await;
+    assert_eq!(output.status.code(), Some(255));
+    node.auth.event("T3007W", |_| true).await;
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while node.status.counts().connections > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
+    assert!((1..=7).contains(&node.auth.count("T3007W")), "{}", node.auth.count("T3007W"));
+
+}

@@ -1,0 +1,11 @@
+//! The wire: a real authority, a real auth service, real TLS on loopback.
+
+mod hostile;
+mod identity;
+mod join;
+mod mtls;
+mod speed;
+mod suite;
+mod watch;
+mod web;
+mod world;
