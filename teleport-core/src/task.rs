@@ -100,10 +100,6 @@ impl TaskScope {
     ///
     /// # Panics
     /// Outside a tokio runtime.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the one place that starts tasks; the scope owns them"
-    )]
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         let mut set = self.lock();
         while let Some(ended) = set.try_join_next() {

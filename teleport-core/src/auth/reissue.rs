@@ -208,7 +208,8 @@ mod tests {
                     let fresh = AccessChecker::new(&user.roles, &user.traits, &existing);
                     prop_assert!(grant.logins.iter().all(|login| fresh.logins().contains(login)));
                     for (name, values) in &grant.traits {
-                        prop_assert!(values.iter().all(|value| parent.traits[name].contains(value) && user.traits[name].contains(value)));
+                        let has = |traits: &Traits, value| traits.get(name).is_some_and(|values| values.contains(value));
+                        prop_assert!(values.iter().all(|value| has(&parent.traits, value) && has(&user.traits, value)));
                     }
                     prop_assert!(parent.permits.agent_forwarding || !grant.permits.agent_forwarding);
                     prop_assert!(parent.permits.port_forwarding || !grant.permits.port_forwarding);

@@ -31,8 +31,18 @@ impl X509Authority {
     }
 }
 
-/// One DER element: its tag, its content, itself as a whole, and what follows it. Definite lengths of up to four bytes.
-fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8], &[u8])> {
+/// A DER element.
+struct Element<'a> {
+    tag: u8,
+    content: &'a [u8],
+    /// With tag and length.
+    whole: &'a [u8],
+    /// What follows it.
+    after: &'a [u8],
+}
+
+/// The first element. Definite lengths of up to four bytes.
+fn element(input: &[u8]) -> Option<Element<'_>> {
     let (tag, rest) = input.split_first()?;
     let (first, rest) = rest.split_first()?;
     let (len, body) = match first {
@@ -49,7 +59,7 @@ fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8], &[u8])> {
     };
     let (content, after) = body.split_at_checked(len)?;
     let whole = input.get(..input.len() - after.len())?;
-    Some((*tag, content, whole, after))
+    Some(Element { tag: *tag, content, whole, after })
 }
 
 /// The SubjectPublicKeyInfo of an X.509 certificate (RFC 5280 section 4.1): the seventh element of its to-be-signed part,
@@ -57,16 +67,16 @@ fn element(input: &[u8]) -> Option<(u8, &[u8], &[u8], &[u8])> {
 fn spki(certificate: &[u8]) -> Option<&[u8]> {
     const SEQUENCE: u8 = 0x30;
     const VERSION: u8 = 0xa0;
-    let (SEQUENCE, content, _, []) = element(certificate)? else { return None };
-    let (SEQUENCE, mut rest, _, _) = element(content)? else { return None };
-    if let (VERSION, _, _, after) = element(rest)? {
+    let Element { tag: SEQUENCE, content, after: [], .. } = element(certificate)? else { return None };
+    let Element { tag: SEQUENCE, content: mut rest, .. } = element(content)? else { return None };
+    if let Element { tag: VERSION, after, .. } = element(rest)? {
         rest = after;
     }
     // Serial number, signature algorithm, issuer, validity, subject.
     for _ in 0..5 {
-        rest = element(rest)?.3;
+        rest = element(rest)?.after;
     }
-    let (SEQUENCE, _, whole, _) = element(rest)? else { return None };
+    let Element { tag: SEQUENCE, whole, .. } = element(rest)? else { return None };
     Some(whole)
 }
 

@@ -111,7 +111,7 @@ pub fn admit(token: &TokenRecord, claim: &JoinClaim<'_>, now: Timestamp) -> Resu
     if !token.roles.contains(&claim.role) {
         return Err(JoinDenied::Role { asked: claim.role });
     }
-    let wrong = claim.addresses.iter().skip(MAX_ADDRESSES).next().or_else(|| {
+    let wrong = claim.addresses.get(MAX_ADDRESSES).or_else(|| {
         claim.addresses.iter().find(|address| !is_address(address, claim.host_id, claim.cluster))
     });
     if let Some(address) = wrong {

@@ -9,13 +9,12 @@ use teleport_core::api::{AcceptInvite, AdminApi, CreateUser, LoginRequest, Publi
 use teleport_core::auth::{AuthConfig, AuthHandle, AuthService, Caller, Ports, one_time_code};
 use teleport_core::cert::{HostIdentity, Identity, UserIdentity};
 use teleport_core::clock::{Clock, Timestamp};
-use teleport_core::entropy::SystemEntropy;
 use teleport_core::id::{ClusterName, HostRole, OsLogin, RoleName, UserName};
 use teleport_core::secret::SecretString;
 use teleport_core::storage::Backend;
 use teleport_core::testing::{
-    KnownKeySealer, ManualClock, MemoryAudit, MemoryRecordings, UnsignedIssuer, host_identity, subject_keys,
-    user_identity,
+    KnownKeySealer, ManualClock, MemoryAudit, MemoryRecordings, RepeatableEntropy, UnsignedIssuer,
+    host_identity, subject_keys, user_identity,
 };
 
 pub(crate) const CLUSTER: &str = "example.com";
@@ -57,7 +56,8 @@ impl Cluster {
             recordings: Arc::new(MemoryRecordings::new()),
             audit: audit.clone(),
             clock: clock.clone(),
-            entropy: Arc::new(SystemEntropy::new()),
+            // The same seeds in every run: a wrong code is never right by chance.
+            entropy: Arc::new(RepeatableEntropy::new(42)),
         };
         let mut config = AuthConfig::new(name);
         // What a password costs is measured elsewhere.
@@ -149,4 +149,16 @@ impl Cluster {
             client_ip: None,
         }
     }
+}
+
+/// Runs futures at the same time, on all threads of the runtime.
+pub(crate) async fn at_once<T: Send + 'static>(
+    futures: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
+) -> Vec<T> {
+    let mut tasks: tokio::task::JoinSet<T> = futures.into_iter().collect();
+    let mut outcomes = Vec::new();
+    while let Some(outcome) = tasks.join_next().await {
+        outcomes.push(outcome.unwrap());
+    }
+    outcomes
 }

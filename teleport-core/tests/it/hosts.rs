@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use teleport_core::api::{
     AdminApi, ApiErrorKind, CreateToken, IdentityApi, JoinRequest, PresenceApi, PublicApi, RenewRequest,
 };
@@ -16,7 +15,7 @@ use teleport_core::secret::SecretString;
 use teleport_core::testing::{UnsignedIssuer, subject_keys};
 use teleport_core::token::StaticToken;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, at_once};
 
 fn token(uses: Option<u32>) -> CreateToken {
     CreateToken { roles: vec![HostRole::Node], ttl: None, uses, labels: Labels::default(), value: None }
@@ -49,16 +48,14 @@ async fn i5_a_hundred_hosts_one_use_one_joins() {
         let attempts = (0..100).map(|number| {
             let (_, request) = join(&cluster, &made.token);
             let service = if number % 2 == 0 { cluster.auth.clone() } else { second.clone() };
-            tokio::spawn(
-                async move { service.acting_as(Caller::Anonymous { remote: None }).join(request).await },
-            )
+            async move { service.acting_as(Caller::Anonymous { remote: None }).join(request).await }
         });
         let before = cluster.issuer.issued();
-        let outcomes = join_all(attempts).await;
-        let joined = outcomes.iter().filter(|outcome| outcome.as_ref().unwrap().is_ok()).count();
-        let denied = outcomes.iter().filter(|outcome| {
-            outcome.as_ref().unwrap().as_ref().is_err_and(|error| error.kind() == ApiErrorKind::Denied)
-        });
+        let outcomes = at_once(attempts).await;
+        let joined = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        let denied = outcomes
+            .iter()
+            .filter(|outcome| outcome.as_ref().is_err_and(|error| error.kind() == ApiErrorKind::Denied));
         assert_eq!((joined, denied.count()), (uses, 100 - uses));
         assert_eq!(cluster.issuer.issued() - before, u64::try_from(uses).unwrap());
     }

@@ -1,13 +1,11 @@
 //! A floor under the speed of what is called most.
 
-use std::time::Instant;
-
-use futures_util::future::join_all;
 use teleport_core::api::{IdentityApi, ReissueRequest};
 use teleport_core::audit::EventKind;
 use teleport_core::testing::subject_keys;
+use tokio::time::Instant;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, at_once};
 
 /// The cost of the service itself, with ports that cost nothing. The goal over the network is 4,000 a second on two cores;
 /// this may take only a small part of that, even unoptimised and on a busy machine.
@@ -20,15 +18,13 @@ async fn exchanging_certificates_costs_the_service_little() {
     let start = Instant::now();
     let workers = (0..16_u64).map(|worker| {
         let api = cluster.as_user(&alice);
-        tokio::spawn(async move {
+        async move {
             for _ in 0..EACH {
                 api.reissue_user(ReissueRequest { keys: subject_keys(worker), ttl: None }).await.unwrap();
             }
-        })
+        }
     });
-    for worker in join_all(workers).await {
-        worker.unwrap();
-    }
+    at_once(workers).await;
     let count = 16 * EACH;
     let rate = f64::from(u32::try_from(count).unwrap()) / start.elapsed().as_secs_f64();
     println!("{rate:.0} exchanges a second");
