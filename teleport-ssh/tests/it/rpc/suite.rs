@@ -154,6 +154,7 @@ async fn an_identity_is_renewed_in_time_and_kept() {
     assert_eq!(kept.public_keys(), after.public_keys());
     // The client uses the new one, and the old one's end means nothing any more.
     world.clock.set(before.valid_before.saturating_add(Duration::from_secs(1)));
+    world.identity.replace(world.host(HostRole::Auth, "auth-1").await);
     client.renew_host(RenewRequest { keys: subject_keys(3), addresses: Vec::new() }).await.unwrap();
     shutdown.drain();
 }

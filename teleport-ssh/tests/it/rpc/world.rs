@@ -188,6 +188,7 @@ pub(super) async fn user(
     let mut grant = unchecked_user_grant(UserName::new(name).unwrap(), ttl);
     grant.roles = roles.iter().map(|role| RoleName::new(role).unwrap()).collect();
     grant.logins = vec![OsLogin::new("root").unwrap()];
+    grant.traits.insert("logins".to_owned(), vec!["root".to_owned()]);
     let certificates = ca.issue_user(grant, &public).await.unwrap();
     UserCredentials { tls, certificate: certificates.tls, trust: ca.trust_bundle() }
 }
