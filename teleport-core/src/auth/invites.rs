@@ -123,7 +123,8 @@ pub(super) async fn accept(
     let step = seed
         .step_of(&request.code, call.now)
         .ok_or_else(|| ApiError::invalid("the code is wrong; check the time of the device that shows it"))?;
-    let hash = call.auth.hasher.hash(user.as_str(), request.password, &*ports.entropy).await?;
+    let slot = call.auth.hasher.slot().await?;
+    let hash = call.auth.hasher.hash(slot, user.as_str(), request.password, &*ports.entropy).await?;
     // The step is used up: the code that was shown now is not good for the first login as well.
     let totp = TotpRecord::new(&*ports.sealer, user.as_str(), &seed, step)?;
 

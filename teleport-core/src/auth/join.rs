@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::context::{OpContext, contended};
+use super::login::chain;
 use super::policy::Permit;
 use crate::api::{ApiError, ApiResult, HostCredentials, JoinRequest, RenewRequest};
 use crate::audit::{AuditEvent, EventKind};
@@ -72,7 +73,14 @@ pub(super) async fn join(
         }
         Ok(admission) => {
             let grant = admission.into_grant(call.auth.config.host_ttl);
-            let certificates = call.auth.ports.issuer.issue_host(grant, &request.keys).await?;
+            let certificates = match call.auth.ports.issuer.issue_host(grant, &request.keys).await {
+                Ok(certificates) => certificates,
+                Err(error) => {
+                    let error = ApiError::from(error);
+                    call.audit(vec![event(EventKind::InstanceJoinFailure).error(chain(&error))]).await?;
+                    return Err(error);
+                }
+            };
             let joined = event(EventKind::InstanceJoin);
             let issued = certificate_event(call, request.host_id, &request.name, request.role, &certificates);
             call.audit(vec![joined, issued]).await?;

@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::LockoutConfig;
 use super::context::{OpContext, contended};
-use crate::api::ApiResult;
+use crate::api::{ApiError, ApiResult};
 use crate::clock::Timestamp;
 use crate::id::UserName;
-use crate::storage::{BackendExt, Condition, Item, Key, Prefix, StorageError};
+use crate::storage::{Action, BackendExt, Batch, Condition, Item, Key, Prefix, RepoError, StorageError};
 
 const KNOWN: &str = "lockouts";
 /// Names that belong to nobody share counters, so that guessing names cannot fill the storage. Nobody can tell: the answer
@@ -77,11 +77,14 @@ impl Lockout {
     }
 }
 
+/// Where the counters of users are.
+pub(super) fn prefix() -> ApiResult<Prefix> {
+    Ok(Prefix::new(KNOWN).map_err(RepoError::from)?)
+}
+
 /// The counter of a user.
 pub(super) fn key(user: &UserName) -> ApiResult<Key> {
-    Ok(Prefix::new(KNOWN)
-        .and_then(|prefix| prefix.key(user.as_str()))
-        .map_err(crate::storage::RepoError::from)?)
+    Ok(prefix()?.key(user.as_str()).map_err(RepoError::from)?)
 }
 
 /// The counter of a name that is nobody's.
@@ -89,9 +92,7 @@ fn unknown_key(name: &str) -> ApiResult<Key> {
     let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
     let number = digest.as_ref().first_chunk::<2>().map_or(0, |bytes| u16::from_be_bytes(*bytes));
     let bucket = (number % UNKNOWN_COUNTERS).to_string();
-    Ok(Prefix::new(UNKNOWN)
-        .and_then(|prefix| prefix.key(&bucket))
-        .map_err(crate::storage::RepoError::from)?)
+    Ok(Prefix::new(UNKNOWN).and_then(|prefix| prefix.key(&bucket)).map_err(RepoError::from)?)
 }
 
 /// Reads a counter. A damaged one counts as full: it fails closed until an administrator resets the user.
@@ -115,7 +116,7 @@ pub(super) async fn charge(call: &OpContext<'_>, user: Option<&UserName>, name: 
         let item = backend.get(&key).await?;
         let mut lockout = read(item.as_ref());
         let charge = lockout.charge(call.now, config);
-        let value = serde_json::to_vec(&lockout).map_err(crate::api::ApiError::internal)?;
+        let value = serde_json::to_vec(&lockout).map_err(ApiError::internal)?;
         let expires = Some(lockout.expires(call.now, config));
         let written = match &item {
             Some(item) => backend.update(&key, item.revision, value.into(), expires).await,
@@ -131,8 +132,8 @@ pub(super) async fn charge(call: &OpContext<'_>, user: Option<&UserName>, name: 
 }
 
 /// Adds forgetting a user's attempts to a batch.
-pub(super) fn forget_in(batch: crate::storage::Batch, user: &UserName) -> ApiResult<crate::storage::Batch> {
-    Ok(batch.with(key(user)?, Condition::Any, crate::storage::Action::Delete))
+pub(super) fn forget_in(batch: Batch, user: &UserName) -> ApiResult<Batch> {
+    Ok(batch.with(key(user)?, Condition::Any, Action::Delete))
 }
 
 #[cfg(test)]

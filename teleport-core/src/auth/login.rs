@@ -73,10 +73,20 @@ pub(super) async fn login(
         Ok((name, user)) => {
             let asked = request.ttl.map(Duration::from_secs);
             let login_ip = call.caller.client_ip(request.client_ip);
-            let grant = grant(call, name, &user, asked, login_ip).await?;
-            let (response, issued) = issue(call, grant, &request.keys, event(EventKind::CertCreate)).await?;
-            call.audit(vec![event(EventKind::UserLogin), issued]).await?;
-            Ok(response)
+            let issued = async {
+                let grant = grant(call, name, &user, asked, login_ip).await?;
+                issue(call, grant, &request.keys, event(EventKind::CertCreate)).await
+            };
+            match issued.await {
+                Ok((response, issued)) => {
+                    call.audit(vec![event(EventKind::UserLogin), issued]).await?;
+                    Ok(response)
+                }
+                Err(error) => {
+                    call.audit(vec![event(EventKind::UserLoginFailure).error(chain(&error))]).await?;
+                    Err(error)
+                }
+            }
         }
     }
 }
@@ -89,6 +99,8 @@ async fn check(
     request: &LoginRequest,
 ) -> ApiResult<Result<(UserName, User), Refused>> {
     let ports = &call.auth.ports;
+    // First the turn, then the charge: an attempt that is turned away by a flood of others costs the user nothing.
+    let slot = call.auth.hasher.slot().await?;
     let account = match name {
         Some(name) => Account {
             user: call.auth.users.get(name.as_str()).await?,
@@ -100,7 +112,7 @@ async fn check(
     let known = name.filter(|_| account.user.is_some());
     let charge = lockout::charge(call, known, &request.user).await?;
     let hash = account.password.as_ref().map(|stored| &stored.record);
-    let password = call.auth.hasher.verify(hash, request.password.clone()).await?;
+    let password = call.auth.hasher.verify(slot, hash, request.password.clone()).await?;
     let step = match &account.totp {
         Some(totp) => totp.record.check(&*ports.sealer, &request.code, call.now)?,
         None => Step::Wrong,
@@ -133,6 +145,18 @@ async fn check(
         Err(error) if error.is_conflict() => Ok(Err(Refused::CodeUsed)),
         Err(error) => Err(error.into()),
     }
+}
+
+/// An error with its reasons, for the audit log.
+pub(super) fn chain(error: &ApiError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(reason) = source {
+        text.push_str(": ");
+        text.push_str(&reason.to_string());
+        source = reason.source();
+    }
+    text
 }
 
 /// What the user's roles give now.

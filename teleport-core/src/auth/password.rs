@@ -7,7 +7,7 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use data_encoding::BASE64;
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::Zeroizing;
 
 use super::PasswordConfig;
@@ -89,51 +89,64 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// Permission to compute one hash now; the turn ends when it is dropped.
+#[derive(Debug)]
+pub(super) struct Slot {
+    _permit: OwnedSemaphorePermit,
+}
+
+async fn compute(
+    slot: Slot,
+    password: SecretString,
+    salt: Vec<u8>,
+    (memory, passes, lanes): (u32, u32, u32),
+) -> ApiResult<Zeroizing<[u8; HASH_LEN]>> {
+    let hash = tokio::task::spawn_blocking(move || {
+        // Held until the hash is done, even if whoever asked is gone: that is the bound.
+        let _slot = slot;
+        let params = Params::new(memory, passes, lanes, Some(HASH_LEN))?;
+        let mut hash = Zeroizing::new([0; HASH_LEN]);
+        Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password_into(
+            password.expose().as_bytes(),
+            &salt,
+            &mut *hash,
+        )?;
+        Ok::<_, argon2::Error>(hash)
+    });
+    hash.await.map_err(ApiError::internal)?.map_err(|error| ApiError::internal(error.to_string()))
+}
+
 impl Hasher {
     pub(super) fn new(config: PasswordConfig) -> Self {
         let parallel = config.parallel.clamp(1, 64);
         Self { config, permits: Arc::new(Semaphore::new(parallel)), waiting: AtomicUsize::new(0) }
     }
 
-    async fn compute(
-        &self,
-        password: SecretString,
-        salt: Vec<u8>,
-        (memory, passes, lanes): (u32, u32, u32),
-    ) -> ApiResult<Zeroizing<[u8; HASH_LEN]>> {
+    /// Waits for a turn. Whoever would be one too many in the queue is turned away.
+    pub(super) async fn slot(&self) -> ApiResult<Slot> {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Ok(Slot { _permit: permit });
+        }
         let before = self.waiting.fetch_add(1, Ordering::AcqRel);
-        let waiting = Waiting(&self.waiting);
-        if before >= self.config.queue.saturating_add(self.config.parallel) {
+        let _waiting = Waiting(&self.waiting);
+        if before >= self.config.queue {
             return Err(ApiError::new(ApiErrorKind::TooMany, "too many logins at the same time; try again"));
         }
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(ApiError::internal)?;
-        let hash = tokio::task::spawn_blocking(move || {
-            // Held until the hash is done, even if whoever asked is gone: that is the bound.
-            let _permit = permit;
-            let params = Params::new(memory, passes, lanes, Some(HASH_LEN))?;
-            let mut hash = Zeroizing::new([0; HASH_LEN]);
-            Argon2::new(Algorithm::Argon2id, Version::V0x13, params).hash_password_into(
-                password.expose().as_bytes(),
-                &salt,
-                &mut *hash,
-            )?;
-            Ok::<_, argon2::Error>(hash)
-        });
-        let hash = hash.await.map_err(ApiError::internal)?;
-        drop(waiting);
-        hash.map_err(|error| ApiError::internal(error.to_string()))
+        Ok(Slot { _permit: permit })
     }
 
     /// The record of a new password.
     pub(super) async fn hash(
         &self,
+        slot: Slot,
         user: &str,
         password: SecretString,
         entropy: &dyn Entropy,
     ) -> ApiResult<PasswordRecord> {
         let salt: [u8; SALT_LEN] = entropy.bytes()?;
         let PasswordConfig { memory, passes, lanes, .. } = self.config;
-        let hash = self.compute(password, salt.to_vec(), (memory, passes, lanes)).await?;
+        let hash = compute(slot, password, salt.to_vec(), (memory, passes, lanes)).await?;
         Ok(PasswordRecord {
             user: user.to_owned(),
             algorithm: ALGORITHM.to_owned(),
@@ -148,6 +161,7 @@ impl Hasher {
     /// Whether the password is the one of the record. Without a record the answer is no, after the same work.
     pub(super) async fn verify(
         &self,
+        slot: Slot,
         record: Option<&PasswordRecord>,
         password: SecretString,
     ) -> ApiResult<bool> {
@@ -161,7 +175,7 @@ impl Hasher {
         let known = usable.is_some();
         let (salt, expected, cost) =
             usable.unwrap_or_else(|| (vec![0; SALT_LEN], vec![0; HASH_LEN], (memory, passes, lanes)));
-        let hash = self.compute(password, salt, cost).await?;
+        let hash = compute(slot, password, salt, cost).await?;
         Ok(bool::from(hash.as_slice().ct_eq(&expected)) && known)
     }
 }
@@ -176,30 +190,40 @@ mod tests {
         PasswordConfig { memory: 64, passes: 1, lanes: 1, ..PasswordConfig::default() }
     }
 
+    impl Hasher {
+        async fn is(&self, record: Option<&PasswordRecord>, password: &str) -> ApiResult<bool> {
+            self.verify(self.slot().await?, record, SecretString::new(password)).await
+        }
+    }
+
     #[tokio::test]
     async fn a_password_is_recognised_and_no_other() {
         let hasher = Hasher::new(config());
         let entropy = RepeatableEntropy::new(7);
-        let password = || SecretString::new("correct horse battery");
-        let record = hasher.hash("alice", password(), &entropy).await.unwrap();
-        assert!(hasher.verify(Some(&record), password()).await.unwrap());
-        assert!(!hasher.verify(Some(&record), SecretString::new("correct horse batter")).await.unwrap());
-        assert!(!hasher.verify(None, password()).await.unwrap());
+        let password = "correct horse battery";
+        let hash = async |entropy: &dyn Entropy| {
+            hasher.hash(hasher.slot().await?, "alice", SecretString::new(password), entropy).await
+        };
+        let record = hash(&entropy).await.unwrap();
+        assert!(hasher.is(Some(&record), password).await.unwrap());
+        assert!(!hasher.is(Some(&record), "correct horse batter").await.unwrap());
+        assert!(!hasher.is(None, password).await.unwrap());
 
         // Records keep their own cost: a changed configuration does not lock anybody out.
         let dearer = Hasher::new(PasswordConfig { memory: 128, passes: 2, ..config() });
-        assert!(dearer.verify(Some(&record), password()).await.unwrap());
+        assert!(dearer.is(Some(&record), password).await.unwrap());
 
-        let again = hasher.hash("alice", password(), &entropy).await.unwrap();
+        let again = hash(&entropy).await.unwrap();
         assert_ne!(record.hash, again.hash, "each record has a salt of its own");
-        assert!(hasher.hash("alice", password(), &NoEntropy).await.is_err());
+        assert!(hash(&NoEntropy).await.is_err());
     }
 
     #[tokio::test]
     async fn a_damaged_record_matches_nothing() {
         let hasher = Hasher::new(config());
         let entropy = RepeatableEntropy::new(7);
-        let record = hasher.hash("alice", SecretString::new("x"), &entropy).await.unwrap();
+        let slot = hasher.slot().await.unwrap();
+        let record = hasher.hash(slot, "alice", SecretString::new("x"), &entropy).await.unwrap();
         let zeros = BASE64.encode(&[0; HASH_LEN]);
         for damaged in [
             PasswordRecord { hash: String::new(), ..record.clone() },
@@ -207,19 +231,19 @@ mod tests {
             PasswordRecord { salt: "!".to_owned(), ..record.clone() },
             PasswordRecord { algorithm: "plain".to_owned(), ..record.clone() },
         ] {
-            assert!(!hasher.verify(Some(&damaged), SecretString::new("x")).await.unwrap());
+            assert!(!hasher.is(Some(&damaged), "x").await.unwrap());
         }
     }
 
     #[tokio::test]
     async fn a_flood_is_turned_away() {
         let hasher = Hasher::new(PasswordConfig { memory: 4096, parallel: 1, queue: 2, ..config() });
-        let attempts = (0..20).map(|_| hasher.verify(None, SecretString::new("x")));
+        let attempts = (0..20).map(|_| hasher.is(None, "x"));
         let outcomes = futures_util::future::join_all(attempts).await;
         let refused = outcomes.iter().filter(|outcome| outcome.is_err()).count();
         assert_eq!(refused, 17);
         // The queue is free again.
-        assert!(hasher.verify(None, SecretString::new("x")).await.is_ok());
+        assert!(hasher.is(None, "x").await.is_ok());
     }
 
     #[test]

@@ -103,7 +103,7 @@ pub(super) async fn reset(call: &OpContext<'_>, _permit: Permit<'_>, name: &User
 
 pub(super) async fn list(call: &OpContext<'_>, _permit: Permit<'_>) -> ApiResult<Vec<UserInfo>> {
     let backend: &dyn Backend = &*call.auth.ports.backend;
-    let locked = backend.list(&Prefix::new("lockouts").map_err(RepoError::from)?).await?;
+    let locked = backend.list(&lockout::prefix()?).await?;
     let locked_until = |name: &UserName| {
         let item = locked.iter().find(|item| item.key.leaf() == name.as_str());
         lockout::read(item).locked_until.filter(|until| call.now < *until)
