@@ -194,28 +194,24 @@ impl Trial {
         tokio::time::timeout(PATIENCE, wait).await.context("the node did not announce itself")?
     }
 
-    fn print_how_to_reach_it(&self) -> Result<()> {
+    fn print_how_to_reach_it(&self) {
         let dir = self.dir.display();
         let (login, cluster) = (&self.login, self.profile.cluster());
-        let files = self.profiles.openssh_files(&self.profile)?;
-        let jump = openssh::jump_command(&self.profile.ssh_address, login.as_str(), NODE, &files)?;
         eprintln!(
             "\nFrom another terminal, while this one is open:\n\
              \x20 ssh       ssh -F {dir}/ssh_config {login}@{NODE}.{cluster}\n\
              \x20 ssh -J    ssh -F {dir}/ssh_config -J teleport-proxy.{cluster} {login}@{NODE}.{cluster}\n\
-             \x20 ssh       {jump}\n\
              \x20 tsh       TELEPORT_HOME={dir}/home {dir}/tsh ssh {login}@{NODE}\n\
              \x20 tsh       TELEPORT_HOME={dir}/home {dir}/tsh recordings ls\n\
              \x20 tctl      {dir}/tctl --data-dir={dir}/cluster nodes ls\n\
              \x20 tctl      {dir}/tctl --data-dir={dir}/cluster events search\n"
         );
-        Ok(())
     }
 
     async fn use_it(&self, options: &Try) -> Result<u8> {
         let interactive = options.command.is_empty() && std::io::stdin().is_terminal();
         if interactive {
-            self.print_how_to_reach_it()?;
+            self.print_how_to_reach_it();
         }
         let target: DialTarget = NODE.parse()?;
         let client = SshClient::new(self.profile.credentials(), Arc::clone(&self.os.clock));
@@ -244,7 +240,7 @@ impl Trial {
             return Ok(());
         }
         let admin = self.cluster.admin().context("the auth service is gone")?;
-        let recording = self.newest_recording(&admin).await?;
+        let recording = self.own_recording(&admin).await?;
         let api: Arc<dyn RecordingApi> = admin;
         let source = Source::api(api, recording.meta.session)?;
         eprintln!("[space pauses, arrows move, + and - change the speed, q ends it]\n");
@@ -252,12 +248,16 @@ impl Trial {
         replay::play(source, replay::Options { format: PlayFormat::Pty, pace }).await
     }
 
-    async fn newest_recording(&self, admin: &Arc<dyn AuthApi>) -> Result<RecordingInfo> {
+    /// The recording of the shell that was opened here: the first one with a terminal.
+    async fn own_recording(&self, admin: &Arc<dyn AuthApi>) -> Result<RecordingInfo> {
         let wait = async {
             loop {
-                let newest =
-                    admin.recordings(RecordingQuery { limit: 1, ..RecordingQuery::default() }).await?;
-                if let Some(recording) = newest.into_iter().find(|recording| recording.completed.is_some()) {
+                let newest_first =
+                    admin.recordings(RecordingQuery { limit: 1000, ..RecordingQuery::default() }).await?;
+                let shell = |recording: &RecordingInfo| {
+                    recording.meta.terminal.is_some() && recording.completed.is_some()
+                };
+                if let Some(recording) = newest_first.into_iter().rfind(shell) {
                     return Ok::<RecordingInfo, anyhow::Error>(recording);
                 }
                 tokio::time::sleep(Duration::from_millis(20)).await;

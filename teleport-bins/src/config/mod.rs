@@ -1,7 +1,7 @@
 //! The configuration file and the settings that follow from it and from the command line.
 
 mod duration;
-mod file;
+pub mod file;
 mod sample;
 mod settings;
 

@@ -1,6 +1,6 @@
 //! Replay of recordings: in the terminal with the timing of the session, or as text, JSON or asciicast.
 
-mod source;
+pub mod source;
 mod terminal;
 mod text;
 

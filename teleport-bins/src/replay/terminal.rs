@@ -86,12 +86,15 @@ struct Player {
     pace: Pace,
     /// Up to here everything is shown at once.
     until: Duration,
+    /// Whether this terminal is in raw mode.
+    raw: bool,
 }
 
 pub(super) async fn play(source: Source, pace: Pace) -> Result<()> {
     let raw = RawMode::enter();
     let mut pressed = raw.is_some().then(keys);
-    let mut player = Player { source, timeline: Timeline::new(pace), pace, until: Duration::ZERO };
+    let mut player =
+        Player { source, timeline: Timeline::new(pace), pace, until: Duration::ZERO, raw: raw.is_some() };
     let result = player.run(&mut pressed).await;
     drop(raw);
     let last = result?;
@@ -157,9 +160,13 @@ impl Player {
                 self.show(&event)?;
                 last = Some(event);
             }
-            let _ = due;
         }
         Ok(last)
+    }
+
+    /// Whether the session had no terminal.
+    fn is_plain(&self) -> bool {
+        self.source.meta().is_some_and(|meta| meta.terminal.is_none())
     }
 
     fn change_speed(&mut self, factor: f64) {
@@ -169,6 +176,11 @@ impl Player {
 
     fn show(&self, event: &RecordedEvent) -> Result<()> {
         match event {
+            // Without a terminal nothing turned line ends into what a terminal in raw mode needs.
+            RecordedEvent::Output { data, .. } if self.raw && self.is_plain() => {
+                let lines: Vec<&[u8]> = data.split(|byte| *byte == b'\n').collect();
+                write(&lines.join(&b"\r\n"[..]))
+            }
             RecordedEvent::Output { data, .. } => write(data),
             RecordedEvent::Gap { lost, .. } => {
                 write(format!("\r\n[{lost} bytes were not recorded]\r\n").as_bytes())
