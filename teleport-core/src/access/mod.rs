@@ -4,6 +4,8 @@
 //! those that the certificate names *and* that exist now; what an administrator took away is gone at once.
 
 mod template;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 
