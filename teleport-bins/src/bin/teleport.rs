@@ -3,13 +3,12 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use teleport_bins::cli;
 
 fn main() -> ExitCode {
     match cli::called_as().as_deref() {
-        Some("tsh") => cli::finish(cli::tsh::run(cli::tsh::Cli::parse())),
-        Some("tctl") => cli::finish(cli::tctl::run(cli::tctl::Cli::parse())),
-        _ => cli::finish(cli::teleport::run(cli::teleport::Cli::parse())),
+        Some("tsh") => cli::parse().map_or_else(|code| code, |parsed| cli::finish(cli::tsh::run(parsed))),
+        Some("tctl") => cli::parse().map_or_else(|code| code, |parsed| cli::finish(cli::tctl::run(parsed))),
+        _ => cli::parse().map_or_else(|code| code, |parsed| cli::finish(cli::teleport::run(parsed))),
     }
 }

@@ -3,9 +3,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use teleport_bins::cli;
 
 fn main() -> ExitCode {
-    cli::finish(cli::tsh::run(cli::tsh::Cli::parse()))
+    cli::parse().map_or_else(|code| code, |parsed| cli::finish(cli::tsh::run(parsed)))
 }

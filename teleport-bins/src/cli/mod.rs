@@ -18,6 +18,33 @@ pub fn called_as() -> Option<String> {
     Some(std::path::Path::new(&name).file_name()?.to_str()?.to_owned())
 }
 
+/// Reads the command line. What is wrong with it becomes one line on stderr and status 1; help and versions go to stdout.
+///
+/// # Errors
+/// The status to exit with.
+pub fn parse<C: clap::Parser>() -> Result<C, ExitCode> {
+    C::try_parse().map_err(|error| {
+        if !error.use_stderr() {
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+            let _ = error.print();
+            return ExitCode::FAILURE;
+        }
+        eprintln!("ERROR: {}; see --help", usage(&error.to_string()));
+        ExitCode::FAILURE
+    })
+}
+
+/// The first paragraph of clap's message in one line, with its tips.
+fn usage(text: &str) -> String {
+    let message = text.strip_prefix("error: ").unwrap_or(text);
+    let lines = message.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    sanitize(&lines.collect::<Vec<_>>().join(" "))
+}
+
 /// Ends a program: an error becomes one line on stderr and status 1.
 pub fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
     match result {
@@ -77,6 +104,17 @@ pub fn client_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrong_flag_is_one_line() {
+        use clap::Parser;
+        let error = super::tctl::Cli::try_parse_from(["tctl", "tokens", "add", "--tipe=node"]).map(drop);
+        let line = error.map_err(|error| usage(&error.to_string())).err().unwrap_or_default();
+        assert!(line.contains("--tipe") && line.contains("--type") && !line.contains('\n'), "{line}");
+        let error = super::tctl::Cli::try_parse_from(["tctl", "tokens", "add", "--type=kube"]).map(drop);
+        let line = error.map_err(|error| usage(&error.to_string())).err().unwrap_or_default();
+        assert!(line.contains("not part of this product"), "{line}");
+    }
 
     #[test]
     fn an_error_is_one_line() {

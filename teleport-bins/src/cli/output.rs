@@ -83,7 +83,7 @@ mod tests {
             [["web-1".to_owned(), "a=1".to_owned()], ["x".to_owned(), String::new()]],
         );
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines, ["Node Name Labels", "----------------", "web-1     a=1", "x"]);
+        assert_eq!(lines, ["Node Name Labels", "-----------------", "web-1     a=1", "x"]);
     }
 
     #[test]
