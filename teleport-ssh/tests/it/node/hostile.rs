@@ -170,7 +170,8 @@ async fn a_source_that_fails_again_and_again_must_wait() {
     let node = TestNode::with(|builder| builder.limits(limits)).await;
     let key = private_key(50);
     node.write_certificate("bad", &UserCert::new().sign(&key, &private_key(51)), &key);
-    for _ in 0..3 {
+    // Each costs five seconds; from fifteen on, the source waits.
+    for _ in 0..4 {
         let output = super::support::run(node.ssh_as("bad").args(["127.0.0.1", "true"])).await;
         assert_eq!(output.status.code(), Some(255));
     }

@@ -93,6 +93,9 @@ async fn no_terminal_without_permit_pty() {
     node.write_certificate("plain", &certificate.sign(&node.user_key, &node.user_ca), &node.user_key);
     let output = run(node.ssh_as("plain").args(["-tt", "127.0.0.1", "tty"])).await;
     assert!(text(&output.stderr).contains("PTY allocation request failed"), "{}", text(&output.stderr));
+    // The client insists and gives up; without a terminal it works.
+    assert!(output.stdout.is_empty(), "{}", text(&output.stdout));
+    let output = run(node.ssh_as("plain").args(["127.0.0.1", "tty"])).await;
     assert_eq!(text(&output.stdout).trim(), "not a tty");
 }
 

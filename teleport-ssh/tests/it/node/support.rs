@@ -34,6 +34,7 @@ use teleport_ssh::identity::{HostIdentityHandle, HostMaterial, HostName};
 use teleport_ssh::listener::limits::Limits;
 use teleport_ssh::node::{NodeBuilder, NodeServer, NodeStatus};
 use teleport_ssh::session::{OsSessions, SessionService};
+use teleport_ssh::sys::environment::AllowList;
 use tokio::process::Command;
 use tokio::sync::watch;
 
@@ -304,7 +305,8 @@ impl TestNode {
         let builder =
             NodeServer::builder(HostIdentityHandle::new(material), access, service, clock, entropy)
                 .listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
-                .limits(lenient());
+                .limits(lenient())
+                .accept_env(AllowList::parse(["LANG", "LC_*", "SHLVL"]).unwrap());
         let bound = change(builder).bind().await.unwrap();
         let (address, status) = (bound.local_addr(), bound.status());
         let (shutdown, scope) = (Shutdown::new(), TaskScope::new());
@@ -328,10 +330,6 @@ impl TestNode {
     pub(crate) fn write_certificate(&self, name: &str, certificate: &Certificate, key: &PrivateKey) {
         let path = self.dir.path().join(name);
         std::fs::write(&path, key.to_openssh(LineEnding::LF).unwrap().as_bytes()).unwrap();
-        std::os::unix::fs::PermissionsExt::set_mode(
-            &mut std::fs::metadata(&path).unwrap().permissions(),
-            0o600,
-        );
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         std::fs::write(self.dir.path().join(format!("{name}-cert.pub")), certificate.to_openssh().unwrap())
             .unwrap();
@@ -345,6 +343,8 @@ impl TestNode {
             .args(["-F", "none", "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes"])
             .args(["-o", "StrictHostKeyChecking=yes", "-o", "GlobalKnownHostsFile=none"])
             .args(["-o", "PreferredAuthentications=publickey"])
+            // A shell within a shell: it then leaves alone the start files of whoever runs the tests.
+            .args(["-o", "SetEnv=SHLVL=5"])
             .arg("-o")
             .arg(format!("UserKnownHostsFile={}", self.path("known_hosts").display()))
             .arg("-i")
