@@ -280,8 +280,8 @@ fn parse_host(text: &str) -> Result<TargetHost, InvalidTarget> {
 /// Narrower than labels may be: what separates the parts of a target, and what a shell would read, is left out.
 fn parse_labels(text: &str) -> Result<Labels, InvalidTarget> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-./+=,".contains(&byte);
-    // `-o…=…` must not reach a command line as an option.
-    if text.starts_with('-') || !text.bytes().all(allowed) {
+    // `-o…=…` must not reach a command line as an option. Labels are written sorted, so any of them may come to stand first.
+    if text.split(',').any(|part| part.starts_with('-')) || !text.bytes().all(allowed) {
         return Err(InvalidTarget::Labels);
     }
     let labels: Labels = text.parse().map_err(|_| InvalidTarget::Labels)?;

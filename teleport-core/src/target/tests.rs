@@ -48,6 +48,7 @@ fn refuses_everything_else_and_says_why() {
         (&*"a".repeat(254), Invalid::Host),
         (":22", Invalid::Host),
         ("-oProxyCommand=id", Invalid::Labels),
+        ("z=1,-oProxyCommand=id", Invalid::Labels),
         ("-oProxyCommand", Invalid::Host),
         ("`id`", Invalid::Host),
         ("$(id)", Invalid::Host),

@@ -12,6 +12,7 @@ mod failures;
 mod hosts;
 mod login;
 mod policy;
+mod real;
 mod secrets;
 mod speed;
 mod suite;
