@@ -12,7 +12,7 @@ use teleport_ssh::join::{JoinOptions, join};
 use teleport_ssh::listener::limits::Limits;
 use teleport_ssh::node::NodeServer;
 use teleport_ssh::record::{Spool, SpoolLimits, Uploader};
-use teleport_ssh::rpc::{AuthClient, ClientIdentity, Connector, PipeConnector, ProxyConnector, TcpConnector};
+use teleport_ssh::rpc::{AuthClient, ClientIdentity, Connector, PipeConnector, ProxyConnector};
 use teleport_ssh::session::OsSessions;
 
 use super::addresses;
@@ -20,9 +20,6 @@ use super::auth::LocalAuth;
 use super::data_dir::DataDir;
 use super::{IDENTITY_DIR, Os};
 use crate::config::{NodeSettings, Settings};
-
-/// Ports of a proxy's HTTPS: an auth server that is named with one of them is reached through the proxy.
-const PROXY_PORTS: [u16; 2] = [443, 3080];
 
 /// The identities of a service, in a directory of its own: each service has an id, keys and certificates of its own.
 pub(super) fn store(data_dir: &DataDir, role: HostRole) -> Result<IdentityStore> {
@@ -87,17 +84,10 @@ impl Members<'_> {
         if let Some((_, pipe)) = self.local {
             return Arc::new(pipe.clone());
         }
+        // It asks for the auth service of the cluster by its protocol name, which a proxy passes on and the auth service
+        // itself takes as well: nobody has to know which of the two an address is.
         let servers = self.settings.auth_servers.iter().cloned();
-        let by_proxy = |server: &String| {
-            server
-                .rsplit_once(':')
-                .and_then(|(_, port)| port.parse().ok())
-                .is_some_and(|port| PROXY_PORTS.contains(&port))
-        };
-        if self.settings.auth_servers.iter().any(by_proxy) {
-            return Arc::new(ProxyConnector::new(servers, identity.current().cluster.clone()));
-        }
-        Arc::new(TcpConnector::new(servers))
+        Arc::new(ProxyConnector::new(servers, identity.current().cluster.clone()))
     }
 
     async fn join_or_load(

@@ -9,16 +9,11 @@ use teleport_core::clock::{Clock, SystemClock};
 use teleport_core::id::HostRole;
 use teleport_ssh::client::Profile;
 use teleport_ssh::identity::{HostIdentityHandle, IdentityStore};
-use teleport_ssh::rpc::{
-    AuthClient, ClientIdentity, Connector, ProxyConnector, TcpConnector, UserCredentials,
-};
+use teleport_ssh::rpc::{AuthClient, ClientIdentity, Connector, ProxyConnector, UserCredentials};
 
 use super::{Cli, Context};
 use crate::config::{default_data_dir, load, with_port};
 use crate::daemon::{AUTH_ADDRESS_FILE, IDENTITY_DIR};
-
-/// Ports of a proxy's HTTPS.
-const PROXY_PORTS: [&str; 2] = ["443", "3080"];
 
 pub(super) async fn connect(cli: &Cli) -> Result<Context> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
@@ -72,8 +67,9 @@ fn on_the_auth_host(cli: &Cli, clock: Arc<dyn Clock>) -> Result<Context> {
             .trim()
             .to_owned(),
     };
+    let connector: Arc<dyn Connector> =
+        Arc::new(ProxyConnector::new([address.as_str()], material.cluster.clone()));
     let identity = ClientIdentity::Host(HostIdentityHandle::new(material));
-    let connector: Arc<dyn Connector> = Arc::new(TcpConnector::new([address.as_str()]));
     let api = AuthClient::builder(connector, identity, clock).build();
     Ok(Context { api: Arc::new(api), auth_address: address })
 }
@@ -85,13 +81,9 @@ fn with_identity_file(cli: &Cli, path: &std::path::Path, clock: Arc<dyn Clock>) 
     }
     let server = cli.auth_server.as_deref().context("say where with --auth-server=<host>")?;
     let address = with_port(server, 3025);
-    let by_proxy = address.rsplit_once(':').is_some_and(|(_, port)| PROXY_PORTS.contains(&port))
-        || address == profile.web_address.to_authority();
-    let connector: Arc<dyn Connector> = if by_proxy {
-        Arc::new(ProxyConnector::new([address.as_str()], profile.cluster().clone()))
-    } else {
-        Arc::new(TcpConnector::new([address.as_str()]))
-    };
+    // The auth service takes connections that are meant for a proxy's way to it: nobody has to say which of the two it is.
+    let connector: Arc<dyn Connector> =
+        Arc::new(ProxyConnector::new([address.as_str()], profile.cluster().clone()));
     let user = UserCredentials {
         tls: profile.tls.clone(),
         certificate: profile.certificates.tls.clone(),
