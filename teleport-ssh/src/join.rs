@@ -18,7 +18,6 @@ use crate::identity::{HostMaterial, HostName, MaterialError};
 use crate::keys::{KeyError, SshKeyPair, TlsKeyPair};
 use crate::proxy_web::{Exchange, JOIN_PATH, WebError, from_json, to_json};
 use crate::rpc::tls::{Authenticator, ServerTrust, server_roles};
-use crate::rpc::x509::authority_spki;
 
 /// What a host joins with.
 #[derive(Clone, Debug)]
@@ -214,9 +213,8 @@ async fn ask(
 
 /// Whether the trust that came back is that of the cluster that was recognised.
 fn is_expected(expected: &ServerTrust, trust: &TrustBundle) -> bool {
-    let authorities = || trust.host_tls_ca.iter().filter_map(|authority| authority_spki(authority.as_der()));
     match expected {
-        ServerTrust::Pins(pins) => authorities().any(|spki| pins.contains(&CaPin::of_spki(&spki))),
+        ServerTrust::Pins(pins) => trust.ca_pins().iter().any(|pin| pins.contains(pin)),
         ServerTrust::Bundle(known) => known.cluster == trust.cluster,
         ServerTrust::Roots(_) | ServerTrust::Unverified => true,
     }

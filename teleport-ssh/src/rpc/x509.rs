@@ -53,7 +53,7 @@ pub(crate) fn authority_spki(der: &[u8]) -> Option<Vec<u8>> {
 
 fn parse(der: &[u8]) -> Result<X509Certificate<'_>, Malformed> {
     match X509Certificate::from_der(der) {
-        Ok((rest, certificate)) if rest.is_empty() => Ok(certificate),
+        Ok(([], certificate)) => Ok(certificate),
         _ => Err(Malformed),
     }
 }

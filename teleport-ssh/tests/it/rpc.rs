@@ -1,5 +1,6 @@
 //! The wire: a real authority, a real auth service, real TLS on loopback.
 
+mod conformance;
 mod hostile;
 mod identity;
 mod join;

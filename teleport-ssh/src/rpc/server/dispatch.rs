@@ -81,7 +81,7 @@ fn ok<T: Serialize>(value: &T) -> ApiResult<Answer> {
     Ok(json(StatusCode::OK, value))
 }
 
-#[expect(clippy::unnecessary_wraps, clippy::unit_arg, reason = "one shape for all arms")]
+#[expect(clippy::unnecessary_wraps, reason = "one shape for all arms")]
 fn done((): ()) -> ApiResult<Answer> {
     Ok(answer(StatusCode::NO_CONTENT, "application/json", Bytes::new()))
 }

@@ -34,7 +34,6 @@ async fn without_a_certificate_only_the_public_part_answers() {
     let nobody = world.client(ClientIdentity::Anonymous(world.trust()));
     assert_eq!(nobody.ping().await.unwrap().cluster_name, cluster());
     for error in [
-        nobody.trust().await.unwrap_err(),
         nobody.users().await.unwrap_err(),
         nobody.nodes().await.unwrap_err(),
         nobody.keep_alive().await.unwrap_err(),

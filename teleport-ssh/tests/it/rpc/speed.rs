@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use teleport_core::api::{IdentityApi as _, PublicApi as _, ReissueRequest};
+use teleport_core::api::{AdminApi as _, CreateUser, IdentityApi as _, PublicApi as _, ReissueRequest};
+use teleport_core::auth::Caller;
+use teleport_core::id::{OsLogin, RoleName, UserName};
 use teleport_core::testing::subject_keys;
 use tokio::time::Instant;
 
@@ -29,9 +31,17 @@ async fn rate<F: Future>(call: impl Fn() -> F) -> f64 {
 #[ignore = "a measurement"]
 async fn small_requests() {
     let world = World::start().await;
+    let alice = CreateUser {
+        name: UserName::new("alice").unwrap(),
+        roles: vec![RoleName::new("access").unwrap()],
+        logins: vec![OsLogin::new("root").unwrap()],
+        ttl: None,
+    };
+    world.service.acting_as(Caller::LocalAdmin).create_user(alice).await.unwrap();
     let client = world.as_user("alice", &["access"]).await;
     client.ping().await.unwrap();
     let pings = rate(async || client.ping().await.unwrap()).await;
+    println!("{PARALLEL} parallel over one connection: {pings:.0} pings/s");
     let reissues = rate(async || {
         client.reissue_user(ReissueRequest { keys: subject_keys(1), ttl: Some(600) }).await.unwrap()
     })
