@@ -6,6 +6,7 @@ use super::context::OpContext;
 use super::policy::Permit;
 use crate::api::{ApiError, ApiErrorKind, ApiResult, CreateToken, CreatedToken, TokenInfo};
 use crate::audit::{AuditEvent, EventKind};
+use crate::id::HostRole;
 use crate::secret::SecretString;
 use crate::storage::Stored;
 use crate::token::{ForJoin, TokenHash, TokenRecord, check_secret, random_secret};
@@ -15,7 +16,7 @@ const MIN_ID_LEN: usize = 8;
 
 pub(super) async fn create(
     call: &OpContext<'_>,
-    _permit: Permit<'_>,
+    permit: Permit<'_>,
     request: CreateToken,
 ) -> ApiResult<CreatedToken> {
     let config = &call.auth.config;
@@ -24,6 +25,12 @@ pub(super) async fn create(
     roles.dedup();
     if roles.is_empty() {
         return Err(ApiError::invalid("a token needs at least one role"));
+    }
+    // The auth host may do everything: who may make tokens must not become it by one.
+    if roles.contains(&HostRole::Auth) && permit.user().is_some() {
+        return Err(call
+            .deny(permit.operation(), "a user asks for a token of the auth service".to_owned())
+            .await);
     }
     if request.uses == Some(0) {
         return Err(ApiError::invalid("a token without uses is of no use"));

@@ -176,11 +176,15 @@ async fn e4_a_huge_password_costs_nothing() {
         config.password.passes = 2;
     })
     .await;
-    let request = cluster.login("alice", &"x".repeat(1 << 20), SecretString::new("000000"));
-    let start = Instant::now();
-    let error = cluster.anonymous().login(request).await.unwrap_err();
-    assert_eq!(error.kind(), ApiErrorKind::Invalid);
-    assert!(start.elapsed() < Duration::from_millis(20), "{:?}", start.elapsed());
+    let mut fastest = Duration::MAX;
+    for _ in 0..5 {
+        let request = cluster.login("alice", &"x".repeat(1 << 20), SecretString::new("000000"));
+        let start = Instant::now();
+        let error = cluster.anonymous().login(request).await.unwrap_err();
+        fastest = fastest.min(start.elapsed());
+        assert_eq!(error.kind(), ApiErrorKind::Invalid);
+    }
+    assert!(fastest < Duration::from_millis(5), "{fastest:?}");
     assert!(cluster.audit.events().is_empty());
 }
 

@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use teleport_core::api::{AdminApi, TrustApi};
+use teleport_core::api::{AdminApi, ApiErrorKind, CreateToken, TrustApi};
 use teleport_core::audit::EventKind;
 use teleport_core::auth::policy::{self, Operation};
 use teleport_core::id::HostRole;
+use teleport_core::label::Labels;
 use teleport_core::storage::BackendExt;
 
 use crate::cluster::Cluster;
@@ -81,4 +82,31 @@ async fn bootstrap_leaves_changed_roles_alone() {
         60
     );
     assert_eq!(cluster.admin().roles().await.unwrap().len(), 3);
+}
+
+/// The auth host may do everything, so a token for it is worth more than the right to make tokens.
+#[tokio::test]
+async fn the_right_to_make_tokens_is_no_way_to_become_the_auth_host() {
+    let cluster = Cluster::new().await;
+    let request = |role| CreateToken {
+        roles: vec![HostRole::Node, role],
+        ttl: None,
+        uses: None,
+        labels: Labels::default(),
+        value: None,
+    };
+    let editor = cluster.as_user(&cluster.user("alice", &["editor"], &["root"]));
+    assert!(editor.create_token(request(HostRole::Proxy)).await.is_ok());
+    let error = editor.create_token(request(HostRole::Auth)).await.unwrap_err();
+    assert_eq!(error.kind(), ApiErrorKind::Denied);
+    assert!(
+        cluster
+            .audit
+            .last(EventKind::ApiDenied)
+            .unwrap()
+            .error
+            .unwrap()
+            .contains("token of the auth service")
+    );
+    assert!(cluster.admin().create_token(request(HostRole::Auth)).await.is_ok());
 }
