@@ -61,7 +61,10 @@ impl Watch {
     pub fn channel(capacity: usize) -> (WatchSender, Self) {
         let (sender, events) = mpsc::channel(capacity.max(1));
         let lagged = Arc::new(AtomicU8::new(0));
-        (WatchSender { events: Some(sender), lagged: Arc::clone(&lagged) }, Self { events, lagged, maps: Vec::new() })
+        (
+            WatchSender { events: Some(sender), lagged: Arc::clone(&lagged) },
+            Self { events, lagged, maps: Vec::new() },
+        )
     }
 
     /// For wrappers of drivers: the same watch, with `map` applied to each event as it is taken.
