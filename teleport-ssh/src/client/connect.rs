@@ -9,6 +9,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use russh::ChannelMsg;
 use russh::client::{Handle, Msg, Session};
 use russh::keys::PublicKeyOrCertificate;
@@ -25,7 +26,7 @@ use super::openssh::ProxyAddress;
 use crate::authn;
 use crate::engine;
 use crate::keys::SshKeyPair;
-use crate::rpc::BoxedIo;
+use crate::rpc::{BoxedIo, Prefixed};
 
 /// How long the dialling of a proxy may take, and each handshake.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -302,8 +303,8 @@ impl ProxyConnection {
         })?;
         let asked = channel.request_subsystem(true, target.to_subsystem()).await;
         asked.map_err(|error| ConnectError::ssh(peer, error))?;
-        within(peer, accepted(&mut channel)).await?;
-        Ok(Box::new(channel.into_stream()))
+        let greeting = within(peer, accepted(&mut channel)).await?;
+        Ok(Box::new(Prefixed::new(greeting, channel.into_stream())))
     }
 
     /// Says good-bye.
@@ -313,17 +314,18 @@ impl ProxyConnection {
     }
 }
 
-/// Waits for the answer to a request; what arrives on standard error before a refusal is its explanation.
-async fn accepted(channel: &mut Channel<Msg>) -> Result<(), ConnectError> {
+/// Waits for the first bytes of the node, which speaks first as every SSH server does. What arrives on standard error
+/// instead are the proxy's words about a refusal.
+async fn accepted(channel: &mut Channel<Msg>) -> Result<Bytes, ConnectError> {
     let mut words = Vec::new();
     loop {
         match channel.wait().await {
-            Some(ChannelMsg::Success) => return Ok(()),
+            Some(ChannelMsg::Data { data }) => return Ok(data),
             Some(ChannelMsg::ExtendedData { data, ext: STDERR }) => {
                 let room = MAX_MESSAGE.saturating_sub(words.len());
                 words.extend(data.iter().take(room));
             }
-            Some(ChannelMsg::Failure | ChannelMsg::Close) | None => {
+            Some(ChannelMsg::Failure | ChannelMsg::Eof | ChannelMsg::Close) | None => {
                 let said = printable(&String::from_utf8_lossy(&words));
                 let message = if said.is_empty() { "the proxy refused".to_owned() } else { said };
                 return Err(ConnectError::Refused { message });

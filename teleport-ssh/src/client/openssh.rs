@@ -21,7 +21,9 @@ pub enum ConfigError {
         text: String,
     },
     /// A path has characters that `ssh_config` cannot hold, or is not UTF-8.
-    #[error("the path {path:?} cannot be written in an ssh_config: it has control characters or a double quote")]
+    #[error(
+        "the path {path:?} cannot be written in an ssh_config: it has control characters or a double quote"
+    )]
     Path {
         /// The path.
         path: PathBuf,
@@ -160,15 +162,19 @@ pub fn jump_command(
     // configuration files only. So the proxy is reached by a ProxyCommand, which is what `-J` does itself.
     let [identity, certificate, known_hosts] = files.quoted()?;
     let login = login_word(login);
-    let options = format!(
-        "-o IdentityFile={identity} -o CertificateFile={certificate} -o IdentitiesOnly=yes -o UserKnownHostsFile={known_hosts} \
-         -o StrictHostKeyChecking=yes"
-    );
+    let options = [
+        format!("IdentityFile={identity}"),
+        format!("CertificateFile={certificate}"),
+        "IdentitiesOnly=yes".to_owned(),
+        format!("UserKnownHostsFile={known_hosts}"),
+        "StrictHostKeyChecking=yes".to_owned(),
+    ];
+    let options = shell_words(&options);
     let ProxyAddress { host, port } = proxy;
-    let jump = format!("ssh -F none {options} -W [%h]:%p -p {port} {login}@{host}");
+    // A shell reads this as well, and before it `ssh` expands the tokens in it.
+    let jump = format!("ssh -F none {} -W '[%h]:%p' -p {port} {login}@{host}", options.replace('%', "%%"));
     Ok(format!(
-        "ssh -F none {} -o ProxyCommand={} -p 3022 {login}@{}",
-        shell_words(&options),
+        "ssh -F none {options} -o ProxyCommand={} -p 3022 {login}@{}",
         shell_quote(&jump),
         shell_quote(node),
     ))
@@ -191,14 +197,9 @@ fn quote(path: &Path) -> Result<String, ConfigError> {
     Ok(format!("\"{}\"", text.replace('%', "%%")))
 }
 
-/// Options whose values stand in double quotes, as words for a shell.
-fn shell_words(options: &str) -> String {
-    options
-        .split(" -o ")
-        .map(|option| option.trim_start_matches("-o "))
-        .map(|option| format!("-o {}", shell_quote(option)))
-        .collect::<Vec<_>>()
-        .join(" ")
+/// Options as words for a shell.
+fn shell_words(options: &[String]) -> String {
+    options.iter().map(|option| format!("-o {}", shell_quote(option))).collect::<Vec<_>>().join(" ")
 }
 
 /// One word for a shell.
@@ -228,8 +229,20 @@ mod tests {
             assert_eq!(parse(good), Ok(good.to_owned()));
         }
         for bad in [
-            "", "host", "host:", "host:0", "host:65536", ":22", "-oProxyCommand=id:22", "$(id):22", "a b:22",
-            "a\nb:22", "[::1:22", "[x]:22", "a'b:22", "::1]:22",
+            "",
+            "host",
+            "host:",
+            "host:0",
+            "host:65536",
+            ":22",
+            "-oProxyCommand=id:22",
+            "$(id):22",
+            "a b:22",
+            "a\nb:22",
+            "[::1:22",
+            "[x]:22",
+            "a'b:22",
+            "::1]:22",
         ] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }

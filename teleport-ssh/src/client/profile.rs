@@ -95,7 +95,9 @@ impl Profile {
         let text = read_private(path).map_err(failed(path))?;
         let text = text.ok_or_else(|| failed(path)(io::ErrorKind::NotFound.into()))?;
         let document: Option<Document> = serde_json::from_str(&text).ok();
-        document.and_then(Document::into_profile).ok_or_else(|| ProfileError::Malformed { path: path.to_owned() })
+        document
+            .and_then(Document::into_profile)
+            .ok_or_else(|| ProfileError::Malformed { path: path.to_owned() })
     }
 
     /// Writes everything to one file of mode 0600.

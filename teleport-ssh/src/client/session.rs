@@ -65,15 +65,28 @@ impl ExitStatus {
         match self {
             Self::Code(code) => u8::try_from(*code).unwrap_or(255),
             Self::Lost => 255,
-            Self::Signal { name } => SIGNALS.iter().find(|(known, _)| known == name).map_or(255, |(_, code)| 128 + code),
+            Self::Signal { name } => {
+                SIGNALS.iter().find(|(known, _)| known == name).map_or(255, |(_, code)| 128 + code)
+            }
         }
     }
 }
 
 /// The signals of RFC 4254 section 6.10, with their numbers on every system that we know.
 const SIGNALS: [(&str, u8); 13] = [
-    ("ABRT", 6), ("ALRM", 14), ("FPE", 8), ("HUP", 1), ("ILL", 4), ("INT", 2), ("KILL", 9), ("PIPE", 13), ("QUIT", 3),
-    ("SEGV", 11), ("TERM", 15), ("USR1", 10), ("USR2", 12),
+    ("ABRT", 6),
+    ("ALRM", 14),
+    ("FPE", 8),
+    ("HUP", 1),
+    ("ILL", 4),
+    ("INT", 2),
+    ("KILL", 9),
+    ("PIPE", 13),
+    ("QUIT", 3),
+    ("SEGV", 11),
+    ("TERM", 15),
+    ("USR1", 10),
+    ("USR2", 12),
 ];
 
 /// A shell or command that runs.

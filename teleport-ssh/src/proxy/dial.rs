@@ -63,7 +63,8 @@ impl Direct {
 impl NodeDialer for Direct {
     async fn dial(&self, route: &NodeRoute, _by: &UserIdentity) -> Result<BoxedIo, DialError> {
         let connecting = connect(route.address());
-        let stream = tokio::time::timeout(DIAL_TIMEOUT, connecting).await.map_err(|_| DialError::Timeout)??;
+        let stream =
+            tokio::time::timeout(DIAL_TIMEOUT, connecting).await.map_err(|_| DialError::Timeout)??;
         Ok(Box::new(stream))
     }
 }

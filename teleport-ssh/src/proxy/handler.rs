@@ -27,7 +27,8 @@ use crate::view::NoView;
 /// The most channels of one connection, open or being opened.
 const MAX_CHANNELS: usize = 100;
 /// What whoever asks for a shell is told.
-const ONLY_A_PROXY: &str = "this is a proxy: it has no shell, commands or files; go through it to a node with `ssh -J`";
+const ONLY_A_PROXY: &str =
+    "this is a proxy: it has no shell, commands or files; go through it to a node with `ssh -J`";
 const NO_FORWARDING: &str = "the proxy forwards connections to the SSH port of nodes only";
 const STDERR: u32 = 1;
 
@@ -71,7 +72,9 @@ impl Refusal {
             Self::Route(error) => error.to_string(),
             // Where the node announced to be, and how that failed, is for administrators.
             Self::Unreachable(_) => "the node cannot be reached".to_owned(),
-            Self::NotRecorded | Self::NoView(_) => "the proxy cannot work at the moment; try again later".to_owned(),
+            Self::NotRecorded | Self::NoView(_) => {
+                "the proxy cannot work at the moment; try again later".to_owned()
+            }
             Self::TooManyChannels => format!("a connection has at most {MAX_CHANNELS} channels"),
         }
     }
@@ -159,7 +162,10 @@ impl Connection {
     }
 
     /// Finds the node that is meant.
-    fn route(&self, target: Result<DialTarget, InvalidTarget>) -> Result<(Arc<UserIdentity>, NodeRoute), Refusal> {
+    fn route(
+        &self,
+        target: Result<DialTarget, InvalidTarget>,
+    ) -> Result<(Arc<UserIdentity>, NodeRoute), Refusal> {
         let user = self.user.clone().ok_or(Refusal::NoView(NoView::Missing))?;
         let target = target.map_err(Refusal::Target)?;
         let view = self.shared.access.usable().map_err(Refusal::NoView)?;
@@ -182,8 +188,7 @@ impl Connection {
         session: &mut Session,
     ) -> Result<(), russh::Error> {
         self.refuse(kind, what, ONLY_A_PROXY);
-        session.extended_data(channel, STDERR, format!("{ONLY_A_PROXY}\r\n"))?;
-        session.channel_failure(channel)
+        say(channel, ONLY_A_PROXY, session)
     }
 }
 
@@ -227,7 +232,11 @@ impl Connection {
 impl Handler for Connection {
     type Error = russh::Error;
 
-    async fn auth_publickey_offered(&mut self, user: &str, _: PublicKeyOffer<'_>) -> Result<Auth, Self::Error> {
+    async fn auth_publickey_offered(
+        &mut self,
+        user: &str,
+        _: PublicKeyOffer<'_>,
+    ) -> Result<Auth, Self::Error> {
         self.probes += 1;
         if self.probes > MAX_AUTH_PROBES {
             self.link.close();
@@ -241,7 +250,11 @@ impl Handler for Connection {
         Ok(self.fail(user, "a plain key was presented; only certificates are accepted"))
     }
 
-    async fn auth_openssh_certificate(&mut self, user: &str, certificate: &Certificate) -> Result<Auth, Self::Error> {
+    async fn auth_openssh_certificate(
+        &mut self,
+        user: &str,
+        certificate: &Certificate,
+    ) -> Result<Auth, Self::Error> {
         match self.accept(certificate) {
             Ok(identity) => {
                 self.user = Some(Arc::new(identity));
@@ -331,10 +344,9 @@ impl Handler for Connection {
         let (user, route) = match self.route(DialTarget::from_subsystem(name)) {
             Ok(found) => found,
             Err(refusal) => {
-                session.extended_data(id, STDERR, format!("{}\r\n", refusal.public()))?;
+                let text = refusal.public();
                 attempt.refused(&refusal);
-                session.channel_failure(id)?;
-                return session.close(id);
+                return say(id, &text, session);
             }
         };
         let (link, handle) = (self.link.clone(), session.handle());
@@ -353,8 +365,10 @@ impl Handler for Connection {
                     account.close();
                     let text = format!("{}\r\n", refusal.public());
                     attempt.refused(&refusal);
+                    // As in `say`.
+                    let _ = handle.channel_success(id).await;
                     let _ = to_client.extended_data_bytes(STDERR, text).await;
-                    let _ = handle.channel_failure(id).await;
+                    let _ = to_client.exit_status(REFUSED).await;
                 }
             }
             let _ = to_client.close().await;
@@ -487,7 +501,11 @@ impl Handler for Connection {
         self.refuse_request(channel, EventKind::ExecFailure, &what, session)
     }
 
-    async fn agent_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<bool, Self::Error> {
+    async fn agent_request(
+        &mut self,
+        channel: ChannelId,
+        session: &mut Session,
+    ) -> Result<bool, Self::Error> {
         self.refuse(EventKind::SessionRejected, "auth-agent-req", ONLY_A_PROXY);
         session.channel_failure(channel)?;
         Ok(false)
@@ -509,6 +527,20 @@ impl Handler for Connection {
     }
 }
 
+/// Ends a session channel with words that its user reads.
+///
+/// The request itself succeeds and what "ran" fails at once: after a failed request OpenSSH exits without showing what was
+/// said before.
+fn say(channel: ChannelId, text: &str, session: &mut Session) -> Result<(), russh::Error> {
+    session.channel_success(channel)?;
+    session.extended_data(channel, STDERR, format!("{text}\r\n"))?;
+    session.exit_status_request(channel, REFUSED)?;
+    session.eof(channel)?;
+    session.close(channel)
+}
+
+/// The exit status of whatever is refused.
+const REFUSED: u32 = 1;
 /// Codes of RFC 4254 section 5.1.
 const PROHIBITED: u32 = 1;
 const CONNECT_FAILED: u32 = 2;

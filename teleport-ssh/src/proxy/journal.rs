@@ -57,7 +57,10 @@ async fn deliver(mut queue: mpsc::Receiver<AuditEvent>, access: Arc<dyn ProxyAcc
         while let Err(error) = access.emit_events(batch.clone()).await {
             let worth_trying = matches!(
                 error.kind(),
-                ApiErrorKind::Unavailable | ApiErrorKind::TooMany | ApiErrorKind::Internal | ApiErrorKind::Conflict
+                ApiErrorKind::Unavailable
+                    | ApiErrorKind::TooMany
+                    | ApiErrorKind::Internal
+                    | ApiErrorKind::Conflict
             );
             if !worth_trying {
                 tracing::error!(
@@ -67,7 +70,10 @@ async fn deliver(mut queue: mpsc::Receiver<AuditEvent>, access: Arc<dyn ProxyAcc
                 );
                 break;
             }
-            tracing::warn!(error = &error as &dyn std::error::Error, "audit events wait for the auth service");
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "audit events wait for the auth service"
+            );
             tokio::time::sleep(RETRY).await;
         }
         batch.clear();

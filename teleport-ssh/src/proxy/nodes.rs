@@ -231,6 +231,9 @@ mod tests {
             let pause = jitter(Duration::from_secs(10), &entropy);
             assert!((Duration::from_secs(5)..=Duration::from_secs(10)).contains(&pause));
         }
-        assert_eq!(jitter(Duration::from_secs(2), &teleport_core::testing::NoEntropy), Duration::from_secs(2));
+        assert_eq!(
+            jitter(Duration::from_secs(2), &teleport_core::testing::NoEntropy),
+            Duration::from_secs(2)
+        );
     }
 }

@@ -140,7 +140,8 @@ pub fn resolve(
     // Each filter narrows what is left, so that the reason names the first obstacle.
     let visible = narrow(found, Missing::Unknown, |node| checker.can_see(&node.record.labels));
     let online = visible.and_then(|nodes| narrow(nodes, Missing::Invisible, |node| node.is_online(now)));
-    let ported = online.and_then(|nodes| narrow(nodes, Missing::Offline, |node| port_fits(node, target.port)));
+    let ported =
+        online.and_then(|nodes| narrow(nodes, Missing::Offline, |node| port_fits(node, target.port)));
     let mut fitting = ported.map_err(not_found)?;
     let exactly = |node: &Arc<Node>| target.port.is_some() && announced_port(node) == target.port;
     if fitting.iter().any(exactly) {

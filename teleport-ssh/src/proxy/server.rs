@@ -162,7 +162,16 @@ impl BoundProxy {
         let journalist = TaskScope::new();
         journalist.spawn(delivery);
         let login_grace = limits.login_grace;
-        let shared = Arc::new(Shared { access: cache, nodes, dialer, clock, journal, identity, config: Mutex::default(), login_grace });
+        let shared = Arc::new(Shared {
+            access: cache,
+            nodes,
+            dialer,
+            clock,
+            journal,
+            identity,
+            config: Mutex::default(),
+            login_grace,
+        });
         let door = Door::new(limits, entropy);
         listener::serve(self.listener, door, shutdown, {
             move |accepted| handle(accepted, Arc::clone(&shared))
@@ -209,7 +218,10 @@ async fn handle(accepted: Accepted, shared: Arc<Shared>) {
     let config = match shared.config() {
         Ok(config) => config,
         Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "the proxy has no usable host certificate");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the proxy has no usable host certificate"
+            );
             admitted.record(Outcome::Unblamed);
             return;
         }

@@ -131,7 +131,9 @@ fn ambiguity_names_only_what_the_user_may_see() {
     assert_eq!(ids, [id(3), id(4)], "neither the invisible nor the offline one");
     let text = route("tier=back,env=prod").map(|id| id.to_string());
     assert_eq!(text, Ok(id(2).to_string()));
-    assert!(matches!(route("env=prod"), Err(RouteError::Ambiguous { candidates, .. }) if candidates.len() > 5));
+    assert!(
+        matches!(route("env=prod"), Err(RouteError::Ambiguous { candidates, .. }) if candidates.len() > 5)
+    );
 }
 
 #[test]

@@ -222,8 +222,7 @@ impl World {
         private(&files.identity, ssh.to_openssh().expose());
         private(&files.certificate, &format!("{} {name}\n", issued.ssh));
         private(&files.known_hosts, &known_hosts(&self.ca.trust_bundle(), &self.address()));
-        let credentials =
-            Credentials { user, ssh, certificate: issued.ssh, trust: self.ca.trust_bundle() };
+        let credentials = Credentials { user, ssh, certificate: issued.ssh, trust: self.ca.trust_bundle() };
         TestUser { credentials, files }
     }
 
@@ -346,7 +345,7 @@ impl World {
             "IdentitiesOnly=yes".to_owned(),
             "StrictHostKeyChecking=yes".to_owned(),
             "BatchMode=yes".to_owned(),
-            "LogLevel=ERROR".to_owned(),
+            "LogLevel=INFO".to_owned(),
         ] {
             options.extend(["-o".to_owned(), option]);
         }
@@ -361,7 +360,9 @@ impl World {
 
 pub(crate) async fn authority(entropy: &Arc<dyn Entropy>) -> CertificateAuthority {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let master = teleport_core::secret::SecretBytes::new(teleport_core::entropy::EntropyExt::bytes::<32>(&**entropy).unwrap());
+    let master = teleport_core::secret::SecretBytes::new(
+        teleport_core::entropy::EntropyExt::bytes::<32>(&**entropy).unwrap(),
+    );
     let sealer = teleport_ca::seal::Sealer::new(&master, Arc::clone(entropy)).unwrap();
     CertificateAuthority::open_or_create(
         ClusterName::new(CLUSTER).unwrap(),
@@ -381,11 +382,8 @@ pub(crate) async fn host(
     role: HostRole,
     ttl: Duration,
 ) -> HostMaterial {
-    let host = HostName {
-        host_id: HostId::random(&**entropy).unwrap(),
-        name: NodeName::new(name).unwrap(),
-        role,
-    };
+    let host =
+        HostName { host_id: HostId::random(&**entropy).unwrap(), name: NodeName::new(name).unwrap(), role };
     let keys = HostMaterial::generate_keys(&**entropy).unwrap();
     let mut grant =
         danger::unchecked_host_grant(host.host_id, host.name.clone(), ca.cluster().clone(), role, ttl);

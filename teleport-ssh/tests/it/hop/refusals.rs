@@ -1,8 +1,10 @@
 //! What a proxy does not do (C2, C3), said clearly and recorded.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
-use teleport_core::audit::EventKind;
+use ssh_key::{Certificate, PrivateKey};
+use teleport_core::audit::{AuditEvent, EventKind};
 use tokio::net::TcpListener;
 
 use super::{CLUSTER, World, os_user, run, text};
@@ -15,18 +17,34 @@ async fn c3_the_proxy_is_no_login_host() {
     let only_a_proxy = "this is a proxy";
     for (arguments, says, kind) in [
         (&["HOST"][..], only_a_proxy, EventKind::SessionRejected),
-        (&["-tt", "HOST"], only_a_proxy, EventKind::SessionRejected),
+        (&["-tt", "HOST"], "PTY allocation request failed", EventKind::SessionRejected),
         (&["HOST", "id"], only_a_proxy, EventKind::ExecFailure),
         (&["HOST", ""], only_a_proxy, EventKind::SessionRejected),
         (&["HOST", "scp -f /etc/passwd"], only_a_proxy, EventKind::ExecFailure),
         (&["HOST", "proxy:web:0"], only_a_proxy, EventKind::ExecFailure),
         (&["-s", "HOST", "sftp"], "the only subsystem is proxy:", EventKind::SubsystemFailure),
         (&["-s", "HOST", "proxysites"], "the only subsystem is proxy:", EventKind::SubsystemFailure),
-        (&["-s", "HOST", "proxy:@example.test"], "the auth service is not reached", EventKind::SubsystemFailure),
-        (&["-s", "HOST", "proxy:web:0@default@leaf"], "cluster leaf is not known", EventKind::SubsystemFailure),
-        (&["-s", "HOST", "proxy:web:0@prod@leaf"], "namespaces are not supported", EventKind::SubsystemFailure),
+        (
+            &["-s", "HOST", "proxy:@example.test"],
+            "the auth service is not reached",
+            EventKind::SubsystemFailure,
+        ),
+        (
+            &["-s", "HOST", "proxy:web:0@default@leaf"],
+            "cluster leaf is not known",
+            EventKind::SubsystemFailure,
+        ),
+        (
+            &["-s", "HOST", "proxy:web:0@prod@leaf"],
+            "namespaces are not supported",
+            EventKind::SubsystemFailure,
+        ),
         (&["-s", "HOST", "proxy:`id`:0"], "the host must be", EventKind::SubsystemFailure),
-        (&["-o", "ExitOnForwardFailure=yes", "-N", "-R", "0:127.0.0.1:1", "HOST"], "remote port forwarding failed", EventKind::PortFailure),
+        (
+            &["-o", "ExitOnForwardFailure=yes", "-N", "-R", "0:127.0.0.1:1", "HOST"],
+            "remote port forwarding failed",
+            EventKind::PortFailure,
+        ),
     ] {
         let mut ssh = world.ssh(&user);
         ssh.args(["-o", "RequestTTY=auto", "-p", &world.proxy.port().to_string()]);
@@ -72,7 +90,10 @@ async fn c2_the_proxy_dials_nothing_but_registered_nodes() {
         let said = text(&output.stderr);
         assert!(!output.status.success() && text(&output.stdout).is_empty(), "{target}");
         // The same words, whether there is no such node, it is not for this user, or at another port.
-        assert!(said.contains("not found: it is not registered, offline, or not yours to see"), "{target}: {said}");
+        assert!(
+            said.contains("not found: it is not registered, offline, or not yours to see"),
+            "{target}: {said}"
+        );
         let asked = target.replace(['[', ']'], "");
         world.event(EventKind::PortFailure, |event| event.fields["target"] == asked).await;
     }
@@ -89,8 +110,10 @@ async fn a_registered_address_that_is_not_ssh_gets_and_gives_no_byte() {
     let liar = world.node_material("liar").await;
     world.register(liar.host_id, "liar", web.local_addr().unwrap(), "env=test").await;
     let mut ssh = world.ssh(&user);
-    ssh.args(["-p", &world.proxy.port().to_string(), "-W", "liar:0", "x@127.0.0.1"]);
-    ssh.stdin(std::fs::File::open(super::script(world.dir.path(), "request", "GET / HTTP/1.1\r\n\r\n")).unwrap());
+    ssh.args(["-p", &world.proxy.port().to_string(), "-W", "liar:22", "x@127.0.0.1"]);
+    ssh.stdin(
+        std::fs::File::open(super::script(world.dir.path(), "request", "GET / HTTP/1.1\r\n\r\n")).unwrap(),
+    );
     let served = async {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let (mut stream, _) = web.accept().await.unwrap();
@@ -100,7 +123,8 @@ async fn a_registered_address_that_is_not_ssh_gets_and_gives_no_byte() {
         let _ = stream.read_to_end(&mut heard).await;
         heard
     };
-    let (output, heard) = tokio::join!(run(ssh), served);
+    let both = async { tokio::join!(run(ssh), served) };
+    let (output, heard) = tokio::time::timeout(super::DEADLINE, both).await.unwrap();
     assert_eq!((text(&output.stdout).as_str(), heard.as_slice()), ("", &b""[..]));
     world.stop().await;
 }
@@ -113,9 +137,9 @@ async fn an_ambiguous_name_is_answered_with_ids() {
     let hidden = world.node_material("twin").await;
     world.register(hidden.host_id, "twin", "127.0.0.1:9".parse().unwrap(), "env=secret").await;
     let mut ssh = world.ssh(&user);
-    ssh.args(["-p", &world.proxy.port().to_string(), "-W", "twin:0", "x@127.0.0.1"]);
+    ssh.args(["-p", &world.proxy.port().to_string(), "-W", "twin:22", "x@127.0.0.1"]);
     let said = text(&run(ssh).await.stderr);
-    assert!(said.contains("twin is ambiguous"), "{said}");
+    assert!(said.contains("twin:22 is ambiguous"), "{said}");
     assert!(said.contains(&one.to_string()) && said.contains(&two.to_string()), "{said}");
     assert!(!said.contains(&hidden.host_id.to_string()), "{said}");
     world.stop().await;
@@ -128,37 +152,58 @@ async fn only_user_certificates_of_this_cluster_open_the_proxy() {
     let user = world.user("alice").await;
     let other = World::start().await;
     let stranger = other.user("alice").await;
-    // A plain key; a certificate of an authority with the same name; a host's certificate.
+    // A plain key; a certificate of another authority of the same name.
     let plain = world.user("plain").await;
     std::fs::remove_file(&plain.files.certificate).unwrap();
-    let host = world.node_material("web").await;
-    let forged = world.user("forged").await;
-    super::private(&forged.files.identity, host.ssh.to_openssh().expose());
-    super::private(&forged.files.certificate, &host.ssh_certificate);
-    for (who, reason) in [
-        (&plain, "plain key"),
-        (&stranger, "trusted authority"),
-        (&forged, "wrong kind"),
-    ] {
-        let mut ssh = world.ssh(who);
+    for (who, reason) in [(&plain, "plain key"), (&stranger, "trusted authority")] {
+        let mut ssh = std::process::Command::new("ssh");
+        // The first of several values counts: this cluster's proxy is to be believed.
         ssh.args(["-o", &format!("UserKnownHostsFile={}", user.files.known_hosts.display())]);
-        ssh.args(["-p", &world.proxy.port().to_string(), "-W", "web:0", "x@127.0.0.1"]);
-        // The first of two values counts.
-        let output = {
-            let mut with_trust = std::process::Command::new("ssh");
-            with_trust.args(["-o", &format!("UserKnownHostsFile={}", user.files.known_hosts.display())]);
-            with_trust.args(ssh.get_args()).stdin(std::process::Stdio::null()).env_remove("SSH_AUTH_SOCK");
-            run(with_trust).await
-        };
-        let said = text(&output.stderr);
+        ssh.args(world.options(who)).args([
+            "-p",
+            &world.proxy.port().to_string(),
+            "-W",
+            "web:22",
+            "x@127.0.0.1",
+        ]);
+        ssh.stdin(std::process::Stdio::null()).env_remove("SSH_AUTH_SOCK");
+        let said = text(&run(ssh).await.stderr);
         assert!(said.contains("Permission denied") && !said.contains(reason), "{reason}: {said}");
-        world
-            .event(EventKind::AuthFailure, |event| event.error.as_deref().is_some_and(|error| error.contains(reason)))
-            .await;
+        failed(&world, reason).await;
     }
-    assert_eq!(world.access.events.lock().unwrap().iter().filter(|event| event.code == EventKind::Port).count(), 0);
+    // A host's certificate, as no stock client would present it.
+    let host = world.node_material("web").await;
+    let config = Arc::new(russh::client::Config::default());
+    let mut raw = russh::client::connect(config, world.proxy, Careless).await.unwrap();
+    let key = Arc::new(PrivateKey::from_openssh(host.ssh.to_openssh().expose()).unwrap());
+    let certificate = Certificate::from_openssh(&host.ssh_certificate).unwrap();
+    assert!(!raw.authenticate_openssh_cert("root", key, certificate).await.unwrap().success());
+    failed(&world, "wrong kind").await;
+    assert_eq!(
+        world.access.events.lock().unwrap().iter().filter(|event| event.code == EventKind::Port).count(),
+        0
+    );
     other.stop().await;
     world.stop().await;
+}
+
+async fn failed(world: &World, reason: &str) {
+    let because = |event: &AuditEvent| event.error.as_deref().is_some_and(|error| error.contains(reason));
+    world.event(EventKind::AuthFailure, because).await;
+}
+
+/// A client that believes every host.
+struct Careless;
+
+impl russh::client::Handler for Careless {
+    type Error = russh::Error;
+
+    async fn check_server_key(
+        &mut self,
+        _: &russh::keys::PublicKeyOrCertificate,
+    ) -> Result<bool, russh::Error> {
+        Ok(true)
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
