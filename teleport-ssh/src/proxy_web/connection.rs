@@ -31,6 +31,8 @@ use crate::rpc::{Activity, Connector, Prefixed, ScopeExecutor};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a connection may do nothing.
 const IDLE: Duration = Duration::from_secs(30);
+/// How long connections to the auth service go on after draining has begun.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// Requests of one connection at the same time.
 const MAX_STREAMS: u32 = 32;
 
@@ -77,7 +79,7 @@ impl Connections {
                 return;
             };
             admitted.record(Outcome::Authenticated);
-            self.pass_on(stream, hello, peer).await;
+            self.pass_on(stream, hello, peer, &shutdown).await;
             drop(guest);
             return;
         }
@@ -93,7 +95,7 @@ impl Connections {
     }
 
     /// Passes everything on to the auth service and back. It sees who its clients are and ends what is idle or refused.
-    async fn pass_on(&self, mut stream: TcpStream, hello: Hello, peer: SocketAddr) {
+    async fn pass_on(&self, mut stream: TcpStream, hello: Hello, peer: SocketAddr, shutdown: &Shutdown) {
         let Some(auth) = &self.auth else { return };
         let mut upstream = match auth.connect().await {
             Ok(upstream) => upstream,
@@ -106,8 +108,19 @@ impl Connections {
             }
         };
         let mut downstream = Prefixed::new(hello.bytes, &mut stream);
-        if let Err(error) = tokio::io::copy_bidirectional(&mut downstream, &mut upstream).await {
-            tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a connection to the auth service broke off");
+        // There is no end to be seen in what is passed on: who is connected when this proxy drains has a moment to finish.
+        let farewell = async {
+            shutdown.draining().await;
+            tokio::time::sleep(FAREWELL).await;
+        };
+        tokio::select! {
+            copied = tokio::io::copy_bidirectional(&mut downstream, &mut upstream) => {
+                if let Err(error) = copied {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(%peer, error, "a connection to the auth service broke off");
+                }
+            }
+            () = farewell => {}
         }
     }
 

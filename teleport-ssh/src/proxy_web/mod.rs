@@ -74,9 +74,15 @@ impl ProxyWeb {
             certificate: None,
             ssh_address: None,
             rates: WebRates::default(),
-            limits: Limits { per_source: 64, penalties: false, ..Limits::default() },
+            limits: default_limits(),
         }
     }
+}
+
+/// Nobody authenticates before a request, so all are strangers for as long as they stay, which is not long.
+fn default_limits() -> Limits {
+    let base = Limits::default();
+    Limits { per_source: 64, startup_begin: 1000, startup_full: 2000, penalties: false, ..base }
 }
 
 /// Settings of a [`ProxyWeb`].
@@ -208,7 +214,7 @@ impl BoundWeb {
     }
 
     /// Serves until `shutdown` drains: then nobody new is let in and requests are finished; connections that are passed on
-    /// to the auth service go on until abort. Dropping the future ends everything at once.
+    /// to the auth service end a few seconds later. Dropping the future ends everything at once.
     pub async fn serve(self, shutdown: Shutdown) {
         let scope = TaskScope::new();
         for (listener, _) in self.listeners {

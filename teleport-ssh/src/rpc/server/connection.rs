@@ -35,6 +35,8 @@ use crate::rpc::{Activity, ScopeExecutor};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a connection without a certificate may do nothing.
 const STRANGER_IDLE: Duration = Duration::from_secs(15);
+/// How often it is looked whether a certificate is still accepted, beside at each request.
+const LOOK: Duration = Duration::from_secs(20);
 /// Requests and watches of one connection at the same time.
 const MAX_STREAMS: u32 = 256;
 /// How often the other side is asked whether it is still there, and how long it may take to answer.
@@ -155,8 +157,8 @@ impl Connections {
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = idle.as_mut() => return,
-            () = guard.refused.notified() => {
-                // The refusal is on its way; what was begun is finished, nothing new is taken.
+            () = guard.no_longer_accepted() => {
+                // What was begun is finished, a refusal included; nothing new is taken.
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -237,6 +239,16 @@ impl Guard {
             accepted_by: Mutex::new(Some(authenticator)),
             refused: Notify::new(),
         })
+    }
+
+    /// Resolves when the certificate was refused, at the latest [`LOOK`] after the reason came up. Cancel safe.
+    async fn no_longer_accepted(&self) {
+        while self.still_accepted() {
+            tokio::select! {
+                () = self.refused.notified() => return,
+                () = tokio::time::sleep(LOOK) => {}
+            }
+        }
     }
 
     fn is_known(&self) -> bool {

@@ -4,17 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use teleport_core::api::{
-    AcceptInvite, AdminApi as _, ApiErrorKind, CreateUser, LoginRequest, PublicApi as _,
+    AcceptInvite, AdminApi as _, ApiErrorKind, CreateUser, LoginRequest, PublicApi as _, TrustApi as _,
 };
 use teleport_core::auth::one_time_code;
 use teleport_core::clock::Clock as _;
 use teleport_core::id::{ClusterName, HostRole, OsLogin, RoleName, UserName};
 use teleport_core::secret::SecretString;
+use teleport_core::task::{Shutdown, TaskScope};
 use teleport_core::testing::subject_keys;
 use teleport_ssh::identity::HostIdentityHandle;
 use teleport_ssh::proxy_web::{ProxyWeb, WebCertificate, WebClient, WebError, WebRates, WebTrust, danger};
@@ -23,7 +25,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::hostile::tls;
-use super::world::{World, authority, pem, soon, user};
+use super::world::{World, authority, cluster, pem, soon, user};
 
 fn client(world: &World, address: std::net::SocketAddr, trust: WebTrust) -> WebClient {
     WebClient::new(address.to_string(), trust, world.clock())
@@ -213,6 +215,29 @@ async fn the_auth_service_is_reached_through_the_proxy() {
             .build();
     nobody.ping().await.unwrap();
     assert_eq!(nobody.users().await.unwrap_err().kind(), ApiErrorKind::Denied);
+}
+
+#[tokio::test]
+async fn a_proxy_that_drains_lets_go_of_what_it_passes_on() {
+    let world = World::start().await;
+    let (api, identity) = world.as_host(HostRole::Proxy, "proxy-1").await;
+    let bound = ProxyWeb::builder(Arc::new(api), identity, world.clock())
+        .listen("127.0.0.1:0".parse().unwrap())
+        .pass_to(world.connector())
+        .bind()
+        .await
+        .unwrap();
+    let connector = ProxyConnector::new([bound.local_addr().unwrap().to_string()], cluster());
+    let (shutdown, tasks) = (Shutdown::new(), TaskScope::new());
+    tasks.spawn(bound.serve(shutdown.clone()));
+    let node = HostIdentityHandle::new(world.host(HostRole::Node, "web-1").await);
+    let node = AuthClient::builder(Arc::new(connector), ClientIdentity::Host(node), world.clock()).build();
+    let mut views = node.watch_access().await.unwrap();
+    soon("the first view", views.next()).await.unwrap().unwrap();
+    shutdown.drain();
+    let cut = soon("the end of the watch", views.next()).await.unwrap().unwrap_err();
+    assert_eq!(cut.kind(), ApiErrorKind::Unavailable);
+    soon("the end of the proxy", tasks.join()).await;
 }
 
 #[tokio::test]
