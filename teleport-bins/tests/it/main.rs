@@ -1,0 +1,11 @@
+//! The programs as strangers use them: whole clusters over the real protocols, judged by stock OpenSSH, terminals and raw sockets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
+
+mod support;
+mod trial;

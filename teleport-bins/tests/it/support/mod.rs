@@ -1,0 +1,29 @@
+//! What the tests share: clusters, users, programs, terminals.
+
+pub(crate) mod cluster;
+pub(crate) mod program;
+pub(crate) mod tmux;
+pub(crate) mod user;
+
+use std::time::Duration;
+
+/// No state that a test waits for may take longer; healthy ones take a small part of it.
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// Looks again and again until there is something, and fails at the limit.
+#[track_caller]
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = tokio::time::Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < LIMIT, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The login of whoever runs the tests: the one that a node serves with and without root.
+pub(crate) fn own_login() -> String {
+    nix::unistd::User::from_uid(nix::unistd::geteuid()).unwrap().unwrap().name
+}

@@ -1,0 +1,138 @@
+//! Users with a password and an authenticator app.
+
+use std::process::Command;
+use std::time::Duration;
+
+use data_encoding::BASE32_NOPAD;
+use teleport_core::clock::{Clock, SystemClock};
+
+use super::program::{Output, own, run_with};
+use super::wait_for;
+
+/// How long a one-time code is shown.
+pub(crate) const STEP: Duration = Duration::from_secs(30);
+
+/// An authenticator app.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) secret: String,
+    last: Option<u64>,
+}
+
+impl App {
+    pub(crate) fn new(secret: &str) -> Self {
+        Self { secret: secret.to_owned(), last: None }
+    }
+
+    /// The next code that was not used yet. A code is good from the step before its own to the one after it, so two in a row are
+    /// never waited for, and the end of a step does no harm.
+    pub(crate) fn code(&mut self) -> String {
+        let now = || SystemClock::new().now().unix_secs() / STEP.as_secs();
+        let step = self.last.map_or(0, |last| last + 1).max(now());
+        wait_for("a fresh one-time code", || (step <= now() + 1).then_some(()));
+        self.last = Some(step);
+        code_of(&self.secret, step)
+    }
+
+    /// A code that is wrong now.
+    pub(crate) fn wrong_code(&self) -> String {
+        let now = SystemClock::new().now().unix_secs() / STEP.as_secs();
+        let right: Vec<String> = (now - 2..now + 4).map(|step| code_of(&self.secret, step)).collect();
+        (0..).map(|number| format!("{number:06}")).find(|code| !right.contains(code)).unwrap()
+    }
+}
+
+fn code_of(secret: &str, step: u64) -> String {
+    let bytes = BASE32_NOPAD.decode(secret.as_bytes()).expect("a secret in base32");
+    let totp = totp_rs::Builder::new().with_secret(totp_rs::Secret::new(bytes.into())).build().unwrap();
+    totp.generate(step * STEP.as_secs()).to_string()
+}
+
+/// A user who has accepted an invite.
+#[derive(Debug)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) password: String,
+    pub(crate) app: App,
+}
+
+impl User {
+    /// Accepts the invite in what `tctl users add` or `tctl users reset` printed, by `tsh accept` with a home of its own.
+    #[track_caller]
+    pub(crate) fn accept(name: &str, printed: &str, home: &std::path::Path) -> Self {
+        let link = link(printed);
+        // The program tells the secret before it asks; a person types the code then.
+        let (program, secret) = Accepting::begin(&link, home);
+        let mut user =
+            Self { name: name.to_owned(), password: format!("correct horse {name}"), app: App::new(&secret) };
+        let code = user.app.code();
+        let output = program.end(&user.password, &code);
+        assert!(output.status.success() && output.out().contains("Done. Log in with:"), "{output:?}");
+        user
+    }
+
+    /// `tsh login` as this user, with further arguments.
+    #[track_caller]
+    pub(crate) fn login(&mut self, mut tsh: Command) -> Output {
+        tsh.arg(format!("--user={}", self.name));
+        let code = self.app.code();
+        run_with(tsh, format!("{}\n{code}\n", self.password).as_bytes())
+    }
+}
+
+/// The link in what a program printed.
+#[track_caller]
+pub(crate) fn link(printed: &str) -> String {
+    let line = printed.lines().find(|line| line.starts_with("https://"));
+    line.unwrap_or_else(|| panic!("a link: {printed}")).to_owned()
+}
+
+/// A `tsh accept` that waits for password and code.
+pub(crate) struct Accepting {
+    child: std::process::Child,
+    printed: std::thread::JoinHandle<Vec<u8>>,
+}
+
+impl Accepting {
+    /// Starts it and reads the secret that it prints.
+    pub(crate) fn begin(link: &str, home: &std::path::Path) -> (Self, String) {
+        use std::io::{BufRead, BufReader, Read};
+        use std::process::Stdio;
+        let mut command = own("tsh");
+        command.arg("accept").arg(link).env("TELEPORT_HOME", home);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let (mut before, mut secret) = (String::new(), None);
+        while secret.is_none() {
+            let mut line = String::new();
+            if stdout.read_line(&mut line).unwrap() == 0 {
+                let mut stderr = String::new();
+                child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+                panic!("no secret: {before} {stderr}");
+            }
+            secret = line
+                .strip_prefix("or type the secret into it:  ")
+                .map(|rest| rest.split_whitespace().next().unwrap().to_owned());
+            before.push_str(&line);
+        }
+        let printed = std::thread::spawn(move || {
+            let mut bytes = before.into_bytes();
+            stdout.read_to_end(&mut bytes).unwrap();
+            bytes
+        });
+        (Self { child, printed }, secret.unwrap())
+    }
+
+    /// Answers its questions.
+    pub(crate) fn end(mut self, password: &str, code: &str) -> Output {
+        use std::io::{Read, Write};
+        let mut stdin = self.child.stdin.take().unwrap();
+        write!(stdin, "{password}\n{code}\n").unwrap();
+        drop(stdin);
+        let stdout = self.printed.join().unwrap();
+        let mut stderr = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        Output { status: self.child.wait().unwrap(), stdout, stderr }
+    }
+}
