@@ -341,3 +341,6 @@ impl ProfileStore {
 fn failed(path: &Path) -> impl Fn(io::Error) -> ProfileError + '_ {
     |source| ProfileError::File { path: path.to_owned(), source }
 }
+
+#[cfg(test)]
+mod tests;
