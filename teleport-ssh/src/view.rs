@@ -120,11 +120,7 @@ impl AccessCache {
     }
 
     fn lost(&self) {
-        self.0
-            .alone_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_with(Instant::now);
+        self.0.alone_since.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
     }
 
     /// Follows `api` until `shutdown` aborts; after each break it comes back with growing, jittered pauses.

@@ -254,3 +254,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Transport<S> {
         self.get_mut().poll_writing(cx, |stream, cx| stream.poll_shutdown(cx))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -264,3 +264,6 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::TimedOut
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -109,7 +109,10 @@ impl AuditWorker {
             }
             let lost = self.lost.swap(0, Ordering::Relaxed);
             if lost > 0 {
-                tracing::error!(events = lost, "audit events were lost: they came faster than they can be written");
+                tracing::error!(
+                    events = lost,
+                    "audit events were lost: they came faster than they can be written"
+                );
             }
             let events: Vec<AuditEvent> = batch.iter().map(|entry| entry.event.clone()).collect();
             if deliver(api, events, entropy).await {
@@ -137,7 +140,10 @@ async fn deliver<A: AuditApi + ?Sized>(api: &A, events: Vec<AuditEvent>, entropy
                 return false;
             }
             Err(error) => {
-                tracing::warn!(error = &error as &dyn std::error::Error, "audit events cannot be written now");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "audit events cannot be written now"
+                );
             }
         }
         tokio::time::sleep(jitter(backoff, entropy)).await;

@@ -22,8 +22,6 @@ pub(super) enum Refusal {
     Certificate(#[from] CertRejected),
     #[error(transparent)]
     Login(#[from] InvalidName),
-    #[error("only certificates are accepted, not {method}")]
-    Method { method: &'static str },
     #[error(transparent)]
     Service(#[from] LoginRefused),
     #[error(transparent)]

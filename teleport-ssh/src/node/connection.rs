@@ -69,7 +69,8 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
     let handler = Connection::new(Arc::clone(&node), link.clone(), peer, local, progress, slots.clone());
     let config = node.configs.current(&node.identity);
     let transport = Transport::new(stream, link);
-    let banner = tokio::time::timeout(BANNER_LIMIT.min(node.login_grace), run_stream(config, transport, handler));
+    let banner =
+        tokio::time::timeout(BANNER_LIMIT.min(node.login_grace), run_stream(config, transport, handler));
     let mut session = tokio::select! {
         session = banner => match session {
             Ok(Ok(session)) => session,
@@ -86,9 +87,8 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
         }
     };
     let handle = session.handle();
-    let authenticated = async {
-        progressed.wait_for(|progress| *progress == Progress::Authenticated).await.is_ok()
-    };
+    let authenticated =
+        async { progressed.wait_for(|progress| *progress == Progress::Authenticated).await.is_ok() };
     let ended = tokio::select! {
         ended = &mut session => Some(ended),
         known = authenticated => {

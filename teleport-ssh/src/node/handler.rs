@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 
-use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey};
+use russh::server::{
+    Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
+};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
 use ssh_key::Certificate;
 use teleport_core::access::LoginGrant;
@@ -56,6 +58,11 @@ pub(super) struct Connection {
     slots: Slots,
     failures: u32,
     probes: u32,
+    /// The login that was asked for, and by which method beside certificates, until a certificate was refused and told of.
+    /// Stock clients try a plain key before the certificate for it: that is no event if the certificate is good.
+    pending: Option<(String, &'static str)>,
+    /// Whether the refusal of a certificate was told.
+    told: bool,
     /// Set in the one place where a proof of the key was verified together with the certificate, and never by an offer.
     grant: Option<LoginGrant>,
     channels: HashMap<ChannelId, Open>,
@@ -139,20 +146,37 @@ impl Connection {
             slots,
             failures: 0,
             probes: 0,
+            pending: None,
+            told: false,
             grant: None,
             channels: HashMap::new(),
         }
     }
 
-    /// Counts a refusal, and tells the audit log if somebody can be blamed.
-    fn refuse(&mut self, login: &str, certificate: Option<&Certificate>, why: &Refusal) -> Result<Auth, ConnectionError> {
+    /// Refuses a certificate, and tells the audit log why.
+    fn refuse(
+        &mut self,
+        login: &str,
+        certificate: &Certificate,
+        why: &Refusal,
+    ) -> Result<Auth, ConnectionError> {
         let reason = chain(why);
         tracing::info!(peer = %self.peer, login, %reason, "login refused");
-        let mut event = self.event(EventKind::AuthFailure).error(reason).field("login_requested", login);
-        if let Some(certificate) = certificate {
-            event = event.user(certificate.key_id()).field("serial", certificate.serial().to_string());
-        }
+        let event = self
+            .event(EventKind::AuthFailure)
+            .error(reason)
+            .user(certificate.key_id())
+            .field("login_requested", login)
+            .field("serial", certificate.serial().to_string());
         self.node.audit.note(event);
+        self.told = true;
+        self.failed()
+    }
+
+    /// Refuses what is no certificate. The audit log hears of it if nothing better follows.
+    fn refuse_method(&mut self, login: &str, method: &'static str) -> Result<Auth, ConnectionError> {
+        tracing::debug!(peer = %self.peer, login, method, "only certificates are accepted");
+        self.pending = Some((login.to_owned(), method));
         self.failed()
     }
 
@@ -166,7 +190,8 @@ impl Connection {
     }
 
     fn event(&self, kind: EventKind) -> AuditEvent {
-        let mut event = self.node.event(kind).remote(Some(self.peer)).field("addr.local", self.local.to_string());
+        let mut event =
+            self.node.event(kind).remote(Some(self.peer)).field("addr.local", self.local.to_string());
         if let Some(grant) = &self.grant {
             event = event.user(&grant.identity.user).login(&grant.login);
         }
@@ -174,7 +199,12 @@ impl Connection {
     }
 
     /// Runs a request through the channel's machine and answers it.
-    fn request(&mut self, id: ChannelId, request: Request, session: &mut Session) -> Result<(), ConnectionError> {
+    fn request(
+        &mut self,
+        id: ChannelId,
+        request: Request,
+        session: &mut Session,
+    ) -> Result<(), ConnectionError> {
         let Some(open) = self.channels.get_mut(&id) else {
             return Ok(session.channel_failure(id)?);
         };
@@ -224,7 +254,11 @@ impl Connection {
                 _ => false,
             },
         };
-        if accepted { session.channel_success(id)? } else { session.channel_failure(id)? }
+        if accepted {
+            session.channel_success(id)?
+        } else {
+            session.channel_failure(id)?
+        }
         Ok(())
     }
 
@@ -237,7 +271,12 @@ impl Connection {
         Ok(())
     }
 
-    async fn no_forwarding(&self, reply: ChannelOpenHandle, kind: &str, target: String) -> Result<(), ConnectionError> {
+    async fn no_forwarding(
+        &self,
+        reply: ChannelOpenHandle,
+        kind: &str,
+        target: String,
+    ) -> Result<(), ConnectionError> {
         let event = self
             .event(EventKind::PortFailure)
             .error("this node does not forward connections")
@@ -251,6 +290,22 @@ impl Connection {
             })
             .await;
         Ok(())
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let Some((login, method)) = self.pending.take() else { return };
+        if self.grant.is_some() || self.told {
+            return;
+        }
+        // The SSH library refuses expired certificates and wrong proofs without asking us.
+        let event = self
+            .event(EventKind::AuthFailure)
+            .error("no valid certificate was shown (expired ones, and those without the proof of their key, are none)")
+            .field("login_requested", login)
+            .field("method", method);
+        self.node.audit.note(event);
     }
 }
 
@@ -284,13 +339,14 @@ fn signal_name(signal: Sig) -> String {
 impl Handler for Connection {
     type Error = ConnectionError;
 
-    async fn auth_none(&mut self, _user: &str) -> Result<Auth, ConnectionError> {
+    async fn auth_none(&mut self, user: &str) -> Result<Auth, ConnectionError> {
+        self.pending.get_or_insert_with(|| (user.to_owned(), "none"));
         // How every client asks which methods there are: no attempt, nobody to blame.
         Ok(Auth::reject())
     }
 
     async fn auth_password(&mut self, user: &str, _password: &str) -> Result<Auth, ConnectionError> {
-        self.refuse(user, None, &Refusal::Method { method: "passwords" })
+        self.refuse_method(user, "passwords")
     }
 
     async fn auth_keyboard_interactive<'a>(
@@ -299,7 +355,7 @@ impl Handler for Connection {
         _submethods: &str,
         _response: Option<Response<'a>>,
     ) -> Result<Auth, ConnectionError> {
-        self.refuse(user, None, &Refusal::Method { method: "keyboard-interactive" })
+        self.refuse_method(user, "keyboard-interactive")
     }
 
     async fn auth_publickey_offered(
@@ -313,15 +369,21 @@ impl Handler for Connection {
         if self.probes > MAX_AUTH_PROBES {
             return Err(ConnectionError::TooManyAttempts);
         }
-        let known = matches!(
-            offer.algorithm.as_str(),
-            "ssh-ed25519" | "ecdsa-sha2-nistp256" | "ecdsa-sha2-nistp384"
-        );
-        if known && !offer.public_key.key_data().is_certificate() { Ok(Auth::Accept) } else { Ok(Auth::reject()) }
+        let known =
+            matches!(offer.algorithm.as_str(), "ssh-ed25519" | "ecdsa-sha2-nistp256" | "ecdsa-sha2-nistp384");
+        if known && !offer.public_key.key_data().is_certificate() {
+            Ok(Auth::Accept)
+        } else {
+            Ok(Auth::reject())
+        }
     }
 
-    async fn auth_publickey(&mut self, user: &str, _key: VerifiedPublicKey<'_>) -> Result<Auth, ConnectionError> {
-        self.refuse(user, None, &Refusal::Method { method: "plain public keys" })
+    async fn auth_publickey(
+        &mut self,
+        user: &str,
+        _key: VerifiedPublicKey<'_>,
+    ) -> Result<Auth, ConnectionError> {
+        self.refuse_method(user, "plain public keys")
     }
 
     async fn auth_openssh_certificate(
@@ -344,7 +406,7 @@ impl Handler for Connection {
                 self.grant = Some(grant);
                 Ok(Auth::Accept)
             }
-            Err(why) => self.refuse(user, Some(certificate), &why),
+            Err(why) => self.refuse(user, certificate, &why),
         }
     }
 
@@ -465,12 +527,20 @@ impl Handler for Connection {
         Ok(false)
     }
 
-    async fn channel_close(&mut self, channel: ChannelId, _session: &mut Session) -> Result<(), ConnectionError> {
+    async fn channel_close(
+        &mut self,
+        channel: ChannelId,
+        _session: &mut Session,
+    ) -> Result<(), ConnectionError> {
         self.channels.remove(&channel);
         Ok(())
     }
 
-    async fn channel_eof(&mut self, channel: ChannelId, _session: &mut Session) -> Result<(), ConnectionError> {
+    async fn channel_eof(
+        &mut self,
+        channel: ChannelId,
+        _session: &mut Session,
+    ) -> Result<(), ConnectionError> {
         self.arrived(channel, 0)
     }
 
@@ -545,7 +615,11 @@ impl Handler for Connection {
         self.request(channel, request, session)
     }
 
-    async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), ConnectionError> {
+    async fn shell_request(
+        &mut self,
+        channel: ChannelId,
+        session: &mut Session,
+    ) -> Result<(), ConnectionError> {
         self.request(channel, Request::Shell, session)
     }
 
@@ -580,7 +654,11 @@ impl Handler for Connection {
         self.request(channel, Request::WindowChange(size), session)
     }
 
-    async fn agent_request(&mut self, channel: ChannelId, _session: &mut Session) -> Result<bool, ConnectionError> {
+    async fn agent_request(
+        &mut self,
+        channel: ChannelId,
+        _session: &mut Session,
+    ) -> Result<bool, ConnectionError> {
         self.arrived(channel, 0)?;
         Ok(false)
     }

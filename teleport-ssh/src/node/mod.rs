@@ -33,6 +33,7 @@ pub use self::audit::NotAudited;
 use self::audit::{AuditQueue, AuditWorker};
 use self::connection::ConfigCache;
 pub use crate::engine::ConfigError;
+use crate::heartbeat;
 use crate::identity::HostIdentityHandle;
 use crate::listener::limits::Limits;
 use crate::listener::{self, BindError, Counts, Door};
@@ -40,7 +41,6 @@ use crate::record::{NoRecorders, Recorders};
 use crate::session::{SessionRegistry, SessionService};
 use crate::sys::environment::AllowList;
 use crate::view::{AccessCache, DEFAULT_MAX_AGE};
-use crate::heartbeat;
 
 /// Sessions of one connection, if nothing else is configured.
 const MAX_SESSIONS: usize = 10;
@@ -207,9 +207,8 @@ impl NodeBuilder {
         let configs = ConfigCache::new(&self.identity).map_err(|source| NodeError::Identity { source })?;
         let bind_error = |source| NodeError::Bind { source };
         let listener = listener::bind(self.listen).map_err(bind_error)?;
-        let local = listener
-            .local_addr()
-            .map_err(|source| bind_error(BindError { address: self.listen, source }))?;
+        let local =
+            listener.local_addr().map_err(|source| bind_error(BindError { address: self.listen, source }))?;
         let material = self.identity.current();
         let address = self.advertise.unwrap_or_else(|| match local.ip().is_unspecified() {
             true => format!("{}:{}", material.name, local.port()),

@@ -42,7 +42,8 @@ pub(super) struct Start {
 
 /// Runs a session to its end.
 pub(super) async fn run(start: Start) {
-    let Start { node, handle, grant, launch, channel, slot, mut events, account, link, closed, peer, local } = start;
+    let Start { node, handle, grant, launch, channel, slot, mut events, account, link, closed, peer, local } =
+        start;
     let (read, write) = channel.split();
     let input = SessionInput::new(read, account);
     let begun = begin(&node, &grant, &launch);

@@ -78,7 +78,9 @@ impl OsSessions {
             platform.push(("SSH_ORIGINAL_COMMAND", original));
         }
         let pty = match &request.terminal {
-            Some(terminal) => Some((Pty::open(&account, window(terminal.size), &terminal.modes)?, &terminal.kind)),
+            Some(terminal) => {
+                Some((Pty::open(&account, window(terminal.size), &terminal.modes)?, &terminal.kind))
+            }
             None => None,
         };
         let mut source = Source::new(&account, path, &request.env);
@@ -285,7 +287,11 @@ async fn show(
             Ok(_) => {}
         }
         let data = buffer.split().freeze();
-        if stderr { output.stderr(data).await? } else { output.stdout(data).await? }
+        if stderr {
+            output.stderr(data).await?
+        } else {
+            output.stdout(data).await?
+        }
         buffer.reserve(capacity);
     }
 }

@@ -19,11 +19,7 @@ fn requests() -> [(&'static str, Request); 7] {
 }
 
 fn policy(pty: bool, forced: bool) -> SessionPolicy {
-    SessionPolicy {
-        pty,
-        force_command: forced.then(|| "/bin/false".to_owned()),
-        env: AllowList::default(),
-    }
+    SessionPolicy { pty, force_command: forced.then(|| "/bin/false".to_owned()), env: AllowList::default() }
 }
 
 fn name(verdict: &Verdict) -> &'static str {
@@ -48,9 +44,7 @@ fn transitions() {
         let first = if pty { "accept" } else { "refuse" };
         match state {
             "open" => ["accept", "start", first, "start", "refuse", subsystem, "refuse"],
-            "with terminal" if pty => {
-                ["accept", "start", "refuse", "start", "refuse", subsystem, "accept"]
-            }
+            "with terminal" if pty => ["accept", "start", "refuse", "start", "refuse", subsystem, "accept"],
             "with terminal" => ["accept", "start", "refuse", "start", "refuse", subsystem, "refuse"],
             "running with terminal" if pty => {
                 ["refuse", "refuse", "refuse", "refuse", "signal", "refuse", "resize"]
@@ -104,7 +98,9 @@ fn bounds() {
 #[test]
 fn only_allowed_variables_reach_the_program() {
     let mut machine = Machine::new(policy(true, false));
-    for (variable, taken) in [("LANG", true), ("LC_ALL", true), ("LD_PRELOAD", false), ("PATH", false), ("A=B", false)] {
+    for (variable, taken) in
+        [("LANG", true), ("LC_ALL", true), ("LD_PRELOAD", false), ("PATH", false), ("A=B", false)]
+    {
         let request = Request::Env { name: variable.into(), value: "C".into() };
         assert_eq!(name(&machine.handle(request)), if taken { "accept" } else { "refuse" }, "{variable}");
     }

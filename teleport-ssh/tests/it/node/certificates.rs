@@ -107,7 +107,10 @@ fn well_formed_mutants() -> Vec<(String, Certificate)> {
         }
     }
     for principals in odd {
-        let name = format!("principals {:?}", principals.iter().map(|text| text.chars().take(20).collect::<String>()).collect::<Vec<_>>());
+        let name = format!(
+            "principals {:?}",
+            principals.iter().map(|text| text.chars().take(20).collect::<String>()).collect::<Vec<_>>()
+        );
         add(name, with(|cert| cert.principals = principals), &ca);
     }
     let now = now();
@@ -130,29 +133,79 @@ fn well_formed_mutants() -> Vec<(String, Certificate)> {
         (0, 0),
     ];
     for (valid_after, valid_before) in times {
-        let name = format!("valid from now{:+} to now{:+}", valid_after.wrapping_sub(now) as i64, valid_before.wrapping_sub(now) as i64);
+        let name = format!(
+            "valid from now{:+} to now{:+}",
+            valid_after.wrapping_sub(now) as i64,
+            valid_before.wrapping_sub(now) as i64
+        );
         add(name, with(|cert| (cert.valid_after, cert.valid_before) = (valid_after, valid_before)), &ca);
     }
     for option in [
-        "verify-required", "no-such-option", "Force-Command", "force-command ", "source-Address",
-        "permit-pty", "x@example.com", "roles@teleport-rs", "no-touch-required", "", " ", "\u{1b}",
+        "verify-required",
+        "no-such-option",
+        "Force-Command",
+        "force-command ",
+        "source-Address",
+        "permit-pty",
+        "x@example.com",
+        "roles@teleport-rs",
+        "no-touch-required",
+        "",
+        " ",
+        "\u{1b}",
     ] {
         for value in ["", "yes", "127.0.0.1"] {
-            add(format!("critical option {option:?}={value:?}"), UserCert::new().critical(option, value), &ca);
+            add(
+                format!("critical option {option:?}={value:?}"),
+                UserCert::new().critical(option, value),
+                &ca,
+            );
         }
     }
     for value in [
-        "", "nonsense", "10.0.0.0/8", "127.0.0.1/33", "::1", "127.0.0.2", "127.0.0.1,", ",127.0.0.1",
-        "127.0.0.1 ", "localhost", "*", "0.0.0.0", "!127.0.0.1", "127.1", "0127.0.0.1", "300.0.0.1",
-        "127.0.0.1,nonsense", "::ffff:127.0.0.2",
+        "",
+        "nonsense",
+        "10.0.0.0/8",
+        "127.0.0.1/33",
+        "::1",
+        "127.0.0.2",
+        "127.0.0.1,",
+        ",127.0.0.1",
+        "127.0.0.1 ",
+        "localhost",
+        "*",
+        "0.0.0.0",
+        "!127.0.0.1",
+        "127.1",
+        "0127.0.0.1",
+        "300.0.0.1",
+        "127.0.0.1,nonsense",
+        "::ffff:127.0.0.2",
     ] {
         add(format!("source-address {value:?}"), UserCert::new().critical("source-address", value), &ca);
     }
     add("force-command empty".into(), UserCert::new().critical("force-command", ""), &ca);
     add("force-command with control".into(), UserCert::new().critical("force-command", "a\nb"), &ca);
     for key_id in [
-        "", "Alice", "alice ", " alice", "alice\n", "alice\0", "alice\u{1b}[1m", "a,b", "a/b", "../x", "-x",
-        "alice\u{7}", "ALICE", "\u{e9}", "a b", "@", ".", "_a", "a\u{202e}b",
+        "",
+        "Alice",
+        "alice ",
+        " alice",
+        "alice\n",
+        "alice\0",
+        "alice\u{1b}[1m",
+        "a,b",
+        "a/b",
+        "../x",
+        "-x",
+        "alice\u{7}",
+        "ALICE",
+        "\u{e9}",
+        "a b",
+        "@",
+        ".",
+        "_a",
+        "a\u{202e}b",
     ] {
         add(format!("key id {key_id:?}"), with(|cert| cert.key_id = key_id.into()), &ca);
     }
@@ -219,7 +272,8 @@ fn malformed_mutants() -> Vec<(String, Vec<u8>)> {
     // The holder's certificate, and deeper ones, in the place of the authority's key.
     let mut authority = good;
     for depth in 1..=9 {
-        let (signature_key, signature) = (authority.to_bytes().unwrap(), UserCert::new().sign(&holder, &holder));
+        let (signature_key, signature) =
+            (authority.to_bytes().unwrap(), UserCert::new().sign(&holder, &holder));
         let encoded = signature.to_bytes().unwrap();
         let tail = signature.signature_key().encoded_len_prefixed().unwrap()
             + signature.signature().encoded_len_prefixed().unwrap();
@@ -236,9 +290,15 @@ fn malformed_mutants() -> Vec<(String, Vec<u8>)> {
     }
     // Subjects and authorities of algorithms that are not accepted, in otherwise plain certificates.
     for algorithm in [
-        "ssh-rsa-cert-v01@openssh.com", "ssh-dss-cert-v01@openssh.com", "ecdsa-sha2-nistp521-cert-v01@openssh.com",
-        "sk-ssh-ed25519-cert-v01@openssh.com", "sk-ecdsa-sha2-nistp256-cert-v01@openssh.com",
-        "rsa-sha2-512-cert-v01@openssh.com", "ssh-ed25519", "ssh-ed25519-cert-v00@openssh.com", "",
+        "ssh-rsa-cert-v01@openssh.com",
+        "ssh-dss-cert-v01@openssh.com",
+        "ecdsa-sha2-nistp521-cert-v01@openssh.com",
+        "sk-ssh-ed25519-cert-v01@openssh.com",
+        "sk-ecdsa-sha2-nistp256-cert-v01@openssh.com",
+        "rsa-sha2-512-cert-v01@openssh.com",
+        "ssh-ed25519",
+        "ssh-ed25519-cert-v00@openssh.com",
+        "",
     ] {
         let mut forged = Vec::new();
         algorithm.encode(&mut forged).unwrap();
@@ -263,8 +323,11 @@ fn good_ones() -> Vec<(String, Certificate)> {
         principals.insert(others / 2, login.clone());
         add(format!("{others} other principals"), with(|cert| cert.principals = principals));
     }
-    for (after, before) in [(60, 60), (0, HOUR), (60, 30 * HOUR), (HOUR, 29 * HOUR), (29 * HOUR, HOUR), (60, 12 * HOUR)] {
-        let change = |cert: &mut UserCert| (cert.valid_after, cert.valid_before) = (now - after, now + before);
+    for (after, before) in
+        [(60, 60), (0, HOUR), (60, 30 * HOUR), (HOUR, 29 * HOUR), (29 * HOUR, HOUR), (60, 12 * HOUR)]
+    {
+        let change =
+            |cert: &mut UserCert| (cert.valid_after, cert.valid_before) = (now - after, now + before);
         add(format!("from {after} s ago for {before} s"), with(change));
     }
     for value in ["127.0.0.1", "127.0.0.0/8", "10.0.0.0/8,127.0.0.1", "0.0.0.0/0", "::1,127.0.0.1/32"] {
@@ -273,8 +336,17 @@ fn good_ones() -> Vec<(String, Certificate)> {
     for command in ["true", "/bin/sh -c 'exit 0'"] {
         add(format!("force-command {command}"), UserCert::new().critical("force-command", command));
     }
-    for extension in ["permit-X11-forwarding", "permit-agent-forwarding", "permit-port-forwarding", "permit-user-rc", "unknown@example.com"] {
-        add(format!("extension {extension}"), with(|cert| cert.extensions.push((extension.into(), String::new()))));
+    for extension in [
+        "permit-X11-forwarding",
+        "permit-agent-forwarding",
+        "permit-port-forwarding",
+        "permit-user-rc",
+        "unknown@example.com",
+    ] {
+        add(
+            format!("extension {extension}"),
+            with(|cert| cert.extensions.push((extension.into(), String::new()))),
+        );
     }
     for user in ["a", "alice@example.com", "0", "x.y-z_w"] {
         add(format!("user {user}"), with(|cert| cert.key_id = user.into()));

@@ -30,7 +30,9 @@ async fn a_killed_command_is_told_as_killed() {
     let output = node.run(&["-v"], &["kill -TERM $$"]).await;
     assert_eq!(output.status.code(), Some(255));
     assert!(text(&output.stderr).contains("exit-signal"), "{}", text(&output.stderr));
-    node.auth.event("T2004I", |event| event.fields.get("exit_signal").is_some_and(|name| name == "TERM")).await;
+    node.auth
+        .event("T2004I", |event| event.fields.get("exit_signal").is_some_and(|name| name == "TERM"))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,13 +59,8 @@ async fn input_reaches_the_command_and_its_end_too() {
 async fn full_duplex_does_not_hang() {
     const LEN: usize = 96 << 20;
     let node = TestNode::start().await;
-    let mut child = node
-        .ssh()
-        .args(["127.0.0.1", "cat"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        node.ssh().args(["127.0.0.1", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let mut stdout = child.stdout.take().unwrap();
     let writing = async move {
@@ -77,7 +74,8 @@ async fn full_duplex_does_not_hang() {
         stdout.read_to_end(&mut all).await.unwrap();
         all
     };
-    let (all, ()) = tokio::time::timeout(PATIENCE * 2, async { tokio::join!(reading, writing) }).await.unwrap();
+    let (all, ()) =
+        tokio::time::timeout(PATIENCE * 2, async { tokio::join!(reading, writing) }).await.unwrap();
     assert_eq!(all.len(), LEN);
     assert!(all.chunks(1 << 20).all(|block| block == &all[..1 << 20]));
 }
@@ -86,7 +84,10 @@ async fn full_duplex_does_not_hang() {
 async fn a_shell_has_a_terminal_of_the_users_own() {
     let node = TestNode::start().await;
     let output = node
-        .run(&["-tt"], &["tty; stat -c '%U %a' $(tty); stty size; echo TERM=$TERM; test -t 0 && test -t 1 && echo both"])
+        .run(
+            &["-tt"],
+            &["tty; stat -c '%U %a' $(tty); stty size; echo TERM=$TERM; test -t 0 && test -t 1 && echo both"],
+        )
         .await;
     let shown = text(&output.stdout);
     assert!(shown.contains("/dev/pts/"), "{shown}");
@@ -226,7 +227,8 @@ async fn one_connection_carries_many_sessions_up_to_the_limit() {
 async fn the_client_goes_and_the_session_ends() {
     let node = TestNode::start().await;
     let mark = node.path("hung-up");
-    let command = format!("trap 'echo bye > {}; exit' HUP; echo up; while :; do sleep 0.05; done", mark.display());
+    let command =
+        format!("trap 'echo bye > {}; exit' HUP; echo up; while :; do sleep 0.05; done", mark.display());
     let mut ssh = node.ssh().args(["127.0.0.1", &command]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(ssh.stdout.take().unwrap()).lines();
     tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
@@ -288,7 +290,8 @@ async fn draining_waits_for_sessions_and_aborting_does_not() {
     assert_eq!(node.auth.count("T2004I"), 1, "the last event was written before the end");
 
     let mut node = TestNode::start().await;
-    let mut ssh = node.ssh().args(["127.0.0.1", "echo up; sleep 300"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut ssh =
+        node.ssh().args(["127.0.0.1", "echo up; sleep 300"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(ssh.stdout.take().unwrap()).lines();
     tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
     node.shutdown.abort();

@@ -228,7 +228,11 @@ impl UserCert {
         self.try_sign(subject, authority).unwrap()
     }
 
-    pub(crate) fn try_sign(&self, subject: &PrivateKey, authority: &PrivateKey) -> ssh_key::Result<Certificate> {
+    pub(crate) fn try_sign(
+        &self,
+        subject: &PrivateKey,
+        authority: &PrivateKey,
+    ) -> ssh_key::Result<Certificate> {
         let mut builder = Builder::new(
             [9; 32],
             subject.public_key().key_data().clone(),
@@ -302,11 +306,10 @@ impl TestNode {
         let auth = TestAuth::new(AccessView { trust: trust.clone(), roles: builtin_roles() });
         let dir = tempfile::tempdir().unwrap();
         let access: Arc<TestAuth> = Arc::clone(&auth);
-        let builder =
-            NodeServer::builder(HostIdentityHandle::new(material), access, service, clock, entropy)
-                .listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
-                .limits(lenient())
-                .accept_env(AllowList::parse(["LANG", "LC_*", "SHLVL"]).unwrap());
+        let builder = NodeServer::builder(HostIdentityHandle::new(material), access, service, clock, entropy)
+            .listen(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+            .limits(lenient())
+            .accept_env(AllowList::parse(["LANG", "LC_*", "SHLVL"]).unwrap());
         let bound = change(builder).bind().await.unwrap();
         let (address, status) = (bound.local_addr(), bound.status());
         let (shutdown, scope) = (Shutdown::new(), TaskScope::new());
@@ -319,8 +322,7 @@ impl TestNode {
         let host_ca = &trust.host_ca[0];
         std::fs::write(dir.path().join("known_hosts"), format!("@cert-authority * {host_ca}\n")).unwrap();
         let user_key = private_key(2);
-        let node =
-            Self { address, auth, status, shutdown, user_ca, user_key, dir, ended, _scope: scope };
+        let node = Self { address, auth, status, shutdown, user_ca, user_key, dir, ended, _scope: scope };
         node.status.view().ready().await;
         node.write_certificate("user", &UserCert::new().sign(&node.user_key, &node.user_ca), &node.user_key);
         node
@@ -340,7 +342,16 @@ impl TestNode {
         let mut command = Command::new("ssh");
         let key = self.path(name);
         command
-            .args(["-F", "none", "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "BatchMode=yes"])
+            .args([
+                "-F",
+                "none",
+                "-o",
+                "IdentitiesOnly=yes",
+                "-o",
+                "IdentityAgent=none",
+                "-o",
+                "BatchMode=yes",
+            ])
             .args(["-o", "StrictHostKeyChecking=yes", "-o", "GlobalKnownHostsFile=none"])
             .args(["-o", "PreferredAuthentications=publickey"])
             // A shell within a shell: it then leaves alone the start files of whoever runs the tests.
