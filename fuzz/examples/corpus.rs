@@ -1,0 +1,235 @@
+//! Writes the committed corpus from valid objects:
+//!
+//! ```text
+//! cargo run --manifest-path fuzz/Cargo.toml --example corpus
+//! ```
+//!
+//! Only the X.509 certificates differ from run to run.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use teleport_backend::memory::MemoryBackend;
+use teleport_ca::CertificateAuthority;
+use teleport_ca::seal::Sealer;
+use teleport_core::cert::danger::{unchecked_host_grant, unchecked_user_grant};
+use teleport_core::cert::{CertIssuer, PublicKey, SubjectKeys, TlsPublicKey};
+use teleport_core::clock::Clock;
+use teleport_core::entropy::{Entropy, SystemEntropy};
+use teleport_core::id::{ClusterName, HostRole, NodeName, OsLogin, RoleName, UserName};
+use teleport_core::recording::{Encoder, OutputStream, RecordedEvent, SessionEnd};
+use teleport_core::resource::builtin_roles;
+use teleport_core::secret::SecretBytes;
+use teleport_core::testing::ManualClock;
+use teleport_fuzz::certificate::{HOST_ID, Spec};
+use teleport_fuzz::fixture::{CLUSTER, now, public_wire, trust};
+
+fn write(target: &str, name: &str, content: impl AsRef<[u8]>) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    std::fs::create_dir_all(&folder).expect("the folder can be made");
+    std::fs::write(folder.join(name), content).expect("the file can be written");
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("it is JSON")
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    certificates().await;
+    messages();
+    recordings();
+    texts();
+}
+
+async fn certificates() {
+    write("ssh_certificate", "user", Spec::good_user().encode());
+    write("ssh_certificate", "host", Spec::good_host().encode());
+    write("ssh_certificate_model", "user", [0; 4]);
+    write("ssh_certificate_model", "host", [1, 1, 2, 3, 4, 5, 6, 7, 8]);
+    write("public_key", "wire", public_wire(1));
+    write("public_key", "text", trust().user_ca[0].to_string());
+    write("public_key", "pin", format!("sha256:{}", "0a".repeat(32)));
+
+    let (clock, entropy) = (Arc::new(ManualClock::new(now())), Arc::new(SystemEntropy::new()));
+    let sealer = Sealer::new(
+        &SecretBytes::new(std::array::from_fn::<u8, 32, _>(|at| at as u8)),
+        Arc::<SystemEntropy>::clone(&entropy) as Arc<dyn Entropy>,
+    );
+    let storage = Arc::new(MemoryBackend::new(Arc::<ManualClock>::clone(&clock) as Arc<dyn Clock>));
+    let cluster = ClusterName::new(CLUSTER).expect("a name");
+    let sealer = Arc::new(sealer.expect("a key of 32 bytes"));
+    let ca = CertificateAuthority::open_or_create(cluster.clone(), storage, sealer, clock, entropy)
+        .await
+        .expect("an authority");
+    // Any point will do: the authority does not ask for the private half.
+    let mut spki = ca.trust_bundle().user_tls_ca[0].as_der().to_vec();
+    let at = spki.windows(4).position(|bytes| bytes == [0x03, 0x42, 0x00, 0x04]).expect("a P-256 key");
+    spki = spki[at - 23..at + 68].to_vec();
+    write("public_key", "spki", &spki);
+    spki[40] ^= 1;
+    let tls = TlsPublicKey::from_spki(&spki).expect("the same form");
+    let ssh = PublicKey::from_wire(&public_wire(4)).expect("a key");
+    let keys = SubjectKeys { ssh, tls };
+    let mut grant = unchecked_user_grant(UserName::new("alice").expect("a name"), Duration::from_secs(3600));
+    grant.logins = vec![OsLogin::new("root").expect("a name")];
+    grant.roles = vec![RoleName::new("access").expect("a name")];
+    grant.permits.pty = true;
+    let user = ca.issue_user(grant, &keys).await.expect("a certificate");
+    let host_id = HOST_ID.parse().expect("an id");
+    let name = NodeName::new("web-1").expect("a name");
+    let grant = unchecked_host_grant(host_id, name, cluster, HostRole::Node, Duration::from_secs(3600));
+    let host = ca.issue_host(grant, &keys).await.expect("a certificate");
+    write("x509_identity", "user", &user.tls);
+    write("x509_identity", "host", &host.tls);
+    write("x509_identity", "authority", ca.trust_bundle().host_tls_ca[0].as_der());
+    let subject = r#"{"user":{"cluster":"example.com","logins":["root"],"login_ip":null,"permits":{"agent_forwarding":false,"port_forwarding":true,"pty":true,"x11_forwarding":false},"roles":["access"],"source_addresses":[],"traits":{}}}"#;
+    write("x509_identity", "user_subject", format!("alice\n{subject}"));
+    let host_subject = r#"{"host":{"cluster":"example.com","name":"web-1","role":"node"}}"#;
+    write("x509_identity", "host_subject", format!("{HOST_ID}\n{host_subject}"));
+
+    let message =
+        |letter: char, text: String| write("api_messages", &letter.to_string(), format!("{letter}{text}"));
+    message('B', json(&ca.trust_bundle()));
+    message('F', json(&user));
+    message('H', format!(r#"{{"certificates":{},"trust":{}}}"#, json(&host), json(&ca.trust_bundle())));
+    message(
+        'J',
+        format!(
+            r#"{{"token":"secret-0123456789","host_id":"{HOST_ID}","name":"web-1","role":"node","keys":{},"addresses":["10.0.0.1"]}}"#,
+            json(&keys)
+        ),
+    );
+    message(
+        'L',
+        format!(
+            r#"{{"user":"alice","password":"correct horse battery","code":"123456","keys":{},"ttl":3600,"client_ip":"::1"}}"#,
+            json(&keys)
+        ),
+    );
+    message('R', format!(r#"{{"keys":{},"addresses":[]}}"#, json(&keys)));
+    message('S', subject.to_owned());
+    message('V', format!(r#"{{"trust":{},"roles":{}}}"#, json(&ca.trust_bundle()), json(&builtin_roles())));
+    message('X', format!(r#"{{"keys":{},"ttl":60}}"#, json(&keys)));
+}
+
+fn messages() {
+    let message =
+        |letter: char, text: &str| write("api_messages", &letter.to_string(), format!("{letter}{text}"));
+    let node = format!(
+        r#""host_id":"{HOST_ID}","name":"web-1","address":"10.0.0.1:3022","labels":{{"env":"prod"}},"version":"0.1.0""#
+    );
+    message('A', r#"{"token":"secret-0123456789","password":"correct horse battery","code":"123456"}"#);
+    message(
+        'C',
+        r#"{"roles":["node","proxy"],"ttl":1800,"uses":1,"labels":{"env":"prod"},"value":"secret-0123456789"}"#,
+    );
+    message('E', &format!(r#"{{"snapshot":[{{{node},"last_seen":"2027-01-15T08:00:00.000Z"}}]}}"#));
+    message(
+        'G',
+        r#"{"cluster_name":"example.com","server_version":"0.1.0","second_factor":"otp","proxy_ssh_address":"localhost:3023"}"#,
+    );
+    message(
+        'K',
+        r#"{"id":"0123456789abcdef","roles":["node"],"expires":"2027-01-15T08:00:00.000Z","uses_left":1,"labels":{},"is_static":false}"#,
+    );
+    message('M', include_str!("../src/meta.json"));
+    message('N', &format!("{{{node}}}"));
+    message(
+        'P',
+        &format!(
+            r#"{{"host_id":"{HOST_ID}","name":"proxy","web_address":"proxy:3080","ssh_address":"proxy:3023","version":"0.1.0"}}"#
+        ),
+    );
+    message('Q', r#"{"from":"2027-01-15T08:00:00.000Z","to":null,"limit":50}"#);
+    message('U', r#"{"name":"alice","roles":["access"],"logins":["root","alice"]}"#);
+    message('W', r#"{"name":"alice","roles":["access"],"logins":["root"],"locked_until":null}"#);
+    for role in builtin_roles() {
+        write("role", &role.metadata.name, json(&role));
+    }
+    write(
+        "role",
+        "deny",
+        r#"{"kind":"role","version":"v1","metadata":{"name":"r"},"spec":{"allow":{"logins":["root","{{external.logins}}"],"node_labels":{"env":["prod","^te.t$","a*b"]},"rules":[{"resources":["*"],"verbs":["*"]}]},"deny":{"logins":["root"],"node_labels":{"env":"prod"}},"options":{"max_session_ttl":60}}}"#,
+    );
+    write(
+        "role",
+        "user",
+        r#"{"kind":"user","version":"v1","metadata":{"name":"alice","labels":{"a":"b"}},"spec":{"roles":["access"],"traits":{"logins":["root"]}}}"#,
+    );
+    let event = r#"{"event":"session.start","code":"T2000I","uid":"0f8fad5b-d9cb-469f-a165-70867728950e","time":"2027-01-15T08:00:00.000Z","cluster_name":"example.com","user":"alice","login":"root","server_hostname":"web-1","addr.remote":"127.0.0.1:4711","success":true,"command":"uname -a","size":1.5}"#;
+    write("audit_event", "event", event);
+    write("audit_event", "list", format!("[{event}]"));
+    write("audit_event", "page", format!(r#"{{"events":[{event}],"next":"7"}}"#));
+    write(
+        "audit_event",
+        "query",
+        r#"{"from":"2027-01-15T08:00:00Z","events":["session.start"],"limit":10,"newest_first":true}"#,
+    );
+}
+
+fn recordings() {
+    let meta = serde_json::from_str(include_str!("../src/meta.json")).expect("a recording's first event");
+    let mut encoder = Encoder::new(&meta).expect("a writer");
+    let at = Duration::from_millis;
+    encoder.output(at(5), OutputStream::Stdout, b"$ ls\r\n").expect("memory");
+    let first = encoder.take(true).expect("memory");
+    encoder.event(&RecordedEvent::Resize { at: at(300), columns: 120, rows: 40 }).expect("memory");
+    encoder.output(at(900), OutputStream::Stderr, "é\x1b[0m".as_bytes()).expect("memory");
+    encoder.event(&RecordedEvent::Gap { at: at(1000), lost: 77 }).expect("memory");
+    encoder
+        .event(&RecordedEvent::End { at: at(2000), end: SessionEnd::Signaled("TERM".into()) })
+        .expect("memory");
+    let second = encoder.take(true).expect("memory");
+    write("recording", "whole", [&[0xff][..], &first, &second].concat());
+    write("recording", "bytes", [&[0][..], &first, &second].concat());
+    write("recording", "cut", [&[9][..], &first, &second[..second.len() - 3]].concat());
+    write(
+        "recording_frame",
+        "events",
+        [&[0][..], b"\x01\x05\x03abc\x03\x0a\x50\x18\x02\x00\x02\xc3\xa9\x04\x01\x05\x05\x01\x00"].concat(),
+    );
+    write("recording_frame", "frames", [&[2][..], b"\x01\x05\x03abc\n\x06\x01\x04TERM\n\x07\x00"].concat());
+    write("recording_roundtrip", "steps", b"\x05\x00\x05\x01\x03abc\x00\x02\x10\x00\x05\x00\x02de");
+    write("pty_modes", "openssh", [128, 0, 0, 0x96, 0, 1, 0, 0, 0, 3, 53, 0, 0, 0, 1, 0]);
+}
+
+fn texts() {
+    write("label", "text", "{\"env\":[\"prod\",\"^te.t$\",\"a*b\"],\"*\":\"*\"}\nenv=prod,team=a b");
+    write("label", "json", "{\"*\":\"*\"}\n{\"env\":\"prod\"}");
+    for (index, text) in
+        ["alice", "svc$", "example.com", HOST_ID, "node", "2027-01-15T08:00:00.000Z", "users/alice"]
+            .into_iter()
+            .enumerate()
+    {
+        write("name", &index.to_string(), text);
+    }
+    let targets = [
+        "root@web-1:3022@example.com",
+        "[2001:db8::1]:22",
+        "proxy:env=prod,team=a:0@default@example.com",
+        "10.0.0.1:3022",
+        HOST_ID,
+        "2001:db8::1 22",
+    ];
+    for (index, text) in targets.into_iter().enumerate() {
+        write("target", &index.to_string(), text);
+    }
+    write("token", "static", "node,proxy:secret-0123456789");
+    write("token", "file", "auth:/etc/token");
+    write("token", "secret", "0123456789abcdef0123456789abcdef");
+    write(
+        "token",
+        "record",
+        format!(
+            r#"{{"hash":"{}","roles":["node"],"expires":"2027-01-15T08:00:00.000Z","uses_left":0,"labels":{{"a":"b"}},"is_static":false}}"#,
+            "0a".repeat(32)
+        ),
+    );
+    write("environment", "locale", "LANG=C.UTF-8\nLC_ALL=de_DE\nLD_PRELOAD=/tmp/x\n?LC_*\n?LANG\n?GIT*");
+    let config = "version: v3\nteleport:\n  nodename: web-1\n  data_dir: /var/lib/teleport\n  auth_token: secret-0123456789\n  auth_server: auth.example.com:3025\n  ca_pin: [\"sha256:00\"]\n  log:\n    severity: INFO\n    format:\n      output: json\nauth_service:\n  enabled: no\nproxy_service:\n  enabled: \"yes\"\n  web_listen_addr: 0.0.0.0:3080\n  public_addr: proxy.example.com:443\n  https_keypairs:\n  - key_file: /k\n    cert_file: /c\nssh_service:\n  labels:\n    env: prod\n";
+    write("config", "all", config);
+    write("config", "typo", "teleport:\n  nodname: web-1\n");
+    write("config", "duration", "1h30m");
+}

@@ -1,0 +1,31 @@
+//! Every message of the API. The first byte says which.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use teleport_core::api::{
+    AcceptInvite, AccessView, ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, Invite,
+    InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, ProxyRecord, RecordingQuery,
+    ReissueRequest, RenewRequest, TokenInfo, UserInfo,
+};
+use teleport_core::cert::{IssuedCertificates, Subject, TrustBundle};
+use teleport_core::recording::{RecordingInfo, RecordingMeta};
+use teleport_core::resource::{Node, NodeRecord};
+use teleport_fuzz::json::round_trip;
+
+macro_rules! messages {
+    ($kind:expr, $data:expr, $($byte:literal $message:ty,)*) => {
+        match $kind { $($byte => drop(round_trip::<$message>($data)),)* _ => {} }
+    };
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Some((kind, data)) = data.split_first() else { return };
+    messages!(kind, data,
+        b'A' AcceptInvite, b'B' TrustBundle, b'C' CreateToken, b'D' CreatedToken, b'E' NodeEvent,
+        b'F' IssuedCertificates, b'G' Ping, b'H' HostCredentials, b'I' Invite, b'J' JoinRequest,
+        b'K' TokenInfo, b'L' LoginRequest, b'M' RecordingMeta, b'N' NodeRecord, b'O' Node,
+        b'P' ProxyRecord, b'Q' RecordingQuery, b'R' RenewRequest, b'S' Subject, b'T' ClusterStatus,
+        b'U' CreateUser, b'V' AccessView, b'W' UserInfo, b'X' ReissueRequest, b'Y' LoginResponse,
+        b'Z' InviteInfo, b'a' RecordingInfo,
+    );
+});
