@@ -19,8 +19,8 @@ const DEFAULT_SSH_PORT: u16 = 3023;
 #[non_exhaustive]
 pub enum LoginError {
     /// The cluster said no, or cannot be reached.
-    #[error("{0}")]
-    Api(#[source] ApiError),
+    #[error(transparent)]
+    Api(ApiError),
     /// What came back is not a certificate for the keys that were sent.
     #[error("the cluster answered with a certificate that is not usable: {reason}")]
     Certificate {

@@ -219,3 +219,54 @@ async fn what_the_node_decides_stays_with_the_node() {
     assert!(text(&output.stderr).contains("Permission denied"), "{}", text(&output.stderr));
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c3_channels_that_stock_clients_rarely_open_are_refused_too() {
+    let world = World::start().await;
+    world.sshd("web").await;
+    let user = world.user("alice").await;
+    let config = Arc::new(russh::client::Config::default());
+    let mut raw = russh::client::connect(config, world.proxy, Careless).await.unwrap();
+    let key = Arc::new(PrivateKey::from_openssh(user.credentials.ssh.to_openssh().expose()).unwrap());
+    let certificate = Certificate::from_openssh(&user.credentials.certificate).unwrap();
+    assert!(raw.authenticate_openssh_cert("x", key, certificate).await.unwrap().success());
+    assert!(raw.channel_open_x11("127.0.0.1", 6000).await.is_err());
+    assert!(raw.channel_open_direct_streamlocal("/run/docker.sock").await.is_err());
+    assert!(raw.tcpip_forward("0.0.0.0", 0).await.is_err());
+    assert!(raw.streamlocal_forward("/tmp/x").await.is_err());
+    let mut channel = raw.channel_open_session().await.unwrap();
+    channel.agent_forward(true).await.unwrap();
+    assert!(matches!(answer(&mut channel).await, Some(russh::ChannelMsg::Failure)));
+    channel.request_x11(true, false, "MIT-MAGIC-COOKIE-1", "00", 0).await.unwrap();
+    assert!(matches!(answer(&mut channel).await, Some(russh::ChannelMsg::Failure)));
+    channel.set_env(true, "LD_PRELOAD", "/tmp/x.so").await.unwrap();
+    assert!(matches!(answer(&mut channel).await, Some(russh::ChannelMsg::Failure)));
+    channel.request_pty(true, "xterm", 80, 25, 0, 0, &[]).await.unwrap();
+    assert!(matches!(answer(&mut channel).await, Some(russh::ChannelMsg::Failure)));
+    for request in ["x11", "direct-streamlocal /run/docker.sock", "tcpip-forward 0.0.0.0:0"] {
+        world.event(EventKind::PortFailure, |event| event.fields["request"] == request).await;
+    }
+    for request in ["auth-agent-req", "x11-req", "pty-req"] {
+        world.event(EventKind::SessionRejected, |event| event.fields["request"] == request).await;
+    }
+    // A hundred channels and not one more.
+    let mut open = vec![channel];
+    while open.len() < 100 {
+        open.push(raw.channel_open_session().await.unwrap());
+    }
+    assert!(raw.channel_open_session().await.is_err());
+    assert!(raw.channel_open_direct_tcpip("web", 22, "127.0.0.1", 1).await.is_err());
+    // The connection is still good, and a closed channel makes room.
+    open.pop().unwrap().close().await.unwrap();
+    let again = async {
+        while raw.channel_open_direct_tcpip("web", 22, "127.0.0.1", 1).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(super::DEADLINE, again).await.unwrap();
+    world.stop().await;
+}
+
+async fn answer(channel: &mut russh::Channel<russh::client::Msg>) -> Option<russh::ChannelMsg> {
+    tokio::time::timeout(super::DEADLINE, channel.wait()).await.unwrap()
+}
