@@ -32,16 +32,16 @@ use teleport_ssh::keys::SshKeyPair;
 type Failure = Box<dyn std::error::Error>;
 
 /// An authority and the identity of one node.
-pub struct SmallCluster {
+pub(crate) struct SmallCluster {
     ca: CertificateAuthority,
     entropy: Arc<dyn Entropy>,
     /// The node's identity.
-    pub identity: HostIdentityHandle,
+    pub(crate) identity: HostIdentityHandle,
 }
 
 impl SmallCluster {
     /// Makes the authority's keys and the node's certificates.
-    pub async fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<Self, Failure> {
+    pub(crate) async fn new(clock: Arc<dyn Clock>, entropy: Arc<dyn Entropy>) -> Result<Self, Failure> {
         let cluster = ClusterName::new("example.com")?;
         let sealer = Sealer::new(&SecretBytes::new(entropy.bytes::<32>()?), Arc::clone(&entropy))?;
         let backend = Arc::new(MemoryBackend::new(Arc::clone(&clock)));
@@ -69,13 +69,17 @@ impl SmallCluster {
     }
 
     /// What the node asks and reports to.
-    pub fn access(&self) -> Arc<dyn NodeAccess> {
+    pub(crate) fn access(&self) -> Arc<dyn NodeAccess> {
         let trust = self.identity.current().trust.clone();
         Arc::new(SmallAuth(AccessView { trust, roles: builtin_roles() }))
     }
 
     /// Makes a key and a certificate for alice, who may log in as `operator`, and says how to use them.
-    pub async fn write_client_files(&self, dir: &Path, address: SocketAddr) -> Result<String, Failure> {
+    pub(crate) async fn write_client_files(
+        &self,
+        dir: &Path,
+        address: SocketAddr,
+    ) -> Result<String, Failure> {
         use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
         let pair = SshKeyPair::generate(&*self.entropy)?;
         let mut grant = unchecked_user_grant(UserName::new("alice")?, Duration::from_secs(3600));

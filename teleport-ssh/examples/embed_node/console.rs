@@ -13,7 +13,7 @@ const MAX_LINE: usize = 1024;
 
 /// What the console shows and changes.
 #[derive(Debug, Default)]
-pub struct Console {
+pub(crate) struct Console {
     counter: AtomicU64,
 }
 
@@ -70,11 +70,7 @@ impl Console {
                         let end = if answer.is_empty() { "" } else { newline };
                         shown = format!("{echo}{answer}{end}{prompt}");
                     }
-                    8 | 127 => {
-                        if line.pop().is_some() && terminal {
-                            shown = "\u{8} \u{8}".to_owned();
-                        }
-                    }
+                    8 | 127 if line.pop().is_some() && terminal => shown = "\u{8} \u{8}".to_owned(),
                     b' '..=b'~' if line.len() < MAX_LINE => {
                         line.push(byte);
                         if terminal {

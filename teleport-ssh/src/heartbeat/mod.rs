@@ -2,7 +2,6 @@
 
 mod machine;
 
-use std::future::Future;
 use std::sync::Arc;
 
 use teleport_core::api::{ApiErrorKind, PresenceApi};
@@ -15,45 +14,43 @@ use tokio::time::Instant;
 use self::machine::{Action, Heartbeat, Outcome};
 
 /// Announces what `record` holds, at once and whenever it changes, and keeps it alive until `shutdown` drains.
-pub(crate) fn run<A: PresenceApi + ?Sized>(
+pub(crate) async fn run<A: PresenceApi + ?Sized>(
     api: Arc<A>,
     mut record: watch::Receiver<NodeRecord>,
     entropy: Arc<dyn Entropy>,
     shutdown: Shutdown,
-) -> impl Future<Output = ()> + Send + 'static {
-    async move {
-        let beating = async {
-            let mut machine = Heartbeat::new(Instant::now());
-            loop {
-                let outcome = match machine.poll(Instant::now()) {
-                    Action::Announce => {
-                        let announced = record.borrow_and_update().clone();
-                        api.announce_node(announced).await
-                    }
-                    Action::KeepAlive => api.keep_alive().await,
-                    Action::Wait(until) => {
-                        tokio::select! {
-                            () = tokio::time::sleep_until(until) => {}
-                            Ok(()) = record.changed() => machine.changed(Instant::now()),
-                        }
-                        continue;
-                    }
-                };
-                if let Err(error) = &outcome {
-                    tracing::warn!(error = error as &dyn std::error::Error, "the sign of life was not taken");
+) {
+    let beating = async {
+        let mut machine = Heartbeat::new(Instant::now());
+        loop {
+            let outcome = match machine.poll(Instant::now()) {
+                Action::Announce => {
+                    let announced = record.borrow_and_update().clone();
+                    api.announce_node(announced).await
                 }
-                let outcome = match outcome {
-                    Ok(()) => Outcome::Done,
-                    Err(error) if error.kind() == ApiErrorKind::NotFound => Outcome::Forgotten,
-                    Err(_) => Outcome::Failed,
-                };
-                let dice = entropy.bytes::<2>().map_or(u16::MAX, u16::from_le_bytes);
-                machine.handle(outcome, Instant::now(), dice);
+                Action::KeepAlive => api.keep_alive().await,
+                Action::Wait(until) => {
+                    tokio::select! {
+                        () = tokio::time::sleep_until(until) => {}
+                        Ok(()) = record.changed() => machine.changed(Instant::now()),
+                    }
+                    continue;
+                }
+            };
+            if let Err(error) = &outcome {
+                tracing::warn!(error = error as &dyn std::error::Error, "the sign of life was not taken");
             }
-        };
-        tokio::select! {
-            () = beating => {}
-            () = shutdown.draining() => {}
+            let outcome = match outcome {
+                Ok(()) => Outcome::Done,
+                Err(error) if error.kind() == ApiErrorKind::NotFound => Outcome::Forgotten,
+                Err(_) => Outcome::Failed,
+            };
+            let dice = entropy.bytes::<2>().map_or(u16::MAX, u16::from_le_bytes);
+            machine.handle(outcome, Instant::now(), dice);
         }
+    };
+    tokio::select! {
+        () = beating => {}
+        () = shutdown.draining() => {}
     }
 }

@@ -67,7 +67,7 @@ fn transitions() {
 fn small_offences_add_up_and_are_forgiven() {
     let mut now = Instant::now();
     let mut gate = gate(|_| {});
-    let mut fail = |gate: &mut Gate, now| {
+    let fail = |gate: &mut Gate, now| {
         let startup = gate.admit(address(1), now, 99).unwrap();
         gate.ended(startup, Outcome::Failed, now);
     };

@@ -323,7 +323,8 @@ async fn only_the_intended_algorithms_are_offered() {
     }
     let output = node.run(&["-v"], &["true"]).await;
     assert!(text(&output.stderr).contains("Teleport_"), "our name");
-    assert!(text(&output.stderr).contains("kex-strict") || !text(&output.stderr).is_empty());
+    let output = node.run(&["-vvv"], &["true"]).await;
+    assert!(text(&output.stderr).contains("kex-strict-s-v00@openssh.com"), "strict key exchange");
 }
 
 /// G-14: keys are changed in the middle of a stream, and nothing is lost.
