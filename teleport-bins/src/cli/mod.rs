@@ -45,6 +45,12 @@ fn usage(text: &str) -> String {
     sanitize(&lines.collect::<Vec<_>>().join(" "))
 }
 
+/// A path that may be empty: an empty `TELEPORT_CONFIG_FILE` means no file at all.
+fn any_path() -> impl clap::builder::TypedValueParser<Value = std::path::PathBuf> {
+    use clap::builder::{OsStringValueParser, TypedValueParser};
+    OsStringValueParser::new().map(Into::into)
+}
+
 /// Ends a program: an error becomes one line on stderr and status 1.
 pub fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
     match result {

@@ -41,7 +41,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct Start {
     /// Configuration file [default: /etc/teleport.yaml if it exists]
-    #[arg(short, long, value_name = "FILE", env = "TELEPORT_CONFIG_FILE")]
+    #[arg(short, long, value_name = "FILE", env = "TELEPORT_CONFIG_FILE", value_parser = super::any_path())]
     config: Option<PathBuf>,
     /// Services to run: auth, proxy, node
     #[arg(short, long, value_delimiter = ',', value_parser = |text: &str| text.parse::<HostRole>())]

@@ -91,7 +91,7 @@ impl LocalAuth {
     ) -> Result<HostMaterial> {
         let keys = match store.load(host.role)? {
             Some(known) => (known.ssh, known.tls),
-            None => HostMaterial::generate_keys(&*os.entropy)?,
+            None => store.keys(&*os.entropy)?,
         };
         let credentials =
             self.join(&host, SubjectKeys { ssh: keys.0.public(), tls: keys.1.public() }, addresses).await?;

@@ -8,7 +8,7 @@ use teleport_core::api::{AuthApi, IdentityApi, NodeAccess, RecordingApi};
 use teleport_core::id::HostRole;
 use teleport_core::task::{Shutdown, TaskScope};
 use teleport_ssh::identity::{HostIdentityHandle, HostMaterial, HostName, IdentityStore, Renewal, renew};
-use teleport_ssh::join::{JoinOptions, join};
+use teleport_ssh::join::{JoinOptions, join_with_keys};
 use teleport_ssh::listener::limits::Limits;
 use teleport_ssh::node::NodeServer;
 use teleport_ssh::record::{Spool, SpoolLimits, Uploader};
@@ -28,6 +28,26 @@ pub(super) fn store(data_dir: &DataDir, role: HostRole) -> Result<IdentityStore>
 
 pub(super) fn host(store: &IdentityStore, settings: &Settings, role: HostRole, os: &Os) -> Result<HostName> {
     Ok(HostName { host_id: store.host_id(&*os.entropy)?, name: settings.nodename.clone(), role })
+}
+
+/// Renews the certificates of a service from now on.
+pub(super) fn keep_fresh(
+    identity: HostIdentityHandle,
+    store: IdentityStore,
+    api: Arc<dyn IdentityApi>,
+    addresses: Vec<String>,
+    os: &Os,
+    back: &(Shutdown, TaskScope),
+) {
+    let renewal = Renewal {
+        identity,
+        store: Some(store),
+        api,
+        addresses,
+        clock: Arc::clone(&os.clock),
+        entropy: Arc::clone(&os.entropy),
+    };
+    back.1.spawn(renew(renewal, back.0.clone()));
 }
 
 /// What the services of this process need to become members.
@@ -68,15 +88,14 @@ impl Members<'_> {
         let client = ClientIdentity::Host(identity.clone());
         let api = AuthClient::builder(Arc::clone(&connector), client, Arc::clone(&os.clock)).build();
         let api = Arc::new(api);
-        let renewal = Renewal {
-            identity: identity.clone(),
-            store: Some(store),
-            api: Arc::clone(&api) as Arc<dyn IdentityApi>,
+        keep_fresh(
+            identity.clone(),
+            store,
+            Arc::clone(&api) as Arc<dyn IdentityApi>,
             addresses,
-            clock: Arc::clone(&os.clock),
-            entropy: Arc::clone(&os.entropy),
-        };
-        self.back.1.spawn(renew(renewal, self.back.0.clone()));
+            os,
+            self.back,
+        );
         Ok(Member { identity, api, connector })
     }
 
@@ -123,7 +142,9 @@ impl Members<'_> {
             role,
             addresses,
         };
-        let material = join(options, Arc::clone(&os.clock), &*os.entropy)
+        // Kept before they are sent: if the answer is lost, only these keys can ask again.
+        let keys = store.keys(&*os.entropy)?;
+        let material = join_with_keys(options, keys, Arc::clone(&os.clock))
             .await
             .with_context(|| format!("the {role} service could not join"))?;
         store.save(&material)?;

@@ -24,7 +24,7 @@ use teleport_core::secret::SecretString;
 use teleport_core::storage::Backend;
 use teleport_core::task::{Shutdown, TaskScope};
 use teleport_ssh::identity::HostIdentityHandle;
-use teleport_ssh::rpc::{AuthServer, PipeConnector, pipe};
+use teleport_ssh::rpc::{AuthClient, AuthServer, ClientIdentity, PipeConnector, pipe};
 
 use self::auth::LocalAuth;
 use self::data_dir::DataDir;
@@ -137,18 +137,18 @@ impl Daemon {
             let hosts = addresses::own(&settings, auth.listen, &auth.public_addresses);
             let store = member::store(&data_dir, HostRole::Auth)?;
             let host = member::host(&store, &settings, HostRole::Auth, &os)?;
-            let material = service.admit(&store, host, hosts, &os).await?;
+            let identity = HostIdentityHandle::new(service.admit(&store, host, hosts.clone(), &os).await?);
             let (connector, listener) = pipe();
-            let bound = AuthServer::builder(
-                Arc::new(service.service.clone()),
-                HostIdentityHandle::new(material),
-                Arc::clone(&os.clock),
-            )
-            .listen(auth.listen)
-            .listen_pipe(listener)
-            .bind()
-            .await
-            .context("auth service")?;
+            let own = ClientIdentity::Host(identity.clone());
+            let own = AuthClient::builder(Arc::new(connector.clone()), own, Arc::clone(&os.clock)).build();
+            member::keep_fresh(identity.clone(), store, Arc::new(own), hosts, &os, &back);
+            let bound =
+                AuthServer::builder(Arc::new(service.service.clone()), identity, Arc::clone(&os.clock))
+                    .listen(auth.listen)
+                    .listen_pipe(listener)
+                    .bind()
+                    .await
+                    .context("auth service")?;
             let address = bound.local_addr()?;
             write_address(&data_dir.join(AUTH_ADDRESS_FILE), address)?;
             back.1.spawn(bound.serve(back.0.clone()));

@@ -23,7 +23,7 @@ use crate::config::parse_duration;
 #[command(name = "tctl", version, arg_required_else_help = true)]
 pub struct Cli {
     /// Configuration file of the daemon [default: /etc/teleport.yaml if it exists]
-    #[arg(short, long, global = true, value_name = "FILE", env = "TELEPORT_CONFIG_FILE")]
+    #[arg(short, long, global = true, value_name = "FILE", env = "TELEPORT_CONFIG_FILE", value_parser = super::any_path())]
     config: Option<PathBuf>,
     /// Data directory of the daemon on this host
     #[arg(long, global = true, value_name = "DIR")]

@@ -132,7 +132,9 @@ async fn link(context: &Context, invite: &Invite) -> Result<String> {
 }
 
 fn explain(invite: &Invite, link: &str) -> String {
-    let good_for = format_duration(invite.expires.saturating_since(SystemClock::new().now()));
+    // A moment has passed since: nobody means 59m59s.
+    let left = invite.expires.saturating_since(SystemClock::new().now()).as_secs();
+    let good_for = format_duration(Duration::from_secs(left.saturating_add(30) / 60 * 60));
     format!(
         "Share this link with the user; it is good for {good_for} and for one use:\n\n\
          {link}\n\n\

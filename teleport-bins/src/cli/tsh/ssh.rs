@@ -78,7 +78,14 @@ pub(super) async fn run(context: &Context, ssh: Ssh) -> Result<ExitCode> {
     let target = target(context, &profile, host, ssh.port).await?;
     let client = context.ssh(&profile);
     let proxy = client.proxy(&profile.ssh_address).await?;
-    let node = client.node(proxy, &target, &login).await?;
+    let node = match client.node(proxy, &target, &login).await {
+        Err(error) if !profile.logins.contains(&login) => {
+            let logins: Vec<&str> = profile.logins.iter().map(OsLogin::as_str).collect();
+            let why = format!("{login} is not one of your logins ({})", logins.join(", "));
+            return Err(error).context(why);
+        }
+        node => node?,
+    };
     let want = match (ssh.tty, ssh.no_tty) {
         (true, _) => WantTerminal::Yes,
         (_, true) => WantTerminal::Never,
