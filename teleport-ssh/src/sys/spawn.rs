@@ -45,6 +45,9 @@ pub struct Command {
     start_limit: Duration,
 }
 
+/// How much standard input and output hold on their way, in bytes; the kernel's default is 64 KiB.
+const PIPE_SIZE: i32 = 256 << 10;
+
 /// A process with three pipes.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -234,6 +237,10 @@ impl Command {
         let (from_stderr, stderr) = self.pipe().map_err(no_pipe)?;
         for ours in [&to_stdin, &from_stdout, &from_stderr] {
             fcntl(ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|errno| no_pipe(errno.into()))?;
+        }
+        for bulk in [&to_stdin, &from_stdout] {
+            // Fewer switches between the program and us while much flows. The kernel may refuse: then it is slower.
+            let _ = fcntl(bulk, FcntlArg::F_SETPIPE_SZ(PIPE_SIZE));
         }
         let to_stdin = pipe::Sender::from_owned_fd_unchecked(to_stdin).map_err(no_pipe)?;
         let from_stdout = pipe::Receiver::from_owned_fd_unchecked(from_stdout).map_err(no_pipe)?;
