@@ -7,7 +7,10 @@ mod member;
 mod proxy;
 mod signals;
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -274,7 +277,8 @@ fn write_address(path: &Path, address: SocketAddr) -> Result<()> {
         address
     };
     let unfinished: PathBuf = path.with_extension("new");
-    std::fs::write(&unfinished, format!("{address}\n"))
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&unfinished);
+    file.and_then(|mut file| writeln!(file, "{address}"))
         .and_then(|()| std::fs::rename(&unfinished, path))
         .with_context(|| format!("cannot write {}", path.display()))
 }

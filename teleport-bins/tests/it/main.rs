@@ -7,5 +7,10 @@
     reason = "tests fail by panicking"
 )]
 
+mod joining;
+mod openssh;
+mod processes;
+mod starting;
 mod support;
 mod trial;
+mod tsh_tctl;

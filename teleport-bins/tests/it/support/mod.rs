@@ -1,6 +1,7 @@
 //! What the tests share: clusters, users, programs, terminals.
 
 pub(crate) mod cluster;
+pub(crate) mod daemon;
 pub(crate) mod program;
 pub(crate) mod tmux;
 pub(crate) mod user;

@@ -49,6 +49,12 @@ impl Terminal {
         run(self.tmux(&["send-keys", key])).clean();
     }
 
+    /// Changes its size.
+    pub(crate) fn resize(&self, columns: u16, rows: u16) {
+        let (columns, rows) = (columns.to_string(), rows.to_string());
+        run(self.tmux(&["resize-window", "-x", &columns, "-y", &rows])).clean();
+    }
+
     /// What is on the screen and above it.
     pub(crate) fn screen(&self) -> String {
         run(self.tmux(&["capture-pane", "-p", "-J", "-S", "-500"])).out().to_owned()

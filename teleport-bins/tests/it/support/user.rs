@@ -3,7 +3,6 @@
 use std::process::Command;
 use std::time::Duration;
 
-use data_encoding::BASE32_NOPAD;
 use teleport_core::clock::{Clock, SystemClock};
 
 use super::program::{Output, own, run_with};
@@ -43,8 +42,8 @@ impl App {
 }
 
 fn code_of(secret: &str, step: u64) -> String {
-    let bytes = BASE32_NOPAD.decode(secret.as_bytes()).expect("a secret in base32");
-    let totp = totp_rs::Builder::new().with_secret(totp_rs::Secret::new(bytes.into())).build().unwrap();
+    let secret = totp_rs::Secret::try_from_base32(secret).expect("a secret in base32");
+    let totp = totp_rs::Builder::new().with_secret(secret).build().unwrap();
     totp.generate(step * STEP.as_secs()).to_string()
 }
 

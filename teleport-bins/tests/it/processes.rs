@@ -1,0 +1,224 @@
+//! Three daemons as processes of their own: they join, restart, drain, and survive being killed.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+
+use crate::support::daemon::{Machine, Process, Services, fixed_port};
+use crate::support::program::{own, run};
+use crate::support::user::User;
+use crate::support::{own_login, wait_for};
+
+const NONE: Services<'static> = Services { auth: None, proxy: None, node: None };
+
+/// Auth, proxy and node, each a process with a data directory of its own, and a user who is logged in.
+struct Three {
+    auth: Option<Process>,
+    proxy: Option<Process>,
+    node: Option<Process>,
+    ssh_config: PathBuf,
+    /// Its directory goes last.
+    machine: Machine,
+}
+
+impl Three {
+    /// The node joins straight at the auth service, or through the proxy.
+    fn start(by_proxy: bool) -> Self {
+        let machine = Machine::new();
+        let [auth_port, web, ssh, node_port] = [(); 4].map(|()| fixed_port());
+        machine.configure("auth", "", &Services { auth: Some(auth_port), ..NONE }.yaml());
+        let auth = machine.start("auth", &[]);
+        let server = format!("  auth_server: 127.0.0.1:{auth_port}\n");
+        machine.configure("proxy", &server, &Services { proxy: Some((web, ssh)), ..NONE }.yaml());
+        let (token, pin) = machine.token("auth", &["--type=proxy", "--uses=1"]);
+        let joining = [format!("--token={token}"), format!("--ca-pin={pin}"), "--require-ca-pin".to_owned()];
+        let joining: Vec<&str> = joining.iter().map(String::as_str).collect();
+        let proxy = machine.start("proxy", &joining);
+        // What an operator types for the node, without a configuration of where the auth service is.
+        let services = Services { node: Some((node_port, "env: prod")), ..NONE };
+        let server = format!("  auth_server: 127.0.0.1:{}\n", if by_proxy { web } else { auth_port });
+        machine.configure("node", &server, &services.yaml());
+        let (token, pin) = machine.token("auth", &["--type=node", "--uses=1"]);
+        let node = machine.start("node", &[&format!("--token={token}"), &format!("--ca-pin={pin}")]);
+        machine.wait_for_nodes("auth", 1);
+        let ssh_config = Self::log_in(&machine, web);
+        Self { machine, auth: Some(auth), proxy: Some(proxy), node: Some(node), ssh_config }
+    }
+
+    fn log_in(machine: &Machine, web: u16) -> PathBuf {
+        let home = machine.path("home");
+        let logins = format!("--logins={}", own_login());
+        let printed = machine.tctl("auth", &["users", "add", "alice", &logins]).clean();
+        let mut alice = User::accept("alice", &printed, &home);
+        let tsh = |arguments: &[&str]| {
+            let mut command = own("tsh");
+            command.env("TELEPORT_HOME", &home).args(arguments);
+            command
+        };
+        alice.login(tsh(&["login", &format!("--proxy=127.0.0.1:{web}")])).clean();
+        let file = machine.path("ssh_config");
+        std::fs::write(&file, run(tsh(&["config"])).clean()).unwrap();
+        file
+    }
+
+    fn ssh(&self, command: &str) -> Command {
+        let mut ssh = Command::new("ssh");
+        ssh.arg("-F").arg(&self.ssh_config).arg(format!("{}@node.test.local", own_login()));
+        ssh.arg(command).env_remove("SSH_AUTH_SOCK");
+        ssh
+    }
+
+    /// A command through the proxy to the node works, as soon as all of them know each other again.
+    #[track_caller]
+    fn works(&self) {
+        let mut last = String::new();
+        let done = wait_for("a session through proxy and node", || {
+            let output = run(self.ssh("echo through; exit 3"));
+            last.clone_from(&output.stderr);
+            (output.out() == "through\n" && output.code() == 3).then_some(output)
+        });
+        assert!(done.stderr.is_empty(), "{done:?} {last}");
+    }
+
+    /// A session that waits for a line and then says it.
+    fn live_session(&self) -> Live {
+        let mut child = self
+            .ssh("echo ready; read line; echo \"got $line\"; exit 4")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        Live { child, stdout }
+    }
+}
+
+struct Live {
+    child: std::process::Child,
+    stdout: BufReader<std::process::ChildStdout>,
+}
+
+impl Live {
+    fn answer(mut self) -> (String, Option<i32>) {
+        // It may be over.
+        let _ = self.child.stdin.take().unwrap().write_all(b"hello\n");
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        (rest, self.child.wait().unwrap().code())
+    }
+}
+
+#[test]
+fn three_processes_keep_their_membership_over_restarts() {
+    let mut three = Three::start(false);
+    three.works();
+    // In good order, one after the other; nobody needs a token any more.
+    for name in ["auth", "proxy", "node"] {
+        let process = match name {
+            "auth" => &mut three.auth,
+            "proxy" => &mut three.proxy,
+            _ => &mut three.node,
+        };
+        process.take().unwrap().stop();
+        *process = Some(three.machine.start(name, &[]));
+        three.works();
+    }
+    // And without any warning, as a loss of power does.
+    for name in ["node", "proxy", "auth"] {
+        let process = match name {
+            "auth" => &mut three.auth,
+            "proxy" => &mut three.proxy,
+            _ => &mut three.node,
+        };
+        process.take().unwrap().kill();
+        *process = Some(three.machine.start(name, &[]));
+        three.works();
+    }
+    // All at once, and the auth service is the last to come back.
+    for process in [&mut three.auth, &mut three.proxy, &mut three.node] {
+        process.take().unwrap().kill();
+    }
+    three.proxy = Some(three.machine.start("proxy", &[]));
+    three.node = Some(three.machine.start("node", &[]));
+    three.auth = Some(three.machine.start("auth", &[]));
+    three.works();
+    let joined: Vec<_> =
+        three.machine.events("auth").into_iter().filter(|e| e["event"] == "instance.join").collect();
+    let roles: Vec<_> = joined.iter().filter_map(|event| event["role"].as_str()).collect();
+    assert_eq!(roles.iter().filter(|role| **role != "auth").count(), 2, "nobody joined twice: {joined:?}");
+}
+
+#[test]
+fn a_node_joins_and_lives_through_the_proxy_alone() {
+    let mut three = Three::start(true);
+    three.works();
+    three.node.take().unwrap().stop();
+    three.node = Some(three.machine.start("node", &[]));
+    three.works();
+    three.proxy.take().unwrap().kill();
+    three.proxy = Some(three.machine.start("proxy", &[]));
+    three.works();
+    // Its recordings take the same way.
+    let events = wait_for("a recording that is uploaded", || {
+        let events = three.machine.events("auth");
+        events.iter().any(|event| event["code"] == "T2005I").then_some(events)
+    });
+    // The command ended with a status of its own, so its event says that it failed.
+    assert!(events.iter().any(|event| event["code"] == "T3002E" && event["exit_code"] == "3"), "{events:?}");
+}
+
+#[test]
+fn sessions_go_on_while_the_auth_service_is_away() {
+    let mut three = Three::start(false);
+    three.works();
+    let live = three.live_session();
+    three.auth.take().unwrap().kill();
+    assert_eq!(live.answer(), ("got hello\n".to_owned(), Some(4)));
+    three.auth = Some(three.machine.start("auth", &[]));
+    three.works();
+    // What happened meanwhile reaches the audit log in the end.
+    wait_for("both ends of sessions", || {
+        let events = three.machine.events("auth");
+        (events.iter().filter(|event| event["code"] == "T2004I").count() >= 3).then_some(())
+    });
+}
+
+#[test]
+fn sigterm_lets_live_sessions_end() {
+    for name in ["node", "proxy"] {
+        let mut three = Three::start(false);
+        let live = three.live_session();
+        let mut process = if name == "node" { three.node.take() } else { three.proxy.take() }.unwrap();
+        process.signal(Signal::SIGTERM);
+        wait_for("the daemon to say that it stops", || process.logged().contains("stopping").then_some(()));
+        wait_for("nobody new to be let in", || {
+            let output = run(three.ssh("echo reached"));
+            (output.out().is_empty() && output.code() == 255).then_some(())
+        });
+        assert!(process.runs(), "{name} waits for the session: {}", process.logged());
+        assert_eq!(live.answer(), ("got hello\n".to_owned(), Some(4)), "{name}");
+        let status = process.ended();
+        assert!(status.success(), "{name}: {status}: {}", process.logged());
+    }
+}
+
+#[test]
+fn a_second_sigterm_ends_sessions_at_once() {
+    let mut three = Three::start(false);
+    let live = three.live_session();
+    let mut node = three.node.take().unwrap();
+    node.signal(Signal::SIGTERM);
+    wait_for("the daemon to say that it stops", || node.logged().contains("stopping").then_some(()));
+    assert!(node.runs());
+    node.signal(Signal::SIGTERM);
+    let status = node.ended();
+    assert_eq!(status.code(), Some(1), "it says that it did not end by itself: {}", node.logged());
+    let (rest, code) = live.answer();
+    assert!(rest.is_empty() && code != Some(4), "{rest:?} {code:?}");
+}
