@@ -1,0 +1,202 @@
+//! The real `teleport`, and a user of its cluster.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use teleport_core::api::{AcceptInvite, AdminApi, CreateUser, LoginRequest, PresenceApi, PublicApi};
+use teleport_core::auth::one_time_code;
+use teleport_core::cert::{SubjectKeys, TrustBundle};
+use teleport_core::clock::{Clock, SystemClock};
+use teleport_core::entropy::SystemEntropy;
+use teleport_core::id::{HostRole, OsLogin, RoleName, UserName};
+use teleport_core::secret::SecretString;
+use teleport_ssh::identity::{HostIdentityHandle, IdentityStore};
+use teleport_ssh::keys::{SshKeyPair, TlsKeyPair};
+use teleport_ssh::rpc::{AuthClient, ClientIdentity, TcpConnector, UserCredentials};
+
+use crate::process::Server;
+
+/// The login that every session uses: whoever runs the benches.
+pub fn login() -> Result<OsLogin> {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid())?.context("the own user has no name")?;
+    Ok(OsLogin::new(&user.name)?)
+}
+
+/// The program: `TELEPORT_BIN`, or the one beside this program.
+///
+/// # Errors
+/// When there is none.
+pub fn program() -> Result<PathBuf> {
+    let path = match std::env::var_os("TELEPORT_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => std::env::current_exe()?.with_file_name("teleport"),
+    };
+    anyhow::ensure!(path.exists(), "{} is not there: cargo build --release -p teleport-bins", path.display());
+    Ok(path)
+}
+
+/// A secret of the cluster's configuration, for processes that join.
+const TOKEN: &str = "bench-0123456789abcdef";
+
+/// A running `teleport` with all roles.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Cluster {
+    /// The process.
+    pub server: Server,
+    /// The auth service.
+    pub auth: SocketAddr,
+    /// The proxy's SSH.
+    pub proxy: SocketAddr,
+    /// The node.
+    pub node: SocketAddr,
+    dir: PathBuf,
+}
+
+fn configuration(dir: &Path, roles: &[&str], more: &str) -> Result<PathBuf> {
+    let enabled = |role: &str| if roles.contains(&role) { "yes" } else { "no" };
+    let path = dir.join("teleport.yaml");
+    let text = format!(
+        "version: v3\nteleport:\n  nodename: bench\n  data_dir: {data}\n  log:\n    severity: warn\n{more}\
+         auth_service:\n  enabled: {auth}\n  cluster_name: bench\n  listen_addr: 127.0.0.1:0\n  tokens: [\"node:{TOKEN}\"]\n\
+         proxy_service:\n  enabled: {proxy}\n  web_listen_addr: 127.0.0.1:0\n  listen_addr: 127.0.0.1:0\n\
+         ssh_service:\n  enabled: {node}\n  listen_addr: 127.0.0.1:0\n",
+        data = dir.join("data").display(),
+        auth = enabled("auth"),
+        proxy = enabled("proxy"),
+        node = enabled("node"),
+    );
+    std::fs::write(&path, text)?;
+    Ok(path)
+}
+
+fn address(line: &str, what: &str) -> Option<SocketAddr> {
+    line.strip_prefix("  ")?.strip_prefix(what)?.trim().parse().ok()
+}
+
+impl Cluster {
+    /// Starts all roles with the data in `dir` and waits until they are ready.
+    ///
+    /// # Errors
+    /// What the program says.
+    pub fn start(dir: &Path) -> Result<Self> {
+        let config = configuration(dir, &["auth", "proxy", "node"], "")?;
+        let mut server = Server::start(Command::new(program()?).arg("start").arg("-c").arg(config))?;
+        // Written in this order, at once, when all of them serve.
+        let auth = server.wait_for(|line| address(line, "auth "))?;
+        let proxy = server.wait_for(|line| address(line, "proxy ssh"))?;
+        let node = server.wait_for(|line| address(line, "node ssh"))?;
+        Ok(Self { server, auth, proxy, node, dir: dir.to_owned() })
+    }
+
+    /// The auth service, with the rights of its own host.
+    ///
+    /// # Errors
+    /// When the identity cannot be read.
+    pub fn admin(&self) -> Result<AuthClient> {
+        let store = IdentityStore::open(self.dir.join("data/identity/auth"))?;
+        let material = store.load(HostRole::Auth)?.context("the auth service has an identity")?;
+        Ok(self.client(ClientIdentity::Host(HostIdentityHandle::new(material))))
+    }
+
+    /// The auth service for `identity`, over a connection of its own.
+    pub fn client(&self, identity: ClientIdentity) -> AuthClient {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        AuthClient::builder(Arc::new(TcpConnector::new([self.auth.to_string()])), identity, clock).build()
+    }
+
+    /// Starts a node alone that joins this cluster.
+    ///
+    /// # Errors
+    /// What the program says.
+    pub async fn join_node(&self, dir: &Path) -> Result<(Server, SocketAddr)> {
+        let pins = self.admin()?.status().await?.ca_pins;
+        let pin = pins.first().context("a cluster has a pin")?;
+        let more = format!("  auth_server: {}\n  auth_token: {TOKEN}\n  ca_pin: \"{pin}\"\n", self.auth);
+        let config = configuration(dir, &["node"], &more)?;
+        let mut server = Server::start(Command::new(program()?).arg("start").arg("-c").arg(config))?;
+        let address = server.wait_for(|line| address(line, "node ssh"))?;
+        Ok((server, address))
+    }
+
+    /// Makes a user who accepts the invite and logs in, all over the wire.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub async fn user(&self) -> Result<BenchUser> {
+        let admin = self.admin()?;
+        let (clock, entropy) = (SystemClock::new(), SystemEntropy::new());
+        let roles = ["access", "editor", "auditor"].map(RoleName::new).into_iter().collect::<Result<_, _>>()?;
+        let request = CreateUser { name: UserName::new("alice")?, roles, logins: vec![login()?], ttl: None };
+        let invite = admin.create_user(request).await?;
+        let trust = teleport_core::api::TrustApi::trust(&admin).await?;
+        let anonymous = self.client(ClientIdentity::Anonymous(trust));
+        let info = anonymous.invite(invite.token.clone()).await?;
+        let password = SecretString::new("correct horse battery staple");
+        let now = clock.now();
+        let code = |at| one_time_code(&info.secret, at).context("the second factor cannot be used");
+        // A code is good once; that of the step before is still good.
+        let before = code(now.saturating_sub(Duration::from_secs(30)))?;
+        let accept = AcceptInvite { token: invite.token, password: password.clone(), code: before };
+        anonymous.accept_invite(accept).await?;
+        let (ssh, tls) = (SshKeyPair::generate(&entropy)?, TlsKeyPair::generate(&entropy)?);
+        let keys = SubjectKeys { ssh: ssh.public(), tls: tls.public() };
+        let request = LoginRequest {
+            user: "alice".to_owned(),
+            password,
+            code: code(now)?,
+            keys: keys.clone(),
+            ttl: None,
+            client_ip: None,
+        };
+        let answer = anonymous.login(request).await?;
+        // Until the proxy has heard of the node, nobody gets there.
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        while admin.nodes().await?.is_empty() {
+            anyhow::ensure!(tokio::time::Instant::now() < deadline, "the node does not announce itself");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(BenchUser {
+            certificate: answer.certificates.ssh,
+            ssh,
+            keys,
+            trust: answer.trust.clone(),
+            credentials: UserCredentials { tls, certificate: answer.certificates.tls, trust: answer.trust },
+        })
+    }
+}
+
+/// A user who is logged in.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct BenchUser {
+    /// One line.
+    pub certificate: String,
+    /// The key of the certificate.
+    pub ssh: SshKeyPair,
+    /// The public halves.
+    pub keys: SubjectKeys,
+    /// Whom the user trusts.
+    pub trust: TrustBundle,
+    /// For the API.
+    pub credentials: UserCredentials,
+}
+
+impl BenchUser {
+    /// Writes the key and its certificate where `ssh -i` finds both.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn write(&self, dir: &Path) -> Result<PathBuf> {
+        let path = dir.join("id");
+        std::fs::write(&path, self.ssh.to_openssh().expose())?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::write(dir.join("id-cert.pub"), format!("{}\n", self.certificate))?;
+        Ok(path)
+    }
+}

@@ -1,0 +1,74 @@
+//! Prints the table of comparisons.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use teleport_benches::{Scale, bulk, certificates, memory, reissue, report, sessions, start};
+
+#[derive(Debug, Parser)]
+#[command(about = "Measured comparisons against OpenSSH and raw primitives")]
+struct Cli {
+    /// What to measure
+    #[arg(value_enum, default_values = ["all"])]
+    benches: Vec<Bench>,
+    /// Seconds only, to show that everything runs; the figures mean nothing
+    #[arg(long)]
+    smoke: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Bench {
+    /// Everything
+    All,
+    /// User certificates in process
+    Certificates,
+    /// User certificates over the API
+    Reissue,
+    /// Sessions a second
+    Sessions,
+    /// One session at a time with the stock client
+    Latency,
+    /// Bytes a second
+    Bulk,
+    /// Resident memory
+    Memory,
+    /// Start to ready
+    Start,
+    /// The size of the program
+    Size,
+}
+
+async fn run(bench: Bench, scale: Scale) -> Result<Vec<report::Row>> {
+    match bench {
+        Bench::All => Ok(Vec::new()),
+        Bench::Bulk => bulk::run(scale).await,
+        Bench::Certificates => certificates::run(scale).await,
+        Bench::Latency => sessions::latency(scale).await,
+        Bench::Memory => memory::run(scale).await,
+        Bench::Reissue => reissue::run(scale).await,
+        Bench::Sessions => sessions::rates(scale).await,
+        Bench::Size => start::size(),
+        Bench::Start => start::run(scale),
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let cli = Cli::parse();
+    let all = cli.benches.contains(&Bench::All);
+    let chosen = |bench: &Bench| *bench != Bench::All && (all || cli.benches.contains(bench));
+    println!("{}", report::head());
+    let mut failed = false;
+    for bench in Bench::value_variants().iter().copied().filter(chosen) {
+        match run(bench, Scale { smoke: cli.smoke }).await {
+            Ok(rows) => rows.iter().for_each(|row| println!("{row}")),
+            Err(error) => {
+                eprintln!("{bench:?}: {error:#}");
+                failed = true;
+            }
+        }
+    }
+    // A goal that is not met is told in the table and is no failure of the benches.
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
