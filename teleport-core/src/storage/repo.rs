@@ -40,7 +40,8 @@ pub struct Stored<R> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RepoError {
-    /// The stored bytes are not a record of this type: a newer version wrote them, or the storage is damaged.
+    /// The stored bytes are not a record of this type, or not the one of this key: a newer version wrote them, or the
+    /// storage is damaged.
     #[error("the record at {key} cannot be read")]
     Corrupt {
         /// Its key.
@@ -111,13 +112,18 @@ impl<R: Record> Repo<R> {
         Ok(self.prefix()?.key(name)?)
     }
 
-    /// Reads a stored item.
+    /// Reads a stored item. A record that belongs to another key is not read: one that was copied or restored to the wrong
+    /// place must not speak for somebody else.
     ///
     /// # Errors
     /// [`RepoError::Corrupt`].
     pub fn decode(item: &Item) -> Result<Stored<R>, RepoError> {
-        let record = serde_json::from_slice(&item.value)
-            .map_err(|source| RepoError::Corrupt { key: item.key.clone(), source })?;
+        let corrupt = |source| RepoError::Corrupt { key: item.key.clone(), source };
+        let record: R = serde_json::from_slice(&item.value).map_err(corrupt)?;
+        let name = item.key.as_str().strip_prefix(R::COLLECTION).and_then(|name| name.strip_prefix('/'));
+        if name != Some(record.key().as_str()) {
+            return Err(corrupt(serde::de::Error::custom("the record is that of another key")));
+        }
         Ok(Stored { record, revision: item.revision })
     }
 

@@ -3,8 +3,9 @@
 use teleport_core::api::{AcceptInvite, AdminApi, CreateToken, CreateUser, JoinRequest, PublicApi};
 use teleport_core::id::{HostRole, NodeName, RoleName};
 use teleport_core::label::Labels;
+use teleport_core::resource::User;
 use teleport_core::secret::SecretString;
-use teleport_core::storage::{BackendExt, Prefix};
+use teleport_core::storage::{BackendExt, Prefix, Repo, RepoError};
 use teleport_core::testing::subject_keys;
 
 use crate::cluster::{Cluster, PASSWORD};
@@ -112,4 +113,28 @@ async fn i5_a_deleted_user_leaves_nothing() {
     assert_eq!(others.iter().filter(|item| item.key.as_str().ends_with("/alice2")).count(), 3);
     assert_eq!(left.iter().filter(|item| item.key.as_str().ends_with("/alice2")).count(), 3);
     assert!(cluster.anonymous().invite(invite.token).await.is_err());
+}
+
+/// I4: a copied record does not speak for the one to whose key it was copied.
+#[tokio::test]
+async fn i4_a_record_at_the_key_of_another_is_not_read() {
+    let cluster = Cluster::new().await;
+    let secret = cluster.sign_up("mallory").await;
+    cluster.sign_up("alice").await;
+    let users = Repo::<User>::new(cluster.backend.clone());
+    assert_eq!(users.get("alice").await.unwrap().unwrap().record.metadata.name, "alice");
+    for collection in ["users", "passwords", "totp"] {
+        let key = |name: &str| format!("{collection}/{name}").parse().unwrap();
+        let own = cluster.backend.get(&key("mallory")).await.unwrap().unwrap();
+        cluster.backend.put(&key("alice"), own.value, None).await.unwrap();
+    }
+    assert!(matches!(users.get("alice").await, Err(RepoError::Corrupt { .. })));
+    let listed = users.list().await.unwrap();
+    assert_eq!(listed.iter().map(|user| user.record.metadata.name.as_str()).collect::<Vec<_>>(), ["mallory"]);
+    cluster.next_step();
+    let stolen = cluster.login("alice", PASSWORD, cluster.code(&secret));
+    cluster.anonymous().login(stolen).await.unwrap_err();
+    assert_eq!(cluster.issuer.issued(), 0);
+    let own = cluster.login("mallory", PASSWORD, cluster.code(&secret));
+    cluster.anonymous().login(own).await.unwrap();
 }
