@@ -1,5 +1,7 @@
 //! Hosts become members, and stay members.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::context::{OpContext, contended};
@@ -19,8 +21,13 @@ use crate::token::{
 /// How often a join is tried again when other hosts use the same token at the same moment.
 const ATTEMPTS: usize = 128;
 
-/// A member of the cluster: to whom a host id belongs. Kept as long as the newest certificate of the host is valid; until
-/// then nobody else can join by this id.
+/// How much longer than its newest certificate a host is remembered. The authority reads its clock later than the decision
+/// does, and verifiers have clocks of their own: a certificate that anybody still accepts must have a record, which says whose
+/// the id is and which labels the host must carry.
+const MEMORY: Duration = Duration::from_secs(600);
+
+/// A member of the cluster: to whom a host id belongs. Kept until shortly after the newest certificate of the host has ended;
+/// until then nobody else can join by this id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -35,7 +42,7 @@ pub struct HostRecord {
     pub keys: SubjectKeys,
     /// Labels from the token that it joined by. Its announcements cannot change them.
     pub labels: Labels,
-    /// When its newest certificate ends.
+    /// When it is forgotten: shortly after its newest certificate has ended.
     pub expires: Timestamp,
 }
 
@@ -115,7 +122,7 @@ async fn take_use(call: &OpContext<'_>, request: &JoinRequest) -> ApiResult<Resu
             role: request.role,
             keys: request.keys.clone(),
             labels: admission.labels.clone(),
-            expires: call.now.saturating_add(call.auth.config.host_ttl),
+            expires: bound_until(call),
         };
         let mut batch = call.auth.hosts.write_in(Batch::new(), &host, unchanged(known.as_ref()))?;
         if let Some(stored) = stored {
@@ -153,6 +160,10 @@ async fn find(
 /// anybody but the host itself. Another role would be another host.
 fn is_same_host(known: &HostRecord, request: &JoinRequest) -> bool {
     known.keys == request.keys && known.role == request.role
+}
+
+fn bound_until(call: &OpContext<'_>) -> Timestamp {
+    call.now.saturating_add(call.auth.config.host_ttl).saturating_add(MEMORY)
 }
 
 fn unchanged(known: Option<&Stored<HostRecord>>) -> Condition {
@@ -202,7 +213,7 @@ pub(super) async fn renew(
             role: caller.role,
             keys: request.keys.clone(),
             labels: known.as_ref().map(|known| known.record.labels.clone()).unwrap_or_default(),
-            expires: call.now.saturating_add(call.auth.config.host_ttl),
+            expires: bound_until(call),
         };
         match call.auth.hosts.write(&host, unchanged(known.as_ref())).await {
             Ok(_) => {

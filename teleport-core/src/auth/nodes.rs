@@ -79,11 +79,12 @@ impl Watching {
 
     async fn next(&mut self) -> ApiResult<NodeEvent> {
         loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Ok(event);
-            }
+            // Before every event, also one that was waited for.
             if self.until.is_some_and(|until| until <= self.auth.ports.clock.now()) {
                 return Err(ApiError::denied());
+            }
+            if let Some(event) = self.ready.pop_front() {
+                return Ok(event);
             }
             let Some(watch) = &mut self.watch else {
                 self.begin().await?;

@@ -58,12 +58,17 @@ impl Watching {
         Ok(())
     }
 
+    /// Whether the certificate still holds by which the stream was opened.
+    fn check_time(&self) -> ApiResult<()> {
+        match self.until {
+            Some(until) if until <= self.auth.ports.clock.now() => Err(ApiError::denied()),
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until something may have changed.
     async fn changed(&mut self) -> ApiResult<()> {
         loop {
-            if self.until.is_some_and(|until| until <= self.auth.ports.clock.now()) {
-                return Err(ApiError::denied());
-            }
             let Some((roles, authorities)) = &mut self.roles else { return self.begin().await };
             let event = tokio::select! {
                 event = roles.next() => event,
@@ -81,11 +86,14 @@ impl Watching {
 
     async fn next(&mut self) -> ApiResult<AccessView> {
         loop {
+            self.check_time()?;
             if self.last.is_some() {
                 self.changed().await?;
             } else {
                 self.begin().await?;
             }
+            // What was waited for may come after the end.
+            self.check_time()?;
             let view = view(&self.auth).await?;
             if self.last.as_ref() != Some(&view) {
                 self.last = Some(view.clone());

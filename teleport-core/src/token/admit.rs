@@ -39,7 +39,9 @@ pub enum JoinDenied {
         address: String,
     },
     /// The id belongs to another host.
-    #[error("the host id is bound to other keys or another role; remove that host or use another id")]
+    #[error(
+        "the host id is bound to other keys or another role until that host's certificates have ended; use another id"
+    )]
     Bound,
     /// The token is over.
     #[error("the token expired at {at}")]

@@ -103,3 +103,23 @@ async fn a_stream_ends_with_the_certificate_that_it_was_opened_with() {
     cluster.clock.advance(Duration::from_secs(3600));
     assert_eq!(access.next().await.unwrap().unwrap_err().kind(), ApiErrorKind::Denied);
 }
+
+#[tokio::test]
+async fn nothing_that_comes_after_the_end_of_the_certificate_is_told() {
+    let cluster = Cluster::new().await;
+    let proxy = cluster.as_host(&cluster.host("proxy", HostRole::Proxy));
+    let mut nodes = proxy.watch_nodes().await.unwrap();
+    let mut access = proxy.watch_access().await.unwrap();
+    soon(nodes.next()).await.unwrap().unwrap();
+    soon(access.next()).await.unwrap().unwrap();
+    let (mut node, mut view) = (nodes.next(), access.next());
+    assert!(futures_util::poll!(&mut node).is_pending());
+    assert!(futures_util::poll!(&mut view).is_pending());
+    cluster.clock.advance(Duration::from_secs(3600));
+    let late = record(&cluster, 1);
+    let key = format!("nodes/{}", late.host_id).parse().unwrap();
+    cluster.backend.put(&key, serde_json::to_vec(&late).unwrap().into(), None).await.unwrap();
+    cluster.backend.delete(&"roles/editor".parse().unwrap()).await.unwrap();
+    assert_eq!(soon(node).await.unwrap().unwrap_err().kind(), ApiErrorKind::Denied);
+    assert_eq!(soon(view).await.unwrap().unwrap_err().kind(), ApiErrorKind::Denied);
+}
