@@ -27,8 +27,10 @@ use crate::secret::SecretString;
 
 /// The auth service as one caller sees it. Cheap to clone.
 ///
-/// Implements every trait of [`crate::api`]. Dropping a future of a call leaves the call carried out wholly or not at all,
-/// with one exception: a use of a join token may be spent although no certificate was made.
+/// Implements every trait of [`crate::api`]. Dropping a future of a call leaves each of its steps carried out wholly or not at
+/// all. The last step is the event in the audit log: a call that is dropped after its change was stored has made the change and
+/// not told of it (or has spent a use of a join token, or a one-time code, for nothing). Transports should therefore let a call
+/// that has begun run to its end.
 #[derive(Clone)]
 pub struct AuthHandle {
     auth: Arc<Inner>,

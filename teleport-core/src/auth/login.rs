@@ -66,7 +66,8 @@ pub(super) async fn login(
     let event = |kind| AuditEvent::new(kind).user(&shown).remote(client).field("method", "local");
     match check(call, name.as_ref(), &request).await? {
         Err(refused) => {
-            tracing::info!(user = %shown, client = ?client, reason = %refused, "a login failed");
+            // As typed, so possibly with line feeds: quoted and escaped.
+            tracing::info!(user = ?shown, client = ?client, reason = %refused, "a login failed");
             call.audit(vec![event(EventKind::UserLoginFailure).error(refused)]).await?;
             Err(ApiError::denied().because(refused))
         }

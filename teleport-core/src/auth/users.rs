@@ -8,7 +8,7 @@ use super::{invites, lockout, roles};
 use crate::api::{ApiError, ApiErrorKind, ApiResult, CreateUser, Invite, UserInfo};
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::{MAX_PRINCIPALS, Traits};
-use crate::id::{OsLogin, UserName};
+use crate::id::{HostId, OsLogin, UserName};
 use crate::resource::{User, UserSpec};
 use crate::storage::{Action, Backend, BackendExt, Batch, Condition, Key, Prefix, Record, RepoError};
 
@@ -37,11 +37,22 @@ fn forget_credentials(batch: Batch, user: &UserName) -> ApiResult<Batch> {
     lockout::forget_in(batch, user)
 }
 
+/// Whether a user of this name would look in the audit log like a [`Caller`](super::Caller) that is no user.
+fn is_reserved(name: &UserName) -> bool {
+    let first = name.as_str().split('.').next().unwrap_or_default();
+    matches!(name.as_str(), "anonymous" | "local-admin") || first.parse::<HostId>().is_ok()
+}
+
 pub(super) async fn create(
     call: &OpContext<'_>,
     _permit: Permit<'_>,
     request: CreateUser,
 ) -> ApiResult<Invite> {
+    if is_reserved(&request.name) {
+        return Err(ApiError::invalid(
+            "the audit log knows hosts and administrators by this name; choose another",
+        ));
+    }
     let ttl = invites::ttl(call, request.ttl)?;
     let roles = roles::existing(call, request.roles).await?;
     let mut logins = request.logins;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use teleport_core::api::{AdminApi, ApiErrorKind, CreateToken, TrustApi};
+use teleport_core::api::{AdminApi, ApiErrorKind, CreateToken, CreateUser, TrustApi};
 use teleport_core::audit::EventKind;
 use teleport_core::auth::policy::{self, Operation};
 use teleport_core::id::HostRole;
@@ -109,4 +109,23 @@ async fn the_right_to_make_tokens_is_no_way_to_become_the_auth_host() {
             .contains("token of the auth service")
     );
     assert!(cluster.admin().create_token(request(HostRole::Auth)).await.is_ok());
+}
+
+/// The audit log names users, hosts and administrators in one field.
+#[tokio::test]
+async fn no_user_is_named_like_a_caller_that_is_none() {
+    let cluster = Cluster::new().await;
+    let host = cluster.host("web-1", HostRole::Node);
+    let create = async |name: &str| {
+        let name = name.parse().unwrap();
+        let user = CreateUser { name, roles: Vec::new(), logins: Vec::new(), ttl: None };
+        cluster.admin().create_user(user).await
+    };
+    let as_host = format!("{}.{}", host.host_id, host.cluster);
+    for taken in ["local-admin", "anonymous", as_host.as_str(), &host.host_id.to_string()] {
+        assert_eq!(create(taken).await.unwrap_err().kind(), ApiErrorKind::Invalid, "{taken}");
+    }
+    for free in ["admin", "local-admin2", "a.example.com"] {
+        assert!(create(free).await.is_ok(), "{free}");
+    }
 }
