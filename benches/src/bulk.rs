@@ -48,8 +48,7 @@ pub async fn run(scale: Scale) -> Result<Vec<Row>> {
                     their_cpus.push(cpu);
                 }
                 let what = if direction == Direction::Down { "download" } else { "upload" };
-                let (name, goal) =
-                    if ours.hop.is_none() { ("sshd", 1.4) } else { ("sshd+jump", 1.5) };
+                let (name, goal) = if ours.hop.is_none() { ("sshd", 1.4) } else { ("sshd+jump", 1.5) };
                 rows.push(Row::against(
                     format!("{what}, {cipher}, {how}"),
                     "MB/s",

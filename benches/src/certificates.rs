@@ -81,8 +81,20 @@ pub async fn run(scale: Scale) -> Result<Vec<Row>> {
     }
     let ours = median(ours);
     Ok(vec![
-        Row::against("user certificates, in process, one core", "/s", ours, ("ring", median(bare)), Goal::AtLeast(0.6)),
-        Row::against("  beside ssh-keygen -s, one call for all", "/s", ours, ("keygen", median(tool)), Goal::Free),
+        Row::against(
+            "user certificates, in process, one core",
+            "/s",
+            ours,
+            ("ring", median(bare)),
+            Goal::AtLeast(0.6),
+        ),
+        Row::against(
+            "  beside ssh-keygen -s, one call for all",
+            "/s",
+            ours,
+            ("keygen", median(tool)),
+            Goal::Free,
+        ),
     ])
 }
 
@@ -90,7 +102,8 @@ pub async fn run(scale: Scale) -> Result<Vec<Row>> {
 fn ssh_keygen(count: usize) -> Result<f64> {
     let dir = tempfile::tempdir()?;
     let make = |path: &Path| -> Result<()> {
-        let status = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status()?;
+        let status =
+            Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status()?;
         ensure!(status.success(), "ssh-keygen made no key");
         Ok(())
     };

@@ -62,7 +62,12 @@ impl Both {
 }
 
 /// Rate, and CPU for each session.
-async fn measure(client: &Client, way: &Way, count: usize, cpu: impl Fn() -> Result<Cpu>) -> Result<(f64, Cpu)> {
+async fn measure(
+    client: &Client,
+    way: &Way,
+    count: usize,
+    cpu: impl Fn() -> Result<Cpu>,
+) -> Result<(f64, Cpu)> {
     let (client, way) = (client.clone(), Arc::new(way.clone()));
     let session = move |_| {
         let (client, way) = (client.clone(), Arc::clone(&way));
@@ -116,7 +121,13 @@ pub async fn rates(scale: Scale) -> Result<Vec<Row>> {
             baseline,
             Goal::AtMost(0.1),
         ));
-        rows.push(Row::against(format!("  of it in the daemon, {how}"), "ms", median(own), baseline, Goal::Free));
+        rows.push(Row::against(
+            format!("  of it in the daemon, {how}"),
+            "ms",
+            median(own),
+            baseline,
+            Goal::Free,
+        ));
     }
     Ok(rows)
 }
@@ -177,4 +188,3 @@ fn once(key: &Path, way: &Way) -> Result<f64> {
     ensure!(status.success(), "ssh ended with {status}");
     Ok(started.elapsed().as_secs_f64() * 1000.0)
 }
-

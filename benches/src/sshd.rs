@@ -31,7 +31,8 @@ impl Sshd {
             std::fs::create_dir_all("/run/sshd")?;
         }
         let key = dir.join("host_key");
-        let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status()?;
+        let made =
+            Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status()?;
         ensure!(made.success(), "ssh-keygen made no host key");
         let authority = dir.join("user_ca.pub");
         let lines: Vec<String> = trust.user_ca.iter().map(|key| format!("{key}\n")).collect();
