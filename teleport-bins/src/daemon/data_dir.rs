@@ -23,13 +23,18 @@ impl DataDir {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let what = || format!("the data directory {} cannot be used", path.display());
         DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(what)?;
-        let owner = fs::metadata(path).with_context(what)?.uid();
+        let metadata = fs::metadata(path).with_context(what)?;
+        let owner = metadata.uid();
         let user = nix::unistd::geteuid().as_raw();
         if owner != user {
             bail!(
                 "{}: it belongs to the user id {owner}, and this is {user}; say another --data-dir",
                 what()
             );
+        }
+        // Whoever can put files in place of ours has the keys of the cluster tomorrow.
+        if metadata.mode() & 0o022 != 0 {
+            bail!("{}: others may write to it; run `chmod 700 {}`", what(), path.display());
         }
         let mut lock = OpenOptions::new()
             .read(true)
@@ -112,6 +117,20 @@ mod tests {
         assert!(data_dir.master_key(&SystemEntropy::new()).is_err());
         drop(data_dir);
         DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_refused() {
+        let temporary = tempfile::tempdir().unwrap();
+        let mode = |mode| fs::set_permissions(temporary.path(), fs::Permissions::from_mode(mode)).unwrap();
+        for open in [0o777, 0o1777, 0o770, 0o702] {
+            mode(open);
+            let error = DataDir::open(temporary.path()).unwrap_err().to_string();
+            assert!(error.contains("others may write"), "{open:o}: {error}");
+            assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+        }
+        mode(0o755);
+        DataDir::open(temporary.path()).unwrap();
     }
 
     #[test]
