@@ -78,8 +78,10 @@ pub struct Daemon {
     local: Option<LocalAuth>,
     /// Sessions of users: they end before what they need to end well.
     front: (Shutdown, TaskScope),
-    /// The auth service, and what delivers to it.
+    /// What delivers to the auth service.
     back: (Shutdown, TaskScope),
+    /// The auth service.
+    base: (Shutdown, TaskScope),
     _data_dir: DataDir,
 }
 
@@ -133,6 +135,7 @@ impl Daemon {
         let data_dir = DataDir::open(&settings.data_dir)?;
         let front = (Shutdown::new(), TaskScope::new());
         let back = (Shutdown::new(), TaskScope::new());
+        let base = (Shutdown::new(), TaskScope::new());
         let mut auth_address = None;
         let mut local: Option<(LocalAuth, PipeConnector)> = None;
         if let Some(auth) = &settings.auth {
@@ -154,7 +157,7 @@ impl Daemon {
                     .context("auth service")?;
             let address = bound.local_addr()?;
             write_address(&data_dir.join(AUTH_ADDRESS_FILE), address)?;
-            back.1.spawn(bound.serve(back.0.clone()));
+            base.1.spawn(bound.serve(base.0.clone()));
             auth_address = Some(address);
             local = Some((service, connector));
         }
@@ -189,6 +192,7 @@ impl Daemon {
             local,
             front,
             back,
+            base,
             _data_dir: data_dir,
         })
     }
@@ -218,13 +222,16 @@ impl Daemon {
         self.front.0.abort();
         // Ended sessions write their last events and close their recordings; that takes a moment, not longer.
         let _ = tokio::time::timeout(Duration::from_secs(5), self.front.1.join()).await;
-        self.back.0.drain();
-        if tokio::time::timeout(Duration::from_secs(10), self.back.1.join()).await.is_err() {
-            tracing::warn!("some work could not be finished; it goes on with the next start");
-            clean = false;
+        // One after the other: the auth service must still take what is delivered.
+        for (shutdown, tasks) in [&self.back, &self.base] {
+            shutdown.drain();
+            if tokio::time::timeout(Duration::from_secs(10), tasks.join()).await.is_err() {
+                tracing::warn!("some work could not be finished; it goes on with the next start");
+                clean = false;
+            }
+            shutdown.abort();
+            tasks.abort().await;
         }
-        self.back.0.abort();
-        self.back.1.abort().await;
         if let Some(local) = &self.local {
             let backend: &Arc<dyn Backend> = &local.backend;
             backend.close().await;

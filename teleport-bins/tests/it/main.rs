@@ -7,9 +7,13 @@
     reason = "tests fail by panicking"
 )]
 
+mod audit;
+mod hostile;
 mod joining;
+mod lockout;
 mod openssh;
 mod processes;
+mod secrets;
 mod starting;
 mod support;
 mod trial;

@@ -1,0 +1,135 @@
+//! The audit log as an oracle: for each thing that somebody does, exactly these events.
+
+use serde_json::Value;
+use teleport_core::audit::AuditEvent;
+
+use crate::support::cluster::{CLUSTER, TestCluster};
+use crate::support::program::{own, run, run_with};
+use crate::support::user::User;
+use crate::support::{own_login, wait_for};
+
+/// What was seen so far, step by step.
+struct Oracle<'a> {
+    cluster: &'a TestCluster,
+    seen: usize,
+}
+
+impl Oracle<'_> {
+    /// Exactly these events since the last step. Those of different hosts may come in any order, so codes are compared sorted.
+    #[track_caller]
+    fn expect(&mut self, what: &str, codes: &[&str]) -> Vec<AuditEvent> {
+        let mut expected = codes.to_vec();
+        expected.sort_unstable();
+        let new = wait_for(what, || {
+            let events = self.cluster.events(|_| true);
+            let new = events.get(self.seen..).unwrap().to_vec();
+            (new.len() >= expected.len()).then_some(new)
+        });
+        let mut found: Vec<&str> = new.iter().map(|event| event.code.code()).collect();
+        found.sort_unstable();
+        assert_eq!(found, expected, "{what}: {new:#?}");
+        self.seen += new.len();
+        new
+    }
+}
+
+/// The codes of one session, in their order.
+fn of_session(events: &[AuditEvent]) -> Vec<&str> {
+    events.iter().filter(|event| event.sid.is_some()).map(|event| event.code.code()).collect()
+}
+
+#[test]
+fn every_action_has_its_events_and_no_others() {
+    let cluster = TestCluster::start();
+    let mut oracle = Oracle { cluster: &cluster, seen: 0 };
+    let login = own_login();
+    let home = cluster.dir().join("home");
+    let tctl = |arguments: &[&str]| {
+        let mut command = own("tctl");
+        command.arg("--data-dir").arg(cluster.dir().join("cluster")).args(arguments);
+        run(command).clean()
+    };
+    let tsh = |arguments: &[&str]| {
+        let mut command = own("tsh");
+        command.env("TELEPORT_HOME", &home).args(arguments);
+        command
+    };
+    let members = ["TJT00I", "TJ002I", "TC000I"];
+    oracle.expect("auth and proxy are members", &[members, members].concat());
+
+    cluster.add_node("node", "env=test");
+    let joined = oracle.expect("a node joins", &members);
+    assert_eq!(joined[1].fields["node_name"], "node");
+
+    let mut wrong = own("teleport");
+    wrong.args(["start", "--roles=node", "--token=wrong-wrong-wrong", "--listen-ip=127.0.0.1"]);
+    wrong.arg(format!("--auth-server={}", cluster.auth())).arg(format!("--ca-pin={}", cluster.pin()));
+    wrong.arg(format!("--data-dir={}", cluster.dir().join("wrong").display())).env("RUST_LOG", "off");
+    run(wrong).refusal();
+    let refused = oracle.expect("a node is refused", &["TJ002E"]);
+    assert!(refused[0].error.is_some() && refused[0].success == Some(false), "{refused:?}");
+
+    let logins = format!("--logins={login}");
+    let printed = tctl(&["users", "add", "alice", &logins, "--roles=access,auditor"]);
+    oracle.expect("a user is made", &["T1002I", "T6000I"]);
+    let mut alice = User::accept("alice", &printed, &home);
+    oracle.expect("the invite is accepted", &["T1005I", "T1006I"]);
+
+    let proxy = format!("--proxy={}", cluster.web());
+    let wrong = format!("wrong password\n{}\n", alice.app.wrong_code());
+    run_with(tsh(&["login", &proxy, "--user=alice"]), wrong.as_bytes()).refusal();
+    let failed = oracle.expect("a login fails", &["T1000W"]);
+    assert_eq!(failed[0].user.as_deref(), Some("alice"));
+    run_with(tsh(&["login", &proxy, "--user=nobody"]), wrong.as_bytes()).refusal();
+    oracle.expect("a login of nobody fails", &["T1000W"]);
+    alice.login(tsh(&["login", &proxy])).clean();
+    oracle.expect("a login succeeds", &["T1000I", "TC000I"]);
+
+    let ssh = |arguments: &[&str], input: &[u8]| run_with(tsh(&[&["ssh"], arguments].concat()), input);
+    assert_eq!(ssh(&["node", "echo hello"], b"").code(), 0);
+    let events = oracle.expect("a command runs", &["T3001I", "T2000I", "T3002I", "T2004I", "T2005I"]);
+    assert_eq!(of_session(&events)[..3], ["T2000I", "T3002I", "T2004I"]);
+    let end = events.iter().find(|event| event.code.code() == "T2004I").unwrap();
+    assert_eq!((end.user.as_deref(), end.login.as_deref()), (Some("alice"), Some(login.as_str())));
+    let session = end.sid.unwrap().to_string();
+
+    assert_eq!(ssh(&["node", "exit 3"], b"").code(), 3);
+    let events = oracle.expect("a command fails", &["T3001I", "T2000I", "T3002E", "T2004I", "T2005I"]);
+    let exec = events.iter().find(|event| event.code.code() == "T3002E").unwrap();
+    assert_eq!(exec.fields["exit_code"], "3");
+
+    assert_eq!(ssh(&["node"], b"exit 4\n").code(), 4);
+    oracle.expect("a shell", &["T3001I", "T2000I", "T2004I", "T2005I"]);
+
+    ssh(&["somebody-else@node", "true"], b"").refusal();
+    let denied = oracle.expect("a login that no role allows", &["T3001I", "T3007W"]);
+    assert!(denied.iter().any(|event| event.fields.get("login_requested") == Some(&"somebody-else".into())));
+    ssh(&["absent", "true"], b"").refusal();
+    oracle.expect("a node that is not there", &["T3001E"]);
+
+    let played = run(tsh(&["play", &session, "--format=text"])).clean();
+    assert_eq!(played, "hello\n");
+    let access = oracle.expect("a recording is read", &["T2012I"]);
+    assert_eq!(access[0].sid.unwrap().to_string(), session);
+
+    let created: Value =
+        serde_json::from_str(&tctl(&["tokens", "add", "--type=node", "--format=json"])).unwrap();
+    tctl(&["tokens", "rm", created["token"].as_str().unwrap()]);
+    oracle.expect("a token comes and goes", &["TJT00I", "TJT01I"]);
+    tctl(&["users", "reset", "alice"]);
+    oracle.expect("a user is reset", &["T6000I"]);
+    tctl(&["users", "rm", "alice"]);
+    oracle.expect("a user is deleted", &["T1004I"]);
+    tctl(&["nodes", "rm", "node"]);
+    oracle.expect("a node is removed", &["TND01I"]);
+
+    // Reading is not acting.
+    tctl(&["status"]);
+    tctl(&["events", "search"]);
+    run(tsh(&["ls"])).clean();
+    oracle.expect("nothing more", &[]);
+    for event in cluster.events(|_| true) {
+        assert_eq!(event.cluster_name, CLUSTER);
+        assert!(!event.uid.is_nil());
+    }
+}
