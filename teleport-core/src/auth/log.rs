@@ -16,13 +16,14 @@ const fn may_report(role: HostRole, kind: EventKind) -> bool {
     match kind {
         EventKind::AuthFailure
         | EventKind::ClientDisconnect
+        // A proxy refuses every command.
+        | EventKind::ExecFailure
         | EventKind::Port
         | EventKind::PortFailure
         | EventKind::SessionRejected
         | EventKind::Subsystem
         | EventKind::SubsystemFailure => true,
         EventKind::Exec
-        | EventKind::ExecFailure
         | EventKind::Resize
         | EventKind::SessionEnd
         | EventKind::SessionStart => matches!(role, HostRole::Node),
