@@ -53,6 +53,17 @@ pub enum JoinError {
     /// The certificates that came back are not accepted by what came with them, or are not of the pinned cluster.
     #[error("the cluster's answer is not of the cluster that was expected")]
     Foreign(#[source] CertRejected),
+    /// Whoever answers shows the expected authority, but not a certificate of it that is accepted now. The token was not sent.
+    #[error(
+        "{server} shows the authority of the expected cluster, but its own certificate is not valid here and now: \
+         compare the clocks of both machines. The token was not sent"
+    )]
+    Clock {
+        /// The server.
+        server: String,
+        /// The reason.
+        source: std::io::Error,
+    },
     /// No keys could be made.
     #[error("no keys can be made")]
     Keys(#[source] KeyError),
@@ -196,6 +207,9 @@ async fn ask(
         match exchange.send(Method::POST, path, body).await.and_then(|bytes| from_json(&bytes)) {
             Ok(credentials) => return Ok(credentials),
             Err(WebError::Unreachable { source, .. }) => reasons.push(format!("{server}: {source}")),
+            Err(WebError::Untrusted { seen, source, .. }) if is_recognised(trust, &seen) => {
+                return Err(JoinError::Clock { server: server.clone(), source });
+            }
             Err(WebError::Untrusted { seen, .. }) => {
                 return Err(JoinError::Pin { server: server.clone(), seen });
             }
@@ -209,6 +223,15 @@ async fn ask(
         reasons.push("no address is given".to_owned());
     }
     Err(JoinError::Unreachable { reasons })
+}
+
+/// Whether a server that was refused showed an authority that was expected: then it is not who, but when.
+fn is_recognised(expected: &ServerTrust, seen: &[CaPin]) -> bool {
+    match expected {
+        ServerTrust::Pins(pins) => seen.iter().any(|pin| pins.contains(pin)),
+        ServerTrust::Bundle(known) => seen.iter().any(|pin| known.ca_pins().contains(pin)),
+        ServerTrust::Roots(_) | ServerTrust::Unverified => false,
+    }
 }
 
 /// Whether the trust that came back is that of the cluster that was recognised.

@@ -72,7 +72,7 @@ pub(super) async fn run(context: &Context, accept: Accept) -> Result<ExitCode> {
         );
     };
     let client = WebClient::new(link.proxy.to_authority(), trust, Arc::clone(&context.clock));
-    let info = client.invite(link.token.clone()).await.map_err(explain)?;
+    let info = client.invite(link.token.clone()).await.map_err(|error| explain(error, &link.pins))?;
     if !link.pins.is_empty() {
         pins::save(context.profiles.home(), &link.proxy, &link.pins)?;
     }
@@ -96,7 +96,7 @@ pub(super) async fn run(context: &Context, accept: Accept) -> Result<ExitCode> {
             Err(WebError::Api(error)) if error.kind() == ApiErrorKind::Invalid && attempts_left > 0 => {
                 eprintln!("{error}; try again");
             }
-            Err(error) => return Err(explain(error)),
+            Err(error) => return Err(explain(error, &link.pins)),
         }
     }
     bail!("the invite was not accepted")
@@ -129,20 +129,26 @@ fn qr(info: &InviteInfo) -> Result<String> {
     Ok(code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build())
 }
 
-fn explain(error: WebError) -> anyhow::Error {
+fn explain(error: WebError, expected: &[CaPin]) -> anyhow::Error {
     match error {
         WebError::Api(error) if error.kind() == ApiErrorKind::NotFound => {
             anyhow::anyhow!(
                 "the invite is unknown, was used or is over; ask for a new one (`tctl users reset`)"
             )
         }
-        WebError::Untrusted { address, seen, .. } => untrusted(&address, &seen),
+        WebError::Untrusted { address, seen, .. } => untrusted(&address, &seen, expected),
         error => error.into(),
     }
 }
 
 /// What to do about a proxy that is not who it should be.
-pub(super) fn untrusted(address: &str, seen: &[CaPin]) -> anyhow::Error {
+pub(super) fn untrusted(address: &str, seen: &[CaPin], expected: &[CaPin]) -> anyhow::Error {
+    if seen.iter().any(|pin| expected.contains(pin)) {
+        return anyhow::anyhow!(
+            "{address} shows the authority of the expected cluster, but its own certificate is not valid here and now: \
+             compare the clocks of both machines; nothing was sent"
+        );
+    }
     let seen: Vec<String> = seen.iter().map(CaPin::to_string).collect();
     let shows = if seen.is_empty() { "no authority".to_owned() } else { seen.join(", ") };
     anyhow::anyhow!(

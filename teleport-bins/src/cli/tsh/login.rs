@@ -103,7 +103,10 @@ pub(super) async fn run(context: &Context, options: Login) -> Result<ExitCode> {
     let client = WebClient::new(proxy.to_authority(), trust, Arc::clone(&context.clock));
     // Before anything is typed: is it there, and is it who it should be?
     if let Err(teleport_ssh::proxy_web::WebError::Untrusted { address, seen, .. }) = client.ping().await {
-        return Err(accept::untrusted(&address, &seen));
+        let mut expected = pins::load(context.profiles.home(), &proxy);
+        expected.extend(&options.ca_pins);
+        expected.extend(before.iter().flat_map(|before| before.trust.ca_pins()));
+        return Err(accept::untrusted(&address, &seen, &expected));
     }
     let password = ask_secret(&format!("Password of {}: ", super::super::sanitize(&user)))?;
     let code = accept::trimmed(&ask_secret("One-time code: ")?);

@@ -6,9 +6,11 @@ use std::time::Duration;
 use teleport_core::api::{ApiErrorKind, AuditApi as _, TrustApi as _};
 use teleport_core::audit::EventKind;
 use teleport_core::cert::CaPin;
+use teleport_core::clock::{Clock as _, Timestamp};
 use teleport_core::entropy::SystemEntropy;
 use teleport_core::id::{HostId, HostRole, NodeName};
 use teleport_core::secret::SecretString;
+use teleport_core::testing::ManualClock;
 use teleport_ssh::identity::{HostIdentityHandle, HostMaterial};
 use teleport_ssh::join::{JoinError, JoinOptions, join, join_with_keys};
 use teleport_ssh::proxy_web::WebRates;
@@ -54,6 +56,19 @@ async fn by_pin_at_the_auth_service_and_through_a_proxy() {
         world.audit.events().into_iter().filter(|event| event.code == EventKind::InstanceJoin).collect();
     assert_eq!(joins.len(), 2);
     assert!(joins.iter().all(|event| format!("{event:?}").contains("127.0.0.1")), "{joins:?}");
+}
+
+#[tokio::test]
+async fn a_clock_that_is_off_is_called_that() {
+    let world = World::start().await;
+    for off in [-3 * 3600_i64, 30 * 24 * 3600] {
+        let now = world.clock.now().unix_secs().saturating_add_signed(off);
+        let clock = Arc::new(ManualClock::new(Timestamp::from_unix_secs(now)));
+        let options = options(&world, world.token(HostRole::Node).await);
+        let error = soon("a refusal", join(options, clock, &SystemEntropy::new())).await.unwrap_err();
+        assert!(matches!(error, JoinError::Clock { .. }), "{error:?}");
+        assert!(error.to_string().contains("clocks"), "{error}");
+    }
 }
 
 /// A man in the middle: notes every byte that passes between a host and a server.
