@@ -1,7 +1,8 @@
 //! Who may do what: pure decisions over roles.
 //!
 //! Default deny. A denial of any role wins. One single role must grant a node's labels **and** the login. Roles are
-//! those that the certificate names *and* that exist now; what an administrator took away is gone at once.
+//! those that the certificate names *and* that exist now: a role that was deleted or changed counts at once. A role that was
+//! taken from its user counts at nodes until the certificate ends; the auth service asks for the user as well.
 
 mod template;
 #[cfg(test)]

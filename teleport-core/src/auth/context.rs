@@ -23,15 +23,19 @@ pub(super) struct OpContext<'a> {
 
 /// Why a call was not authorised. For the audit event.
 #[derive(Debug, thiserror::Error)]
-enum Unauthorized {
+pub(super) enum Unauthorized {
     #[error("the certificate is of another cluster")]
     Cluster,
+    #[error("the user does not exist any more")]
+    Deleted,
     #[error("the certificate has expired")]
     Expired,
     #[error("not for callers of this kind")]
     Kind,
     #[error("roles: {0}")]
     Roles(crate::access::Denied),
+    #[error("roles of today: {0}")]
+    RolesNow(crate::access::Denied),
 }
 
 impl<'a> OpContext<'a> {
@@ -69,24 +73,31 @@ impl<'a> OpContext<'a> {
             Rule::No => Err(Unauthorized::Kind),
             Rule::Own => Ok(Scope::Own),
             Rule::Yes => Ok(Scope::All),
-            Rule::Role(kind, verb) => match self.check_rule(kind, verb).await? {
-                Ok(()) => Ok(Scope::All),
-                Err(denied) => Err(Unauthorized::Roles(denied)),
-            },
+            Rule::Role(kind, verb) => self.check_rule(kind, verb).await?.map(|()| Scope::All),
         })
     }
 
-    /// Whether a role of the calling user allows `verb` on `kind`. Callers without roles have none that does.
+    /// Whether a role of the calling user allows `verb` on `kind`: by the certificate **and** by what the user is now. Who was
+    /// deleted or has lost a role administers nothing, however long the certificate lasts; it could make itself a new user with
+    /// it. Callers without roles have none that allows anything.
     pub(super) async fn check_rule(
         &self,
         kind: &'static str,
         verb: Verb,
-    ) -> ApiResult<Result<(), crate::access::Denied>> {
-        let Caller::Identity(Identity::User(user), _) = self.caller else {
-            return Ok(Err(crate::access::Denied::NoRoles));
+    ) -> ApiResult<Result<(), Unauthorized>> {
+        let Caller::Identity(Identity::User(identity), _) = self.caller else {
+            return Ok(Err(Unauthorized::Kind));
         };
         let roles = self.auth.role_cache.current(self.now).await?;
-        Ok(AccessChecker::for_identity(user, &roles).check_rule(kind, verb).map(|_| ()))
+        if let Err(denied) = AccessChecker::for_identity(identity, &roles).check_rule(kind, verb) {
+            return Ok(Err(Unauthorized::Roles(denied)));
+        }
+        let Some(user) = self.auth.users.get(identity.user.as_str()).await? else {
+            return Ok(Err(Unauthorized::Deleted));
+        };
+        let now = &user.record.spec;
+        let by_now = AccessChecker::new(&now.roles, &now.traits, &roles).check_rule(kind, verb);
+        Ok(by_now.map(drop).map_err(Unauthorized::RolesNow))
     }
 
     /// Refuses a call after an event that says why.

@@ -108,6 +108,19 @@ impl Cluster {
         user_identity(name, CLUSTER, roles, logins, expires)
     }
 
+    /// A user who exists, as a certificate with the same roles says it.
+    pub(crate) async fn member(&self, name: &str, roles: &[&str]) -> UserIdentity {
+        let identity = self.user(name, roles, &["root"]);
+        let request = CreateUser {
+            name: identity.user.clone(),
+            roles: identity.roles.clone(),
+            logins: identity.logins.clone(),
+            ttl: None,
+        };
+        self.admin().create_user(request).await.unwrap();
+        identity
+    }
+
     /// A user with the role `access` who can log in; returns the second factor's secret. The code of this step is used up.
     pub(crate) async fn sign_up(&self, name: &str) -> SecretString {
         let invite = self

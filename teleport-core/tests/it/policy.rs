@@ -7,7 +7,8 @@ use teleport_core::audit::EventKind;
 use teleport_core::auth::policy::{self, Operation};
 use teleport_core::id::HostRole;
 use teleport_core::label::Labels;
-use teleport_core::storage::BackendExt;
+use teleport_core::resource::User;
+use teleport_core::storage::{BackendExt, Repo};
 
 use crate::cluster::Cluster;
 
@@ -60,7 +61,7 @@ async fn an_expired_or_foreign_identity_may_nothing() {
 #[tokio::test]
 async fn a_role_that_is_taken_away_is_gone_at_once() {
     let cluster = Cluster::new().await;
-    let editor = cluster.user("alice", &["editor"], &["root"]);
+    let editor = cluster.member("alice", &["editor"]).await;
     assert!(cluster.as_user(&editor).users().await.is_ok());
     cluster.backend.delete(&"roles/editor".parse().unwrap()).await.unwrap();
     assert!(cluster.as_user(&editor).users().await.is_err());
@@ -95,7 +96,7 @@ async fn the_right_to_make_tokens_is_no_way_to_become_the_auth_host() {
         labels: Labels::default(),
         value: None,
     };
-    let editor = cluster.as_user(&cluster.user("alice", &["editor"], &["root"]));
+    let editor = cluster.as_user(&cluster.member("alice", &["editor"]).await);
     assert!(editor.create_token(request(HostRole::Proxy)).await.is_ok());
     let error = editor.create_token(request(HostRole::Auth)).await.unwrap_err();
     assert_eq!(error.kind(), ApiErrorKind::Denied);
@@ -128,4 +129,41 @@ async fn no_user_is_named_like_a_caller_that_is_none() {
     for free in ["admin", "local-admin2", "a.example.com"] {
         assert!(create(free).await.is_ok(), "{free}");
     }
+}
+
+/// A certificate lasts for hours; the right to administer ends at once. Else who is deleted would make a new user with it.
+#[tokio::test]
+async fn who_is_deleted_or_has_lost_a_role_administers_nothing() {
+    let cluster = Cluster::new().await;
+    let identity = cluster.member("mallory", &["access", "editor"]).await;
+    let mallory = cluster.as_user(&identity);
+    let create = |name: &str| CreateUser {
+        name: name.parse().unwrap(),
+        roles: vec!["editor".parse().unwrap()],
+        logins: Vec::new(),
+        ttl: None,
+    };
+    mallory.create_user(create("first")).await.unwrap();
+    let reason = || cluster.audit.last(EventKind::ApiDenied).unwrap().error.unwrap();
+
+    // Fewer roles than the certificate says.
+    let key = "users/mallory".parse().unwrap();
+    let users = Repo::<User>::new(cluster.backend.clone());
+    let mut demoted = users.get("mallory").await.unwrap().unwrap();
+    demoted.record.spec.roles.retain(|role| role.as_str() != "editor");
+    users.update(&demoted.record, demoted.revision).await.unwrap();
+    assert_eq!(mallory.create_user(create("second")).await.unwrap_err().kind(), ApiErrorKind::Denied);
+    assert_eq!(reason(), "roles of today: no role allows it");
+
+    // More roles than the certificate says do not help, either.
+    let narrow = cluster.as_user(&cluster.user("first", &["access"], &["root"]));
+    assert_eq!(narrow.create_user(create("second")).await.unwrap_err().kind(), ApiErrorKind::Denied);
+    assert_eq!(reason(), "roles: no role allows it");
+
+    cluster.backend.delete(&key).await.unwrap();
+    assert_eq!(mallory.create_user(create("second")).await.unwrap_err().kind(), ApiErrorKind::Denied);
+    assert_eq!(reason(), "the user does not exist any more");
+    let names: Vec<String> =
+        cluster.admin().users().await.unwrap().iter().map(|user| user.name.to_string()).collect();
+    assert_eq!(names, ["first"]);
 }

@@ -1,6 +1,6 @@
 //! The audit log.
 
-use super::{ApiFixture, admin, as_host, as_user, host, refused, user, uuid};
+use super::{ApiFixture, admin, as_host, as_user, host, member, refused, user, uuid};
 use crate::api::ApiErrorKind;
 use crate::audit::{AuditEvent, AuditQuery, EventKind};
 use crate::clock::Timestamp;
@@ -26,7 +26,8 @@ pub async fn events_carry_who_reports_them(fixture: &dyn ApiFixture) {
     node.emit_events(vec![event.clone()]).await.unwrap();
 
     let query = AuditQuery { session: Some(session.to_string()), ..AuditQuery::default() };
-    let auditor = as_user(fixture, user(fixture, "frank", &["auditor"], &["root"]));
+    let frank = member(fixture, "frank", &["auditor"]).await;
+    let auditor = as_user(fixture, frank.clone());
     let found = auditor.search_events(query.clone()).await.unwrap().events;
     let [written] = found.as_slice() else { panic!("one event was expected, not {found:?}") };
     assert_eq!(written.event, "session.start");
@@ -59,5 +60,7 @@ pub async fn events_carry_who_reports_them(fixture: &dyn ApiFixture) {
 
     let person = as_user(fixture, user(fixture, "alice", &["access"], &["root"]));
     refused(person.emit_events(Vec::new()).await, ApiErrorKind::Denied);
-    refused(person.search_events(query).await, ApiErrorKind::Denied);
+    refused(person.search_events(query.clone()).await, ApiErrorKind::Denied);
+    admin(fixture).delete_user(frank.user).await.unwrap();
+    refused(auditor.search_events(query).await, ApiErrorKind::Denied);
 }

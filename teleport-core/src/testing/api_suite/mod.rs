@@ -30,7 +30,7 @@ pub use self::recordings::recordings_belong_to_their_host_and_user;
 pub use self::users::{
     a_derived_certificate_is_never_wider, a_user_comes_logs_in_and_goes, refused_logins_look_alike,
 };
-use crate::api::{ApiError, ApiErrorKind, AuthApi};
+use crate::api::{ApiError, ApiErrorKind, AuthApi, CreateUser};
 use crate::auth::{Caller, one_time_code};
 use crate::cert::{HostIdentity, Identity, SubjectKeys, UserIdentity};
 use crate::clock::Timestamp;
@@ -89,6 +89,15 @@ fn expires(fixture: &dyn ApiFixture) -> Timestamp {
 
 fn user(fixture: &dyn ApiFixture, name: &str, roles: &[&str], logins: &[&str]) -> UserIdentity {
     super::user_identity(name, fixture.cluster().as_str(), roles, logins, expires(fixture))
+}
+
+/// A user who exists, as a certificate with the same roles says it.
+async fn member(fixture: &dyn ApiFixture, prefix: &str, roles: &[&str]) -> UserIdentity {
+    let name = fresh_name(fixture, prefix);
+    let identity = user(fixture, name.as_str(), roles, &["root"]);
+    let (roles, logins) = (identity.roles.clone(), identity.logins.clone());
+    admin(fixture).create_user(CreateUser { name, roles, logins, ttl: None }).await.unwrap();
+    identity
 }
 
 fn as_user(fixture: &dyn ApiFixture, identity: UserIdentity) -> Arc<dyn AuthApi> {

@@ -149,10 +149,8 @@ async fn call(
 
 /// Every row of the table in [`crate::auth::policy`], by calling.
 pub async fn the_policy_table_holds(fixture: &dyn ApiFixture) {
-    // Reissuing needs a user who exists.
-    let existing = fresh_name(fixture, "grace");
-    let create = CreateUser { name: existing.clone(), roles: Vec::new(), logins: Vec::new(), ttl: None };
-    super::admin(fixture).create_user(create).await.unwrap();
+    // Reissuing and administering need a user who exists.
+    let existing = super::member(fixture, "grace", &["access", "editor", "auditor"]).await.user;
 
     for kind in CallerKind::ALL {
         let identity = host(

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{ApiFixture, admin, as_host, as_user, fresh_name, host, refused, user, uuid};
+use super::{ApiFixture, admin, as_host, as_user, fresh_name, host, member, refused, user, uuid};
 use crate::api::{ApiErrorKind, RecordingQuery};
 use crate::audit::AuditQuery;
 use crate::id::{HostRole, OsLogin, SessionId};
@@ -49,7 +49,8 @@ pub async fn recordings_belong_to_their_host_and_user(fixture: &dyn ApiFixture) 
     refused(node.recording_parts(unknown).await, ApiErrorKind::NotFound);
 
     let own = as_user(fixture, user(fixture, owner.as_str(), &["access"], &["root"]));
-    let auditor = as_user(fixture, user(fixture, "frank", &["auditor"], &["root"]));
+    let frank = member(fixture, "frank", &["auditor"]).await;
+    let auditor = as_user(fixture, frank.clone());
     let stranger = as_user(fixture, user(fixture, "mallory", &["access"], &["root"]));
     let mine = |listed: Vec<crate::recording::RecordingInfo>| {
         listed.into_iter().find(|info| info.meta.session == session)
@@ -74,4 +75,9 @@ pub async fn recordings_belong_to_their_host_and_user(fixture: &dyn ApiFixture) 
     let count = |name: &str| events.iter().filter(|event| event.event == name).count();
     assert_eq!(count("session.upload"), 1, "completed twice, uploaded once");
     assert_eq!(count("session.recording.access"), 4, "one for each piece that was read, wherever it begins");
+
+    // Who is no auditor any more reads no sessions of others, however long the certificate lasts.
+    admin(fixture).delete_user(frank.user).await.unwrap();
+    refused(auditor.read_recording(session, 0).await, ApiErrorKind::NotFound);
+    assert!(mine(auditor.recordings(RecordingQuery::default()).await.unwrap()).is_none());
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use data_encoding::BASE64;
 use teleport_backend::memory::MemoryBackend;
 use teleport_ca::CertificateAuthority;
-use teleport_core::api::{AdminApi as _, CreateToken, HostCredentials};
+use teleport_core::api::{AdminApi as _, ApiErrorKind, CreateToken, CreateUser, HostCredentials};
 use teleport_core::auth::{AuthConfig, AuthService, Caller, Ports};
 use teleport_core::cert::danger::{unchecked_host_grant, unchecked_user_grant};
 use teleport_core::cert::{CaPin, CertIssuer as _, SubjectKeys, TrustBundle};
@@ -113,7 +113,24 @@ impl World {
 
     /// A client with the identity of a user.
     pub(super) async fn as_user(&self, name: &str, roles: &[&str]) -> AuthClient {
+        self.make_user(name, roles).await;
         self.client(ClientIdentity::User(user(&self.ca, name, roles, Duration::from_secs(3600)).await))
+    }
+
+    /// A user of whom the cluster knows, if it can be one and is not: who is none administers nothing.
+    pub(super) async fn make_user(&self, name: &str, roles: &[&str]) {
+        let request = CreateUser {
+            name: UserName::new(name).unwrap(),
+            roles: roles.iter().map(|role| RoleName::new(role).unwrap()).collect(),
+            logins: Vec::new(),
+            ttl: None,
+        };
+        match self.service.acting_as(Caller::LocalAdmin).create_user(request).await {
+            Err(error) if !matches!(error.kind(), ApiErrorKind::Conflict | ApiErrorKind::Invalid) => {
+                panic!("{error:?}")
+            }
+            _ => {}
+        }
     }
 
     /// A join token.
