@@ -21,6 +21,10 @@ const BANNER_LIMIT: Duration = Duration::from_secs(10);
 /// How long a client has to take the word that the node goes away.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long a client whose last session has ended has to hang up by itself. Stock `ssh` forgets the status of its command when it is
+/// told to go before it has gone.
+const HANG_UP_LIMIT: Duration = Duration::from_secs(1);
+
 /// The library's configuration of the newest identity.
 pub(super) struct ConfigCache(Mutex<(Arc<HostMaterial>, Arc<russh::server::Config>)>);
 
@@ -113,14 +117,22 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
     if let Some(ended) = ended {
         if !report(&ended, peer) {
             admitted.crashed();
-        } else if *progressed.borrow() == Progress::Refused {
-            admitted.record(Outcome::Failed);
+        } else {
+            match *progressed.borrow() {
+                Progress::Refused => admitted.record(Outcome::Failed),
+                // Behind one address, a proxy's for instance, there may be many users.
+                Progress::Denied => admitted.record(Outcome::Unblamed),
+                _ => {}
+            }
         }
         return;
     }
     let ended = tokio::select! {
         ended = &mut session => ended,
         () = idle_and_draining(&node, &slots) => {
+            if tokio::time::timeout(HANG_UP_LIMIT, &mut session).await.is_ok() {
+                return;
+            }
             let goodbye = handle.disconnect(Disconnect::ByApplication, "the node goes away".into(), String::new());
             let _ = tokio::time::timeout(GOODBYE_LIMIT, async { (goodbye.await, (&mut session).await) }).await;
             return;
