@@ -146,16 +146,21 @@ impl Pattern {
         if text == "*" {
             return Ok(Self::Any);
         }
+        let compile = |expression: &str| {
+            let regex = regex::RegexBuilder::new(expression).size_limit(1 << 20).build();
+            regex.map_err(|_| InvalidLabel::Pattern { pattern: text.to_owned() })
+        };
         let expression = if text.len() >= 2 && text.starts_with('^') && text.ends_with('$') {
-            text.to_owned()
+            // It must be one by itself, and matches whole values: in `^a|b$` each anchor binds one side only.
+            compile(text)?;
+            format!("^(?:{text})$")
         } else if text.contains('*') {
             let parts: Vec<String> = text.split('*').map(regex::escape).collect();
             format!("^(?s){}$", parts.join(".*"))
         } else {
             return Ok(Self::Exact(text.to_owned()));
         };
-        let regex = regex::RegexBuilder::new(&expression).size_limit(1 << 20).build();
-        regex.map(Self::Regex).map_err(|_| InvalidLabel::Pattern { pattern: text.to_owned() })
+        compile(&expression).map(Self::Regex)
     }
 
     fn matches(&self, value: &str) -> bool {
@@ -278,6 +283,10 @@ mod tests {
             (r#"{"env":"p*d"}"#, "env=prod", true),
             (r#"{"env":"p.*d"}"#, "env=prod", false),
             (r#"{"env":"^p.*d$"}"#, "env=prod", true),
+            (r#"{"env":"^prod|test$"}"#, "env=prod", true),
+            (r#"{"env":"^prod|test$"}"#, "env=test", true),
+            (r#"{"env":"^prod|test$"}"#, "env=production", false),
+            (r#"{"env":"^prod|test$"}"#, "env=latest", false),
             (r#"{"env":"*"}"#, "os=linux", false),
             (r#"{"env":[]}"#, "env=prod", false),
         ] {
@@ -291,6 +300,7 @@ mod tests {
             r#"{"*":"prod"}"#,
             r#"{"*":[]}"#,
             r#"{"env":"^($"}"#,
+            r#"{"env":"^a)|(b$"}"#,
             r#"{"a b":"x"}"#,
             r#"{"env":"^(((a{99}){99}){99})$"}"#,
         ] {

@@ -93,31 +93,41 @@ pub(super) async fn delete_in(call: &OpContext<'_>, mut batch: Batch, user: &Use
     Ok(batch)
 }
 
-async fn find(call: &OpContext<'_>, token: &SecretString) -> ApiResult<Stored<InviteRecord>> {
+/// The invite of this secret. That there is none is in the audit log: it may be a link that somebody else has used.
+async fn find(
+    call: &OpContext<'_>,
+    permit: Permit<'_>,
+    token: &SecretString,
+) -> ApiResult<Stored<InviteRecord>> {
     let hash = TokenHash::<ForInvite>::of(token);
-    repo(call.auth).get(&hash.to_hex()).await?.ok_or_else(unknown)
+    match repo(call.auth).get(&hash.to_hex()).await? {
+        Some(invite) => Ok(invite),
+        None => Err(refuse(call, permit).await),
+    }
+}
+
+async fn refuse(call: &OpContext<'_>, permit: Permit<'_>) -> ApiError {
+    let error = unknown();
+    call.deny(permit.operation(), error.to_string()).await;
+    error
 }
 
 pub(super) async fn show(
     call: &OpContext<'_>,
-    _permit: Permit<'_>,
+    permit: Permit<'_>,
     token: &SecretString,
 ) -> ApiResult<InviteInfo> {
-    let invite = find(call, token).await?.record;
+    let invite = find(call, permit, token).await?.record;
     let seed = Seed::open(&*call.auth.ports.sealer, &context(invite.hash), &invite.sealed_seed)?;
     let otpauth_url = seed.to_url(&call.auth.config.cluster, invite.user.as_str())?;
     Ok(InviteInfo { user: invite.user, otpauth_url, secret: seed.to_base32(), expires: invite.expires })
 }
 
-pub(super) async fn accept(
-    call: &OpContext<'_>,
-    _permit: Permit<'_>,
-    request: AcceptInvite,
-) -> ApiResult<()> {
+pub(super) async fn accept(call: &OpContext<'_>, permit: Permit<'_>, request: AcceptInvite) -> ApiResult<()> {
     let ports = &call.auth.ports;
     password::check_new(&request.password)?;
     totp::check_form(&request.code)?;
-    let invite = find(call, &request.token).await?;
+    let invite = find(call, permit, &request.token).await?;
     let user = invite.record.user.clone();
     let seed = Seed::open(&*ports.sealer, &context(invite.record.hash), &invite.record.sealed_seed)?;
     let step = seed
@@ -139,7 +149,7 @@ pub(super) async fn accept(
     let batch = lockout::forget_in(batch, &user)?;
     match ports.backend.commit(batch).await {
         // Used by somebody else in between, or the user was deleted.
-        Err(error) if error.is_conflict() => return Err(unknown().because(error)),
+        Err(error) if error.is_conflict() => return Err(refuse(call, permit).await.because(error)),
         outcome => outcome?,
     };
     let event = |kind| {

@@ -1,6 +1,7 @@
 //! D6, I4: secrets that are planted in a whole life of a cluster are found nowhere.
 
 use teleport_core::api::{AcceptInvite, AdminApi, CreateToken, CreateUser, JoinRequest, PublicApi};
+use teleport_core::audit::EventKind;
 use teleport_core::id::{HostRole, NodeName, RoleName};
 use teleport_core::label::Labels;
 use teleport_core::resource::User;
@@ -113,6 +114,10 @@ async fn i5_a_deleted_user_leaves_nothing() {
     assert_eq!(others.iter().filter(|item| item.key.as_str().ends_with("/alice2")).count(), 3);
     assert_eq!(left.iter().filter(|item| item.key.as_str().ends_with("/alice2")).count(), 3);
     assert!(cluster.anonymous().invite(invite.token).await.is_err());
+    // A link that is not good any more is in the log.
+    let event = cluster.audit.last(EventKind::ApiDenied).unwrap();
+    assert_eq!(event.fields["operation"], "invite");
+    assert_eq!(event.error.as_deref(), Some("the invite is unknown, used or over"));
 }
 
 /// I4: a copied record does not speak for the one to whose key it was copied.
