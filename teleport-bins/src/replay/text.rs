@@ -11,6 +11,8 @@ pub(super) struct Plain(State);
 enum State {
     #[default]
     Text,
+    /// After the byte that begins U+0080 to U+00BF.
+    Latin,
     Escape,
     Control,
     /// OSC, DCS, PM, APC, SOS: until ST or BEL.
@@ -27,9 +29,18 @@ impl Plain {
     pub(super) fn strip(&mut self, data: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(data.len());
         for &byte in data {
+            // U+0080 to U+009F are `C2 80` to `C2 9F`; some terminals take them for `ESC [` and the like.
+            if self.0 == State::Latin {
+                self.0 = State::Text;
+                if (0x80..0xa0).contains(&byte) {
+                    continue;
+                }
+                out.push(0xc2);
+            }
             self.0 = match (self.0, byte) {
-                (State::Text | State::Escape | State::Control, 0x1b) => State::Escape,
-                (State::Text, _) => {
+                (State::Text | State::Latin | State::Escape | State::Control, 0x1b) => State::Escape,
+                (State::Text, 0xc2) => State::Latin,
+                (State::Text | State::Latin, _) => {
                     if byte >= 0x20 && byte != 0x7f || matches!(byte, b'\n' | b'\t') {
                         out.push(byte);
                     }
@@ -80,11 +91,11 @@ mod tests {
 
     #[test]
     fn escape_sequences_vanish_wherever_they_are_split() {
-        let input: &[u8] = b"\x1b[1;31mred\x1b[0m\r\n\x1b]0;title\x07\x1b]52;c;aGk=\x1b\\plain\x1b(B caf\xc3\xa9\x7f\x08\t!\x1bP1$r\x1b[x\x1b\\.";
+        let input: &[u8] = b"\x1b[1;31mred\x1b[0m\r\n\x1b]0;title\x07\x1b]52;c;aGk=\x1b\\plain\x1b(B\xc2\x9b31m\xc2\x90 caf\xc3\xa9\xc2\xa0\x7f\x08\t!\x1bP1$r\x1b[x\x1b\\.";
         for size in 1..input.len() {
             let mut plain = Plain::new();
             let text: Vec<u8> = input.chunks(size).flat_map(|piece| plain.strip(piece)).collect();
-            assert_eq!(String::from_utf8_lossy(&text), "red\nplain café\t!.", "pieces of {size}");
+            assert_eq!(String::from_utf8_lossy(&text), "red\nplain31m café\u{a0}\t!.", "pieces of {size}");
         }
     }
 }
