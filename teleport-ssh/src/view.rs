@@ -109,6 +109,19 @@ impl AccessCache {
         }
     }
 
+    /// Calls `act` with each view, the present one first, for ever. Dropping the future ends it.
+    pub(crate) async fn for_each(&self, act: impl Fn(&AccessView)) {
+        let mut versions = self.0.versions.subscribe();
+        loop {
+            versions.mark_unchanged();
+            if let Some(view) = self.current() {
+                act(&view);
+            }
+            // The sender lives in `self`, so waiting cannot fail.
+            let _ = versions.changed().await;
+        }
+    }
+
     fn alone(&self) -> Option<Instant> {
         *self.0.alone_since.lock().unwrap_or_else(PoisonError::into_inner)
     }

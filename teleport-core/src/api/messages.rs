@@ -154,6 +154,10 @@ pub struct AccessView {
     pub trust: TrustBundle,
     /// The roles that exist.
     pub roles: Vec<Role>,
+    /// From where the cluster's proxies connect: many users are behind each of these addresses, so what one of them does is
+    /// not to be held against the address.
+    #[serde(default)]
+    pub proxies: Vec<IpAddr>,
 }
 
 /// A change to the nodes.

@@ -1,14 +1,18 @@
 //! Nodes and proxies say that they are there.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+
+use serde::{Deserialize, Serialize};
 
 use super::context::OpContext;
 use super::policy::Permit;
 use crate::api::{ApiError, ApiErrorKind, ApiResult, ProxyRecord};
 use crate::clock::Timestamp;
+use crate::id::HostId;
 use crate::label::Labels;
 use crate::resource::{NODE_RETENTION, NodeRecord};
-use crate::storage::{BackendExt, StorageError};
+use crate::storage::{BackendExt, Record, StorageError};
 use crate::token::is_address;
 
 const MAX_VERSION: usize = 64;
@@ -113,7 +117,38 @@ pub(super) async fn announce_proxy(
     let value = serde_json::to_vec(&proxy).map_err(ApiError::internal)?;
     let key = call.auth.proxies.key(&proxy.host_id.to_string())?;
     call.auth.ports.backend.put(&key, value.into(), Some(until(call.now))).await?;
+    let sources = ProxySources::new(&proxy, call.caller.remote());
+    let value = serde_json::to_vec(&sources).map_err(ApiError::internal)?;
+    let key = call.auth.proxy_sources.key(&proxy.host_id.to_string())?;
+    call.auth.ports.backend.put(&key, value.into(), Some(until(call.now))).await?;
     Ok(())
+}
+
+/// From where a proxy connects: whence it called, and the addresses that it announced. The first is not enough, for a proxy in
+/// the process of the auth service calls from nowhere.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ProxySources {
+    host_id: HostId,
+    pub(super) addresses: BTreeSet<IpAddr>,
+}
+
+impl ProxySources {
+    fn new(proxy: &ProxyRecord, caller: Option<SocketAddr>) -> Self {
+        let announced = [&proxy.web_address, &proxy.ssh_address];
+        let announced = announced.into_iter().filter_map(|text| text.parse::<SocketAddr>().ok());
+        let all = announced.chain(caller).map(|address| address.ip().to_canonical());
+        // A loopback address means another machine to each who reads it.
+        let addresses = all.filter(|ip| !ip.is_loopback() && !ip.is_unspecified()).collect();
+        Self { host_id: proxy.host_id, addresses }
+    }
+}
+
+impl Record for ProxySources {
+    const COLLECTION: &'static str = "proxy-sources";
+
+    fn key(&self) -> String {
+        self.host_id.to_string()
+    }
 }
 
 #[cfg(test)]
@@ -167,6 +202,24 @@ mod tests {
         ] {
             assert!(check_endpoint("address", bad, permit).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_proxy_comes_from_where_it_calls_and_where_it_says() {
+        let proxy = ProxyRecord {
+            host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
+            name: "p".parse().unwrap(),
+            web_address: "proxy.example.com:3080".to_owned(),
+            ssh_address: "192.0.2.1:3023".to_owned(),
+            version: String::new(),
+        };
+        let addresses = |caller: &str| {
+            let sources = ProxySources::new(&proxy, caller.parse().ok());
+            sources.addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(addresses("[::ffff:198.51.100.7]:1"), ["192.0.2.1", "198.51.100.7"]);
+        assert_eq!(addresses("127.0.0.1:1"), ["192.0.2.1"]);
+        assert_eq!(addresses("none"), ["192.0.2.1"]);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Whom to trust, and what to decide by.
 
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures_util::stream::{self, BoxStream, StreamExt};
@@ -39,22 +41,38 @@ pub(super) async fn status(call: &OpContext<'_>, _permit: Permit<'_>) -> ApiResu
 
 async fn view(auth: &Inner) -> ApiResult<AccessView> {
     let roles = auth.role_cache.current(auth.ports.clock.now()).await?;
-    Ok(AccessView { trust: auth.ports.issuer.trust().await?, roles: roles.to_vec() })
+    let sources = auth.proxy_sources.list().await?;
+    let proxies: BTreeSet<IpAddr> = sources.into_iter().flat_map(|stored| stored.record.addresses).collect();
+    Ok(AccessView {
+        trust: auth.ports.issuer.trust().await?,
+        roles: roles.to_vec(),
+        proxies: proxies.into_iter().collect(),
+    })
+}
+
+/// What a view is made of: roles, authorities, proxies.
+struct Sources {
+    roles: Watch,
+    authorities: Watch,
+    proxies: Watch,
 }
 
 struct Watching {
     auth: Arc<Inner>,
     until: Option<Timestamp>,
-    roles: Option<(Watch, Watch)>,
+    sources: Option<Sources>,
     last: Option<AccessView>,
     over: bool,
 }
 
 impl Watching {
     async fn begin(&mut self) -> ApiResult<()> {
-        let roles = self.auth.roles.watch().await?;
         let authorities = Prefix::new(AUTHORITIES).map_err(RepoError::from)?;
-        self.roles = Some((roles, self.auth.ports.backend.watch(&authorities).await?));
+        self.sources = Some(Sources {
+            roles: self.auth.roles.watch().await?,
+            authorities: self.auth.ports.backend.watch(&authorities).await?,
+            proxies: self.auth.proxy_sources.watch().await?,
+        });
         Ok(())
     }
 
@@ -69,16 +87,19 @@ impl Watching {
     /// Waits until something may have changed.
     async fn changed(&mut self) -> ApiResult<()> {
         loop {
-            let Some((roles, authorities)) = &mut self.roles else { return self.begin().await };
+            let Some(Sources { roles, authorities, proxies }) = &mut self.sources else {
+                return self.begin().await;
+            };
             let event = tokio::select! {
                 event = roles.next() => event,
                 event = authorities.next() => event,
+                event = proxies.next() => event,
                 () = tokio::time::sleep(self.auth.config.trust_refresh) => return Ok(()),
             };
             match event {
                 Ok(WatchEvent::Ready { .. }) => {}
                 Ok(_) => return Ok(()),
-                Err(WatchEnd::Lagged) => self.roles = None,
+                Err(WatchEnd::Lagged) => self.sources = None,
                 Err(end @ WatchEnd::Closed) => return Err(ApiError::unavailable(end)),
             }
         }
@@ -112,7 +133,7 @@ pub(super) async fn watch(
         Caller::Identity(identity, _) => Some(identity.expires()),
         _ => None,
     };
-    let watching = Watching { auth: Arc::clone(auth), until, roles: None, last: None, over: false };
+    let watching = Watching { auth: Arc::clone(auth), until, sources: None, last: None, over: false };
     Ok(stream::unfold(watching, |mut watching| async move {
         if watching.over {
             return None;

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use futures_util::task::AtomicWaker;
+use russh::{ChannelMsg, Sig};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -117,7 +118,7 @@ struct Channel {
 }
 
 impl Account {
-    /// A message with so many bytes of data was put in the channel's queue. Returns how much waits in it now, in bytes.
+    /// A message with so many bytes of [`payload`] was put in the channel's queue. Returns how much waits in it now, in bytes.
     pub(crate) fn arrived(&self, data: usize) -> usize {
         if self.0.closed.load(Ordering::SeqCst) {
             return 0;
@@ -129,7 +130,7 @@ impl Account {
         usize::try_from(waiting).unwrap_or_default()
     }
 
-    /// A message with so many bytes of data was taken out of the queue.
+    /// A message with so many bytes of [`payload`] was taken out of the queue.
     pub(crate) fn taken(&self, data: usize) {
         self.change(-cost(data));
     }
@@ -149,6 +150,38 @@ impl Account {
     fn settle(&self) {
         let rest = self.0.waiting.swap(0, Ordering::SeqCst);
         self.0.link.add(-rest);
+    }
+}
+
+/// The bytes of a message that its sender chose the number of: its data, or the texts of a request. Requests, too, wait in the
+/// channel's queue, each as long as a packet may be.
+pub(crate) fn payload(message: &ChannelMsg) -> usize {
+    match message {
+        ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. } => data.len(),
+        ChannelMsg::Exec { command, .. } => command.len(),
+        ChannelMsg::RequestPty { term, terminal_modes, .. } => pty_payload(term, terminal_modes.len()),
+        ChannelMsg::RequestSubsystem { name, .. } => name.len(),
+        ChannelMsg::RequestX11 { x11_authentication_protocol, x11_authentication_cookie, .. } => {
+            x11_authentication_protocol.len().saturating_add(x11_authentication_cookie.len())
+        }
+        ChannelMsg::SetEnv { variable_name, variable_value, .. } => {
+            variable_name.len().saturating_add(variable_value.len())
+        }
+        ChannelMsg::Signal { signal } => signal_payload(signal),
+        _ => 0,
+    }
+}
+
+/// [`payload`] of a request for a terminal.
+pub(crate) fn pty_payload(term: &str, modes: usize) -> usize {
+    term.len().saturating_add(modes.saturating_mul(8))
+}
+
+/// [`payload`] of a signal.
+pub(crate) fn signal_payload(signal: &Sig) -> usize {
+    match signal {
+        Sig::Custom(name) => name.len(),
+        _ => 0,
     }
 }
 

@@ -1,6 +1,6 @@
 //! How many strangers may knock at once, and who must wait before knocking again: pure, given the time and the dice.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -123,12 +123,25 @@ pub(crate) struct Gate {
     connections: u32,
     by_source: HashMap<Source, u32>,
     penalties: Penalties,
+    proxies: HashSet<IpAddr>,
 }
 
 impl Gate {
     pub(crate) fn new(limits: Limits) -> Self {
         let penalties = Penalties::default();
-        Self { limits, startups: 0, connections: 0, by_source: HashMap::new(), penalties }
+        Self {
+            limits,
+            startups: 0,
+            connections: 0,
+            by_source: HashMap::new(),
+            penalties,
+            proxies: HashSet::new(),
+        }
+    }
+
+    /// These addresses, and those of [`Limits::exempt`], have no limits of their own from now on.
+    pub(crate) fn exempt(&mut self, proxies: &[IpAddr]) {
+        self.proxies = proxies.iter().map(IpAddr::to_canonical).collect();
     }
 
     /// Decides about a new connection; `dice` is any random number.
@@ -136,7 +149,9 @@ impl Gate {
         if self.connections >= self.limits.connections {
             return Err(Refused::Full);
         }
-        let exempt = self.limits.exempt.iter().any(|known| known.to_canonical() == address.to_canonical());
+        let canonical = address.to_canonical();
+        let exempt = self.proxies.contains(&canonical)
+            || self.limits.exempt.iter().any(|known| known.to_canonical() == canonical);
         if !exempt && dice % 100 < self.refusal() {
             return Err(Refused::Startups);
         }

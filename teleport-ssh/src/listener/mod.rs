@@ -121,6 +121,11 @@ impl Door {
         }
     }
 
+    /// These addresses have no limits of their own from now on, beside those of [`Limits::exempt`].
+    pub(crate) fn exempt(&self, proxies: &[IpAddr]) {
+        self.gate().exempt(proxies);
+    }
+
     fn gate(&self) -> MutexGuard<'_, Gate> {
         self.0.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }

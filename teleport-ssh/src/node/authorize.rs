@@ -28,6 +28,26 @@ pub(super) enum Refusal {
     View(#[from] NoView),
 }
 
+impl Refusal {
+    /// Whether the certificate was made by an authority of this cluster: its holder is known and named in the audit log, and
+    /// guesses nothing.
+    pub(super) const fn is_of_ours(&self) -> bool {
+        match self {
+            Self::Access(_) | Self::Service(_) => true,
+            // What is said before the authority is looked at may be said of anybody's.
+            Self::Certificate(reason) => !matches!(
+                reason,
+                CertRejected::Algorithm
+                    | CertRejected::Authority
+                    | CertRejected::Kind
+                    | CertRejected::Malformed
+                    | CertRejected::Signature
+            ),
+            Self::Login(_) | Self::View(_) => false,
+        }
+    }
+}
+
 /// Accepts the certificate and checks that its holder may log in here, by the newest roles.
 pub(super) fn login(
     certificate: &Certificate,

@@ -18,14 +18,15 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::authorize::{self, Refusal, chain};
 use super::session_task::{self, Start};
-use crate::engine::transport::{Account, Link};
+use crate::engine::transport::{Account, Link, pty_payload, signal_payload};
 use crate::listener::limits::{MAX_AUTH_FAILURES, MAX_AUTH_PROBES};
 use crate::session::machine::{Machine, Request, SessionPolicy, Verdict};
 use crate::session::{EventSender, SessionEvents, SessionKind, Terminal, TerminalSize};
 use crate::sys::modes::TerminalModes;
 
-/// Input that may wait in a channel on which nothing has been started, in bytes: the window that it was given, and a little.
-const EARLY_INPUT: usize = 3 << 20;
+/// What may wait in a channel on which nothing has been started, in bytes: input and requests. Less than where the transport
+/// stops reading, for then the request that starts something would not be heard either.
+const EARLY_INPUT: usize = 1 << 20;
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,6 +35,8 @@ pub(super) enum Progress {
     Connected,
     /// An authentication was tried and refused.
     Refused,
+    /// A certificate of this cluster was refused, for instance because its holder may not log in here.
+    Denied,
     /// The client is known and may log in.
     Authenticated,
 }
@@ -170,6 +173,9 @@ impl Connection {
             .field("serial", certificate.serial().to_string());
         self.node.audit.note(event);
         self.told = true;
+        if why.is_of_ours() {
+            self.progress.send_replace(Progress::Denied);
+        }
         self.failed()
     }
 
@@ -182,7 +188,14 @@ impl Connection {
 
     fn failed(&mut self) -> Result<Auth, ConnectionError> {
         self.failures = self.failures.saturating_add(1);
-        self.progress.send_replace(Progress::Refused);
+        // Whoever is known stays known.
+        self.progress.send_if_modified(|progress| {
+            let stranger = *progress == Progress::Connected;
+            if stranger {
+                *progress = Progress::Refused;
+            }
+            stranger
+        });
         if self.failures > MAX_AUTH_FAILURES {
             return Err(ConnectionError::TooManyAttempts);
         }
@@ -198,17 +211,19 @@ impl Connection {
         event
     }
 
-    /// Runs a request through the channel's machine and answers it.
+    /// Runs a request through the channel's machine and answers it. `size` is what the request occupies in the channel's
+    /// queue, [`payload`](crate::engine::transport::payload).
     fn request(
         &mut self,
         id: ChannelId,
+        size: usize,
         request: Request,
         session: &mut Session,
     ) -> Result<(), ConnectionError> {
+        self.arrived(id, size)?;
         let Some(open) = self.channels.get_mut(&id) else {
             return Ok(session.channel_failure(id)?);
         };
-        open.account.arrived(0);
         let accepted = match open.machine.handle(request) {
             Verdict::Accept => true,
             Verdict::Refuse(reason) => {
@@ -588,19 +603,19 @@ impl Handler for Connection {
             size: terminal_size(col_width, row_height, pix_width, pix_height),
             modes: TerminalModes::from_pairs(modes.iter().map(|(code, value)| (*code as u8, *value))),
         };
-        self.request(channel, Request::Pty(terminal), session)
+        self.request(channel, pty_payload(term, modes.len()), Request::Pty(terminal), session)
     }
 
     async fn x11_request(
         &mut self,
         channel: ChannelId,
         _single_connection: bool,
-        _x11_auth_protocol: &str,
-        _x11_auth_cookie: &str,
+        x11_auth_protocol: &str,
+        x11_auth_cookie: &str,
         _x11_screen_number: u32,
         session: &mut Session,
     ) -> Result<(), ConnectionError> {
-        self.arrived(channel, 0)?;
+        self.arrived(channel, x11_auth_protocol.len().saturating_add(x11_auth_cookie.len()))?;
         Ok(session.channel_failure(channel)?)
     }
 
@@ -612,7 +627,8 @@ impl Handler for Connection {
         session: &mut Session,
     ) -> Result<(), ConnectionError> {
         let request = Request::Env { name: variable_name.to_owned(), value: variable_value.to_owned() };
-        self.request(channel, request, session)
+        let size = variable_name.len().saturating_add(variable_value.len());
+        self.request(channel, size, request, session)
     }
 
     async fn shell_request(
@@ -620,7 +636,7 @@ impl Handler for Connection {
         channel: ChannelId,
         session: &mut Session,
     ) -> Result<(), ConnectionError> {
-        self.request(channel, Request::Shell, session)
+        self.request(channel, 0, Request::Shell, session)
     }
 
     async fn exec_request(
@@ -629,7 +645,7 @@ impl Handler for Connection {
         data: &[u8],
         session: &mut Session,
     ) -> Result<(), ConnectionError> {
-        self.request(channel, Request::Exec(data.to_vec()), session)
+        self.request(channel, data.len(), Request::Exec(data.to_vec()), session)
     }
 
     async fn subsystem_request(
@@ -638,7 +654,7 @@ impl Handler for Connection {
         name: &str,
         session: &mut Session,
     ) -> Result<(), ConnectionError> {
-        self.request(channel, Request::Subsystem(name.to_owned()), session)
+        self.request(channel, name.len(), Request::Subsystem(name.to_owned()), session)
     }
 
     async fn window_change_request(
@@ -651,7 +667,7 @@ impl Handler for Connection {
         session: &mut Session,
     ) -> Result<(), ConnectionError> {
         let size = terminal_size(col_width, row_height, pix_width, pix_height);
-        self.request(channel, Request::WindowChange(size), session)
+        self.request(channel, 0, Request::WindowChange(size), session)
     }
 
     async fn agent_request(
@@ -669,6 +685,7 @@ impl Handler for Connection {
         signal: Sig,
         session: &mut Session,
     ) -> Result<(), ConnectionError> {
-        self.request(channel, Request::Signal(signal_name(signal)), session)
+        let size = signal_payload(&signal);
+        self.request(channel, size, Request::Signal(signal_name(signal)), session)
     }
 }

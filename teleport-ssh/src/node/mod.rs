@@ -159,7 +159,8 @@ impl NodeBuilder {
         self
     }
 
-    /// The limits for strangers. The proxies' addresses belong into [`Limits::exempt`].
+    /// The limits for strangers. The addresses of the proxies that the auth service knows are exempt; those of others, such as
+    /// a translated one, belong into [`Limits::exempt`].
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -346,6 +347,8 @@ impl BoundNode {
             Arc::clone(&entropy),
             shutdown.clone(),
         ));
+        let (view, gate) = (shared.view.clone(), door.clone());
+        scope.spawn(async move { view.for_each(|view| gate.exempt(&view.proxies)).await });
         // Of its own, because the last events come after the abort.
         let written = Shutdown::new();
         let writing = TaskScope::new();

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId, ChannelOpenFailure, Pty};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
 use ssh_key::Certificate;
 use teleport_core::access::AccessChecker;
 use teleport_core::audit::{AuditEvent, EventKind};
@@ -19,13 +19,15 @@ use super::route::{NodeRoute, RouteError, resolve};
 use super::server::Shared;
 use super::splice::splice;
 use crate::authn;
-use crate::engine::transport::{Account, Link};
+use crate::engine::transport::{Account, Link, pty_payload, signal_payload};
 use crate::listener::limits::{MAX_AUTH_FAILURES, MAX_AUTH_PROBES, Outcome};
 use crate::rpc::BoxedIo;
 use crate::view::NoView;
 
 /// The most channels of one connection, open or being opened.
 const MAX_CHANNELS: usize = 100;
+/// Bytes that may wait in a channel that leads nowhere. Less than where the transport stops reading.
+const MAX_UNREAD: usize = 1 << 20;
 /// What whoever asks for a shell is told.
 const ONLY_A_PROXY: &str =
     "this is a proxy: it has no shell, commands or files; go through it to a node with `ssh -J`";
@@ -61,6 +63,7 @@ enum Refusal {
     Unreachable(super::dial::DialError),
     NotRecorded,
     NoView(NoView),
+    Expired,
     TooManyChannels,
 }
 
@@ -75,6 +78,7 @@ impl Refusal {
             Self::NotRecorded | Self::NoView(_) => {
                 "the proxy cannot work at the moment; try again later".to_owned()
             }
+            Self::Expired => "your certificate has expired; log in again".to_owned(),
             Self::TooManyChannels => format!("a connection has at most {MAX_CHANNELS} channels"),
         }
     }
@@ -171,6 +175,10 @@ impl Connection {
         let view = self.shared.access.usable().map_err(Refusal::NoView)?;
         let checker = AccessChecker::for_identity(&user, &view.roles);
         let (cluster, now) = (&view.trust.cluster, self.shared.clock.now());
+        // The connection may be older than what it was opened with allows.
+        if now >= user.expires {
+            return Err(Refusal::Expired);
+        }
         let route = self.shared.nodes.read(|nodes| resolve(&target, nodes, &checker, cluster, now));
         Ok((Arc::clone(&user), route.map_err(Refusal::Route)?))
     }
@@ -178,6 +186,18 @@ impl Connection {
     /// Refuses something that a proxy never does.
     fn refuse(&self, kind: EventKind, what: &str, reason: &str) {
         self.shared.journal.note(self.event(kind).error(reason).field("request", what));
+    }
+
+    /// Counts what the library has put into a channel's queue, in bytes. Whoever fills a channel on which nothing reads is
+    /// cut off: the queue itself has no bound that would help.
+    fn arrived(&self, id: ChannelId, bytes: usize) {
+        if let Some(slot) = self.channels.get(&id)
+            && slot.account.arrived(bytes) > MAX_UNREAD
+            && slot.idle.is_some()
+        {
+            tracing::info!(peer = %self.peer, "a client fills a channel without asking for anything");
+            self.link.close();
+        }
     }
 
     fn refuse_request(
@@ -336,6 +356,7 @@ impl Handler for Connection {
         name: &str,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
+        self.arrived(id, name.len());
         let attempt = self.attempt(Door::Subsystem, name);
         let Some(slot) = self.channels.get_mut(&id) else { return session.channel_failure(id) };
         let account = slot.account.clone();
@@ -377,9 +398,7 @@ impl Handler for Connection {
     }
 
     async fn data(&mut self, id: ChannelId, data: &[u8], _session: &mut Session) -> Result<(), Self::Error> {
-        if let Some(slot) = self.channels.get(&id) {
-            let _ = slot.account.arrived(data.len());
-        }
+        self.arrived(id, data.len());
         Ok(())
     }
 
@@ -390,9 +409,45 @@ impl Handler for Connection {
         data: &[u8],
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        if let Some(slot) = self.channels.get(&id) {
-            let _ = slot.account.arrived(data.len());
-        }
+        self.arrived(id, data.len());
+        Ok(())
+    }
+
+    async fn channel_eof(&mut self, id: ChannelId, _session: &mut Session) -> Result<(), Self::Error> {
+        self.arrived(id, 0);
+        Ok(())
+    }
+
+    async fn window_adjusted(
+        &mut self,
+        id: ChannelId,
+        _size: u32,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.arrived(id, 0);
+        Ok(())
+    }
+
+    async fn window_change_request(
+        &mut self,
+        id: ChannelId,
+        _columns: u32,
+        _rows: u32,
+        _width: u32,
+        _height: u32,
+        session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.arrived(id, 0);
+        session.channel_failure(id)
+    }
+
+    async fn signal(
+        &mut self,
+        id: ChannelId,
+        signal: Sig,
+        _session: &mut Session,
+    ) -> Result<(), Self::Error> {
+        self.arrived(id, signal_payload(&signal));
         Ok(())
     }
 
@@ -450,14 +505,15 @@ impl Handler for Connection {
     async fn pty_request(
         &mut self,
         channel: ChannelId,
-        _term: &str,
+        term: &str,
         _columns: u32,
         _rows: u32,
         _width: u32,
         _height: u32,
-        _modes: &[(Pty, u32)],
+        modes: &[(Pty, u32)],
         session: &mut Session,
     ) -> Result<(), Self::Error> {
+        self.arrived(channel, pty_payload(term, modes.len()));
         // A client that asks for a terminal asks for a shell next, and is told why not then.
         self.refuse(EventKind::SessionRejected, "pty-req", ONLY_A_PROXY);
         session.channel_failure(channel)
@@ -467,11 +523,12 @@ impl Handler for Connection {
         &mut self,
         channel: ChannelId,
         _single: bool,
-        _protocol: &str,
-        _cookie: &str,
+        protocol: &str,
+        cookie: &str,
         _screen: u32,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
+        self.arrived(channel, protocol.len().saturating_add(cookie.len()));
         self.refuse(EventKind::SessionRejected, "x11-req", ONLY_A_PROXY);
         session.channel_failure(channel)
     }
@@ -479,15 +536,17 @@ impl Handler for Connection {
     async fn env_request(
         &mut self,
         channel: ChannelId,
-        _name: &str,
-        _value: &str,
+        name: &str,
+        value: &str,
         session: &mut Session,
     ) -> Result<(), Self::Error> {
+        self.arrived(channel, name.len().saturating_add(value.len()));
         // Sent by most clients unasked; no attempt at anything, so not recorded.
         session.channel_failure(channel)
     }
 
     async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
+        self.arrived(channel, 0);
         self.refuse_request(channel, EventKind::SessionRejected, "shell", session)
     }
 
@@ -497,6 +556,7 @@ impl Handler for Connection {
         command: &[u8],
         session: &mut Session,
     ) -> Result<(), Self::Error> {
+        self.arrived(channel, command.len());
         let what = format!("exec {}", String::from_utf8_lossy(command));
         self.refuse_request(channel, EventKind::ExecFailure, &what, session)
     }
@@ -506,6 +566,7 @@ impl Handler for Connection {
         channel: ChannelId,
         session: &mut Session,
     ) -> Result<bool, Self::Error> {
+        self.arrived(channel, 0);
         self.refuse(EventKind::SessionRejected, "auth-agent-req", ONLY_A_PROXY);
         session.channel_failure(channel)?;
         Ok(false)

@@ -17,7 +17,7 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
-use crate::engine::transport::{Account, Link};
+use crate::engine::transport::{Account, Link, payload};
 
 /// How much is read from a node at once, at most. A few packets' worth: larger brings nothing, smaller costs wake-ups.
 const READ_SIZE: usize = 128 * 1024;
@@ -42,7 +42,7 @@ pub(super) struct Spliced {
 /// Those of the node's stream, and `InvalidData` if a side does not speak SSH. The client's channel is left to the caller
 /// to close.
 pub(super) async fn splice<S>(
-    mut from_client: ChannelReadHalf,
+    from_client: ChannelReadHalf,
     to_client: &ChannelWriteHalf<Msg>,
     node: S,
     link: &Link,
@@ -55,19 +55,24 @@ where
     let mut spliced = Spliced::default();
     let _settled = CloseOnDrop(account);
     {
-        let upload = upload(&mut from_client, to_node, account, &mut spliced.to_node);
+        let upload = upload(from_client, to_node, account, &mut spliced.to_node);
         let download = download(from_node, to_client, link, &mut spliced.to_client);
         tokio::pin!(upload, download);
         // The node ended its side: the client may still have something to say, but not for ever.
         let overdue = tokio::time::sleep(Duration::MAX);
         tokio::pin!(overdue);
         let (mut uploading, mut downloading) = (true, true);
+        let mut listening = None;
         while uploading || downloading {
             tokio::select! {
                 ended = &mut upload, if uploading => match ended? {
-                    Ended::Eof => uploading = false,
+                    Ended::Eof(client) => {
+                        listening = Some(client);
+                        uploading = false;
+                    }
                     Ended::Closed => break,
                 },
+                () = discard(&mut listening, account), if listening.is_some() => break,
                 ended = &mut download, if downloading => {
                     ended?;
                     downloading = false;
@@ -91,13 +96,25 @@ impl Drop for CloseOnDrop<'_> {
 
 enum Ended {
     /// The client will send no more, and still listens.
-    Eof,
+    Eof(ChannelReadHalf),
     /// The channel is gone.
     Closed,
 }
 
+/// Takes what a client still says that has ended its side, such as that it can take more; resolves when it is gone. Cancel
+/// safe.
+async fn discard(client: &mut Option<ChannelReadHalf>, account: &Account) {
+    let Some(client) = client else { return };
+    while let Some(message) = client.wait().await {
+        account.taken(payload(&message));
+        if matches!(message, ChannelMsg::Close) {
+            return;
+        }
+    }
+}
+
 async fn upload(
-    client: &mut ChannelReadHalf,
+    mut client: ChannelReadHalf,
     mut node: impl AsyncWrite + Unpin,
     account: &Account,
     count: &mut u64,
@@ -105,17 +122,17 @@ async fn upload(
     let mut greeting = Greeting::default();
     let mut batch: Vec<Bytes> = Vec::with_capacity(MAX_BATCH);
     loop {
-        let mut ended = None;
+        let mut end = None;
         // Wait for one message, then take what is there already.
         let mut next = client.wait().await;
         loop {
             match next {
                 Some(ChannelMsg::Data { data }) => batch.push(data),
-                Some(ChannelMsg::Eof) => ended = Some(Ended::Eof),
-                Some(ChannelMsg::Close) | None => ended = Some(Ended::Closed),
-                Some(_) => {}
+                Some(ChannelMsg::Eof) => end = Some(false),
+                Some(ChannelMsg::Close) | None => end = Some(true),
+                Some(other) => account.taken(payload(&other)),
             }
-            if ended.is_some() || batch.len() >= MAX_BATCH {
+            if end.is_some() || batch.len() >= MAX_BATCH {
                 break;
             }
             match client.wait().now_or_never() {
@@ -133,10 +150,10 @@ async fn upload(
         write_batch(&mut node, &mut batch).await?;
         // Only now: what the node has not taken yet still counts against the client.
         sizes.iter().take(taken).for_each(|size| account.taken(*size));
-        if let Some(ended) = ended {
+        if let Some(gone) = end {
             // Whatever the node says to that, the client has ended its side.
             let _ = node.shutdown().await;
-            return Ok(ended);
+            return Ok(if gone { Ended::Closed } else { Ended::Eof(client) });
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{SessionRequest, TerminalSize};
-use crate::engine::transport::{Account, Link};
+use crate::engine::transport::{Account, Link, payload};
 
 /// SSH's number for standard error.
 const STDERR: u32 = 1;
@@ -50,11 +50,7 @@ impl SessionInput {
     pub async fn next(&mut self) -> Option<Bytes> {
         while !self.ended {
             let message = self.channel.wait().await;
-            let len = match &message {
-                Some(ChannelMsg::Data { data } | ChannelMsg::ExtendedData { data, .. }) => data.len(),
-                _ => 0,
-            };
-            self.account.taken(len);
+            self.account.taken(message.as_ref().map_or(0, payload));
             match message {
                 Some(ChannelMsg::Data { data }) if !data.is_empty() => return Some(data),
                 None | Some(ChannelMsg::Eof | ChannelMsg::Close) => self.ended = true,

@@ -260,6 +260,8 @@ async fn feed(mut input: SessionInput, mut stdin: Box<dyn AsyncWrite + Send + Un
             break;
         }
     }
+    // What else comes is thrown away: it must not wait for somebody to take it.
+    drop(input);
     if terminal {
         // Letting go of the terminal would hang up.
         std::future::pending::<()>().await;

@@ -19,6 +19,7 @@ fn view() -> AccessView {
             user_tls_ca: Vec::new(),
             host_tls_ca: Vec::new(),
         },
+        proxies: Vec::new(),
         roles: Vec::new(),
     }
 }

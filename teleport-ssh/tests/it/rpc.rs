@@ -5,7 +5,6 @@ mod hostile;
 mod identity;
 mod join;
 mod mtls;
-mod speed;
 mod suite;
 mod watch;
 mod web;

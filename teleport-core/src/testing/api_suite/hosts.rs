@@ -234,6 +234,17 @@ pub async fn watchers_see_changes(fixture: &dyn ApiFixture) {
         let view = access.next().await.unwrap().unwrap();
         assert_eq!(view.trust, node.trust().await.unwrap());
         assert!(view.roles.iter().any(|role| role.metadata.name == "access"));
+        let identity = host(fixture, "proxy-2", HostRole::Proxy);
+        let proxy = ProxyRecord {
+            host_id: identity.host_id,
+            name: identity.name.clone(),
+            web_address: "proxy.example.org:3080".to_owned(),
+            ssh_address: "192.0.2.99:3023".to_owned(),
+            version: "1.0".to_owned(),
+        };
+        as_host(fixture, &identity).announce_proxy(proxy).await.unwrap();
+        let announced = "192.0.2.99".parse().unwrap();
+        while !access.next().await.unwrap().unwrap().proxies.contains(&announced) {}
     };
     tokio::time::timeout(SOON, seen).await.expect("the watchers saw nothing");
 }

@@ -108,3 +108,30 @@ async fn a_cut_connection_fails_at_once() {
     assert_eq!(reading.await.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     assert!(transport.write_all(b"x").await.is_err());
 }
+
+#[test]
+fn a_message_weighs_what_its_sender_chose() {
+    let text = || "x".repeat(1000);
+    for message in [
+        ChannelMsg::Data { data: text().into() },
+        ChannelMsg::ExtendedData { data: text().into(), ext: 1 },
+        ChannelMsg::Exec { want_reply: false, command: text().into() },
+        ChannelMsg::RequestPty {
+            want_reply: false,
+            term: text(),
+            col_width: 80,
+            row_height: 25,
+            pix_width: 0,
+            pix_height: 0,
+            terminal_modes: Vec::new(),
+        },
+        ChannelMsg::RequestSubsystem { want_reply: false, name: text() },
+        ChannelMsg::SetEnv { want_reply: false, variable_name: String::new(), variable_value: text() },
+        ChannelMsg::Signal { signal: Sig::Custom(text()) },
+    ] {
+        assert_eq!(payload(&message), 1000, "{message:?}");
+    }
+    for message in [ChannelMsg::Eof, ChannelMsg::Close, ChannelMsg::WindowAdjusted { new_size: 5 }] {
+        assert_eq!(payload(&message), 0, "{message:?}");
+    }
+}

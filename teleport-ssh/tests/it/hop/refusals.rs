@@ -270,3 +270,35 @@ async fn c3_channels_that_stock_clients_rarely_open_are_refused_too() {
 async fn answer(channel: &mut russh::Channel<russh::client::Msg>) -> Option<russh::ChannelMsg> {
     tokio::time::timeout(super::DEADLINE, channel.wait()).await.unwrap()
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn b5_requests_that_nobody_reads_are_not_kept() {
+    let world = World::start().await;
+    let user = world.user("alice").await;
+    let key = Arc::new(PrivateKey::from_openssh(user.credentials.ssh.to_openssh().expose()).unwrap());
+    let certificate = Certificate::from_openssh(&user.credentials.certificate).unwrap();
+    for request in ["env", "signal", "x11-req"] {
+        let config = Arc::new(russh::client::Config::default());
+        let mut raw = russh::client::connect(config, world.proxy, Careless).await.unwrap();
+        let good = raw.authenticate_openssh_cert("x", Arc::clone(&key), certificate.clone()).await.unwrap();
+        assert!(good.success());
+        let channel = raw.channel_open_session().await.unwrap();
+        let long = "x".repeat(30_000);
+        let flood = async {
+            // Sending fails once the connection is cut.
+            for _ in 0..100_000 {
+                let sent = match request {
+                    "env" => channel.set_env(false, "LANG", long.as_str()).await,
+                    "signal" => channel.signal(russh::Sig::Custom(long.clone())).await,
+                    _ => channel.request_x11(false, false, long.as_str(), "00", 0).await,
+                };
+                if sent.is_err() {
+                    return;
+                }
+            }
+            panic!("the proxy took 3 GB of {request}");
+        };
+        tokio::time::timeout(super::DEADLINE, flood).await.unwrap();
+    }
+    world.stop().await;
+}

@@ -1,6 +1,6 @@
 //! Strangers who do not mean well: raw bytes, stalled handshakes, floods, messages out of order.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -183,6 +183,29 @@ async fn a_source_that_fails_again_and_again_must_wait() {
         "even the good one waits: it is the same address"
     );
     assert!(node.status.counts().refused > 0);
+
+    // Unless it is a proxy's, behind which there are others.
+    node.auth.view.send_modify(|view| view.proxies = vec![Ipv4Addr::LOCALHOST.into()]);
+    node.status.view().wait_for(|view| !view.proxies.is_empty()).await;
+    let let_in = async { while !node.run(&[], &["true"]).await.status.success() {} };
+    tokio::time::timeout(PATIENCE, let_in).await.unwrap();
+}
+
+/// Whoever has a certificate of the cluster is known: that the login is not theirs is no offence of the address.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_is_denied_locks_nobody_out() {
+    let limits = Limits { penalties: true, ..lenient() };
+    let node = TestNode::with(|builder| builder.limits(limits)).await;
+    let key = private_key(50);
+    let elsewhere = UserCert { principals: vec!["somebody-else".into()], ..UserCert::new() };
+    node.write_certificate("denied", &elsewhere.sign(&key, &node.user_ca), &key);
+    for _ in 0..6 {
+        let output = super::support::run(node.ssh_as("denied").args(["127.0.0.1", "true"])).await;
+        assert!(text(&output.stderr).contains("Permission denied"), "{}", text(&output.stderr));
+    }
+    wait_for(&node, |(connections, _)| connections == 0).await;
+    assert!(node.run(&[], &["true"]).await.status.success());
+    assert_eq!(node.status.counts().refused, 0);
 }
 
 pub(crate) struct Client;
@@ -281,6 +304,23 @@ async fn refused_channels_and_silent_readers_cost_nothing() {
     assert_eq!(node.status.sessions().len(), 1);
     drop(channel);
     drop(session);
+}
+
+/// B5: requests wait in the channel's queue like input does, each as long as a packet may be; they are counted like it.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_nobody_reads_are_not_kept() {
+    let node = TestNode::start().await;
+    let mut session = client(node.address).await;
+    let key = Arc::new(private_key(2));
+    let good = UserCert::new().sign(&key, &node.user_ca);
+    assert!(session.authenticate_openssh_cert(me().as_str(), key, good).await.unwrap().success());
+    let channel = session.channel_open_session().await.unwrap();
+    let long = "x".repeat(30_000);
+    let flood = async {
+        // Sending fails once the connection is cut.
+        while channel.set_env(false, "LANG", long.as_str()).await.is_ok() {}
+    };
+    tokio::time::timeout(PATIENCE, flood).await.unwrap();
 }
 
 /// The resident memory of this process, in bytes.
