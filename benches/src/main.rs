@@ -1,4 +1,5 @@
 //! Prints the table of comparisons.
+#![forbid(unsafe_code)]
 
 use std::process::ExitCode;
 
