@@ -202,9 +202,12 @@ fn critical_options(options: &[(String, String)]) -> Result<Options, CertRejecte
     let mut force_command = None;
     let mut source_addresses = Vec::new();
     for (name, value) in options {
+        // Each once, as OpenSSH demands: else one of two would silently not bind.
         match name.as_str() {
-            "force-command" if !value.is_empty() => force_command = Some(value.clone()),
-            "source-address" if !value.is_empty() => {
+            "force-command" if !value.is_empty() && force_command.is_none() => {
+                force_command = Some(value.clone());
+            }
+            "source-address" if !value.is_empty() && source_addresses.is_empty() => {
                 source_addresses = value.split(',').map(str::to_owned).collect();
             }
             _ => return Err(CertRejected::Option),

@@ -122,6 +122,24 @@ fn refuses_each_broken_user() {
 }
 
 #[test]
+fn a3_a_critical_option_that_comes_twice_is_refused() {
+    for (name, strict, loose) in
+        [("source-address", "10.0.0.0/8", "0.0.0.0/0"), ("force-command", "/bin/false", "/bin/sh")]
+    {
+        let option = |value: &str| (name.to_owned(), value.to_owned());
+        for pair in [[strict, loose], [loose, strict], [loose, loose]] {
+            let twice = pair.map(option).to_vec();
+            assert_eq!(
+                user(|cert| cert.critical_options = twice).unwrap_err(),
+                CertRejected::Option,
+                "{pair:?}"
+            );
+        }
+        assert!(user(|cert| cert.critical_options = vec![option(loose)]).is_ok(), "{name}");
+    }
+}
+
+#[test]
 fn a_host_is_known_by_its_names_only() {
     use CertRejected as R;
     assert_eq!(host("web-1", |_| {}).unwrap().name.as_str(), "web-1");
