@@ -8,6 +8,7 @@
 //! `<data directory>/identity/proxy`. Then `ssh -J anybody@LISTEN login@node.cluster` goes through this program.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,7 +20,7 @@ use teleport_core::id::HostRole;
 use teleport_core::task::Shutdown;
 use teleport_ssh::identity::{HostIdentityHandle, IdentityStore};
 use teleport_ssh::proxy::route::NodeRoute;
-use teleport_ssh::proxy::{DialError, Direct, NodeDialer, ProxyServer};
+use teleport_ssh::proxy::{BoundProxy, DialError, Direct, NodeDialer, ProxyServer};
 use teleport_ssh::rpc::{AuthClient, BoxedIo, ClientIdentity, TcpConnector};
 
 /// Counts, and leaves the rest to [`Direct`].
@@ -38,14 +39,12 @@ impl NodeDialer for Counting {
     }
 }
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let (Some(identity), Some(auth)) = (arguments.next(), arguments.next()) else {
-        return Err("usage: mini_proxy IDENTITY-DIRECTORY AUTH-ADDRESS [LISTEN]".into());
-    };
-    let listen: SocketAddr = arguments.next().as_deref().unwrap_or("127.0.0.1:3023").parse()?;
-
+/// A proxy with the identity from a directory.
+pub(crate) async fn bind(
+    identity: &Path,
+    auth: &str,
+    listen: SocketAddr,
+) -> Result<BoundProxy, Box<dyn std::error::Error>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy::new());
     let material =
@@ -54,12 +53,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let connector = Arc::new(TcpConnector::new([auth]));
     let client = ClientIdentity::Host(identity.clone());
     let access = Arc::new(AuthClient::builder(connector, client, Arc::clone(&clock)).build());
+    let proxy = ProxyServer::builder(identity, access, clock, entropy).listen(listen);
+    Ok(proxy.dialer(Arc::new(Counting::default())).bind().await?)
+}
 
-    let proxy = ProxyServer::builder(identity, access, clock, entropy)
-        .listen(listen)
-        .dialer(Arc::new(Counting::default()))
-        .bind()
-        .await?;
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1);
+    let (Some(identity), Some(auth)) = (arguments.next(), arguments.next()) else {
+        return Err("usage: mini_proxy IDENTITY-DIRECTORY AUTH-ADDRESS [LISTEN]".into());
+    };
+    let listen: SocketAddr = arguments.next().as_deref().unwrap_or("127.0.0.1:3023").parse()?;
+    let proxy = bind(identity.as_ref(), &auth, listen).await?;
     println!("listening on {}; Ctrl-C ends it", proxy.local_addr());
     let shutdown = Shutdown::new();
     tokio::select! {

@@ -114,10 +114,10 @@ mod tests {
     #[test]
     fn a_wrong_flag_is_one_line() {
         use clap::Parser;
-        let error = super::tctl::Cli::try_parse_from(["tctl", "tokens", "add", "--tipe=node"]).map(drop);
+        let error = tctl::Cli::try_parse_from(["tctl", "tokens", "add", "--tipe=node"]).map(drop);
         let line = error.map_err(|error| usage(&error.to_string())).err().unwrap_or_default();
         assert!(line.contains("--tipe") && line.contains("--type") && !line.contains('\n'), "{line}");
-        let error = super::tctl::Cli::try_parse_from(["tctl", "tokens", "add", "--type=kube"]).map(drop);
+        let error = tctl::Cli::try_parse_from(["tctl", "tokens", "add", "--type=kube"]).map(drop);
         let line = error.map_err(|error| usage(&error.to_string())).err().unwrap_or_default();
         assert!(line.contains("not part of this product"), "{line}");
     }

@@ -256,7 +256,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.ssh_service.enabled, Some(YesNo(true)));
         assert_eq!(config.proxy_service.enabled, Some(YesNo(false)));
-        assert_eq!(config.ssh_service.labels["env"], "prod");
+        assert_eq!(config.ssh_service.labels.get("env").map(String::as_str), Some("prod"));
         assert!(parse("# nothing\n\n").is_ok());
     }
 

@@ -8,6 +8,7 @@
 )]
 
 mod audit;
+mod examples;
 mod hostile;
 mod joining;
 mod lockout;
