@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, ensure};
 use tokio::time::Instant;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::Scale;
 use crate::cluster::{Cluster, login};
 use crate::load::{Client, Way, rate};
-use crate::process::Cpu;
+use crate::process::{Cpu, Orphans};
 use crate::report::{Goal, Row, median};
 use crate::sshd::Sshd;
 
@@ -24,6 +24,7 @@ pub(crate) struct Both {
     pub(crate) key: std::path::PathBuf,
     pub(crate) sshd: Sshd,
     pub(crate) jump: Sshd,
+    orphans: Mutex<Orphans>,
     _dir: tempfile::TempDir,
 }
 
@@ -34,7 +35,9 @@ impl Both {
         let user = cluster.user().await?;
         let sshd = Sshd::start(&dir.path().join("sshd"), &user.trust)?;
         let jump = Sshd::start(&dir.path().join("jump"), &user.trust)?;
-        Ok(Self { client: Client::new(&user)?, key: user.write(dir.path())?, cluster, sshd, jump, _dir: dir })
+        let orphans = Mutex::new(Orphans::adopt()?);
+        let (client, key) = (Client::new(&user)?, user.write(dir.path())?);
+        Ok(Self { cluster, client, key, sshd, jump, orphans, _dir: dir })
     }
 
     pub(crate) fn ways(&self) -> [(Way, Way, &'static str); 2] {
@@ -52,7 +55,10 @@ impl Both {
     pub(crate) fn sshd_cpu(&self) -> Result<Cpu> {
         self.sshd.server.settle();
         self.jump.server.settle();
-        Ok(self.sshd.server.cpu()?.and(self.jump.server.cpu()?))
+        let known = [self.sshd.server.pid(), self.jump.server.pid()];
+        let mut orphans = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
+        let orphans = Cpu { own: 0.0, all: orphans.cpu_of("sshd", &known) };
+        Ok(self.sshd.server.cpu()?.and(self.jump.server.cpu()?).and(orphans))
     }
 
     pub(crate) fn our_cpu(&self) -> Result<Cpu> {
