@@ -85,6 +85,7 @@
 #![deny(unsafe_code)]
 
 pub mod authn;
+mod batch;
 pub mod client;
 mod engine;
 mod heartbeat;

@@ -10,7 +10,7 @@ use super::EventKind;
 use crate::clock::Timestamp;
 use crate::id::{HostId, NodeName, OsLogin, SessionId};
 
-/// The longest text in an event, in bytes; longer ones are cut and marked with `…`.
+/// The longest text in an event, in bytes of JSON; longer ones are cut and marked with `…`.
 const MAX_TEXT: usize = 4096;
 
 /// What happened, as one line of JSON. Fields that do not apply are absent.
@@ -62,9 +62,22 @@ pub struct AuditEvent {
     pub fields: Map<String, Value>,
 }
 
+/// What is counted is the length as it is written: six bytes for a control character, of which strangers can send many.
 fn cut(mut text: String) -> String {
-    if text.len() > MAX_TEXT {
-        let end = (0..=MAX_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+    let written = |c: char| match c {
+        '"' | '\\' => 2,
+        c if c.is_ascii_control() => 6,
+        c => c.len_utf8(),
+    };
+    let mut room = MAX_TEXT;
+    let end = text.char_indices().find_map(|(at, c)| match room.checked_sub(written(c)) {
+        Some(left) => {
+            room = left;
+            None
+        }
+        None => Some(at),
+    });
+    if let Some(end) = end {
         text.truncate(end);
         text.push('…');
     }
@@ -169,5 +182,12 @@ mod tests {
         let event = AuditEvent::new(EventKind::Exec).field("command", "é".repeat(5000));
         let text = event.fields.get("command").and_then(Value::as_str).unwrap();
         assert!(text.len() <= MAX_TEXT + '…'.len_utf8() && text.ends_with('…'));
+        for text in ["\0", "\n", "\"", "\\", "a", "é", "😀", "\u{7f}", "\0a\""] {
+            let event = AuditEvent::new(EventKind::Exec).user(text.repeat(5000));
+            let json = serde_json::to_string(&event.user).unwrap();
+            assert!(json.len() <= MAX_TEXT + 5, "{text:?}: {}", json.len());
+            let whole = text.repeat(MAX_TEXT / 16);
+            assert_eq!(AuditEvent::new(EventKind::Exec).user(whole.as_str()).user, Some(whole));
+        }
     }
 }

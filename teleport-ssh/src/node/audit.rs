@@ -10,6 +10,7 @@ use teleport_core::entropy::Entropy;
 use teleport_core::task::Shutdown;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::batch::Batches;
 use crate::view::jitter;
 
 /// Events that may wait.
@@ -32,6 +33,12 @@ struct Entry {
     event: AuditEvent,
     /// Told once the event is durable.
     written: Option<oneshot::Sender<()>>,
+}
+
+impl AsRef<AuditEvent> for Entry {
+    fn as_ref(&self) -> &AuditEvent {
+        &self.event
+    }
 }
 
 /// Where connections and sessions put their events.
@@ -114,11 +121,16 @@ impl AuditWorker {
                     "audit events were lost: they came faster than they can be written"
                 );
             }
-            let events: Vec<AuditEvent> = batch.iter().map(|entry| entry.event.clone()).collect();
-            if deliver(api, events, entropy).await {
-                for written in batch.drain(..).filter_map(|entry| entry.written) {
-                    // Whoever asked may have given up.
-                    let _ = written.send(());
+            let mut batches = Batches::of(batch.drain(..));
+            while let Some(batch) = batches.next() {
+                let events = batch.iter().map(|entry| entry.event.clone()).collect();
+                if deliver(api, events, entropy).await {
+                    for written in batch.into_iter().filter_map(|entry| entry.written) {
+                        // Whoever asked may have given up.
+                        let _ = written.send(());
+                    }
+                } else if let Err(Some(lost)) = batches.refused(batch) {
+                    tracing::error!(code = %lost.event.code, "an audit event was lost");
                 }
             }
         }

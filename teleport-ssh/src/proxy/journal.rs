@@ -11,6 +11,8 @@ use teleport_core::api::{ApiErrorKind, ProxyAccess};
 use teleport_core::audit::AuditEvent;
 use tokio::sync::mpsc;
 
+use crate::batch::Batches;
+
 /// How many events may wait: some minutes of a busy proxy.
 const QUEUE: usize = 4096;
 /// How many events travel together.
@@ -54,28 +56,46 @@ impl Journal {
 async fn deliver(mut queue: mpsc::Receiver<AuditEvent>, access: Arc<dyn ProxyAccess>) {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
-        while let Err(error) = access.emit_events(batch.clone()).await {
-            let worth_trying = matches!(
-                error.kind(),
-                ApiErrorKind::Unavailable
-                    | ApiErrorKind::TooMany
-                    | ApiErrorKind::Internal
-                    | ApiErrorKind::Conflict
-            );
-            if !worth_trying {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    events = batch.len(),
-                    "the auth service does not take audit events"
-                );
-                break;
+        let mut batches = Batches::of(batch.drain(..).map(Queued));
+        while let Some(batch) = batches.next() {
+            let events = batch.iter().map(|queued| queued.0.clone()).collect();
+            if !send(&*access, events).await
+                && let Err(Some(lost)) = batches.refused(batch)
+            {
+                tracing::error!(code = %lost.0.code, "an audit event was lost");
             }
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "audit events wait for the auth service"
-            );
-            tokio::time::sleep(RETRY).await;
         }
-        batch.clear();
     }
+}
+
+struct Queued(AuditEvent);
+
+impl AsRef<AuditEvent> for Queued {
+    fn as_ref(&self) -> &AuditEvent {
+        &self.0
+    }
+}
+
+/// Sends until the auth service has taken the events (`true`) or does not want them.
+async fn send(access: &dyn ProxyAccess, events: Vec<AuditEvent>) -> bool {
+    while let Err(error) = access.emit_events(events.clone()).await {
+        let worth_trying = matches!(
+            error.kind(),
+            ApiErrorKind::Unavailable
+                | ApiErrorKind::TooMany
+                | ApiErrorKind::Internal
+                | ApiErrorKind::Conflict
+        );
+        if !worth_trying {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                events = events.len(),
+                "the auth service does not take audit events"
+            );
+            return false;
+        }
+        tracing::warn!(error = &error as &dyn std::error::Error, "audit events wait for the auth service");
+        tokio::time::sleep(RETRY).await;
+    }
+    true
 }

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use rustls::ServerConfig;
 use teleport_core::task::{Shutdown, TaskScope};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
@@ -31,7 +32,7 @@ use crate::rpc::{Activity, Connector, Prefixed, ScopeExecutor};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a connection may do nothing.
 const IDLE: Duration = Duration::from_secs(30);
-/// How long connections to the auth service go on after draining has begun.
+/// How long connections to the auth service go on after draining has begun, or after the auth service has ended its side.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// Requests of one connection at the same time.
 const MAX_STREAMS: u32 = 32;
@@ -44,6 +45,34 @@ pub(super) struct Connections {
     pub(super) auth: Option<Arc<dyn Connector>>,
     pub(super) passed: Strangers,
     pub(super) grace: Duration,
+}
+
+/// Passes bytes both ways until both sides have ended. Once the auth service has, its client has a moment to do so too: it
+/// cannot hold on to the connection, and with it to a place here, by saying nothing.
+async fn pass(
+    client: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    auth: &mut (impl AsyncRead + AsyncWrite + Unpin),
+) -> io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_auth, mut to_auth) = tokio::io::split(auth);
+    let mut asking = pin!(async {
+        tokio::io::copy(&mut from_client, &mut to_auth).await?;
+        to_auth.shutdown().await
+    });
+    let mut answering = pin!(async {
+        tokio::io::copy(&mut from_auth, &mut to_client).await?;
+        to_client.shutdown().await
+    });
+    tokio::select! {
+        asked = &mut asking => {
+            asked?;
+            answering.await
+        }
+        answered = &mut answering => {
+            answered?;
+            tokio::time::timeout(FAREWELL, asking).await.unwrap_or(Ok(()))
+        }
+    }
 }
 
 impl fmt::Debug for Connections {
@@ -114,7 +143,7 @@ impl Connections {
             tokio::time::sleep(FAREWELL).await;
         };
         tokio::select! {
-            copied = tokio::io::copy_bidirectional(&mut downstream, &mut upstream) => {
+            copied = pass(&mut downstream, &mut upstream) => {
                 if let Err(error) = copied {
                     let error = &error as &dyn std::error::Error;
                     tracing::debug!(%peer, error, "a connection to the auth service broke off");
@@ -158,5 +187,50 @@ impl Connections {
         if let Err(error) = ended {
             tracing::debug!(%peer, error = &*error, "a connection broke off");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_nothing_after_the_end_loses_the_place() {
+        let (mut client, mut near) = tokio::io::duplex(64);
+        let (mut far, mut auth) = tokio::io::duplex(64);
+        let passing = tokio::time::timeout(2 * FAREWELL, pass(&mut near, &mut far));
+        let ends = async {
+            auth.write_all(b"bye").await.unwrap();
+            drop(auth);
+            let mut heard = Vec::new();
+            client.read_to_end(&mut heard).await.unwrap();
+            heard
+        };
+        let (passed, heard) = tokio::join!(passing, ends);
+        assert!(passed.is_ok(), "it waited for a client that says nothing");
+        assert_eq!(heard, b"bye");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_asked_still_gets_its_answer() {
+        let (mut client, mut near) = tokio::io::duplex(64);
+        let (mut far, mut auth) = tokio::io::duplex(64);
+        let ends = async {
+            client.write_all(b"ask").await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut asked = Vec::new();
+            auth.read_to_end(&mut asked).await.unwrap();
+            auth.write_all(b"answer").await.unwrap();
+            drop(auth);
+            let mut answered = Vec::new();
+            client.read_to_end(&mut answered).await.unwrap();
+            (asked, answered)
+        };
+        let (passed, (asked, answered)) = tokio::join!(pass(&mut near, &mut far), ends);
+        passed.unwrap();
+        assert_eq!((asked.as_slice(), answered.as_slice()), (&b"ask"[..], &b"answer"[..]));
     }
 }

@@ -235,16 +235,17 @@ pub async fn watchers_see_changes(fixture: &dyn ApiFixture) {
         assert_eq!(view.trust, node.trust().await.unwrap());
         assert!(view.roles.iter().any(|role| role.metadata.name == "access"));
         let identity = host(fixture, "proxy-2", HostRole::Proxy);
+        // 2001:db8::/32 is for documentation.
+        let announced = std::net::Ipv6Addr::from(0x2001_0db8 << 96 | u128::from(fixture.unique()));
         let proxy = ProxyRecord {
             host_id: identity.host_id,
             name: identity.name.clone(),
             web_address: "proxy.example.org:3080".to_owned(),
-            ssh_address: "192.0.2.99:3023".to_owned(),
+            ssh_address: format!("[{announced}]:3023"),
             version: "1.0".to_owned(),
         };
         as_host(fixture, &identity).announce_proxy(proxy).await.unwrap();
-        let announced = "192.0.2.99".parse().unwrap();
-        while !access.next().await.unwrap().unwrap().proxies.contains(&announced) {}
+        while !access.next().await.unwrap().unwrap().proxies.contains(&announced.into()) {}
     };
     tokio::time::timeout(SOON, seen).await.expect("the watchers saw nothing");
 }
