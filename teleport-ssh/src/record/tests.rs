@@ -67,8 +67,8 @@ impl Store {
     fn call<T>(&self, act: impl FnOnce(&mut StoreState) -> T) -> ApiResult<T> {
         let mut state = self.state.lock().unwrap();
         state.calls += 1;
-        let fail = self.fail_each > 0 && state.calls % self.fail_each == 0;
-        if fail && state.calls % 2 == 0 {
+        let fail = self.fail_each > 0 && state.calls.is_multiple_of(self.fail_each);
+        if fail && state.calls.is_multiple_of(2) {
             return Err(ApiError::unavailable("before"));
         }
         let result = act(&mut state);
@@ -177,7 +177,7 @@ async fn a_session_that_a_crash_cut_is_uploaded_at_the_next_start() {
         let mut recorder = spool.start(meta(2)).unwrap();
         recorder.output(Duration::ZERO, OutputStream::Stdout, b"before the crash");
         // The thread ends without having seen an end, as after a crash.
-        std::mem::forget(recorder);
+        let _never_dropped = Box::leak(Box::new(recorder));
         let inner = dir.path().join(format!("{}.part", meta(2).session));
         let deadline = Duration::from_secs(10);
         let mut waited = Duration::ZERO;
@@ -186,7 +186,7 @@ async fn a_session_that_a_crash_cut_is_uploaded_at_the_next_start() {
             waited += Duration::from_millis(10);
             assert!(waited < deadline, "output reaches the disk by itself");
         }
-        std::mem::forget(spool);
+        let _never_dropped = Box::leak(Box::new(spool));
     }
     let spool = Spool::open(dir.path(), SpoolLimits::default()).unwrap();
     let store = Arc::new(Store::default());
