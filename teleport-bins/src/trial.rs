@@ -18,6 +18,7 @@ use teleport_core::recording::{Pace, RecordingInfo};
 use teleport_core::secret::SecretString;
 use teleport_core::target::DialTarget;
 use teleport_ssh::client::openssh::{self, ProxyAddress};
+use teleport_ssh::client::terminal::Ending;
 use teleport_ssh::client::{LoginInput, Profile, ProfileStore, SshClient, login};
 use teleport_ssh::proxy_web::{WebClient, WebTrust};
 
@@ -41,13 +42,27 @@ pub(crate) fn main(options: Try) -> Result<ExitCode> {
     secure_process();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(async {
-        let trial = Trial::begin(&options).await?;
-        let result = trial.use_it(&options).await;
-        trial.end(options.keep).await;
+        let os = Os::default();
+        let login = own_login()?;
+        // A signal must not leave a directory full of keys behind, so it does not end this program by itself.
+        let mut ending = Ending::listen()?;
+        let dir = temporary_directory(&os)?;
+        let result = tokio::select! {
+            result = run(&options, dir.clone(), login, os) => result,
+            code = ending.next() => Ok(code),
+        };
+        clean_up(&dir, options.keep);
         result
     });
     runtime.shutdown_background();
     Ok(ExitCode::from(code?))
+}
+
+async fn run(options: &Try, dir: PathBuf, login: OsLogin, os: Os) -> Result<u8> {
+    let trial = Trial::begin(dir, login, os).await?;
+    let result = trial.use_it(options).await;
+    trial.end().await;
+    result
 }
 
 struct Trial {
@@ -103,21 +118,7 @@ fn cluster_settings(dir: &Path) -> Result<Settings> {
 }
 
 impl Trial {
-    async fn begin(options: &Try) -> Result<Self> {
-        let os = Os::default();
-        let login = own_login()?;
-        let dir = temporary_directory(&os)?;
-        // From here on a failure must not leave the directory behind.
-        match Self::begin_in(dir.clone(), login, os).await {
-            Err(error) if !options.keep => {
-                let _ = std::fs::remove_dir_all(&dir);
-                Err(error)
-            }
-            other => other,
-        }
-    }
-
-    async fn begin_in(dir: PathBuf, login: OsLogin, os: Os) -> Result<Self> {
+    async fn begin(dir: PathBuf, login: OsLogin, os: Os) -> Result<Self> {
         let cluster = Daemon::start(cluster_settings(&dir)?, os.clone()).await?;
         let admin = cluster.admin().context("the auth service does not run here")?;
         let auth = cluster.auth.context("the auth service does not listen")?;
@@ -266,16 +267,23 @@ impl Trial {
         tokio::time::timeout(PATIENCE, wait).await.context("the recording did not arrive")?
     }
 
-    async fn end(self, keep: bool) {
+    async fn end(self) {
         let now = std::future::pending();
         self.node.stop(Duration::from_millis(200), now).await;
         let now = std::future::pending();
         self.cluster.stop(Duration::from_millis(200), now).await;
-        if keep {
-            eprintln!("Kept: {}", self.dir.display());
-        } else if let Err(error) = std::fs::remove_dir_all(&self.dir) {
-            eprintln!("{} could not be removed: {error}", self.dir.display());
-        }
+    }
+}
+
+fn clean_up(dir: &Path, keep: bool) {
+    if keep {
+        eprintln!("Kept: {}", dir.display());
+        return;
+    }
+    // After a signal the last file may just be being written; it is gone the second time.
+    let removed = std::fs::remove_dir_all(dir).or_else(|_| std::fs::remove_dir_all(dir));
+    if let Err(error) = removed {
+        eprintln!("{} could not be removed: {error}", dir.display());
     }
 }
 

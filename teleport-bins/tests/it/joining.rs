@@ -1,5 +1,12 @@
 //! Joining goes wrong in every way: the host says what to do, the audit log says why, the answer over the wire does not.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use teleport_bins::daemon::Os;
+use teleport_core::clock::{Clock, SystemClock, Timestamp};
+
+use crate::support::cluster::TestCluster;
 use crate::support::daemon::{Machine, Process, Services, fixed_port};
 use crate::support::wait_for;
 
@@ -111,4 +118,32 @@ fn a_token_may_stand_in_a_file() {
     let node = lonely.machine.start("node", &[&argument, &format!("--ca-pin={pin}")]);
     lonely.machine.wait_for_nodes("auth", 1);
     node.stop();
+}
+
+/// A clock that is wrong by some days.
+#[derive(Debug)]
+struct Wrong {
+    days: i64,
+}
+
+impl Clock for Wrong {
+    fn now(&self) -> Timestamp {
+        let day = Duration::from_secs(86_400);
+        let off = day * u32::try_from(self.days.unsigned_abs()).unwrap();
+        let now = SystemClock::new().now();
+        if self.days < 0 { now.saturating_sub(off) } else { now.saturating_add(off) }
+    }
+}
+
+#[test]
+fn a_clock_that_is_off_is_called_that() {
+    let cluster = TestCluster::start();
+    for days in [-3, 30] {
+        let os = Os { clock: Arc::new(Wrong { days }), ..Os::default() };
+        let error = cluster.try_node("late", os).unwrap_err();
+        assert!(error.contains("clock"), "{days}: {error}");
+        // With the right time the same host joins, by the same token if that was not sent.
+        std::fs::remove_dir_all(cluster.dir().join("late")).unwrap();
+    }
+    cluster.add_node("punctual", "");
 }

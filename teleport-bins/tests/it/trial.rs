@@ -1,11 +1,15 @@
 //! `teleport try`: the first thing that a stranger does.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use crate::support::own_login;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use crate::support::program::{own, run, run_with, shell};
 use crate::support::tmux::Terminal;
+use crate::support::{own_login, wait_for};
 use tempfile::TempDir;
 
 /// `teleport try` with a directory of its own for what it makes.
@@ -65,6 +69,27 @@ fn a_directory_that_cannot_be_made_is_one_clear_line() {
     nowhere.args(["--", "true"]);
     let line = run(nowhere).refusal();
     assert!(line.contains("/proc/none"), "{line}");
+}
+
+#[test]
+fn a_signal_leaves_nothing_behind() {
+    for (signal, status) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let temporary = TempDir::new().unwrap();
+        let mut sleeps = trial(temporary.path());
+        let mark = temporary.path().join("pid");
+        let line = format!("echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000", mark.display());
+        sleeps.args(["--", &line]).stdin(Stdio::null()).process_group(0);
+        let mut child = sleeps.spawn().unwrap();
+        let session = wait_for("the command to run", || std::fs::read_to_string(&mark).ok());
+        kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(status));
+        assert_eq!(left_in(temporary.path()), [mark], "it cleans up");
+        let session = format!("/proc/{}/cmdline", session.trim());
+        wait_for("the command to end", || {
+            let alive = std::fs::read(&session).is_ok_and(|line| line.starts_with(b"sleep"));
+            (!alive).then_some(())
+        });
+    }
 }
 
 /// The line after a word in what the trial prints.

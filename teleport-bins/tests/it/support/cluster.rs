@@ -144,7 +144,7 @@ impl TestCluster {
     }
 
     /// A token for one node.
-    pub(crate) fn node_token(&self) -> SecretString {
+    async fn node_token(&self) -> SecretString {
         let token = CreateToken {
             roles: vec![HostRole::Node],
             ttl: None,
@@ -152,23 +152,12 @@ impl TestCluster {
             labels: Labels::default(),
             value: None,
         };
-        Self::block_on(self.admin().create_token(token)).unwrap().token
+        self.admin().create_token(token).await.unwrap().token
     }
 
     /// Lets a node join and waits until the cluster lists it. Returns where it listens.
     pub(crate) fn add_node(&self, name: &str, labels: &str) -> SocketAddr {
-        let settings = Settings {
-            node: Some(NodeSettings {
-                listen: free(),
-                public_addresses: Vec::new(),
-                labels: labels.parse().unwrap(),
-            }),
-            auth_servers: vec![self.auth().to_string()],
-            token: Some(self.node_token()),
-            ca_pins: self.daemon().ca_pins.clone(),
-            ..settings(self.dir().join(name), name)
-        };
-        let node = Self::block_on(Daemon::start(settings, self.os.clone())).unwrap();
+        let node = Self::block_on(self.node_daemon(name, labels, self.os.clone())).unwrap();
         let (address, id) = (node.node.unwrap(), node.node_id.unwrap());
         self.nodes.lock().unwrap().push(node);
         wait_for("the node in the list", || {
@@ -176,6 +165,25 @@ impl TestCluster {
             nodes.iter().any(|node| node.record.host_id == id).then_some(())
         });
         address
+    }
+
+    async fn node_daemon(&self, name: &str, labels: &str, os: Os) -> anyhow::Result<Daemon> {
+        let node =
+            NodeSettings { listen: free(), public_addresses: Vec::new(), labels: labels.parse().unwrap() };
+        let settings = Settings {
+            node: Some(node),
+            auth_servers: vec![self.auth().to_string()],
+            token: Some(self.node_token().await),
+            ca_pins: self.daemon().ca_pins.clone(),
+            ..settings(self.dir().join(name), name)
+        };
+        Daemon::start(settings, os).await
+    }
+
+    /// Lets a node join whose machine is not as it should be; says what it says.
+    pub(crate) fn try_node(&self, name: &str, os: Os) -> Result<(), String> {
+        let started = Self::block_on(self.node_daemon(name, "", os));
+        started.map(drop).map_err(|error| format!("{error:#}"))
     }
 
     /// A user with these roles and logins who has accepted the invite and logged in.
