@@ -47,10 +47,7 @@ pub(crate) fn main(options: Try) -> Result<ExitCode> {
         // A signal must not leave a directory full of keys behind, so it does not end this program by itself.
         let mut ending = Ending::listen()?;
         let dir = temporary_directory(&os)?;
-        let result = tokio::select! {
-            result = run(&options, dir.clone(), login, os) => result,
-            code = ending.next() => Ok(code),
-        };
+        let result = run(&options, dir.clone(), login, os, &mut ending).await;
         clean_up(&dir, options.keep);
         result
     });
@@ -58,9 +55,15 @@ pub(crate) fn main(options: Try) -> Result<ExitCode> {
     Ok(ExitCode::from(code?))
 }
 
-async fn run(options: &Try, dir: PathBuf, login: OsLogin, os: Os) -> Result<u8> {
-    let trial = Trial::begin(dir, login, os).await?;
-    let result = trial.use_it(options).await;
+async fn run(options: &Try, dir: PathBuf, login: OsLogin, os: Os, ending: &mut Ending) -> Result<u8> {
+    let trial = tokio::select! {
+        trial = Trial::begin(dir, login, os) => trial?,
+        code = ending.next() => return Ok(code),
+    };
+    let result = tokio::select! {
+        result = trial.use_it(options) => result,
+        code = ending.next() => Ok(code),
+    };
     trial.end().await;
     result
 }
