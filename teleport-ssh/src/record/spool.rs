@@ -119,6 +119,7 @@ impl Spool {
             closed: Arc::clone(&closed),
             files: HashMap::new(),
             used,
+            counted: true,
             max: limits.max_bytes,
         };
         let thread = std::thread::Builder::new()
@@ -267,7 +268,10 @@ struct Worker {
     queued: Arc<AtomicUsize>,
     closed: Arc<Notify>,
     files: HashMap<SessionId, Writing>,
+    /// Never less than what is there: uploads take away without saying so.
     used: u64,
+    /// Whether `used` was counted since the last flush; counting looks at every file.
+    counted: bool,
     max: u64,
 }
 
@@ -296,6 +300,7 @@ impl Worker {
     }
 
     fn flush(&mut self) {
+        self.counted = false;
         let used = &mut self.used;
         self.files.retain(|session, writing| {
             keep(*session, writing.write(true, used).and_then(|()| writing.sync()), writing)
@@ -305,6 +310,7 @@ impl Worker {
     fn handle(&mut self, message: Message) {
         match message {
             Message::Begin { session, encoder, file, failed } => {
+                self.used += file.metadata().map(|data| data.len()).unwrap_or_default();
                 self.files.insert(session, Writing { encoder, file, failed, dirty: false, lost: 0 });
             }
             Message::Event { session, event } => self.event(session, &event),
@@ -317,6 +323,9 @@ impl Worker {
             self.queued.fetch_sub(data.len(), Ordering::Relaxed);
         }
         let end = matches!(event, RecordedEvent::End { .. });
+        if self.used >= self.max && !self.counted {
+            self.count();
+        }
         if let Some(writing) = self.files.get_mut(&session) {
             let full = self.used >= self.max;
             let mut result = writing.event(event, full).and_then(|()| writing.write(end, &mut self.used));
@@ -337,11 +346,15 @@ impl Worker {
         if let Err(error) = fs::rename(&from, from.with_extension(CLOSED)) {
             tracing::error!(%session, error = &error as &dyn std::error::Error, "a recording cannot be closed");
         }
-        // Uploads made room meanwhile: count anew.
+        self.closed.notify_one();
+    }
+
+    /// Uploads made room meanwhile.
+    fn count(&mut self) {
         let sizes =
             |dir| -> io::Result<u64> { fs::read_dir(dir)?.map(|entry| Ok(entry?.metadata()?.len())).sum() };
         self.used = sizes(&self.dir).unwrap_or(self.used);
-        self.closed.notify_one();
+        self.counted = true;
     }
 }
 
