@@ -5,9 +5,9 @@ use std::process::Command;
 use teleport_core::audit::EventKind;
 
 use crate::support::cluster::{CLUSTER, Home, TestCluster};
-use crate::support::own_login;
-use crate::support::program::{Output, run, run_with};
+use crate::support::program::{Output, own, run, run_with};
 use crate::support::tmux::Terminal;
+use crate::support::{own_login, wait_for};
 
 /// `login@node.cluster`.
 fn node() -> String {
@@ -192,4 +192,70 @@ fn a_login_that_no_role_allows_and_a_node_that_is_not_there_are_refused() {
     let absent = ssh(&home, &[&format!("{}@absent.{CLUSTER}", own_login()), "echo reached"]);
     assert_eq!((absent.out(), absent.code()), ("", 255));
     assert!(absent.stderr.contains("absent"), "it says what is wrong: {}", absent.stderr);
+}
+
+/// A running `ssh-agent`.
+struct Agent {
+    child: std::process::Child,
+    socket: std::path::PathBuf,
+}
+
+impl Agent {
+    fn start(dir: &std::path::Path) -> Self {
+        let socket = dir.join("agent");
+        let mut agent = Command::new("ssh-agent");
+        agent.arg("-D").arg("-a").arg(&socket).stdout(std::process::Stdio::null());
+        let child = agent.spawn().unwrap();
+        wait_for("the agent", || socket.exists().then_some(()));
+        Self { child, socket }
+    }
+
+    fn list(&self) -> Output {
+        let mut list = Command::new("ssh-add");
+        list.arg("-l").env("SSH_AUTH_SOCK", &self.socket);
+        run(list)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_running_agent_is_enough_for_ssh_until_the_logout() {
+    let cluster = TestCluster::with_node();
+    let (password, mut app) = cluster.invited("alice", &["access"], &[&own_login()]);
+    let agent = Agent::start(cluster.dir());
+    let dir = cluster.dir().join("home");
+    let tsh = |arguments: &[&str]| {
+        let mut tsh = own("tsh");
+        tsh.args(arguments).env("TELEPORT_HOME", &dir).env("SSH_AUTH_SOCK", &agent.socket);
+        tsh
+    };
+    let (proxy, pin) = (format!("--proxy={}", cluster.web()), format!("--ca-pin={}", cluster.pin()));
+    let input = format!("{}\n{}\n", password.expose(), app.code());
+    run_with(tsh(&["login", "--user=alice", "--add-keys-to-agent=yes", &proxy, &pin]), input.as_bytes())
+        .clean();
+    let listed = agent.list().clean();
+    assert!(listed.contains("ED25519-CERT") && listed.contains("teleport test.local alice"), "{listed}");
+    // The configuration without its files of keys: only the agent has any.
+    let config: String = run(tsh(&["config"]))
+        .clean()
+        .split_inclusive('\n')
+        .filter(|line| {
+            !["IdentityFile", "CertificateFile", "IdentitiesOnly"].iter().any(|key| line.contains(key))
+        })
+        .collect();
+    let file = cluster.dir().join("agent_config");
+    std::fs::write(&file, config).unwrap();
+    let mut ssh = Command::new("ssh");
+    ssh.arg("-F").arg(&file).args(["-o", "IdentityFile=/nonexistent"]).arg(node()).arg("echo by agent");
+    ssh.env("SSH_AUTH_SOCK", &agent.socket);
+    let output = run(ssh);
+    assert_eq!((output.out(), output.code()), ("by agent\n", 0), "{}", output.stderr);
+    run(tsh(&["logout"])).clean();
+    assert_eq!(agent.list().out(), "The agent has no identities.\n");
 }

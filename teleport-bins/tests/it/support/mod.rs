@@ -9,7 +9,7 @@ pub(crate) mod user;
 use std::time::Duration;
 
 /// No state that a test waits for may take longer; healthy ones take a small part of it.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(100);
 
 /// Looks again and again until there is something, and fails at the limit.
 #[track_caller]

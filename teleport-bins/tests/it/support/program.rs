@@ -91,9 +91,15 @@ fn finish(child: &mut Child, input: &[u8]) -> Option<Output> {
         let status = child.wait().unwrap();
         let _ = done.send(());
         let late = watchdog.join().unwrap();
-        let stderr = String::from_utf8_lossy(&stderr).into_owned();
+        let stderr = without_start_up_noise(&String::from_utf8_lossy(&stderr));
         (!late).then_some(Output { status, stdout, stderr })
     })
+}
+
+/// What the start-up files of whoever runs the tests say in a session is not ours: those of pyenv complain when several shells
+/// start at once.
+fn without_start_up_noise(text: &str) -> String {
+    text.split_inclusive('\n').filter(|line| !line.contains("pyenv")).collect()
 }
 
 fn read_all(mut from: impl Read) -> Vec<u8> {
