@@ -8,9 +8,9 @@
 )]
 
 #[cfg(target_os = "linux")]
+mod hop;
+#[cfg(target_os = "linux")]
 mod node;
+mod rpc;
 #[cfg(target_os = "linux")]
 mod sys;
-#[cfg(target_os = "linux")]
-mod hop;
-mod rpc;

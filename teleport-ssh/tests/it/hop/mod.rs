@@ -171,7 +171,11 @@ impl World {
             },
         );
         let access = Arc::new(Access {
-            view: watch::Sender::new(AccessView { trust: ca.trust_bundle(), roles: vec![role], proxies: Vec::new() }),
+            view: watch::Sender::new(AccessView {
+                trust: ca.trust_bundle(),
+                roles: vec![role],
+                proxies: Vec::new(),
+            }),
             nodes: watch::Sender::default(),
             events: Mutex::default(),
             reported: watch::Sender::default(),
