@@ -1,7 +1,7 @@
 //! Certificates from the wire: parsed, their signature checked, handed to the one acceptance function of the core.
 //!
 //! What the SSH libraries check of a certificate is close to nothing: neither the authority, nor the kind, nor principals,
-//! nor options. So everything that lets somebody in goes through [`parse`] and then through
+//! nor options. So everything that lets somebody in goes through `parse` and then through
 //! [`teleport_core::cert::verify_user`] or [`teleport_core::cert::verify_host`].
 //!
 //! A certificate is never an authority here: both keys become a [`PublicKey`], which cannot hold a certificate.

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -55,7 +55,7 @@ impl Default for SpoolLimits {
 }
 
 enum Message {
-    Begin { session: SessionId, encoder: Box<Encoder>, file: File, failed: Arc<AtomicBool> },
+    Begin { session: SessionId, encoder: Box<Encoder>, file: File },
     Event { session: SessionId, event: RecordedEvent },
     Close,
 }
@@ -166,15 +166,13 @@ impl Recorders for Spool {
             Ok((file, encoder))
         };
         let (file, encoder) = open().map_err(|source| SpoolError { path: path.clone(), source })?;
-        let failed = Arc::new(AtomicBool::new(false));
-        let begin = Message::Begin { session, encoder: Box::new(encoder), file, failed: Arc::clone(&failed) };
+        let begin = Message::Begin { session, encoder: Box::new(encoder), file };
         let gone = || SpoolError { path, source: io::ErrorKind::BrokenPipe.into() };
         self.0.queue.send(begin).map_err(|_| gone())?;
         Ok(Box::new(SpoolRecorder {
             session,
             lost: 0,
             last: Duration::ZERO,
-            failed,
             spool: self.clone(),
             finished: false,
         }))
@@ -186,7 +184,6 @@ struct SpoolRecorder {
     session: SessionId,
     lost: u64,
     last: Duration,
-    failed: Arc<AtomicBool>,
     spool: Spool,
     finished: bool,
 }
@@ -200,9 +197,8 @@ impl std::fmt::Debug for SpoolRecorder {
 impl SpoolRecorder {
     fn send(&mut self, event: RecordedEvent) {
         self.last = self.last.max(event.at());
-        if self.spool.0.queue.send(Message::Event { session: self.session, event }).is_err() {
-            self.failed.store(true, Ordering::Relaxed);
-        }
+        // The thread lives as long as the spool, which lives as long as this.
+        let _ = self.spool.0.queue.send(Message::Event { session: self.session, event });
     }
 
     fn close_gap(&mut self) {
@@ -218,8 +214,10 @@ impl Recorder for SpoolRecorder {
         let queued = &self.spool.0.queued;
         // Sessions race for the last bytes; the bound may be passed by one output of each, which is all right.
         if queued.load(Ordering::Relaxed) + data.len() > MAX_QUEUED {
+            if self.lost == 0 {
+                tracing::warn!(session = %self.session, "the disk does not keep up with a session; its recording gets a gap");
+            }
             self.lost += data.len() as u64;
-            self.failed.store(true, Ordering::Relaxed);
             return;
         }
         queued.fetch_add(data.len(), Ordering::Relaxed);
@@ -239,7 +237,8 @@ impl Recorder for SpoolRecorder {
     }
 
     fn failed(&self) -> bool {
-        self.failed.load(Ordering::Relaxed)
+        // The spool does its best: what it must leave out is a gap in the record, not the end of the session.
+        false
     }
 }
 
@@ -255,7 +254,6 @@ impl Drop for SpoolRecorder {
 struct Writing {
     encoder: Box<Encoder>,
     file: File,
-    failed: Arc<AtomicBool>,
     /// Written, but perhaps not on the disk yet.
     dirty: bool,
     /// Bytes of output left out since the last event that was written.
@@ -303,15 +301,15 @@ impl Worker {
         self.counted = false;
         let used = &mut self.used;
         self.files.retain(|session, writing| {
-            keep(*session, writing.write(true, used).and_then(|()| writing.sync()), writing)
+            keep(*session, writing.write(true, used).and_then(|()| writing.sync()))
         });
     }
 
     fn handle(&mut self, message: Message) {
         match message {
-            Message::Begin { session, encoder, file, failed } => {
+            Message::Begin { session, encoder, file } => {
                 self.used += file.metadata().map(|data| data.len()).unwrap_or_default();
-                self.files.insert(session, Writing { encoder, file, failed, dirty: false, lost: 0 });
+                self.files.insert(session, Writing { encoder, file, dirty: false, lost: 0 });
             }
             Message::Event { session, event } => self.event(session, &event),
             Message::Close => {}
@@ -332,7 +330,7 @@ impl Worker {
             if end {
                 result = result.and_then(|()| writing.sync());
             }
-            if !keep(session, result, writing) || end {
+            if !keep(session, result) || end {
                 self.files.remove(&session);
             }
         }
@@ -359,10 +357,9 @@ impl Worker {
 }
 
 /// Logs a failure; `false` if the recording cannot go on.
-fn keep(session: SessionId, result: io::Result<()>, writing: &Writing) -> bool {
+fn keep(session: SessionId, result: io::Result<()>) -> bool {
     if let Err(error) = &result {
         tracing::error!(%session, error = error as &dyn std::error::Error, "a session cannot be recorded any longer");
-        writing.failed.store(true, Ordering::Relaxed);
     }
     result.is_ok()
 }
@@ -373,7 +370,6 @@ impl Writing {
             && full
         {
             self.lost += data.len() as u64;
-            self.failed.store(true, Ordering::Relaxed);
             return Ok(());
         }
         match std::mem::take(&mut self.lost) {

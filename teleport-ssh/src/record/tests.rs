@@ -208,7 +208,7 @@ async fn a_full_spool_leaves_a_gap_that_says_how_much() {
     scope.spawn(Uploader::new(spool, store.clone()).run(Shutdown::new()));
     let events = read(&uploaded(&store, 1).await[0].1);
     assert_eq!(events[0], RecordedEvent::Gap { at: Duration::from_secs(1), lost: 12 });
-    assert!(recorder.failed());
+    assert!(!recorder.failed(), "the session goes on");
 }
 
 #[test]
