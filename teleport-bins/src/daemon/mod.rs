@@ -100,10 +100,6 @@ pub fn main(settings: Settings) -> Result<ExitCode> {
             _ = signals.next() => return Ok(true),
         };
         daemon.announce(&data_dir);
-        #[cfg(target_os = "linux")]
-        if let Err(error) = teleport_ssh::sys::memory::release_code() {
-            tracing::debug!(error = &error as &dyn std::error::Error, "the code of the start stays in memory");
-        }
         let name = signals.next().await;
         tracing::info!(signal = name, grace = ?GRACE, "stopping: nobody new is let in, sessions may end; a second signal ends them");
         Ok::<bool, anyhow::Error>(daemon.stop(GRACE, signals.next()).await)

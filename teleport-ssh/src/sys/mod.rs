@@ -26,8 +26,6 @@ pub mod child;
 pub mod environment;
 pub mod host;
 pub mod limits;
-#[cfg(target_os = "linux")]
-pub mod memory;
 pub mod modes;
 #[cfg(target_os = "linux")]
 pub mod pty;
