@@ -219,7 +219,10 @@ impl client::Handler for Client {
 }
 
 pub(crate) async fn client(address: SocketAddr) -> client::Handle<Client> {
-    client::connect(Arc::new(client::Config::default()), address, Client).await.unwrap()
+    // The library's client stops altogether when a channel's queue is full: these tests leave channels unread on purpose,
+    // and a window's worth of the smallest messages must fit.
+    let config = client::Config { channel_buffer_size: 1 << 16, ..client::Config::default() };
+    client::connect(Arc::new(config), address, Client).await.unwrap()
 }
 
 /// Counts what reaches it.
