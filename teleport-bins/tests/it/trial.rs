@@ -106,8 +106,8 @@ fn in_a_terminal_somebody_types_pastes_exits_and_watches_the_replay() {
     let terminal = Terminal::open(&format!("TMPDIR={} {program} try", temporary.path().display()));
     let screen = terminal.wait_for("You are on the node now", 1);
     terminal.type_line("echo typed-$((40+2)) && tty && stty size");
-    let typed = terminal.wait_for("typed-42", 1);
-    assert!(typed.contains("/dev/pts/"), "{typed}");
+    terminal.wait_for("typed-42", 1);
+    terminal.wait_for("/dev/pts/", 1);
     terminal.wait_for("30 100", 1);
 
     // Every line that it prints works in another terminal as it stands.
