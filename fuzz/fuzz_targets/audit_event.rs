@@ -9,7 +9,7 @@ fuzz_target!(|data: &[u8]| {
     if let Some(event) = round_trip::<AuditEvent>(data) {
         let line = serde_json::to_string(&event).unwrap();
         assert!(!line.contains(['\n', '\r']), "an event is one line");
-        assert!(!line.chars().any(char::is_control), "{line:?}");
+        assert!(!line.bytes().any(|byte| byte < 0x20), "{line:?}");
     }
     round_trip::<Vec<AuditEvent>>(data);
     round_trip::<AuditPage>(data);
