@@ -1,38 +1,31 @@
-//! One client's connection to a proxy: who it is, and what it may ask for, which is a way to a node and nothing else.
+//! One client's connection to a proxy as the SSH library sees it: its state, and the callbacks. A client may ask for a way to a
+//! node and for nothing else.
+
+mod login;
+mod refusal;
+mod way;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
+use russh::{Channel, ChannelId, Pty, Sig};
 use ssh_key::Certificate;
-use teleport_core::access::AccessChecker;
 use teleport_core::audit::{AuditEvent, EventKind};
-use teleport_core::cert::{UserCheck, UserIdentity};
-use teleport_core::target::{DialTarget, InvalidTarget};
+use teleport_core::cert::UserIdentity;
 use teleport_core::task::TaskScope;
 use tokio::sync::watch;
 
-use super::journal::NotRecorded;
-use super::route::{NodeRoute, RouteError, resolve};
+use self::way::Slot;
 use super::server::Shared;
-use super::splice::splice;
-use crate::authn;
-use crate::engine::transport::{Account, Link, pty_payload, signal_payload};
-use crate::listener::limits::{MAX_AUTH_FAILURES, MAX_AUTH_PROBES, Outcome};
-use crate::rpc::BoxedIo;
-use crate::view::NoView;
+use crate::engine::transport::{Link, pty_payload, signal_payload};
+use crate::listener::limits::Outcome;
 
 /// The most channels of one connection, open or being opened.
 const MAX_CHANNELS: usize = 100;
 /// Bytes that may wait in a channel that leads nowhere. Less than where the transport stops reading.
 const MAX_UNREAD: usize = 1 << 20;
-/// What whoever asks for a shell is told.
-const ONLY_A_PROXY: &str =
-    "this is a proxy: it has no shell, commands or files; go through it to a node with `ssh -J`";
-const NO_FORWARDING: &str = "the proxy forwards connections to the SSH port of nodes only";
-const STDERR: u32 = 1;
 
 /// The state of one connection. The SSH library calls it from the connection's own loop, so nothing here waits for
 /// anything.
@@ -48,82 +41,6 @@ pub(super) struct Connection {
     channels: HashMap<ChannelId, Slot>,
     /// Owns the splices; they end with the connection.
     tasks: TaskScope,
-}
-
-struct Slot {
-    account: Account,
-    /// Of a session channel that has not asked for anything yet.
-    idle: Option<Channel<Msg>>,
-}
-
-/// Why a way to a node is refused.
-enum Refusal {
-    Target(InvalidTarget),
-    Route(RouteError),
-    Unreachable(super::dial::DialError),
-    NotRecorded,
-    NoView(NoView),
-    Expired,
-    TooManyChannels,
-}
-
-impl Refusal {
-    /// For the user.
-    fn public(&self) -> String {
-        match self {
-            Self::Target(error) => error.to_string(),
-            Self::Route(error) => error.to_string(),
-            // Where the node announced to be, and how that failed, is for administrators.
-            Self::Unreachable(_) => "the node cannot be reached".to_owned(),
-            Self::NotRecorded | Self::NoView(_) => {
-                "the proxy cannot work at the moment; try again later".to_owned()
-            }
-            Self::Expired => "your certificate has expired; log in again".to_owned(),
-            Self::TooManyChannels => format!("a connection has at most {MAX_CHANNELS} channels"),
-        }
-    }
-
-    /// For the audit event.
-    fn internal(&self) -> String {
-        match self {
-            Self::Route(error) => error.internal(),
-            Self::Unreachable(error) => match std::error::Error::source(error) {
-                Some(source) => format!("{error}: {source}"),
-                None => error.to_string(),
-            },
-            Self::NoView(error) => error.to_string(),
-            other => other.public(),
-        }
-    }
-}
-
-impl From<NotRecorded> for Refusal {
-    fn from(_: NotRecorded) -> Self {
-        Self::NotRecorded
-    }
-}
-
-/// What a client asks a way with.
-#[derive(Clone, Copy)]
-enum Door {
-    DirectTcpip,
-    Subsystem,
-}
-
-impl Door {
-    const fn opened(self) -> EventKind {
-        match self {
-            Self::DirectTcpip => EventKind::Port,
-            Self::Subsystem => EventKind::Subsystem,
-        }
-    }
-
-    const fn refused(self) -> EventKind {
-        match self {
-            Self::DirectTcpip => EventKind::PortFailure,
-            Self::Subsystem => EventKind::SubsystemFailure,
-        }
-    }
 }
 
 impl Connection {
@@ -146,48 +63,6 @@ impl Connection {
         }
     }
 
-    fn accept(&mut self, certificate: &Certificate) -> Result<UserIdentity, String> {
-        let view = self.shared.access.usable().map_err(|error| error.to_string())?;
-        // At the proxy there is no login: any principal will do, the node asks for the right one.
-        let check = UserCheck { login: None, peer: Some(self.peer.ip()), now: self.shared.clock.now() };
-        authn::user(certificate, &view.trust, check).map_err(|error| error.to_string())
-    }
-
-    fn fail(&mut self, claimed: &str, reason: &str) -> Auth {
-        self.failures += 1;
-        self.outcome.send_replace(Outcome::Failed);
-        // Who somebody claims to be is a claim; it is recorded as one.
-        let event = self.event(EventKind::AuthFailure).error(reason).field("claimed_user", claimed);
-        self.shared.journal.note(event);
-        if self.failures >= MAX_AUTH_FAILURES {
-            self.link.close();
-        }
-        Auth::reject()
-    }
-
-    /// Finds the node that is meant.
-    fn route(
-        &self,
-        target: Result<DialTarget, InvalidTarget>,
-    ) -> Result<(Arc<UserIdentity>, NodeRoute), Refusal> {
-        let user = self.user.clone().ok_or(Refusal::NoView(NoView::Missing))?;
-        let target = target.map_err(Refusal::Target)?;
-        let view = self.shared.access.usable().map_err(Refusal::NoView)?;
-        let checker = AccessChecker::for_identity(&user, &view.roles);
-        let (cluster, now) = (&view.trust.cluster, self.shared.clock.now());
-        // The connection may be older than what it was opened with allows.
-        if now >= user.expires {
-            return Err(Refusal::Expired);
-        }
-        let route = self.shared.nodes.read(|nodes| resolve(&target, nodes, &checker, cluster, now));
-        Ok((Arc::clone(&user), route.map_err(Refusal::Route)?))
-    }
-
-    /// Refuses something that a proxy never does.
-    fn refuse(&self, kind: EventKind, what: &str, reason: &str) {
-        self.shared.journal.note(self.event(kind).error(reason).field("request", what));
-    }
-
     /// Counts what the library has put into a channel's queue, in bytes. Whoever fills a channel on which nothing reads is
     /// cut off: the queue itself has no bound that would help.
     fn arrived(&self, id: ChannelId, bytes: usize) {
@@ -199,54 +74,6 @@ impl Connection {
             self.link.close();
         }
     }
-
-    fn refuse_request(
-        &self,
-        channel: ChannelId,
-        kind: EventKind,
-        what: &str,
-        session: &mut Session,
-    ) -> Result<(), russh::Error> {
-        self.refuse(kind, what, ONLY_A_PROXY);
-        say(channel, ONLY_A_PROXY, session)
-    }
-}
-
-/// How an attempt to reach a node is recorded, whichever way it goes.
-struct Attempt {
-    shared: Arc<Shared>,
-    event: AuditEvent,
-    door: Door,
-}
-
-impl Attempt {
-    fn opened(&self, route: &NodeRoute) -> Result<(), NotRecorded> {
-        let mut event = self.event.clone();
-        event.code = self.door.opened();
-        event.success = Some(true);
-        let event = event
-            .field("node_id", route.host_id().to_string())
-            .field("node_name", route.name().as_str())
-            .field("node_address", route.address());
-        self.shared.journal.record(event)
-    }
-
-    fn refused(self, why: &Refusal) {
-        self.shared.journal.note(self.event.error(why.internal()));
-    }
-
-    async fn dial(&self, user: &UserIdentity, route: &NodeRoute) -> Result<BoxedIo, Refusal> {
-        let stream = self.shared.dialer.dial(route, user).await.map_err(Refusal::Unreachable)?;
-        self.opened(route)?;
-        Ok(stream)
-    }
-}
-
-impl Connection {
-    fn attempt(&self, door: Door, asked: &str) -> Attempt {
-        let event = self.event(door.refused()).field("target", asked);
-        Attempt { shared: Arc::clone(&self.shared), event, door }
-    }
 }
 
 impl Handler for Connection {
@@ -257,13 +84,7 @@ impl Handler for Connection {
         user: &str,
         _: PublicKeyOffer<'_>,
     ) -> Result<Auth, Self::Error> {
-        self.probes += 1;
-        if self.probes > MAX_AUTH_PROBES {
-            self.link.close();
-            return Ok(self.fail(user, "too many keys were offered"));
-        }
-        // Nothing is remembered of an offer. Who it is, is what a verified signature says.
-        Ok(Auth::Accept)
+        Ok(self.offered(user))
     }
 
     async fn auth_publickey(&mut self, user: &str, _: VerifiedPublicKey<'_>) -> Result<Auth, Self::Error> {
@@ -275,14 +96,7 @@ impl Handler for Connection {
         user: &str,
         certificate: &Certificate,
     ) -> Result<Auth, Self::Error> {
-        match self.accept(certificate) {
-            Ok(identity) => {
-                self.user = Some(Arc::new(identity));
-                self.outcome.send_replace(Outcome::Authenticated);
-                Ok(Auth::Accept)
-            }
-            Err(reason) => Ok(self.fail(user, &reason)),
-        }
+        Ok(self.log_in(user, certificate))
     }
 
     async fn channel_open_session(
@@ -291,14 +105,7 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        if self.channels.len() >= MAX_CHANNELS {
-            reply.reject(failure(RESOURCE_SHORTAGE, Refusal::TooManyChannels.public())).await;
-            return Ok(());
-        }
-        let slot = Slot { account: self.link.account(), idle: None };
-        let id = channel.id();
-        self.channels.insert(id, Slot { idle: Some(channel), ..slot });
-        reply.accept().await;
+        self.open_session(channel, reply).await;
         Ok(())
     }
 
@@ -312,41 +119,7 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        let attempt = self.attempt(Door::DirectTcpip, &format!("{host}:{port}"));
-        if self.channels.len() >= MAX_CHANNELS {
-            attempt.refused(&Refusal::TooManyChannels);
-            reply.reject(failure(RESOURCE_SHORTAGE, Refusal::TooManyChannels.public())).await;
-            return Ok(());
-        }
-        let (user, route) = match self.route(DialTarget::from_host_port(host, port)) {
-            Ok(found) => found,
-            Err(refusal) => {
-                let text = refusal.public();
-                attempt.refused(&refusal);
-                reply.reject(failure(PROHIBITED, text)).await;
-                return Ok(());
-            }
-        };
-        let account = self.link.account();
-        self.channels.insert(channel.id(), Slot { account: account.clone(), idle: None });
-        let link = self.link.clone();
-        self.tasks.spawn(async move {
-            match attempt.dial(&user, &route).await {
-                Ok(node) => {
-                    reply.accept().await;
-                    let (from_client, to_client) = channel.split();
-                    let ended = splice(from_client, &to_client, node, &link, &account).await;
-                    report(&route, ended.map(drop));
-                    let _ = to_client.close().await;
-                }
-                Err(refusal) => {
-                    account.close();
-                    let text = refusal.public();
-                    attempt.refused(&refusal);
-                    reply.reject(failure(CONNECT_FAILED, text)).await;
-                }
-            }
-        });
+        self.open_direct(channel, host, port, reply).await;
         Ok(())
     }
 
@@ -357,44 +130,7 @@ impl Handler for Connection {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         self.arrived(id, name.len());
-        let attempt = self.attempt(Door::Subsystem, name);
-        let Some(slot) = self.channels.get_mut(&id) else { return session.channel_failure(id) };
-        let account = slot.account.clone();
-        // A channel does one thing, once.
-        let Some(channel) = slot.idle.take() else { return session.channel_failure(id) };
-        let (user, route) = match self.route(DialTarget::from_subsystem(name)) {
-            Ok(found) => found,
-            Err(refusal) => {
-                let text = refusal.public();
-                attempt.refused(&refusal);
-                return say(id, &text, session);
-            }
-        };
-        let (link, handle) = (self.link.clone(), session.handle());
-        self.tasks.spawn(async move {
-            let (from_client, to_client) = channel.split();
-            match attempt.dial(&user, &route).await {
-                Ok(node) => {
-                    // Errors mean that the connection is gone; then nothing is left to say.
-                    let _ = handle.channel_success(id).await;
-                    let ended = splice(from_client, &to_client, node, &link, &account).await;
-                    let status = u32::from(ended.is_err());
-                    report(&route, ended.map(drop));
-                    let _ = to_client.exit_status(status).await;
-                }
-                Err(refusal) => {
-                    account.close();
-                    let text = format!("{}\r\n", refusal.public());
-                    attempt.refused(&refusal);
-                    // As in `say`.
-                    let _ = handle.channel_success(id).await;
-                    let _ = to_client.extended_data_bytes(STDERR, text).await;
-                    let _ = to_client.exit_status(REFUSED).await;
-                }
-            }
-            let _ = to_client.close().await;
-        });
-        Ok(())
+        self.open_subsystem(id, name, session)
     }
 
     async fn data(&mut self, id: ChannelId, data: &[u8], _session: &mut Session) -> Result<(), Self::Error> {
@@ -470,8 +206,7 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        self.refuse(EventKind::PortFailure, "x11", NO_FORWARDING);
-        reply.reject(failure(PROHIBITED, NO_FORWARDING.to_owned())).await;
+        self.no_channel("x11", reply).await;
         Ok(())
     }
 
@@ -485,8 +220,7 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        self.refuse(EventKind::PortFailure, "forwarded-tcpip", NO_FORWARDING);
-        reply.reject(failure(PROHIBITED, NO_FORWARDING.to_owned())).await;
+        self.no_channel("forwarded-tcpip", reply).await;
         Ok(())
     }
 
@@ -497,8 +231,7 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), Self::Error> {
-        self.refuse(EventKind::PortFailure, &format!("direct-streamlocal {path}"), NO_FORWARDING);
-        reply.reject(failure(PROHIBITED, NO_FORWARDING.to_owned())).await;
+        self.no_channel(&format!("direct-streamlocal {path}"), reply).await;
         Ok(())
     }
 
@@ -515,8 +248,7 @@ impl Handler for Connection {
     ) -> Result<(), Self::Error> {
         self.arrived(channel, pty_payload(term, modes.len()));
         // A client that asks for a terminal asks for a shell next, and is told why not then.
-        self.refuse(EventKind::SessionRejected, "pty-req", ONLY_A_PROXY);
-        session.channel_failure(channel)
+        self.no_request(channel, "pty-req", session)
     }
 
     async fn x11_request(
@@ -529,8 +261,7 @@ impl Handler for Connection {
         session: &mut Session,
     ) -> Result<(), Self::Error> {
         self.arrived(channel, protocol.len().saturating_add(cookie.len()));
-        self.refuse(EventKind::SessionRejected, "x11-req", ONLY_A_PROXY);
-        session.channel_failure(channel)
+        self.no_request(channel, "x11-req", session)
     }
 
     async fn env_request(
@@ -547,7 +278,7 @@ impl Handler for Connection {
 
     async fn shell_request(&mut self, channel: ChannelId, session: &mut Session) -> Result<(), Self::Error> {
         self.arrived(channel, 0);
-        self.refuse_request(channel, EventKind::SessionRejected, "shell", session)
+        self.no_session(channel, EventKind::SessionRejected, "shell", session)
     }
 
     async fn exec_request(
@@ -558,7 +289,7 @@ impl Handler for Connection {
     ) -> Result<(), Self::Error> {
         self.arrived(channel, command.len());
         let what = format!("exec {}", String::from_utf8_lossy(command));
-        self.refuse_request(channel, EventKind::ExecFailure, &what, session)
+        self.no_session(channel, EventKind::ExecFailure, &what, session)
     }
 
     async fn agent_request(
@@ -567,8 +298,7 @@ impl Handler for Connection {
         session: &mut Session,
     ) -> Result<bool, Self::Error> {
         self.arrived(channel, 0);
-        self.refuse(EventKind::SessionRejected, "auth-agent-req", ONLY_A_PROXY);
-        session.channel_failure(channel)?;
+        self.no_request(channel, "auth-agent-req", session)?;
         Ok(false)
     }
 
@@ -578,46 +308,12 @@ impl Handler for Connection {
         port: &mut u32,
         _session: &mut Session,
     ) -> Result<bool, Self::Error> {
-        self.refuse(EventKind::PortFailure, &format!("tcpip-forward {address}:{port}"), NO_FORWARDING);
+        self.no_forwarding(&format!("tcpip-forward {address}:{port}"));
         Ok(false)
     }
 
     async fn streamlocal_forward(&mut self, path: &str, _session: &mut Session) -> Result<bool, Self::Error> {
-        self.refuse(EventKind::PortFailure, &format!("streamlocal-forward {path}"), NO_FORWARDING);
+        self.no_forwarding(&format!("streamlocal-forward {path}"));
         Ok(false)
-    }
-}
-
-/// Ends a session channel with words that its user reads.
-///
-/// The request itself succeeds and what "ran" fails at once: after a failed request OpenSSH exits without showing what was
-/// said before.
-fn say(channel: ChannelId, text: &str, session: &mut Session) -> Result<(), russh::Error> {
-    session.channel_success(channel)?;
-    session.extended_data(channel, STDERR, format!("{text}\r\n"))?;
-    session.exit_status_request(channel, REFUSED)?;
-    session.eof(channel)?;
-    session.close(channel)
-}
-
-/// The exit status of whatever is refused.
-const REFUSED: u32 = 1;
-/// Codes of RFC 4254 section 5.1.
-const PROHIBITED: u32 = 1;
-const CONNECT_FAILED: u32 = 2;
-const RESOURCE_SHORTAGE: u32 = 4;
-
-/// A failure with a text of our own; the library's named variants have fixed texts.
-fn failure(code: u32, reason: String) -> ChannelOpenFailure {
-    ChannelOpenFailure::Other { code, reason }
-}
-
-fn report(route: &NodeRoute, ended: std::io::Result<()>) {
-    if let Err(error) = ended {
-        tracing::debug!(
-            node = %route.host_id(),
-            error = &error as &dyn std::error::Error,
-            "a way to a node ended early"
-        );
     }
 }

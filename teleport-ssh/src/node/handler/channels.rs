@@ -1,0 +1,150 @@
+//! The channels of a connection: sessions, which are counted, and everything else, which is refused.
+
+use std::sync::{Arc, Weak};
+
+use russh::server::{ChannelOpenHandle, Msg};
+use russh::{Channel, ChannelOpenFailure};
+use teleport_core::access::LoginGrant;
+use teleport_core::audit::EventKind;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::Connection;
+use crate::engine::transport::Account;
+use crate::node::authorize::{self, chain};
+use crate::session::EventSender;
+use crate::session::machine::{Machine, SessionPolicy};
+
+/// `SSH_OPEN_ADMINISTRATIVELY_PROHIBITED`
+const ADMINISTRATIVELY_PROHIBITED: u32 = 1;
+
+/// A session channel.
+pub(super) struct Open {
+    pub(super) machine: Machine,
+    pub(super) account: Account,
+    pub(super) closed: CancellationToken,
+    /// Until a session takes both.
+    pub(super) channel: Option<(Channel<Msg>, Slot)>,
+    pub(super) events: Option<EventSender>,
+    slot: Weak<Taken>,
+}
+
+impl Open {
+    /// Whether a session has run here and is over.
+    fn is_over(&self) -> bool {
+        self.slot.strong_count() == 0
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.closed.cancel();
+        if self.channel.is_some() {
+            self.account.close();
+        }
+    }
+}
+
+/// How many sessions a connection has: counted from the opening of a channel to the end of what ran on it.
+#[derive(Clone, Debug, Default)]
+pub(in crate::node) struct Slots(Arc<watch::Sender<usize>>);
+
+impl Slots {
+    fn take(&self) -> Slot {
+        self.0.send_modify(|count| *count += 1);
+        Slot(Arc::new(Taken(self.clone())))
+    }
+
+    fn count(&self) -> usize {
+        *self.0.borrow()
+    }
+
+    /// Waits until there is none. Cancel safe.
+    pub(in crate::node) async fn none(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.0.subscribe().wait_for(|count| *count == 0).await;
+    }
+}
+
+/// One session of a connection.
+#[derive(Debug)]
+pub(in crate::node) struct Slot(Arc<Taken>);
+
+#[derive(Debug)]
+struct Taken(Slots);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.0.0.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+impl Connection {
+    pub(super) async fn open_session(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle) {
+        let Some(grant) = &self.grant else {
+            reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
+            return;
+        };
+        if let Some((reason, failure)) = self.no_session(grant) {
+            tracing::info!(peer = %self.peer, %reason, "session refused");
+            self.node.audit.note(self.event(EventKind::SessionRejected).error(reason));
+            reply.reject(failure).await;
+            return;
+        }
+        let policy = SessionPolicy {
+            pty: grant.identity.permits.pty,
+            force_command: grant.identity.force_command.clone(),
+            env: self.node.env.clone(),
+        };
+        // The library tells of the client's closing only where we have not closed before.
+        self.channels.retain(|_, open| !open.is_over());
+        let id = channel.id();
+        let slot = self.slots.take();
+        let open = Open {
+            machine: Machine::new(policy),
+            account: self.link.account(),
+            closed: CancellationToken::new(),
+            events: None,
+            slot: Arc::downgrade(&slot.0),
+            channel: Some((channel, slot)),
+        };
+        self.channels.insert(id, open);
+        reply.accept().await;
+    }
+
+    /// Why a client that was let in may not have one more session now.
+    fn no_session(&self, grant: &LoginGrant) -> Option<(String, ChannelOpenFailure)> {
+        if self.node.shutdown.is_draining() {
+            return Some(("the node is shutting down".to_owned(), ChannelOpenFailure::ResourceShortage));
+        }
+        if self.slots.count() >= self.node.max_sessions {
+            let text = "too many sessions on one connection".to_owned();
+            return Some((text, ChannelOpenFailure::ResourceShortage));
+        }
+        let record = self.node.record.borrow().clone();
+        authorize::again(grant, self.node.clock.now(), &self.node.view, &record)
+            .err()
+            .map(|why| (chain(&why), ChannelOpenFailure::AdministrativelyProhibited))
+    }
+
+    /// Refuses a channel that would lead elsewhere.
+    pub(super) async fn no_channel(&self, reply: ChannelOpenHandle, kind: &str, target: String) {
+        self.no_forwarding(kind, target);
+        reply
+            .reject(ChannelOpenFailure::Other {
+                code: ADMINISTRATIVELY_PROHIBITED,
+                reason: "forwarding is administratively prohibited on this node".to_owned(),
+            })
+            .await;
+    }
+
+    /// Tells the audit log that forwarding was asked for.
+    pub(super) fn no_forwarding(&self, kind: &str, target: String) {
+        let event = self
+            .event(EventKind::PortFailure)
+            .error("this node does not forward connections")
+            .field("kind", kind)
+            .field("addr", target);
+        self.node.audit.note(event);
+    }
+}

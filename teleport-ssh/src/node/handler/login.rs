@@ -1,0 +1,138 @@
+//! Who the client is: certificates are accepted or refused, and whatever is no certificate is refused.
+
+use std::sync::Arc;
+
+use russh::server::{Auth, PublicKeyOffer};
+use ssh_key::Certificate;
+use teleport_core::audit::EventKind;
+
+use super::{Connection, ConnectionError};
+use crate::listener::limits::{MAX_AUTH_FAILURES, MAX_AUTH_PROBES};
+use crate::node::authorize::{self, Refusal, chain};
+
+/// How far a connection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::node) enum Progress {
+    /// Nothing was tried.
+    Connected,
+    /// An authentication was tried and refused.
+    Refused,
+    /// A certificate of this cluster was refused, for instance because its holder may not log in here.
+    Denied,
+    /// The client is known and may log in.
+    Authenticated,
+}
+
+impl Connection {
+    /// Whether a client may go on to prove that it has the key. The offer does not say whether the key came in a certificate.
+    /// Nothing is remembered of it: who the client is, only a verified proof says.
+    pub(super) fn offered(&mut self, offer: &PublicKeyOffer<'_>) -> Result<Auth, ConnectionError> {
+        self.probes = self.probes.saturating_add(1);
+        if self.probes > MAX_AUTH_PROBES {
+            return Err(ConnectionError::TooManyAttempts);
+        }
+        let known =
+            matches!(offer.algorithm.as_str(), "ssh-ed25519" | "ecdsa-sha2-nistp256" | "ecdsa-sha2-nistp384");
+        if known && !offer.public_key.key_data().is_certificate() {
+            Ok(Auth::Accept)
+        } else {
+            Ok(Auth::reject())
+        }
+    }
+
+    /// Decides about a certificate whose key was just proved. The one place where `grant` is set.
+    pub(super) async fn log_in(
+        &mut self,
+        login: &str,
+        certificate: &Certificate,
+    ) -> Result<Auth, ConnectionError> {
+        self.grant = None;
+        let node = Arc::clone(&self.node);
+        let now = node.clock.now();
+        let record = node.record.borrow().clone();
+        let granted = async {
+            let grant = authorize::login(certificate, login, self.peer, now, &node.view, &record)?;
+            node.service.prepare(&grant, now).await?;
+            Ok::<_, Refusal>(grant)
+        };
+        match granted.await {
+            Ok(grant) => {
+                tracing::info!(peer = %self.peer, user = %grant.identity.user, login = %grant.login, "login");
+                self.grant = Some(grant);
+                Ok(Auth::Accept)
+            }
+            Err(why) => self.refuse(login, certificate, &why),
+        }
+    }
+
+    /// Refuses a certificate, and tells the audit log why.
+    fn refuse(
+        &mut self,
+        login: &str,
+        certificate: &Certificate,
+        why: &Refusal,
+    ) -> Result<Auth, ConnectionError> {
+        let reason = chain(why);
+        tracing::info!(peer = %self.peer, login, %reason, "login refused");
+        let event = self
+            .event(EventKind::AuthFailure)
+            .error(reason)
+            .user(certificate.key_id())
+            .field("login_requested", login)
+            .field("serial", certificate.serial().to_string());
+        self.node.audit.note(event);
+        self.told = true;
+        if why.is_of_ours() {
+            self.progress.send_replace(Progress::Denied);
+        }
+        self.failed()
+    }
+
+    /// How every client asks which methods there are: no attempt, nobody to blame.
+    pub(super) fn asked_for_methods(&mut self, login: &str) -> Auth {
+        self.pending.get_or_insert_with(|| (login.to_owned(), "none"));
+        Auth::reject()
+    }
+
+    /// Refuses what is no certificate. The audit log hears of it if nothing better follows.
+    pub(super) fn refuse_method(
+        &mut self,
+        login: &str,
+        method: &'static str,
+    ) -> Result<Auth, ConnectionError> {
+        tracing::debug!(peer = %self.peer, login, method, "only certificates are accepted");
+        self.pending = Some((login.to_owned(), method));
+        self.failed()
+    }
+
+    fn failed(&mut self) -> Result<Auth, ConnectionError> {
+        self.failures = self.failures.saturating_add(1);
+        // Whoever is known stays known.
+        self.progress.send_if_modified(|progress| {
+            let stranger = *progress == Progress::Connected;
+            if stranger {
+                *progress = Progress::Refused;
+            }
+            stranger
+        });
+        if self.failures > MAX_AUTH_FAILURES {
+            return Err(ConnectionError::TooManyAttempts);
+        }
+        Ok(Auth::reject())
+    }
+
+    /// At the end of a connection, tells the audit log of an attempt of which nothing came and that was not told yet.
+    pub(super) fn tell_pending(&mut self) {
+        let Some((login, method)) = self.pending.take() else { return };
+        if self.grant.is_some() || self.told {
+            return;
+        }
+        // The SSH library refuses expired certificates and wrong proofs without asking us.
+        let event = self
+            .event(EventKind::AuthFailure)
+            .error("no valid certificate was shown (expired ones, and those without the proof of their key, are none)")
+            .field("login_requested", login)
+            .field("method", method);
+        self.node.audit.note(event);
+    }
+}

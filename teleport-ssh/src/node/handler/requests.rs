@@ -1,0 +1,119 @@
+//! What is asked for on a session channel, in the order that the channel's machine allows; and what waits there unread.
+
+use std::sync::Arc;
+
+use russh::server::Session;
+use russh::{ChannelId, Sig};
+use teleport_core::audit::EventKind;
+
+use super::{Connection, ConnectionError};
+use crate::node::session_task::{self, Start};
+use crate::session::machine::{Launch, Request, Verdict};
+use crate::session::{SessionEvents, SessionKind, TerminalSize};
+
+/// What may wait in a channel on which nothing has been started, in bytes: input and requests. Less than where the transport
+/// stops reading, for then the request that starts something would not be heard either.
+const EARLY_INPUT: usize = 1 << 20;
+
+impl Connection {
+    /// Runs a request through the channel's machine and answers it. `size` is what the request occupies in the channel's
+    /// queue, [`payload`](crate::engine::transport::payload).
+    pub(super) fn request(
+        &mut self,
+        id: ChannelId,
+        size: usize,
+        request: Request,
+        session: &mut Session,
+    ) -> Result<(), ConnectionError> {
+        self.arrived(id, size)?;
+        let Some(open) = self.channels.get_mut(&id) else {
+            return Ok(session.channel_failure(id)?);
+        };
+        let accepted = match open.machine.handle(request) {
+            Verdict::Accept => true,
+            Verdict::Refuse(reason) => {
+                tracing::debug!(peer = %self.peer, reason, "channel request refused");
+                false
+            }
+            Verdict::Resize(size) => open.events.as_ref().is_some_and(|events| {
+                events.resize(size);
+                true
+            }),
+            Verdict::Signal(name) => open.events.as_ref().is_some_and(|events| events.signal(name)),
+            Verdict::UnknownSubsystem(name) => {
+                let event = self
+                    .event(EventKind::SubsystemFailure)
+                    .error("this node offers no such subsystem")
+                    .field("name", name);
+                self.node.audit.note(event);
+                false
+            }
+            Verdict::Start(launch) => self.start(id, *launch, session),
+        };
+        if accepted {
+            session.channel_success(id)?
+        } else {
+            session.channel_failure(id)?
+        }
+        Ok(())
+    }
+
+    /// Begins a session in a task of its own; `false` if there is nothing to begin it on.
+    fn start(&mut self, id: ChannelId, launch: Launch, session: &Session) -> bool {
+        let Some(open) = self.channels.get_mut(&id) else { return false };
+        let (Some((channel, slot)), Some(grant)) = (open.channel.take(), &self.grant) else { return false };
+        let (sender, events) = SessionEvents::new(open.closed.clone());
+        open.events = Some(sender);
+        let interactive = matches!(launch.kind, SessionKind::Shell);
+        tracing::debug!(peer = %self.peer, user = %grant.identity.user, interactive, "session asked for");
+        let start = Start {
+            node: Arc::clone(&self.node),
+            handle: session.handle(),
+            grant: grant.clone(),
+            launch,
+            channel,
+            slot,
+            events,
+            account: open.account.clone(),
+            link: self.link.clone(),
+            closed: open.closed.clone(),
+            peer: self.peer,
+            local: self.local,
+        };
+        self.node.tasks.spawn(session_task::run(start));
+        true
+    }
+
+    /// Counts what the library has put into a channel's queue.
+    pub(super) fn arrived(&self, id: ChannelId, data: usize) -> Result<(), ConnectionError> {
+        let Some(open) = self.channels.get(&id) else { return Ok(()) };
+        if open.account.arrived(data) > EARLY_INPUT && !open.machine.is_running() {
+            return Err(ConnectionError::EarlyInput);
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn terminal_size(columns: u32, rows: u32, width: u32, height: u32) -> TerminalSize {
+    TerminalSize { columns, rows, width, height }
+}
+
+/// The name of a signal as the wire has it.
+pub(super) fn signal_name(signal: Sig) -> String {
+    let name = match signal {
+        Sig::ABRT => "ABRT",
+        Sig::ALRM => "ALRM",
+        Sig::FPE => "FPE",
+        Sig::HUP => "HUP",
+        Sig::ILL => "ILL",
+        Sig::INT => "INT",
+        Sig::KILL => "KILL",
+        Sig::PIPE => "PIPE",
+        Sig::QUIT => "QUIT",
+        Sig::SEGV => "SEGV",
+        Sig::TERM => "TERM",
+        Sig::USR1 => "USR1",
+        Sig::Custom(name) => return name,
+    };
+    name.to_owned()
+}
