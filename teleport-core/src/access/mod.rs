@@ -2,7 +2,8 @@
 //!
 //! Default deny. A denial of any role wins. One single role must grant a node's labels **and** the login. Roles are
 //! those that the certificate names *and* that exist now: a role that was deleted or changed counts at once. A role that was
-//! taken from its user counts at nodes until the certificate ends; the auth service asks for the user as well.
+//! taken from its user counts at nodes until the certificate ends; the auth service asks for the user as well. A role that
+//! exists and cannot be read is no role that does not exist: whoever holds it is refused.
 
 mod template;
 #[cfg(test)]
@@ -32,6 +33,12 @@ pub enum Denied {
     /// None of the certificate's roles exists.
     #[error("the user has no role that exists")]
     NoRoles,
+    /// A role exists and cannot be read: what it denies is not known.
+    #[error("the document of role {role} cannot be read, and may hold denials")]
+    Unreadable {
+        /// The role.
+        role: String,
+    },
 }
 
 /// Permission to open a session on one node as one login. Made by [`AccessChecker::check_login`] only.
@@ -99,9 +106,23 @@ impl<'a> AccessChecker<'a> {
         Self::new(&identity.roles, &identity.traits, existing)
     }
 
+    /// That every role of the user can be read. If not, every other decision is a refusal as well.
+    ///
+    /// # Errors
+    /// [`Denied::Unreadable`].
+    pub fn readable(&self) -> Result<(), Denied> {
+        match self.roles.iter().find(|role| !role.is_readable()) {
+            Some(role) => Err(Denied::Unreadable { role: role.metadata.name.clone() }),
+            None => Ok(()),
+        }
+    }
+
     /// The logins that the roles allow on some node, without those that are denied everywhere; sorted, each once. They
     /// become the certificate's principals.
     pub fn logins(&self) -> Vec<OsLogin> {
+        if self.readable().is_err() {
+            return Vec::new();
+        }
         let mut logins: Vec<OsLogin> = self
             .roles
             .iter()
@@ -124,12 +145,12 @@ impl<'a> AccessChecker<'a> {
 
     /// Whether some role permits agent forwarding.
     pub fn agent_forwarding(&self) -> bool {
-        self.roles.iter().any(|role| role.spec.options.forward_agent)
+        self.readable().is_ok() && self.roles.iter().any(|role| role.spec.options.forward_agent)
     }
 
     /// Whether some role permits port forwarding.
     pub fn port_forwarding(&self) -> bool {
-        self.roles.iter().any(|role| role.spec.options.port_forwarding)
+        self.readable().is_ok() && self.roles.iter().any(|role| role.spec.options.port_forwarding)
     }
 
     fn denied_labels(&self, labels: &Labels) -> Option<Denied> {
@@ -139,7 +160,8 @@ impl<'a> AccessChecker<'a> {
 
     /// Whether the user may know of a node: some role gives its labels with at least one login, none denies it.
     pub fn can_see(&self, labels: &Labels) -> bool {
-        self.denied_labels(labels).is_none()
+        self.readable().is_ok()
+            && self.denied_labels(labels).is_none()
             && self.roles.iter().any(|role| {
                 role.spec.allow.node_labels.matches(labels)
                     && role.spec.allow.logins.iter().any(|template| !expand(template, self.traits).is_empty())
@@ -159,6 +181,7 @@ impl<'a> AccessChecker<'a> {
         if self.roles.is_empty() {
             return Err(Denied::NoRoles);
         }
+        self.readable()?;
         let denies_login = |role: &&&Role| logins_match(&role.spec.deny, self.traits, login, true);
         if let Some(role) = self.roles.iter().find(denies_login) {
             return Err(Denied::DeniedBy { role: role.metadata.name.clone() });
@@ -190,6 +213,7 @@ impl<'a> AccessChecker<'a> {
     /// # Errors
     /// [`Denied`], for the log.
     pub fn check_rule(&self, kind: &'static str, verb: Verb) -> Result<RulePermit, Denied> {
+        self.readable()?;
         let has =
             |conditions: &RoleConditions| conditions.rules.iter().any(|rule| rule_matches(rule, kind, verb));
         if let Some(role) = self.roles.iter().find(|role| has(&role.spec.deny)) {

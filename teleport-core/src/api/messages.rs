@@ -152,7 +152,9 @@ pub struct AcceptInvite {
 pub struct AccessView {
     /// Whom to trust.
     pub trust: TrustBundle,
-    /// The roles that exist.
+    /// The roles that exist. One that cannot be read here, as when a newer auth service sends it, becomes one that denies
+    /// everything ([`Role::unreadable`]): it refuses those who hold it, not everybody.
+    #[serde(deserialize_with = "roles_or_refusals")]
     pub roles: Vec<Role>,
     /// From where the cluster's proxies connect: many users are behind each of these addresses, so what one of them does is
     /// not to be held against the address.
@@ -163,6 +165,25 @@ pub struct AccessView {
 /// A change to the nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+fn roles_or_refusals<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Role>, D::Error> {
+    let documents = Vec::<serde_json::Value>::deserialize(deserializer)?;
+    let role = |document: serde_json::Value| {
+        let name = document.pointer("/metadata/name").and_then(|name| name.as_str()).map(str::to_owned);
+        match serde_json::from_value::<Role>(document) {
+            Ok(role) if role.is_readable() => Ok(role),
+            unreadable => {
+                // Without a name nobody knows whom to refuse.
+                let name = name.ok_or_else(|| serde::de::Error::custom("a role without a name"))?;
+                let error = unreadable.err();
+                let error = error.as_ref().map(|error| error as &dyn std::error::Error);
+                tracing::warn!(role = name, error, "a role cannot be read; whoever holds it is refused");
+                Ok(Role::unreadable(name))
+            }
+        }
+    };
+    documents.into_iter().map(role).collect()
+}
+
 #[non_exhaustive]
 pub enum NodeEvent {
     /// A node is gone.

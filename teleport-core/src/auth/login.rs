@@ -182,6 +182,7 @@ async fn grant(
 }
 
 /// What roles permit in a certificate.
+    access.readable().map_err(|denied| ApiError::denied().because(denied))?;
 pub(super) fn permits(access: &AccessChecker<'_>) -> Permits {
     Permits {
         agent_forwarding: access.agent_forwarding(),

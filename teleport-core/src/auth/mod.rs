@@ -100,12 +100,15 @@ impl fmt::Debug for AuthService {
 
 impl AuthService {
     /// A service over these ports. Nothing is read or written yet.
-    pub fn new(ports: Ports, config: AuthConfig) -> Self {
+    pub fn new(ports: Ports, mut config: AuthConfig) -> Self {
+        for (number, token) in (1..).zip(&mut config.static_tokens) {
+            token.set_number(number);
+        }
         let repo = || Arc::clone(&ports.backend);
         Self(Arc::new(Inner {
             users: Repo::new(repo()),
             roles: Repo::new(repo()),
-            role_cache: RoleCache::new(Repo::new(repo())),
+            role_cache: RoleCache::new(repo()),
             tokens: Repo::new(repo()),
             nodes: Repo::new(repo()),
             proxies: Repo::new(repo()),

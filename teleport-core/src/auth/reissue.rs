@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::context::OpContext;
 use super::login::{issue, permits};
 use super::policy::Permit;
-use crate::access::AccessChecker;
+use crate::access::{AccessChecker, Denied};
 use crate::api::{ApiError, ApiErrorKind, ApiResult, LoginResponse, ReissueRequest};
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::{MIN_USER_TTL, Permits, Traits, UserGrant, UserIdentity};
@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::resource::{Role, UserSpec};
 
 /// Why nothing can be derived from a certificate. For the audit event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotDerivable {
     #[error("the user does not exist any more")]
     Deleted,
@@ -21,6 +21,8 @@ pub(super) enum NotDerivable {
     EndsSoon,
     #[error("the certificate is bound to a command, which cannot be carried over")]
     ForceCommand,
+    #[error(transparent)]
+    Roles(#[from] Denied),
 }
 
 /// What may be derived from `identity` now. Pure. In each respect at most what the identity has **and** at most what the
@@ -44,7 +46,9 @@ pub(super) fn attenuate(
     // Current traits, and all current roles beside the remaining ones: a denial that came later, by whichever of them,
     // must not be lost because the certificate does not know of it.
     let access = AccessChecker::new(&roles, &user.traits, existing);
-    let now_allowed = AccessChecker::new(&user.roles, &user.traits, existing).logins();
+    let today = AccessChecker::new(&user.roles, &user.traits, existing);
+    today.readable()?;
+    let now_allowed = today.logins();
     let by_roles = access.max_session_ttl().unwrap_or(left).max(MIN_USER_TTL);
     let now_permitted = permits(&access);
     let mut grant = UserGrant::new(

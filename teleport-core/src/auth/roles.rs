@@ -12,15 +12,18 @@ use crate::api::{ApiError, ApiResult};
 use crate::clock::Timestamp;
 use crate::id::RoleName;
 use crate::resource::Role;
-use crate::storage::{Repo, Watch, WatchEvent};
+use crate::storage::{Backend, BackendExt, Item, Repo, RepoError, Watch, WatchEvent};
 
 /// The roles in memory, so that a decision about roles costs no read.
 ///
 /// No task keeps it up to date: whoever asks first takes what the watch has queued. A change that was acknowledged before
 /// by the same backend is therefore always seen; one of another auth service as soon as the backend reports it.
+///
+/// A role that exists and cannot be read is not left out as in other lists: it may hold denials. It is there as
+/// [`Role::unreadable`].
 #[derive(Debug)]
 pub(super) struct RoleCache {
-    repo: Repo<Role>,
+    backend: Arc<dyn Backend>,
     state: Mutex<Option<Followed>>,
 }
 
@@ -32,8 +35,8 @@ struct Followed {
 }
 
 impl RoleCache {
-    pub(super) fn new(repo: Repo<Role>) -> Self {
-        Self { repo, state: Mutex::new(None) }
+    pub(super) fn new(backend: Arc<dyn Backend>) -> Self {
+        Self { backend, state: Mutex::new(None) }
     }
 
     /// All roles that exist at `now`.
@@ -46,16 +49,32 @@ impl RoleCache {
         }
         // First use, or the watch has ended: watch anew, then list, so that nothing falls between.
         *state = None;
-        let watch = self.repo.watch().await?;
-        let stored = self.repo.list().await?;
-        let by_name =
-            stored.into_iter().map(|role| (role.record.metadata.name.clone(), role.record)).collect();
+        let prefix = Repo::<Role>::new(Arc::clone(&self.backend)).prefix()?;
+        let watch = self.backend.watch(&prefix).await?;
+        let items = self.backend.list(&prefix).await?;
+        let by_name = items.iter().map(|item| (item.key.leaf().to_owned(), decode(item))).collect();
         let mut followed = Followed { watch, by_name, snapshot: Arc::default() };
         followed.publish(now);
         let snapshot = Arc::clone(&followed.snapshot);
         *state = Some(followed);
         Ok(snapshot)
     }
+}
+
+/// The role that is stored, or what stands for it.
+fn decode(item: &Item) -> Role {
+    let error = match Repo::<Role>::decode(item) {
+        Ok(stored) if stored.record.is_readable() => return stored.record,
+        Ok(stored) => format!("its version {:?} is not known here", stored.record.version),
+        Err(error @ RepoError::Corrupt { .. }) => {
+            std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string)
+        }
+        Err(error) => error.to_string(),
+    };
+    tracing::error!(key = %item.key, error, "a role cannot be read; whoever holds it is refused");
+    let mut role = Role::unreadable(item.key.leaf());
+    role.metadata.expires = item.expires;
+    role
 }
 
 impl Followed {
@@ -66,14 +85,7 @@ impl Followed {
             match event {
                 Ok(WatchEvent::Put(item)) => {
                     changed = true;
-                    match Repo::<Role>::decode(&item) {
-                        Ok(role) => self.by_name.insert(role.record.metadata.name.clone(), role.record),
-                        // As in a list: a role that cannot be read does not exist.
-                        Err(error) => {
-                            tracing::warn!(key = %item.key, error = &error as &dyn std::error::Error, "unreadable role left out");
-                            self.by_name.remove(item.key.leaf())
-                        }
-                    };
+                    self.by_name.insert(item.key.leaf().to_owned(), decode(&item));
                 }
                 Ok(WatchEvent::Deleted { key, .. }) => {
                     changed = true;
@@ -101,30 +113,34 @@ fn has_expired(role: &Role, now: Timestamp) -> bool {
 }
 
 pub(super) async fn list(call: &OpContext<'_>, _permit: Permit<'_>) -> ApiResult<Vec<Role>> {
-    let stored = call.auth.roles.list().await?;
-    Ok(stored
-        .into_iter()
-        .map(|mut role| {
-            role.record.metadata.revision = Some(role.revision);
-            role.record
-        })
-        .collect())
+    let items = call.auth.ports.backend.list(&call.auth.roles.prefix()?).await?;
+    Ok(items.iter().map(shown).collect())
+}
+
+fn shown(item: &Item) -> Role {
+    let mut role = decode(item);
+    role.metadata.revision = Some(item.revision);
+    role
 }
 
 pub(super) async fn show(call: &OpContext<'_>, _permit: Permit<'_>, name: &RoleName) -> ApiResult<Role> {
-    let stored = call.auth.roles.get(name.as_str()).await?;
-    let mut role = stored.ok_or_else(|| ApiError::not_found(format_args!("role {name}")))?;
-    role.record.metadata.revision = Some(role.revision);
-    Ok(role.record)
+    let item = call.auth.ports.backend.get(&call.auth.roles.key(name.as_str())?).await?;
+    item.as_ref().map(shown).ok_or_else(|| ApiError::not_found(format_args!("role {name}")))
 }
 
-/// Checks that each of `names` exists, and returns them sorted, each once.
+/// Checks that each of `names` exists and can be read, and returns them sorted, each once.
 pub(super) async fn existing(call: &OpContext<'_>, mut names: Vec<RoleName>) -> ApiResult<Vec<RoleName>> {
     names.sort_unstable();
     names.dedup();
     let roles = call.roles().await?;
-    match names.iter().find(|name| !roles.iter().any(|role| role.metadata.name == name.as_str())) {
-        Some(missing) => Err(ApiError::invalid(format!("there is no role {missing}"))),
-        None => Ok(names),
+    for name in &names {
+        match roles.iter().find(|role| role.metadata.name == name.as_str()) {
+            None => return Err(ApiError::invalid(format!("there is no role {name}"))),
+            Some(role) if !role.is_readable() => {
+                return Err(ApiError::invalid(format!("the stored document of role {name} cannot be read")));
+            }
+            Some(_) => {}
+        }
     }
+    Ok(names)
 }

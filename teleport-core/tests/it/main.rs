@@ -13,6 +13,7 @@ mod hosts;
 mod login;
 mod policy;
 mod real;
+mod roles;
 mod secrets;
 mod speed;
 mod suite;
