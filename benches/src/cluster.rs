@@ -152,7 +152,8 @@ impl Cluster {
         let code = |at| one_time_code(&info.secret, at).context("the second factor cannot be used");
         // A code is good once; that of the step before is still good.
         let before = code(now.saturating_sub(Duration::from_secs(30)))?;
-        let accept = AcceptInvite { token: invite.token, password: password.clone(), code: before };
+        let accept =
+            AcceptInvite { token: invite.token, password: password.clone(), code: before, client_ip: None };
         anonymous.accept_invite(accept).await?;
         let (ssh, tls) = (SshKeyPair::generate(&entropy)?, TlsKeyPair::generate(&entropy)?);
         let keys = SubjectKeys { ssh: ssh.public(), tls: tls.public() };

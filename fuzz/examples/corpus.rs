@@ -120,7 +120,7 @@ fn messages() {
     let node = format!(
         r#""host_id":"{HOST_ID}","name":"web-1","address":"10.0.0.1:3022","labels":{{"env":"prod"}},"version":"0.1.0""#
     );
-    message('A', r#"{"token":"secret-0123456789","password":"correct horse battery","code":"123456"}"#);
+    message('A', r#"{"token":"secret-0123456789","password":"correct horse battery","code":"123456","client_ip":"::1"}"#);
     message(
         'C',
         r#"{"roles":["node","proxy"],"ttl":1800,"uses":1,"labels":{"env":"prod"},"value":"secret-0123456789"}"#,
@@ -223,7 +223,7 @@ fn texts() {
         "token",
         "record",
         format!(
-            r#"{{"hash":"{}","roles":["node"],"expires":"2027-01-15T08:00:00.000Z","uses_left":0,"labels":{{"a":"b"}},"is_static":false}}"#,
+            r#"{{"id":"0123456789abcdef","hash":"{}","roles":["node"],"expires":"2027-01-15T08:00:00.000Z","uses_left":0,"labels":{{"a":"b"}},"is_static":false}}"#,
             "0a".repeat(32)
         ),
     );

@@ -338,7 +338,14 @@ async fn user_logs_in(
     let now = os.clock.now();
     let code = |at| one_time_code(&info.secret, at).context("the second factor cannot be used");
     let before = code(now.saturating_sub(Duration::from_secs(30)))?;
-    client.accept(&AcceptInvite { token: invite.token, password: password.clone(), code: before }).await?;
+    client
+        .accept(&AcceptInvite {
+            token: invite.token,
+            password: password.clone(),
+            code: before,
+            client_ip: None,
+        })
+        .await?;
     let input = LoginInput { user: info.user.to_string(), password, code: code(now)?, ttl: None };
     let address = ProxyAddress::parse(&web.to_string())?;
     Ok(login(&client, address, input, &*os.clock, &*os.entropy).await?)

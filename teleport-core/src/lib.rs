@@ -76,7 +76,7 @@
 //! let info = public.invite(invite.token.clone()).await?;
 //! let code = |clock: &ManualClock| one_time_code(&info.secret, clock.now()).ok_or("no secret");
 //! let password = SecretString::new("correct horse battery staple");
-//! let accept = AcceptInvite { token: invite.token, password: password.clone(), code: code(&clock)? };
+//! let accept = AcceptInvite { token: invite.token, password: password.clone(), code: code(&clock)?, client_ip: None };
 //! public.accept_invite(accept).await?;
 //!
 //! // Each code is good once; a moment later there is a new one.

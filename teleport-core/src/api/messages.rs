@@ -145,6 +145,9 @@ pub struct AcceptInvite {
     /// A code of the new second factor.
     #[serde(with = "wire")]
     pub code: SecretString,
+    /// Filled in by the proxy that forwards the request.
+    #[serde(default)]
+    pub client_ip: Option<IpAddr>,
 }
 
 /// What nodes and proxies decide by.
@@ -156,15 +159,12 @@ pub struct AccessView {
     /// everything ([`Role::unreadable`]): it refuses those who hold it, not everybody.
     #[serde(deserialize_with = "roles_or_refusals")]
     pub roles: Vec<Role>,
-    /// From where the cluster's proxies connect: many users are behind each of these addresses, so what one of them does is
+    /// From where the cluster's proxies connect, as the auth service has seen it: many users are behind each of these addresses, so what one of them does is
     /// not to be held against the address.
     #[serde(default)]
     pub proxies: Vec<IpAddr>,
 }
 
-/// A change to the nodes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
 fn roles_or_refusals<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Role>, D::Error> {
     let documents = Vec::<serde_json::Value>::deserialize(deserializer)?;
     let role = |document: serde_json::Value| {
@@ -184,6 +184,9 @@ fn roles_or_refusals<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Resul
     documents.into_iter().map(role).collect()
 }
 
+/// A change to the nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum NodeEvent {
     /// A node is gone.
@@ -330,7 +333,7 @@ pub struct CreatedToken {
 /// A join token in the list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenInfo {
-    /// The first digits of the secret's hash: enough to name it, useless to join.
+    /// Names it; has nothing to do with the secret. `static-1` is the first of the configuration.
     pub id: String,
     /// What hosts may join as.
     pub roles: Vec<HostRole>,

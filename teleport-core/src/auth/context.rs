@@ -102,9 +102,19 @@ impl<'a> OpContext<'a> {
 
     /// Refuses a call after an event that says why.
     pub(super) async fn deny(&self, operation: Operation, reason: String) -> ApiError {
+        self.deny_client(operation, reason, self.caller.remote()).await
+    }
+
+    /// The same for a call whose client's address is known from [`OpContext::client`].
+    pub(super) async fn deny_client(
+        &self,
+        operation: Operation,
+        reason: String,
+        client: Option<SocketAddr>,
+    ) -> ApiError {
         let event = AuditEvent::new(EventKind::ApiDenied).field("operation", operation.name()).error(reason);
         // The refusal stands whether or not it could be written down.
-        if let Err(error) = self.audit(vec![self.by_caller(event)]).await {
+        if let Err(error) = self.audit(vec![self.by_caller(event).remote(client)]).await {
             tracing::error!(error = &error as &dyn std::error::Error, "a refusal could not be audited");
         }
         ApiError::denied()

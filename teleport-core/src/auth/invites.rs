@@ -1,5 +1,6 @@
 //! Invites: how a user gets a password and a second factor.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -98,17 +99,18 @@ async fn find(
     call: &OpContext<'_>,
     permit: Permit<'_>,
     token: &SecretString,
+    client: Option<SocketAddr>,
 ) -> ApiResult<Stored<InviteRecord>> {
     let hash = TokenHash::<ForInvite>::of(token);
     match repo(call.auth).get(&hash.to_hex()).await? {
         Some(invite) => Ok(invite),
-        None => Err(refuse(call, permit).await),
+        None => Err(refuse(call, permit, client).await),
     }
 }
 
-async fn refuse(call: &OpContext<'_>, permit: Permit<'_>) -> ApiError {
+async fn refuse(call: &OpContext<'_>, permit: Permit<'_>, client: Option<SocketAddr>) -> ApiError {
     let error = unknown();
-    call.deny(permit.operation(), error.to_string()).await;
+    call.deny_client(permit.operation(), error.to_string(), client).await;
     error
 }
 
@@ -117,7 +119,7 @@ pub(super) async fn show(
     permit: Permit<'_>,
     token: &SecretString,
 ) -> ApiResult<InviteInfo> {
-    let invite = find(call, permit, token).await?.record;
+    let invite = find(call, permit, token, call.caller.remote()).await?.record;
     let seed = Seed::open(&*call.auth.ports.sealer, &context(invite.hash), &invite.sealed_seed)?;
     let otpauth_url = seed.to_url(&call.auth.config.cluster, invite.user.as_str())?;
     Ok(InviteInfo { user: invite.user, otpauth_url, secret: seed.to_base32(), expires: invite.expires })
@@ -127,7 +129,8 @@ pub(super) async fn accept(call: &OpContext<'_>, permit: Permit<'_>, request: Ac
     let ports = &call.auth.ports;
     password::check_new(&request.password)?;
     totp::check_form(&request.code)?;
-    let invite = find(call, permit, &request.token).await?;
+    let client = call.client(request.client_ip);
+    let invite = find(call, permit, &request.token, client).await?;
     let user = invite.record.user.clone();
     let seed = Seed::open(&*ports.sealer, &context(invite.record.hash), &invite.record.sealed_seed)?;
     let step = seed
@@ -149,15 +152,11 @@ pub(super) async fn accept(call: &OpContext<'_>, permit: Permit<'_>, request: Ac
     let batch = lockout::forget_in(batch, &user)?;
     match ports.backend.commit(batch).await {
         // Used by somebody else in between, or the user was deleted.
-        Err(error) if error.is_conflict() => return Err(refuse(call, permit).await.because(error)),
+        Err(error) if error.is_conflict() => return Err(refuse(call, permit, client).await.because(error)),
         outcome => outcome?,
     };
-    let event = |kind| {
-        AuditEvent::new(kind)
-            .user(&user)
-            .remote(call.caller.remote())
-            .field("invite_id", invite.record.hash.id())
-    };
+    let event =
+        |kind| AuditEvent::new(kind).user(&user).remote(client).field("invite_id", invite.record.hash.id());
     call.audit(vec![
         event(EventKind::UserPasswordChange),
         event(EventKind::MfaAdd).field("mfa_device_type", "totp"),

@@ -70,9 +70,14 @@ pub(super) async fn join(
             .field("host_id", request.host_id.to_string())
             .field("node_name", request.name.as_str())
             .field("role", request.role.as_str())
-            .field("token_id", TokenHash::<ForJoin>::of(&request.token).id())
     };
-    match take_use(call, &request).await? {
+    let (token_id, taken) = take_use(call, &request).await?;
+    let event = |kind| match &token_id {
+        Some(id) => event(kind).field("token_id", id.as_str()),
+        // Nothing of what was presented: it may be a secret of something else, and by its hash it could be guessed.
+        None => event(kind),
+    };
+    match taken {
         Err(denied) => {
             tracing::info!(host_id = %request.host_id, name = %request.name, role = %request.role, reason = %denied, "a host may not join");
             call.audit(vec![event(EventKind::InstanceJoinFailure).error(&denied)]).await?;
@@ -96,8 +101,12 @@ pub(super) async fn join(
     }
 }
 
-/// Decides, and spends a use of the token and binds the host id in one write, before anything is signed.
-async fn take_use(call: &OpContext<'_>, request: &JoinRequest) -> ApiResult<Result<Admission, JoinDenied>> {
+/// Decides, and spends a use of the token and binds the host id in one write, before anything is signed. Returns the id of the
+/// token, too, if there is such a token.
+async fn take_use(
+    call: &OpContext<'_>,
+    request: &JoinRequest,
+) -> ApiResult<(Option<String>, Result<Admission, JoinDenied>)> {
     let hash = TokenHash::<ForJoin>::of(&request.token);
     let claim = JoinClaim {
         host_id: request.host_id,
@@ -107,14 +116,17 @@ async fn take_use(call: &OpContext<'_>, request: &JoinRequest) -> ApiResult<Resu
         cluster: &call.auth.config.cluster,
     };
     for _ in 0..ATTEMPTS {
-        let Some((token, stored)) = find(call, hash).await? else { return Ok(Err(JoinDenied::Unknown)) };
+        let Some((token, stored)) = find(call, hash).await? else {
+            return Ok((None, Err(JoinDenied::Unknown)));
+        };
+        let named = |outcome| (Some(token.id.clone()), outcome);
         let admission = match admit(&token, &claim, call.now) {
             Ok(admission) => admission,
-            Err(denied) => return Ok(Err(denied)),
+            Err(denied) => return Ok(named(Err(denied))),
         };
         let known = call.auth.hosts.get(&request.host_id.to_string()).await?;
         if known.as_ref().is_some_and(|known| !is_same_host(&known.record, request)) {
-            return Ok(Err(JoinDenied::Bound));
+            return Ok(named(Err(JoinDenied::Bound)));
         }
         let host = HostRecord {
             host_id: request.host_id,
@@ -135,7 +147,7 @@ async fn take_use(call: &OpContext<'_>, request: &JoinRequest) -> ApiResult<Resu
             };
         }
         match call.auth.ports.backend.commit(batch).await {
-            Ok(_) => return Ok(Ok(admission)),
+            Ok(_) => return Ok(named(Ok(admission))),
             // Another host was faster: what is true of the token and the id is to be asked again.
             Err(error) if error.is_conflict() => {}
             Err(error) => return Err(error.into()),

@@ -62,12 +62,13 @@ pub(super) async fn login(
     totp::check_form(&request.code)?;
     let name = canonical(&request.user);
     let client = call.client(request.client_ip);
-    let shown = name.as_ref().map_or_else(|| request.user.chars().take(64).collect(), ToString::to_string);
+    let outcome = check(call, name.as_ref(), &request).await?;
+    let known = !matches!(outcome, Err(Refused::UnknownUser));
+    let shown = shown(name.as_ref(), known);
     let event = |kind| AuditEvent::new(kind).user(&shown).remote(client).field("method", "local");
-    match check(call, name.as_ref(), &request).await? {
+    match outcome {
         Err(refused) => {
-            // As typed, so possibly with line feeds: quoted and escaped.
-            tracing::info!(user = ?shown, client = ?client, reason = %refused, "a login failed");
+            tracing::info!(user = %shown, client = ?client, reason = %refused, "a login failed");
             call.audit(vec![event(EventKind::UserLoginFailure).error(refused)]).await?;
             Err(ApiError::denied().because(refused))
         }
@@ -89,6 +90,17 @@ pub(super) async fn login(
                 }
             }
         }
+    }
+}
+
+/// How the log and the audit events name who wanted to log in. Sooner or later everybody types the password into the field of the
+/// name: a text that belongs to nobody is written down only where it cannot be a password. Such a text is no name, or it is as
+/// long as passwords are.
+fn shown(name: Option<&UserName>, known: bool) -> &str {
+    match name {
+        None => "(invalid)",
+        Some(name) if known || name.as_str().len() < password::MIN_LEN => name.as_str(),
+        Some(_) => "(unknown)",
     }
 }
 
@@ -170,6 +182,7 @@ async fn grant(
 ) -> ApiResult<UserGrant> {
     let roles = call.roles().await?;
     let access = AccessChecker::new(&user.spec.roles, &user.spec.traits, &roles);
+    access.readable().map_err(|denied| ApiError::denied().because(denied))?;
     let by_roles = access.max_session_ttl().unwrap_or(MAX_USER_TTL);
     let ttl = asked.unwrap_or(call.auth.config.user_ttl).min(by_roles).clamp(MIN_USER_TTL, MAX_USER_TTL);
     let mut grant = UserGrant::new(name, ttl);
@@ -182,7 +195,6 @@ async fn grant(
 }
 
 /// What roles permit in a certificate.
-    access.readable().map_err(|denied| ApiError::denied().because(denied))?;
 pub(super) fn permits(access: &AccessChecker<'_>) -> Permits {
     Permits {
         agent_forwarding: access.agent_forwarding(),
@@ -223,7 +235,21 @@ fn describe(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
     use super::*;
+
+    #[test]
+    fn what_may_be_a_password_is_not_written_down() {
+        let long = UserName::new("correcthorsebattery").unwrap();
+        assert_eq!(shown(Some(&long), false), "(unknown)");
+        assert_eq!(shown(Some(&long), true), long.as_str());
+        assert_eq!(shown(None, false), "(invalid)");
+        // Long enough for nobody's password, and what is looked for after an attack.
+        assert_eq!(shown(Some(&UserName::new("admin").unwrap()), false), "admin");
+        let (longest, shortest) = ("a".repeat(password::MIN_LEN - 1), "a".repeat(password::MIN_LEN));
+        assert_eq!(shown(Some(&UserName::new(&longest).unwrap()), false), longest);
+        assert_eq!(shown(Some(&UserName::new(&shortest).unwrap()), false), "(unknown)");
+    }
 
     #[test]
     fn e3_every_spelling_is_one_user_or_nobody() {

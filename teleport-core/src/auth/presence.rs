@@ -124,8 +124,9 @@ pub(super) async fn announce_proxy(
     Ok(())
 }
 
-/// From where a proxy connects: whence it called, and the addresses that it announced. The first is not enough, for a proxy in
-/// the process of the auth service calls from nowhere.
+/// From where a proxy connects: single addresses, never networks. Whence it called is seen and not said, so it cannot be made up;
+/// only a proxy on the auth service's own machine, whose call comes from nowhere or from a loopback address, is asked for
+/// the addresses that it announces.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ProxySources {
     host_id: HostId,
@@ -134,11 +135,17 @@ pub(super) struct ProxySources {
 
 impl ProxySources {
     fn new(proxy: &ProxyRecord, caller: Option<SocketAddr>) -> Self {
-        let announced = [&proxy.web_address, &proxy.ssh_address];
-        let announced = announced.into_iter().filter_map(|text| text.parse::<SocketAddr>().ok());
-        let all = announced.chain(caller).map(|address| address.ip().to_canonical());
         // A loopback address means another machine to each who reads it.
-        let addresses = all.filter(|ip| !ip.is_loopback() && !ip.is_unspecified()).collect();
+        let of_one = |ip: &IpAddr| !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast();
+        let seen = caller.map(|caller| caller.ip().to_canonical()).filter(of_one);
+        let addresses = match seen {
+            Some(seen) => BTreeSet::from([seen]),
+            None => {
+                let announced = [&proxy.web_address, &proxy.ssh_address];
+                let announced = announced.into_iter().filter_map(|text| text.parse::<SocketAddr>().ok());
+                announced.map(|address| address.ip().to_canonical()).filter(of_one).collect()
+            }
+        };
         Self { host_id: proxy.host_id, addresses }
     }
 }
@@ -205,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_comes_from_where_it_calls_and_where_it_says() {
+    fn a_proxy_comes_from_where_it_calls_and_not_from_where_it_says() {
         let proxy = ProxyRecord {
             host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
             name: "p".parse().unwrap(),
@@ -213,13 +220,22 @@ mod tests {
             ssh_address: "192.0.2.1:3023".to_owned(),
             version: String::new(),
         };
-        let addresses = |caller: &str| {
-            let sources = ProxySources::new(&proxy, caller.parse().ok());
+        let addresses = |proxy: &ProxyRecord, caller: &str| {
+            let sources = ProxySources::new(proxy, caller.parse().ok());
             sources.addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
-        assert_eq!(addresses("[::ffff:198.51.100.7]:1"), ["192.0.2.1", "198.51.100.7"]);
-        assert_eq!(addresses("127.0.0.1:1"), ["192.0.2.1"]);
-        assert_eq!(addresses("none"), ["192.0.2.1"]);
+        assert_eq!(addresses(&proxy, "[::ffff:198.51.100.7]:1"), ["198.51.100.7"]);
+        // On the auth service's own machine.
+        for here in ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "none"] {
+            assert_eq!(addresses(&proxy, here), ["192.0.2.1"], "{here}");
+        }
+        // Nothing that stands for more than one machine.
+        for ssh_address in
+            ["0.0.0.0:1", "[::]:1", "[::ffff:0.0.0.0]:1", "127.0.0.1:1", "224.0.0.1:1", "0.0.0.0/0:1"]
+        {
+            let all = ProxyRecord { ssh_address: ssh_address.to_owned(), ..proxy.clone() };
+            assert!(addresses(&all, "none").is_empty(), "{ssh_address}");
+        }
     }
 
     #[test]

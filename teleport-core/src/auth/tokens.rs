@@ -9,10 +9,11 @@ use crate::audit::{AuditEvent, EventKind};
 use crate::id::HostRole;
 use crate::secret::SecretString;
 use crate::storage::Stored;
-use crate::token::{ForJoin, TokenHash, TokenRecord, check_secret, random_secret};
+use crate::token::{ForJoin, TokenHash, TokenRecord, check_secret, random_id, random_secret};
 
 /// The least digits of an id that name a token.
 const MIN_ID_LEN: usize = 8;
+const MAX_ID_LEN: usize = 16;
 
 pub(super) async fn create(
     call: &OpContext<'_>,
@@ -48,6 +49,7 @@ pub(super) async fn create(
         None => random_secret(&*call.auth.ports.entropy)?,
     };
     let record = TokenRecord {
+        id: random_id(&*call.auth.ports.entropy)?,
         hash: TokenHash::of(&secret),
         roles,
         expires: Some(call.now.saturating_add(ttl)),
@@ -89,7 +91,7 @@ pub(super) async fn list(call: &OpContext<'_>, _permit: Permit<'_>) -> ApiResult
 pub(super) async fn delete(call: &OpContext<'_>, _permit: Permit<'_>, token: &SecretString) -> ApiResult<()> {
     let unknown = || ApiError::not_found("token");
     let hash = TokenHash::<ForJoin>::of(token);
-    let configured = |record: &TokenRecord| record.hash == hash || record.hash.id() == token.expose();
+    let configured = |record: &TokenRecord| record.hash == hash || record.id == token.expose();
     if call.auth.config.static_tokens.iter().any(|token| configured(token.record())) {
         return Err(ApiError::invalid("the token comes from the configuration; remove it there"));
     }
@@ -101,18 +103,18 @@ pub(super) async fn delete(call: &OpContext<'_>, _permit: Permit<'_>, token: &Se
         return Err(unknown());
     }
     let event = AuditEvent::new(EventKind::JoinTokenDelete)
-        .field("token_id", record.hash.id())
+        .field("token_id", record.id.as_str())
         .field("roles", role_names(&record));
     call.audit(vec![call.by_caller(event)]).await
 }
 
-/// The token whose hash begins with these digits, if it is one only.
+/// The token whose id begins with these digits, if it is one only.
 async fn by_id(call: &OpContext<'_>, id: &str) -> ApiResult<Option<Stored<TokenRecord>>> {
-    if !(MIN_ID_LEN..=64).contains(&id.len()) || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    if !(MIN_ID_LEN..=MAX_ID_LEN).contains(&id.len()) || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(None);
     }
     let stored = call.auth.tokens.list().await?;
-    let mut matching = stored.into_iter().filter(|token| token.record.hash.to_hex().starts_with(id));
+    let mut matching = stored.into_iter().filter(|token| token.record.id.starts_with(id));
     match (matching.next(), matching.next()) {
         (Some(token), None) => Ok(Some(token)),
         (Some(_), Some(_)) => Err(ApiError::invalid("several tokens begin with these digits; give more")),

@@ -90,6 +90,7 @@ impl StaticToken {
         roles.sort_unstable();
         roles.dedup();
         let record = TokenRecord {
+            id: "static".to_owned(),
             hash: TokenHash::of(secret),
             roles,
             expires: None,
@@ -98,6 +99,11 @@ impl StaticToken {
             is_static: true,
         };
         Ok(Self { record, weak: secret.len() < MIN_SECRET_LEN })
+    }
+
+    /// Names it by its place in the configuration, from 1 on.
+    pub(crate) fn set_number(&mut self, number: usize) {
+        self.record.id = format!("static-{number}");
     }
 
     /// The token as it is admitted by.

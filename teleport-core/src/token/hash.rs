@@ -43,7 +43,8 @@ mod sealed {
 /// The SHA-256 of a token's secret: all that is stored of it, and the key of its record.
 ///
 /// The secrets have 128 bits of randomness (or are chosen by an administrator who is told the risk), so a slow hash would
-/// add nothing. Compared in constant time.
+/// add nothing. But whoever sees it, or a part of it, can try guesses at leisure: it stays in the storage. Compared in constant
+/// time.
 pub struct TokenHash<U> {
     digest: [u8; 32],
     r#use: PhantomData<fn() -> U>,
@@ -63,8 +64,12 @@ impl<U: TokenUse> TokenHash<U> {
     pub fn to_hex(&self) -> String {
         HEXLOWER.encode(&self.digest)
     }
+}
 
-    /// The first 16 digits: enough to name the token in lists and logs, useless to join.
+impl TokenHash<ForInvite> {
+    /// The first 16 digits: enough to name the invite in logs. Its secret is always random, so that they help nobody to guess it.
+    /// Join tokens may be chosen by people: they have names of their own, see
+    /// [`TokenRecord::id`](super::TokenRecord::id).
     pub fn id(&self) -> String {
         let mut hex = self.to_hex();
         hex.truncate(16);
@@ -88,10 +93,10 @@ impl<U> PartialEq for TokenHash<U> {
 
 impl<U> Eq for TokenHash<U> {}
 
-/// Its id only.
+/// What it is for, and nothing of the hash: by a part of it, too, weak secrets can be guessed.
 impl<U: TokenUse> fmt::Debug for TokenHash<U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}..", U::COLLECTION, self.id())
+        write!(f, "{}/..", U::COLLECTION)
     }
 }
 

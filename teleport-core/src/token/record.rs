@@ -19,6 +19,10 @@ pub const TOKEN_MEMORY: Duration = Duration::from_secs(24 * 3600);
 #[serde(deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "embedders build tokens of their own")]
 pub struct TokenRecord {
+    /// Names the token in lists, logs and audit events: random, or the number in the configuration. It has nothing to do with
+    /// the secret, so it helps nobody to guess one that somebody chose. Empty in records of before there were names.
+    #[serde(default)]
+    pub id: String,
     /// The hash of the secret.
     pub hash: TokenHash<ForJoin>,
     /// What hosts may join as.
@@ -42,7 +46,7 @@ impl TokenRecord {
     /// What lists show.
     pub fn info(&self) -> TokenInfo {
         TokenInfo {
-            id: self.hash.id(),
+            id: self.id.clone(),
             roles: self.roles.clone(),
             expires: self.expires,
             uses_left: self.uses_left,

@@ -26,6 +26,14 @@ pub fn random_secret(entropy: &dyn Entropy) -> Result<SecretString, EntropyError
     Ok(SecretString::new(HEXLOWER.encode(&*bytes)))
 }
 
+/// A new name for a token: 8 random bytes as 16 hexadecimal digits.
+///
+/// # Errors
+/// [`EntropyError`] without randomness.
+pub(crate) fn random_id(entropy: &dyn Entropy) -> Result<String, EntropyError> {
+    Ok(HEXLOWER.encode(&entropy.bytes::<8>()?))
+}
+
 /// Checks a secret that somebody chose: long enough, and of characters that no shell, URL or script reads as its own.
 ///
 /// # Errors

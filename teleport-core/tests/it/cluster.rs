@@ -138,6 +138,7 @@ impl Cluster {
             token: invite.token,
             password: SecretString::new(PASSWORD),
             code: self.code(&info.secret),
+            client_ip: None,
         };
         self.anonymous().accept_invite(accept).await.unwrap();
         info.secret

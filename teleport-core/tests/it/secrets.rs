@@ -1,13 +1,18 @@
 //! D6, I4: secrets that are planted in a whole life of a cluster are found nowhere.
 
-use teleport_core::api::{AcceptInvite, AdminApi, CreateToken, CreateUser, JoinRequest, PublicApi};
+use teleport_core::api::{
+    AcceptInvite, AdminApi, ApiErrorKind, CreateToken, CreateUser, JoinRequest, PublicApi,
+};
 use teleport_core::audit::EventKind;
+use teleport_core::auth::Caller;
+use teleport_core::cert::Identity;
 use teleport_core::id::{HostRole, NodeName, RoleName};
 use teleport_core::label::Labels;
 use teleport_core::resource::User;
 use teleport_core::secret::SecretString;
 use teleport_core::storage::{BackendExt, Prefix, Repo, RepoError};
 use teleport_core::testing::subject_keys;
+use teleport_core::token::{ForJoin, StaticToken, TokenHash};
 
 use crate::cluster::{Cluster, PASSWORD};
 
@@ -32,6 +37,7 @@ async fn d6_no_secret_in_storage_audit_or_debug() {
         token: invite.token.clone(),
         password: SecretString::new(PASSWORD),
         code: cluster.code(&info.secret),
+        client_ip: None,
     };
     shown.push(format!("{accept:?}"));
     public.accept_invite(accept).await.unwrap();
@@ -142,4 +148,111 @@ async fn i4_a_record_at_the_key_of_another_is_not_read() {
     assert_eq!(cluster.issuer.issued(), 0);
     let own = cluster.login("mallory", PASSWORD, cluster.code(&secret));
     cluster.anonymous().login(own).await.unwrap();
+}
+
+/// D6: who reads the log, or the list of tokens, learns nothing by which a secret could be guessed.
+#[tokio::test]
+async fn d6_no_part_of_a_hash_where_people_look() {
+    let weak = SecretString::new("abc");
+    let cluster = Cluster::with(|config| {
+        config.static_tokens = vec![StaticToken::new(vec![HostRole::Node], &weak).unwrap()];
+    })
+    .await;
+    let (admin, public) = (cluster.admin(), cluster.anonymous());
+    let chosen = SecretString::new("correct-horse-battery");
+    let request = CreateToken {
+        roles: vec![HostRole::Node],
+        ttl: None,
+        uses: None,
+        labels: Labels::default(),
+        value: Some(chosen.clone()),
+    };
+    let made = admin.create_token(request).await.unwrap();
+    let join = |token: &SecretString| JoinRequest {
+        token: token.clone(),
+        host_id: cluster.host("n", HostRole::Node).host_id,
+        name: NodeName::new("n").unwrap(),
+        role: HostRole::Node,
+        keys: subject_keys(cluster.unique()),
+        addresses: Vec::new(),
+        client_ip: None,
+    };
+    let token_id = |kind| cluster.audit.last(kind).unwrap().fields.get("token_id").cloned();
+    public.join(join(&weak)).await.unwrap();
+    assert_eq!(token_id(EventKind::InstanceJoin).unwrap(), "static-1");
+    public.join(join(&chosen)).await.unwrap();
+    assert_eq!(token_id(EventKind::InstanceJoin).unwrap(), *made.info.id);
+    let mistaken = SecretString::new("hunter2");
+    public.join(join(&mistaken)).await.unwrap_err();
+    assert_eq!(token_id(EventKind::InstanceJoinFailure), None);
+    let listed = admin.tokens().await.unwrap();
+    assert_eq!(listed.iter().map(|token| token.id.as_str()).collect::<Vec<_>>(), ["static-1", &made.info.id]);
+    let fixed = admin.delete_token(SecretString::new("static-1")).await.unwrap_err();
+    assert_eq!(fixed.kind(), ApiErrorKind::Invalid);
+    admin.delete_token(SecretString::new(&made.info.id[..8])).await.unwrap();
+    assert_eq!(token_id(EventKind::JoinTokenDelete).unwrap(), *made.info.id);
+
+    let mut shown = serde_json::to_string(&listed).unwrap();
+    for event in cluster.audit.events() {
+        shown.push_str(&serde_json::to_string(&event).unwrap());
+    }
+    for secret in [&weak, &chosen, &mistaken] {
+        let digits = TokenHash::<ForJoin>::of(secret).to_hex()[..8].to_owned();
+        assert!(!shown.contains(&digits), "a part of a hash is shown");
+    }
+}
+
+/// D6: a password in the field of the name is not written down; names are.
+#[tokio::test]
+async fn d6_a_password_typed_as_name_is_not_in_the_log() {
+    let cluster = Cluster::new().await;
+    cluster.sign_up("alice-of-the-north").await;
+    for (typed, written) in [
+        ("Correct Horse!", "(invalid)"),
+        ("correct-horse-battery", "(unknown)"),
+        ("Correct-Horse-Battery", "(unknown)"),
+        ("alice-of-the-north", "alice-of-the-north"),
+        (" Alice-of-the-North", "alice-of-the-north"),
+        ("admin", "admin"),
+    ] {
+        let login = cluster.login(typed, "wrong", SecretString::new("000000"));
+        cluster.anonymous().login(login).await.unwrap_err();
+        let event = cluster.audit.last(EventKind::UserLoginFailure).unwrap();
+        assert_eq!(event.user.as_deref(), Some(written), "{typed}");
+        let text = serde_json::to_string(&event).unwrap().to_ascii_lowercase();
+        assert!(!text.contains("horse"), "{text}");
+    }
+}
+
+/// An invite that is accepted at a proxy is accepted from where the user sits; nobody but a proxy can say where that is.
+#[tokio::test]
+async fn accepting_an_invite_is_audited_with_the_clients_address() {
+    let cluster = Cluster::new().await;
+    let proxy = Identity::Host(cluster.host("proxy-1", HostRole::Proxy));
+    let proxy = cluster.auth.acting_as(Caller::Identity(proxy, "192.0.2.1:4711".parse().ok()));
+    let said = "203.0.113.9".parse().ok();
+    for (name, by, address) in
+        [("alice", &proxy, "203.0.113.9:0"), ("bob", &cluster.anonymous(), "192.0.2.99:4711")]
+    {
+        let user = CreateUser {
+            name: name.parse().unwrap(),
+            roles: vec![RoleName::new("access").unwrap()],
+            logins: Vec::new(),
+            ttl: None,
+        };
+        let invite = cluster.admin().create_user(user).await.unwrap();
+        let info = by.invite(invite.token.clone()).await.unwrap();
+        let accept = AcceptInvite {
+            token: invite.token,
+            password: SecretString::new(PASSWORD),
+            code: cluster.code(&info.secret),
+            client_ip: said,
+        };
+        by.accept_invite(accept.clone()).await.unwrap();
+        by.accept_invite(accept).await.unwrap_err();
+        for kind in [EventKind::UserPasswordChange, EventKind::MfaAdd, EventKind::ApiDenied] {
+            let event = cluster.audit.last(kind).unwrap();
+            assert_eq!(event.remote.map(|at| at.to_string()).as_deref(), Some(address), "{event:?}");
+        }
+    }
 }

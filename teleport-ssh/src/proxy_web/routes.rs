@@ -9,7 +9,9 @@ use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::{Method, Request, StatusCode};
 use serde::de::DeserializeOwned;
-use teleport_core::api::{ApiError, ApiErrorKind, ApiResult, JoinRequest, LoginRequest, ProxyAccess};
+use teleport_core::api::{
+    AcceptInvite, ApiError, ApiErrorKind, ApiResult, JoinRequest, LoginRequest, ProxyAccess,
+};
 use teleport_core::clock::Clock;
 use teleport_core::secret::SecretString;
 
@@ -115,7 +117,8 @@ impl Routes {
                 Ok(json(StatusCode::OK, &self.api.invite(token).await?))
             }
             (&Method::POST, ACCEPT_PATH) => {
-                self.api.accept_invite(message(request).await?).await?;
+                let accept = message::<AcceptInvite>(request).await?;
+                self.api.accept_invite(AcceptInvite { client_ip: Some(client), ..accept }).await?;
                 Ok(answer(StatusCode::NO_CONTENT, "application/json", Bytes::new()))
             }
             _ => Err(ApiError::not_found("the page")),

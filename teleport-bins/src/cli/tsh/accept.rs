@@ -82,8 +82,12 @@ pub(super) async fn run(context: &Context, accept: Accept) -> Result<ExitCode> {
     // A mistyped code is no reason to begin again.
     for attempts_left in (0..3).rev() {
         let code = ask_secret("One-time code from the app: ")?;
-        let request =
-            AcceptInvite { token: link.token.clone(), password: password.clone(), code: trimmed(&code) };
+        let request = AcceptInvite {
+            token: link.token.clone(),
+            password: password.clone(),
+            code: trimmed(&code),
+            client_ip: None,
+        };
         match client.accept(&request).await {
             Ok(()) => {
                 println!(

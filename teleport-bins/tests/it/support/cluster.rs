@@ -220,7 +220,8 @@ impl TestCluster {
             let info = web.invite(invite.token.clone()).await.unwrap();
             let mut app = App::new(info.secret.expose());
             let code = SecretString::new(app.code());
-            let accept = AcceptInvite { token: invite.token, password: password.clone(), code };
+            let accept =
+                AcceptInvite { token: invite.token, password: password.clone(), code, client_ip: None };
             web.accept(&accept).await.unwrap();
             (password, app)
         })

@@ -58,8 +58,12 @@ async fn call(
         }
         Operation::Invite => api.invite(nothing()).await.map(drop),
         Operation::AcceptInvite => {
-            let request =
-                AcceptInvite { token: nothing(), password: nothing(), code: SecretString::new("000000") };
+            let request = AcceptInvite {
+                token: nothing(),
+                password: nothing(),
+                code: SecretString::new("000000"),
+                client_ip: None,
+            };
             api.accept_invite(request).await
         }
         Operation::RenewHost => {

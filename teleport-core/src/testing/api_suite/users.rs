@@ -35,6 +35,7 @@ async fn signed_up(fixture: &dyn ApiFixture, name: &UserName) -> SecretString {
         token: invite.token,
         password: SecretString::new(PASSWORD),
         code: code(fixture, &info.secret, 0),
+        client_ip: None,
     };
     anonymous(fixture).accept_invite(accept).await.unwrap();
     info.secret
@@ -61,6 +62,7 @@ pub async fn a_user_comes_logs_in_and_goes(fixture: &dyn ApiFixture) {
         token: invite.token.clone(),
         password: SecretString::new(password),
         code,
+        client_ip: None,
     };
     let right = || code(fixture, &info.secret, 0);
     refused(public.accept_invite(accept("short", right())).await, ApiErrorKind::Invalid);

@@ -39,7 +39,8 @@ async fn invite_login_and_reissue() {
     assert_eq!(info.user.as_str(), "alice");
     let password = SecretString::new("correct horse battery");
     let code = one_time_code(&info.secret, world.clock.now()).unwrap();
-    let accept = AcceptInvite { token: invite.token.clone(), password: password.clone(), code };
+    let accept =
+        AcceptInvite { token: invite.token.clone(), password: password.clone(), code, client_ip: None };
     nobody.accept_invite(accept).await.unwrap();
     world.clock.advance(Duration::from_secs(60));
     let login = LoginRequest {

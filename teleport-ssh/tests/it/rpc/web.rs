@@ -83,7 +83,7 @@ async fn an_invited_user_logs_in_through_the_proxy() {
     let info = client.invite(invite.token.clone()).await.unwrap();
     let password = SecretString::new("correct horse battery");
     let code = one_time_code(&info.secret, world.clock.now()).unwrap();
-    let accept = AcceptInvite { token: invite.token, password: password.clone(), code };
+    let accept = AcceptInvite { token: invite.token, password: password.clone(), code, client_ip: None };
     client.accept(&accept).await.unwrap();
     assert_eq!(kind(client.accept(&accept).await), ApiErrorKind::NotFound);
     world.clock.advance(Duration::from_secs(60));
