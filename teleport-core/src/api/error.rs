@@ -13,6 +13,8 @@ pub enum ApiErrorKind {
     Conflict,
     /// The caller may not do this, or a credential was refused. Which of them, and why, is in the audit log.
     Denied,
+    /// The calling host was removed from the cluster. Nothing is done for it any more; asking again is useless.
+    Evicted,
     /// A defect of the service.
     Internal,
     /// The request has a form or content that cannot be.
@@ -31,6 +33,7 @@ impl ApiErrorKind {
         match self {
             Self::Conflict => "conflict",
             Self::Denied => "denied",
+            Self::Evicted => "evicted",
             Self::Internal => "internal",
             Self::Invalid => "invalid",
             Self::NotFound => "not_found",
@@ -56,6 +59,15 @@ impl ApiError {
     /// Denied, without a reason.
     pub fn denied() -> Self {
         Self::new(ApiErrorKind::Denied, "access denied")
+    }
+
+    /// The calling host was removed from the cluster. Says what its operator can do.
+    pub fn evicted() -> Self {
+        Self::new(
+            ApiErrorKind::Evicted,
+            "this host was removed from the cluster by an administrator; \
+             join again with a new token and a new data directory",
+        )
     }
 
     /// Invalid, with the reason.

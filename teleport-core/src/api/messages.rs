@@ -9,7 +9,7 @@ use crate::cert::{CaPin, IssuedCertificates, SubjectKeys, TrustBundle};
 use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
 use crate::label::Labels;
-use crate::resource::{Node, Role};
+use crate::resource::{NODE_ONLINE_FOR, NODE_RETENTION, Node, Role};
 use crate::secret::{SecretString, wire};
 
 /// Answer to a ping.
@@ -221,6 +221,28 @@ impl crate::storage::Record for ProxyRecord {
     }
 }
 
+/// A proxy as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proxy {
+    /// What it announced.
+    #[serde(flatten)]
+    pub record: ProxyRecord,
+    /// When it was last heard of.
+    pub last_seen: Timestamp,
+}
+
+impl Proxy {
+    /// From a stored record and the expiry of its item.
+    pub fn from_stored(record: ProxyRecord, expires: Option<Timestamp>) -> Self {
+        Self { record, last_seen: expires.unwrap_or(Timestamp::EPOCH).saturating_sub(NODE_RETENTION) }
+    }
+
+    /// Whether it was heard of recently enough, as for nodes.
+    pub fn is_online(&self, now: Timestamp) -> bool {
+        now < self.last_seen.saturating_add(NODE_ONLINE_FOR)
+    }
+}
+
 /// The cluster at a glance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterStatus {
@@ -230,8 +252,8 @@ pub struct ClusterStatus {
     pub server_version: String,
     /// How joining hosts recognise the cluster.
     pub ca_pins: Vec<CaPin>,
-    /// The proxies.
-    pub proxies: Vec<ProxyRecord>,
+    /// The proxies, online or not.
+    pub proxies: Vec<Proxy>,
     /// How many nodes are online.
     pub nodes_online: usize,
     /// The time of the auth service.

@@ -19,8 +19,8 @@ use futures_util::stream::BoxStream;
 pub use self::error::{ApiError, ApiErrorKind};
 pub use self::messages::{
     AcceptInvite, AccessView, ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, Invite,
-    InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, ProxyRecord, RecordingQuery,
-    ReissueRequest, RenewRequest, TokenInfo, UserInfo,
+    InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, Proxy, ProxyRecord,
+    RecordingQuery, ReissueRequest, RenewRequest, TokenInfo, UserInfo,
 };
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
 use crate::cert::TrustBundle;
@@ -250,10 +250,12 @@ pub trait AdminApi: fmt::Debug + Send + Sync + 'static {
     /// [`ApiErrorKind::NotFound`].
     async fn delete_token(&self, token: crate::secret::SecretString) -> ApiResult<()>;
 
-    /// Removes a node from the list. If it lives it comes back with its next sign of life.
+    /// Removes a node or a proxy from the cluster: it disappears from the lists, its streams end, and every call of it is refused
+    /// from now on with [`ApiErrorKind::Evicted`], whatever certificates it still holds. Another id may join in its place.
     ///
     /// # Errors
-    /// [`ApiErrorKind::NotFound`].
+    /// [`ApiErrorKind::NotFound`], [`ApiErrorKind::Conflict`] if it was removed before, [`ApiErrorKind::Invalid`] for the
+    /// auth service.
     async fn delete_node(&self, node: HostId) -> ApiResult<()>;
 }
 

@@ -53,7 +53,7 @@ kinds! {
     JoinTokenDelete = "join_token.delete" "TJT01I",
     /// A second factor was added.
     MfaAdd = "mfa.add" "T1006I",
-    /// A node was removed from the list.
+    /// A node or a proxy was removed from the cluster.
     NodeDelete = "node.delete" "TND01I",
     /// A connection was forwarded.
     Port = "port" "T3003I",
@@ -63,6 +63,8 @@ kinds! {
     ResetTokenCreate = "reset_password_token.create" "T6000I",
     /// A request to the API was denied.
     ApiDenied = "api.denied" "TAP00W",
+    /// A change that an administrator asked for was not made.
+    ApiFailure = "api.failed" "TAP00E",
     /// A session's recording was read.
     RecordingAccess = "session.recording.access" "T2012I",
     /// A terminal changed its size.
@@ -75,6 +77,8 @@ kinds! {
     SessionStart = "session.start" "T2000I",
     /// A recording is complete in the store.
     SessionUpload = "session.upload" "T2005I",
+    /// A recording was not taken: it, or all those of its host, are beyond a limit.
+    SessionUploadFailure = "session.upload" "T2005E",
     /// A subsystem was started.
     Subsystem = "subsystem" "T3001I",
     /// A subsystem was refused.

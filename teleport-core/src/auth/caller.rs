@@ -55,6 +55,11 @@ impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Anonymous { .. } => f.write_str("anonymous"),
+            // `tctl` on its machine. Who ran it there is not known: whoever reads the service's key can claim to be anybody. No
+            // user has a space in the name.
+            Self::Identity(Identity::Host(host), _) if host.role == HostRole::Auth => {
+                f.write_str("auth host")
+            }
             Self::Identity(Identity::Host(host), _) => write!(f, "{}.{}", host.host_id, host.cluster),
             Self::Identity(Identity::User(user), _) => fmt::Display::fmt(&user.user, f),
             Self::LocalAdmin => f.write_str("local-admin"),

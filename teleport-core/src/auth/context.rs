@@ -3,14 +3,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::login::chain;
 use super::policy::{CallerKind, Operation, Permit, Rule, Scope};
-use super::{Caller, Inner};
+use super::{Caller, Inner, eviction};
 use crate::access::AccessChecker;
 use crate::api::{ApiError, ApiErrorKind, ApiResult};
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::{Identity, TrustBundle};
 use crate::clock::Timestamp;
 use crate::entropy::EntropyExt;
+use crate::id::HostRole;
 use crate::resource::Verb;
 
 /// One call.
@@ -28,6 +30,8 @@ pub(super) enum Unauthorized {
     Cluster,
     #[error("the user does not exist any more")]
     Deleted,
+    #[error("the host was removed from the cluster")]
+    Evicted,
     #[error("the certificate has expired")]
     Expired,
     #[error("not for callers of this kind")]
@@ -50,6 +54,7 @@ impl<'a> OpContext<'a> {
     pub(super) async fn authorize(&self, operation: Operation) -> ApiResult<Permit<'a>> {
         match self.decide(operation).await? {
             Ok(scope) => Ok(Permit::new(self.caller, operation, scope)),
+            Err(Unauthorized::Evicted) => Err(self.deny_evicted(operation).await),
             Err(reason) => Err(self.deny(operation, reason.to_string()).await),
         }
     }
@@ -67,6 +72,12 @@ impl<'a> OpContext<'a> {
             };
             if *cluster != self.auth.config.cluster {
                 return Ok(Err(Unauthorized::Cluster));
+            }
+            if let Identity::Host(host) = identity
+                && host.role != HostRole::Auth
+                && eviction::is_evicted(self.auth, host.host_id).await?
+            {
+                return Ok(Err(Unauthorized::Evicted));
             }
         }
         Ok(match operation.rule(CallerKind::of(self.caller)) {
@@ -98,6 +109,40 @@ impl<'a> OpContext<'a> {
         let now = &user.record.spec;
         let by_now = AccessChecker::new(&now.roles, &now.traits, &roles).check_rule(kind, verb);
         Ok(by_now.map(drop).map_err(Unauthorized::RolesNow))
+    }
+
+    /// Authorises a call and carries it out. A change that was asked for and not made is in the audit log like one that was: who
+    /// tries names of users is seen.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`], and those of `act`.
+    pub(super) async fn run<T, F>(
+        &self,
+        operation: Operation,
+        act: impl FnOnce(Permit<'a>) -> F,
+    ) -> ApiResult<T>
+    where
+        F: Future<Output = ApiResult<T>>,
+    {
+        let permit = self.authorize(operation).await?;
+        let outcome = act(permit).await;
+        if let Err(error) = &outcome
+            && operation.administers()
+            // Refusals were written down by whoever refused.
+            && error.kind() != ApiErrorKind::Denied
+        {
+            let event = AuditEvent::new(EventKind::ApiFailure).field("operation", operation.name());
+            let event = self.by_caller(event).error(chain(error));
+            if let Err(error) = self.audit(vec![event]).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "a failure could not be audited");
+            }
+        }
+        outcome
+    }
+
+    /// Refuses a call of a host that was removed.
+    pub(super) async fn deny_evicted(&self, operation: Operation) -> ApiError {
+        ApiError::evicted().because(self.deny(operation, Unauthorized::Evicted.to_string()).await)
     }
 
     /// Refuses a call after an event that says why.

@@ -10,7 +10,8 @@ use futures_util::stream::BoxStream;
 use super::context::OpContext;
 use super::policy::Operation as Op;
 use super::{
-    Caller, Inner, invites, join, log, login, nodes, presence, recordings, reissue, tokens, trust, users,
+    Caller, Inner, eviction, invites, join, log, login, nodes, presence, recordings, reissue, tokens, trust,
+    users,
 };
 use crate::api::{
     AcceptInvite, AccessView, AdminApi, ApiResult, AuditApi, ClusterStatus, CreateToken, CreateUser,
@@ -212,67 +213,56 @@ impl AuditApi for AuthHandle {
 impl AdminApi for AuthHandle {
     async fn status(&self) -> ApiResult<ClusterStatus> {
         let call = self.call();
-        let permit = call.authorize(Op::Status).await?;
-        trust::status(&call, permit).await
+        call.run(Op::Status, |permit| trust::status(&call, permit)).await
     }
 
     async fn create_user(&self, request: CreateUser) -> ApiResult<Invite> {
         let call = self.call();
-        let permit = call.authorize(Op::CreateUser).await?;
-        users::create(&call, permit, request).await
+        call.run(Op::CreateUser, |permit| users::create(&call, permit, request)).await
     }
 
     async fn reset_user(&self, user: UserName) -> ApiResult<Invite> {
         let call = self.call();
-        let permit = call.authorize(Op::ResetUser).await?;
-        users::reset(&call, permit, &user).await
+        call.run(Op::ResetUser, |permit| users::reset(&call, permit, &user)).await
     }
 
     async fn users(&self) -> ApiResult<Vec<UserInfo>> {
         let call = self.call();
-        let permit = call.authorize(Op::Users).await?;
-        users::list(&call, permit).await
+        call.run(Op::Users, |permit| users::list(&call, permit)).await
     }
 
     async fn delete_user(&self, user: UserName) -> ApiResult<()> {
         let call = self.call();
-        let permit = call.authorize(Op::DeleteUser).await?;
-        users::delete(&call, permit, &user).await
+        call.run(Op::DeleteUser, |permit| users::delete(&call, permit, &user)).await
     }
 
     async fn roles(&self) -> ApiResult<Vec<Role>> {
         let call = self.call();
-        let permit = call.authorize(Op::Roles).await?;
-        super::roles::list(&call, permit).await
+        call.run(Op::Roles, |permit| super::roles::list(&call, permit)).await
     }
 
     async fn role(&self, name: RoleName) -> ApiResult<Role> {
         let call = self.call();
-        let permit = call.authorize(Op::Role).await?;
-        super::roles::show(&call, permit, &name).await
+        call.run(Op::Role, |permit| super::roles::show(&call, permit, &name)).await
     }
 
     async fn create_token(&self, request: CreateToken) -> ApiResult<CreatedToken> {
         let call = self.call();
-        let permit = call.authorize(Op::CreateToken).await?;
-        tokens::create(&call, permit, request).await
+        call.run(Op::CreateToken, |permit| tokens::create(&call, permit, request)).await
     }
 
     async fn tokens(&self) -> ApiResult<Vec<TokenInfo>> {
         let call = self.call();
-        let permit = call.authorize(Op::Tokens).await?;
-        tokens::list(&call, permit).await
+        call.run(Op::Tokens, |permit| tokens::list(&call, permit)).await
     }
 
     async fn delete_token(&self, token: SecretString) -> ApiResult<()> {
         let call = self.call();
-        let permit = call.authorize(Op::DeleteToken).await?;
-        tokens::delete(&call, permit, &token).await
+        call.run(Op::DeleteToken, |permit| tokens::delete(&call, permit, &token)).await
     }
 
     async fn delete_node(&self, node: HostId) -> ApiResult<()> {
         let call = self.call();
-        let permit = call.authorize(Op::DeleteNode).await?;
-        nodes::delete(&call, permit, node).await
+        call.run(Op::DeleteNode, |permit| eviction::evict(&call, permit, node)).await
     }
 }

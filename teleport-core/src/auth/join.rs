@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::context::{OpContext, contended};
+use super::eviction;
 use super::login::chain;
 use super::policy::Permit;
 use crate::api::{ApiError, ApiResult, HostCredentials, JoinRequest, RenewRequest};
@@ -81,7 +82,9 @@ pub(super) async fn join(
         Err(denied) => {
             tracing::info!(host_id = %request.host_id, name = %request.name, role = %request.role, reason = %denied, "a host may not join");
             call.audit(vec![event(EventKind::InstanceJoinFailure).error(&denied)]).await?;
-            Err(ApiError::denied().because(denied))
+            // Whoever has a good token may know what becomes of its own id, and must do something else about it.
+            let answer = if denied == JoinDenied::Evicted { ApiError::evicted() } else { ApiError::denied() };
+            Err(answer.because(denied))
         }
         Ok(admission) => {
             let grant = admission.into_grant(call.auth.config.host_ttl);
@@ -125,6 +128,12 @@ async fn take_use(
             Err(denied) => return Ok(named(Err(denied))),
         };
         let known = call.auth.hosts.get(&request.host_id.to_string()).await?;
+        if eviction::is_evicted(call.auth, request.host_id).await? {
+            return Ok(named(Err(JoinDenied::Evicted)));
+        }
+        let client = call.caller.client_ip(request.client_ip);
+            return Ok(named(Err(JoinDenied::Taken { name: name.to_owned() })));
+        }
         if known.as_ref().is_some_and(|known| !is_same_host(&known.record, request)) {
             return Ok(named(Err(JoinDenied::Bound)));
         }
@@ -136,7 +145,8 @@ async fn take_use(
             labels: admission.labels.clone(),
             expires: bound_until(call),
         };
-        let mut batch = call.auth.hosts.write_in(Batch::new(), &host, unchanged(known.as_ref()))?;
+        let batch = eviction::unless_evicted(call.auth, Batch::new(), host.host_id)?;
+        let mut batch = call.auth.hosts.write_in(batch, &host, unchanged(known.as_ref()))?;
         if let Some(stored) = stored {
             batch = match &admission.token_after {
                 Some(after) => call.auth.tokens.write_in(batch, after, Condition::Is(stored.revision))?,
@@ -174,7 +184,8 @@ fn is_same_host(known: &HostRecord, request: &JoinRequest) -> bool {
     known.keys == request.keys && known.role == request.role
 }
 
-fn bound_until(call: &OpContext<'_>) -> Timestamp {
+/// Until when a host must be remembered to which certificates are issued now.
+pub(super) fn bound_until(call: &OpContext<'_>) -> Timestamp {
     call.now.saturating_add(call.auth.config.host_ttl).saturating_add(MEMORY)
 }
 
@@ -222,12 +233,18 @@ pub(super) async fn renew(
         let host = HostRecord {
             host_id: caller.host_id,
             name: caller.name.clone(),
+        // Again, because it may have happened since the call was permitted.
+        if eviction::is_evicted(call.auth, caller.host_id).await? {
+            return Err(call.deny_evicted(permit.operation()).await);
+        }
             role: caller.role,
             keys: request.keys.clone(),
             labels: known.as_ref().map(|known| known.record.labels.clone()).unwrap_or_default(),
             expires: bound_until(call),
         };
-        match call.auth.hosts.write(&host, unchanged(known.as_ref())).await {
+        let batch = eviction::unless_evicted(call.auth, Batch::new(), host.host_id)?;
+        let batch = call.auth.hosts.write_in(batch, &host, unchanged(known.as_ref()))?;
+        match call.auth.ports.backend.commit(batch).await {
             Ok(_) => {
                 bound = true;
                 break;

@@ -10,6 +10,7 @@
 mod caller;
 mod config;
 mod context;
+mod eviction;
 mod handle;
 mod invites;
 mod join;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 pub use self::caller::Caller;
 pub use self::config::{AuthConfig, LockoutConfig, PasswordConfig};
 pub use self::handle::AuthHandle;
+pub use self::eviction::EvictedHost;
 pub use self::join::HostRecord;
 use self::password::Hasher;
 use self::recordings::SessionHosts;
@@ -89,6 +91,7 @@ struct Inner {
     proxy_sources: Repo<presence::ProxySources>,
     hosts: Repo<HostRecord>,
     hasher: Hasher,
+    evicted: Repo<EvictedHost>,
     session_hosts: SessionHosts,
 }
 

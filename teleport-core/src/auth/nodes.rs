@@ -6,13 +6,12 @@ use std::sync::Arc;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
 use super::context::OpContext;
+use super::eviction::while_member;
 use super::policy::{Permit, Scope};
 use super::{Caller, Inner};
 use crate::access::AccessChecker;
 use crate::api::{ApiError, ApiResult, NodeEvent};
-use crate::audit::{AuditEvent, EventKind};
 use crate::clock::Timestamp;
-use crate::id::HostId;
 use crate::resource::{Node, NodeRecord, Verb};
 use crate::storage::{BackendExt, Item, Repo, Watch, WatchEnd, WatchEvent};
 
@@ -49,14 +48,6 @@ pub(super) async fn list(call: &OpContext<'_>, permit: Permit<'_>) -> ApiResult<
         }
     }
     Ok(nodes)
-}
-
-pub(super) async fn delete(call: &OpContext<'_>, _permit: Permit<'_>, node: HostId) -> ApiResult<()> {
-    if !call.auth.nodes.delete(&node.to_string()).await? {
-        return Err(ApiError::not_found(format_args!("node {node}")));
-    }
-    let event = AuditEvent::new(EventKind::NodeDelete).field("host_id", node.to_string());
-    call.audit(vec![call.by_caller(event)]).await
 }
 
 /// What a stream of nodes is made of.
@@ -117,13 +108,13 @@ pub(super) async fn watch(
         Watching { auth: Arc::clone(auth), until, watch: None, ready: VecDeque::new(), over: false };
     // What cannot begin is refused, and does not end at once.
     watching.begin().await?;
-    Ok(stream::unfold(watching, |mut watching| async move {
+    let events = stream::unfold(watching, |mut watching| async move {
         if watching.over {
             return None;
         }
         let event = watching.next().await;
         watching.over = event.is_err();
         Some((event, watching))
-    })
-    .boxed())
+    });
+    Ok(while_member(auth, call.caller, events.boxed()))
 }

@@ -103,6 +103,15 @@ macro_rules! table {
                 match self { $(Self::$operation => $name,)* }
             }
 
+            /// Whether it changes what administrators are responsible for: users with the right role may ask for it, and it is
+            /// more than looking.
+            pub const fn administers(self) -> bool {
+                matches!(
+                    self.rule(CallerKind::User),
+                    Rule::Role(_, Verb::Create | Verb::Delete | Verb::Update | Verb::Any)
+                )
+            }
+
             /// What the table says.
             pub const fn rule(self, caller: CallerKind) -> Rule {
                 use Rule::{No, Own, Role, Yes};

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
 use super::context::OpContext;
+use super::eviction::while_member;
 use super::policy::Permit;
 use super::{Caller, Inner, nodes};
-use crate::api::{AccessView, ApiError, ApiResult, ClusterStatus, Ping};
+use crate::api::{AccessView, ApiError, ApiResult, ClusterStatus, Ping, Proxy, ProxyRecord};
 use crate::clock::Timestamp;
-use crate::storage::{Prefix, RepoError, Watch, WatchEnd, WatchEvent};
+use crate::storage::{BackendExt, Prefix, Repo, RepoError, Watch, WatchEnd, WatchEvent};
 
 /// Where `teleport-ca` keeps what it issues with. A change there is looked at at once; that of another issuer after
 /// [`AuthConfig::trust_refresh`](super::AuthConfig::trust_refresh).
@@ -27,7 +28,15 @@ pub(super) fn ping(call: &OpContext<'_>) -> Ping {
 }
 
 pub(super) async fn status(call: &OpContext<'_>, _permit: Permit<'_>) -> ApiResult<ClusterStatus> {
-    let proxies = call.auth.proxies.list().await?.into_iter().map(|stored| stored.record).collect();
+    let items = call.auth.ports.backend.list(&call.auth.proxies.prefix()?).await?;
+    let proxies = items.iter().filter_map(|item| match Repo::<ProxyRecord>::decode(item) {
+        Ok(stored) => Some(Proxy::from_stored(stored.record, item.expires)),
+        Err(error) => {
+            tracing::warn!(key = %item.key, error = &error as &dyn std::error::Error, "unreadable record left out");
+            None
+        }
+    });
+    let proxies = proxies.collect();
     let nodes = nodes::all(call.auth).await?;
     Ok(ClusterStatus {
         cluster_name: call.auth.config.cluster.clone(),
@@ -134,13 +143,13 @@ pub(super) async fn watch(
         _ => None,
     };
     let watching = Watching { auth: Arc::clone(auth), until, sources: None, last: None, over: false };
-    Ok(stream::unfold(watching, |mut watching| async move {
+    let views = stream::unfold(watching, |mut watching| async move {
         if watching.over {
             return None;
         }
         let view = watching.next().await;
         watching.over = view.is_err();
         Some((view, watching))
-    })
-    .boxed())
+    });
+    Ok(while_member(auth, call.caller, views.boxed()))
 }

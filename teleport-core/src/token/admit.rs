@@ -43,6 +43,9 @@ pub enum JoinDenied {
         "the host id is bound to other keys or another role until that host's certificates have ended; use another id"
     )]
     Bound,
+    /// The host of this id was removed.
+    #[error("the host was removed from the cluster by an administrator; only another id may join")]
+    Evicted,
     /// The token is over.
     #[error("the token expired at {at}")]
     Expired {

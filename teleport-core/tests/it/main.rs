@@ -7,7 +7,9 @@
     reason = "tests fail by panicking"
 )]
 
+mod admin;
 mod cluster;
+mod eviction;
 mod failures;
 mod hosts;
 mod login;

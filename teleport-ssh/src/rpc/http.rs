@@ -52,6 +52,7 @@ fn kind_of(code: &str) -> ApiErrorKind {
     match code {
         "conflict" => ApiErrorKind::Conflict,
         "denied" => ApiErrorKind::Denied,
+        "evicted" => ApiErrorKind::Evicted,
         "invalid" => ApiErrorKind::Invalid,
         "not_found" => ApiErrorKind::NotFound,
         "too_many" => ApiErrorKind::TooMany,
@@ -64,7 +65,7 @@ fn kind_of(code: &str) -> ApiErrorKind {
 pub(crate) const fn status_of(kind: ApiErrorKind) -> StatusCode {
     match kind {
         ApiErrorKind::Conflict => StatusCode::CONFLICT,
-        ApiErrorKind::Denied => StatusCode::FORBIDDEN,
+        ApiErrorKind::Denied | ApiErrorKind::Evicted => StatusCode::FORBIDDEN,
         ApiErrorKind::Invalid => StatusCode::BAD_REQUEST,
         ApiErrorKind::NotFound => StatusCode::NOT_FOUND,
         ApiErrorKind::TooMany => StatusCode::TOO_MANY_REQUESTS,
@@ -210,6 +211,7 @@ mod tests {
         for kind in [
             ApiErrorKind::Conflict,
             ApiErrorKind::Denied,
+            ApiErrorKind::Evicted,
             ApiErrorKind::Internal,
             ApiErrorKind::Invalid,
             ApiErrorKind::NotFound,

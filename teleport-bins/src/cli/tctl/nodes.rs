@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use teleport_core::clock::{Clock, SystemClock};
-use teleport_core::id::{HostId, HostRole};
+use teleport_core::id::{HostId, HostRole, NodeName};
 use teleport_core::label::Labels;
 use teleport_core::resource::Node;
 
@@ -44,9 +44,15 @@ pub(super) enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Remove a node from the list, by its id or its name
+    /// Remove a node or a proxy from the cluster, by its id or its name: it may do nothing any more, and stops
+    ///
+    /// Every call of the host to the auth service is refused from now on, whatever certificates it holds; proxies no longer lead
+    /// to it; its daemon ends its sessions and exits. It cannot come back under its id: to let the machine join again, make a
+    /// new token and start it with a new data directory. Until its host certificate ends (at most 7 days), clients that dial
+    /// the host without a proxy would still recognise it.
+    #[command(alias = "evict")]
     Rm {
-        /// The node
+        /// The id or the name
         node: String,
     },
 }
@@ -65,25 +71,43 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Rm { node } => {
             let id = match node.parse::<HostId>() {
                 Ok(id) => id,
-                Err(_) => by_name(context.api.nodes().await?, &node)?,
+                Err(_) => by_name(&hosts(context).await?, &node)?,
             };
             context.api.delete_node(id).await?;
-            println!("Node {node} has been removed; if it lives it comes back with its next sign of life");
+            println!(
+                "{node} has been removed from the cluster: it stops, and cannot come back under its id {id}.\n\
+                 To let the machine join again: tctl tokens add, and a new data directory there."
+            );
             Ok(())
         }
     }
 }
 
-fn by_name(nodes: Vec<Node>, name: &str) -> Result<HostId> {
-    let named: Vec<HostId> = nodes
-        .iter()
-        .filter(|node| node.record.name.as_str() == name)
-        .map(|node| node.record.host_id)
-        .collect();
+/// What can be removed: nodes and proxies, by their names.
+async fn hosts(context: &Context) -> Result<Vec<(NodeName, HostId)>> {
+    let nodes = context.api.nodes().await?.into_iter().map(|node| (node.record.name, node.record.host_id));
+    let mut hosts: Vec<_> = nodes.collect();
+    // Who may remove nodes may not always look at the cluster; then a proxy has to be named by its id.
+    if let Ok(status) = context.api.status().await {
+        hosts.extend(status.proxies.into_iter().map(|proxy| (proxy.record.name, proxy.record.host_id)));
+    }
+    Ok(hosts)
+}
+
+fn by_name(hosts: &[(NodeName, HostId)], name: &str) -> Result<HostId> {
+    let named: Vec<HostId> =
+        hosts.iter().filter(|(known, _)| known.as_str() == name).map(|(_, id)| *id).collect();
     match named.as_slice() {
         [id] => Ok(*id),
-        [] => bail!("there is no node {name:?}; `tctl nodes ls` lists them"),
-        _ => bail!("{} nodes are named {name:?}; say the id of the one you mean", named.len()),
+        [] => bail!("there is no node or proxy {name:?}; `tctl nodes ls` lists nodes, `tctl status` proxies"),
+        _ => {
+            let ids: Vec<String> = named.iter().map(ToString::to_string).collect();
+            bail!(
+                "{} hosts are named {name:?}; say the id of the one you mean: {}",
+                ids.len(),
+                ids.join(", ")
+            )
+        }
     }
 }
 

@@ -2,9 +2,11 @@
 
 use anyhow::Result;
 use clap::Args;
+use teleport_core::api::Proxy;
 
 use super::super::{Format, table};
 use super::Context;
+use crate::config::format_duration;
 
 #[derive(Debug, Args)]
 pub(super) struct Status {
@@ -22,9 +24,15 @@ pub(super) async fn run(context: &Context, options: Status) -> Result<()> {
             ["Nodes online".to_owned(), status.nodes_online.to_string()],
         ];
         rows.extend(status.proxies.iter().map(|proxy| {
+            let Proxy { record, last_seen } = proxy;
+            let offline = if proxy.is_online(status.time) {
+                String::new()
+            } else {
+                format!(" (offline for {})", format_duration(status.time.saturating_since(*last_seen)))
+            };
             [
                 "Proxy".to_owned(),
-                format!("{} https {} ssh {}", proxy.name, proxy.web_address, proxy.ssh_address),
+                format!("{} https {} ssh {}{offline}", record.name, record.web_address, record.ssh_address),
             ]
         }));
         rows.extend(status.ca_pins.iter().map(|pin| ["CA pin".to_owned(), pin.to_string()]));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
-use teleport_core::api::{CreateUser, Invite};
+use teleport_core::api::{ClusterStatus, CreateUser, Invite};
 use teleport_core::clock::{Clock, SystemClock};
 use teleport_core::id::{OsLogin, RoleName, UserName};
 
@@ -122,24 +122,50 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
     }
 }
 
-/// The link of an invite. Its fragment holds the CA pin, so that the first contact with the proxy is verified; browsers do not
-/// send fragments.
-async fn link(context: &Context, invite: &Invite) -> Result<String> {
-    let status = context.api.status().await?;
-    let proxy = status.proxies.first().map_or("<proxy>:3080", |proxy| proxy.web_address.as_str());
-    let pins: Vec<String> = status.ca_pins.iter().map(|pin| format!("pin={pin}")).collect();
-    Ok(format!("https://{proxy}/web/invite/{}#{}", invite.token.expose(), pins.join("&")))
+/// An invite's link, and what is to be said of it.
+struct Link {
+    url: String,
+    note: String,
 }
 
-fn explain(invite: &Invite, link: &str) -> String {
+async fn link(context: &Context, invite: &Invite) -> Result<Link> {
+    Ok(link_by(&context.api.status().await?, invite))
+}
+
+/// The link leads to a proxy that is online, if there is one. Its fragment holds the CA pin, so that the first contact with the
+/// proxy is verified; browsers do not send fragments.
+fn link_by(status: &ClusterStatus, invite: &Invite) -> Link {
+    let newest = status.proxies.iter().max_by_key(|proxy| proxy.last_seen);
+    let (address, note) = match newest {
+        Some(proxy) if proxy.is_online(status.time) => (proxy.record.web_address.as_str(), String::new()),
+        Some(proxy) => (
+            proxy.record.web_address.as_str(),
+            format!(
+                "\nWARNING: no proxy is online; {:?} was heard of {} ago. The link works when it is back.",
+                proxy.record.name.as_str(),
+                format_duration(status.time.saturating_since(proxy.last_seen)),
+            ),
+        ),
+        None => (
+            "<proxy>:3080",
+            "\nWARNING: the cluster has no proxy yet; put its address into the link.".to_owned(),
+        ),
+    };
+    let pins: Vec<String> = status.ca_pins.iter().map(|pin| format!("pin={pin}")).collect();
+    let url = format!("https://{address}/web/invite/{}#{}", invite.token.expose(), pins.join("&"));
+    Link { url, note }
+}
+
+fn explain(invite: &Invite, link: &Link) -> String {
+    let Link { url, note } = link;
     // A moment has passed since: nobody means 59m59s.
     let left = invite.expires.saturating_since(SystemClock::new().now()).as_secs();
     let good_for = format_duration(Duration::from_secs(left.saturating_add(30) / 60 * 60));
     format!(
         "Share this link with the user; it is good for {good_for} and for one use:\n\n\
-         {link}\n\n\
-         The user runs:  tsh accept '{link}'\n\
-         NOTE: the user must reach the proxy in the link."
+         {url}\n\n\
+         The user runs:  tsh accept '{url}'\n\
+         NOTE: the user must reach the proxy in the link.{note}"
     )
 }
 
@@ -158,5 +184,53 @@ pub(super) async fn run_roles(context: &Context, command: RolesCommand) -> Resul
             let role = context.api.role(name).await?;
             format.print(&role, || format!("{}: {}", role.metadata.name, role.metadata.description))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use teleport_core::api::{Proxy, ProxyRecord};
+    use teleport_core::clock::Timestamp;
+    use teleport_core::secret::SecretString;
+
+    use super::*;
+
+    #[test]
+    fn the_link_leads_to_a_proxy_that_is_online() {
+        let now = Timestamp::from_unix_secs(1_800_000_000);
+        let proxy = |name: &str, ago: u64| Proxy {
+            record: ProxyRecord {
+                host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
+                name: name.parse().unwrap(),
+                web_address: format!("{name}.example.com:3080"),
+                ssh_address: format!("{name}.example.com:3023"),
+                version: String::new(),
+            },
+            last_seen: now.saturating_sub(Duration::from_secs(ago)),
+        };
+        let status = |proxies| ClusterStatus {
+            cluster_name: "example.com".parse().unwrap(),
+            server_version: String::new(),
+            ca_pins: Vec::new(),
+            proxies,
+            nodes_online: 0,
+            time: now,
+        };
+        let invite = Invite {
+            user: "alice".parse().unwrap(),
+            token: SecretString::new("secret"),
+            expires: now.saturating_add(Duration::from_secs(3600)),
+        };
+        let link =
+            link_by(&status(vec![proxy("gone", 3600), proxy("here", 20), proxy("lost", 600)]), &invite);
+        assert_eq!(link.url, "https://here.example.com:3080/web/invite/secret#");
+        assert!(link.note.is_empty());
+        let link = link_by(&status(vec![proxy("gone", 3600), proxy("lost", 600)]), &invite);
+        assert!(link.url.contains("//lost.example.com:3080/"), "{}", link.url);
+        assert!(link.note.contains("no proxy is online") && link.note.contains("10m"), "{}", link.note);
+        assert!(explain(&invite, &link).ends_with(&link.note));
+        let link = link_by(&status(Vec::new()), &invite);
+        assert!(link.url.contains("<proxy>:3080") && link.note.contains("no proxy"), "{}", link.note);
     }
 }

@@ -160,7 +160,7 @@ pub async fn nodes_come_and_go(fixture: &dyn ApiFixture) {
     refused(node.announce_node(nowhere).await, ApiErrorKind::Invalid);
     let mut proxy = identity.clone();
     proxy.role = HostRole::Proxy;
-    refused(as_host(fixture, &proxy).announce_node(record).await, ApiErrorKind::Denied);
+    refused(as_host(fixture, &proxy).announce_node(record.clone()).await, ApiErrorKind::Denied);
 
     let sees = as_user(fixture, user(fixture, "alice", &["access"], &["root"]));
     assert!(mine(sees.nodes().await.unwrap()).is_some());
@@ -171,8 +171,19 @@ pub async fn nodes_come_and_go(fixture: &dyn ApiFixture) {
 
     refused(sees.delete_node(joined.host_id).await, ApiErrorKind::Denied);
     admin(fixture).delete_node(joined.host_id).await.unwrap();
-    refused(admin(fixture).delete_node(joined.host_id).await, ApiErrorKind::NotFound);
-    refused(node.keep_alive().await, ApiErrorKind::NotFound);
+    refused(admin(fixture).delete_node(joined.host_id).await, ApiErrorKind::Conflict);
+    refused(admin(fixture).delete_node(host_id(fixture)).await, ApiErrorKind::NotFound);
+    assert!(mine(admin(fixture).nodes().await.unwrap()).is_none());
+    let told = refused(node.keep_alive().await, ApiErrorKind::Evicted);
+    assert!(told.message().contains("removed from the cluster"), "{told}");
+    refused(node.announce_node(record).await, ApiErrorKind::Evicted);
+    refused(node.emit_events(Vec::new()).await, ApiErrorKind::Evicted);
+    let renew = RenewRequest { keys: fixture.keys(), addresses: Vec::new() };
+    refused(node.renew_host(renew).await, ApiErrorKind::Evicted);
+    let again = join(fixture, &made.token, joined.host_id, HostRole::Node);
+    refused(public.join(again).await, ApiErrorKind::Evicted);
+    let fresh = join(fixture, &made.token, host_id(fixture), HostRole::Node);
+    public.join(fresh).await.unwrap();
     admin(fixture).delete_token(made.token).await.unwrap();
 }
 
@@ -189,7 +200,8 @@ pub async fn proxies_are_in_the_status(fixture: &dyn ApiFixture) {
     };
     proxy.announce_proxy(record.clone()).await.unwrap();
     let status = admin(fixture).status().await.unwrap();
-    assert!(status.proxies.contains(&record), "{status:?}");
+    let listed = status.proxies.iter().find(|proxy| proxy.record == record).expect("the proxy is listed");
+    assert!(listed.is_online(fixture.now()), "{listed:?}");
     assert_eq!(status.cluster_name, fixture.cluster());
     let foreign = ProxyRecord { host_id: host_id(fixture), ..record.clone() };
     refused(proxy.announce_proxy(foreign).await, ApiErrorKind::Denied);
@@ -204,6 +216,7 @@ const SOON: Duration = Duration::from_secs(20);
 pub async fn watchers_see_changes(fixture: &dyn ApiFixture) {
     let proxy = as_host(fixture, &host(fixture, "proxy-1", HostRole::Proxy));
     let identity = host(fixture, "watched", HostRole::Node);
+    let node_id = identity.host_id;
     let node = as_host(fixture, &identity);
     let record = NodeRecord {
         host_id: identity.host_id,
@@ -223,13 +236,6 @@ pub async fn watchers_see_changes(fixture: &dyn ApiFixture) {
                 _ => {}
             }
         }
-        admin(fixture).delete_node(identity.host_id).await.unwrap();
-        loop {
-            match nodes.next().await.unwrap().unwrap() {
-                NodeEvent::Gone(id) if id == identity.host_id => break,
-                _ => {}
-            }
-        }
         let mut access = node.watch_access().await.unwrap();
         let view = access.next().await.unwrap().unwrap();
         assert_eq!(view.trust, node.trust().await.unwrap());
@@ -246,6 +252,22 @@ pub async fn watchers_see_changes(fixture: &dyn ApiFixture) {
         };
         as_host(fixture, &identity).announce_proxy(proxy).await.unwrap();
         while !access.next().await.unwrap().unwrap().proxies.contains(&announced.into()) {}
+
+        admin(fixture).delete_node(node_id).await.unwrap();
+        loop {
+            match nodes.next().await.unwrap().unwrap() {
+                NodeEvent::Gone(id) if id == node_id => break,
+                _ => {}
+            }
+        }
+        // Also what is open already ends, and says why.
+        let end = loop {
+            match access.next().await.expect("a stream says why it ends") {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(end.kind(), ApiErrorKind::Evicted, "{end}");
     };
     tokio::time::timeout(SOON, seen).await.expect("the watchers saw nothing");
 }

@@ -1,0 +1,154 @@
+//! Hosts are removed: from then on nothing is done for them, whatever certificates they still hold.
+
+use std::sync::Arc;
+
+use futures_util::stream::{self, BoxStream, StreamExt};
+use serde::{Deserialize, Serialize};
+
+use super::context::{OpContext, contended};
+use super::policy::Permit;
+use super::{Caller, Inner};
+use crate::api::{ApiError, ApiErrorKind, ApiResult};
+use crate::audit::{AuditEvent, EventKind};
+use crate::clock::Timestamp;
+use crate::id::{HostId, HostRole};
+use crate::storage::{Action, Batch, Condition, Record, Watch, WatchEnd, WatchEvent};
+
+/// How often an eviction is tried again when the host changes at the same moment.
+const ATTEMPTS: usize = 16;
+
+/// That a host was removed from the cluster. Kept for as long as a certificate of the host may be valid.
+///
+/// A record of its own and not a mark on [`HostRecord`](super::HostRecord): a host whose binding was lost can be removed as
+/// well, and what a renewal writes cannot take it back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct EvictedHost {
+    /// The host.
+    pub host_id: HostId,
+    /// When it was removed.
+    pub at: Timestamp,
+    /// By whom, as audit events name callers.
+    pub by: String,
+    /// When nobody has to know of it any more: the last certificate of the host has ended.
+    pub expires: Timestamp,
+}
+
+impl Record for EvictedHost {
+    const COLLECTION: &'static str = "evicted-hosts";
+
+    fn key(&self) -> String {
+        self.host_id.to_string()
+    }
+
+    fn expires(&self) -> Option<Timestamp> {
+        Some(self.expires)
+    }
+}
+
+/// Whether the host was removed. One that cannot be read counts: it was written.
+pub(super) async fn is_evicted(auth: &Inner, host: HostId) -> ApiResult<bool> {
+    Ok(auth.ports.backend.get(&auth.evicted.key(&host.to_string())?).await?.is_some())
+}
+
+/// Adds the condition that the host was not removed.
+pub(super) fn unless_evicted(auth: &Inner, batch: Batch, host: HostId) -> ApiResult<Batch> {
+    Ok(batch.with(auth.evicted.key(&host.to_string())?, Condition::Absent, Action::Keep))
+}
+
+/// Removes a node or a proxy: it disappears from the lists, and every call of it is refused from now on.
+pub(super) async fn evict(call: &OpContext<'_>, _permit: Permit<'_>, host: HostId) -> ApiResult<()> {
+    let (auth, name) = (call.auth, host.to_string());
+    for _ in 0..ATTEMPTS {
+        let known = auth.hosts.get(&name).await?;
+        if known.as_ref().is_some_and(|known| known.record.role == HostRole::Auth) {
+            return Err(ApiError::invalid("the auth service cannot be removed from its own cluster"));
+        }
+        let presence = [auth.nodes.key(&name)?, auth.proxies.key(&name)?, auth.proxy_sources.key(&name)?];
+        let mut present = false;
+        for key in &presence {
+            present |= auth.ports.backend.get(key).await?.is_some();
+        }
+        if is_evicted(auth, host).await? {
+            return Err(ApiError::new(ApiErrorKind::Conflict, format!("host {host} was removed before")));
+        }
+        if known.is_none() && !present {
+            return Err(ApiError::not_found(format_args!("host {host}")));
+        }
+        // What was issued last is valid for no longer than what would be issued now.
+        let newest = known.as_ref().map_or(Timestamp::EPOCH, |known| known.record.expires);
+        let record = EvictedHost {
+            host_id: host,
+            at: call.now,
+            by: call.caller.to_string(),
+            expires: super::join::bound_until(call).max(newest),
+        };
+        let mut batch = auth.evicted.write_in(Batch::new(), &record, Condition::Absent)?;
+        for key in presence {
+            batch = batch.with(key, Condition::Any, Action::Delete);
+        }
+        match auth.ports.backend.commit(batch).await {
+            Err(error) if error.is_conflict() => continue,
+            outcome => outcome?,
+        };
+        let mut event = AuditEvent::new(EventKind::NodeDelete).field("host_id", name);
+        if let Some(known) = known {
+            event = event.field("node_name", known.record.name.as_str());
+            event = event.field("role", known.record.role.as_str());
+        }
+        return call.audit(vec![call.by_caller(event)]).await;
+    }
+    Err(contended())
+}
+
+/// Tells when a host is removed.
+struct Membership {
+    auth: Arc<Inner>,
+    host: HostId,
+    watch: Option<Watch>,
+}
+
+impl Membership {
+    /// Waits until the host is removed. Cancel safe.
+    async fn evicted(&mut self) -> ApiResult<()> {
+        loop {
+            let Some(watch) = &mut self.watch else {
+                // Watched first and asked then, so that nothing falls between.
+                self.watch = Some(self.auth.evicted.watch().await?);
+                if is_evicted(&self.auth, self.host).await? {
+                    return Ok(());
+                }
+                continue;
+            };
+            match watch.next().await {
+                Ok(WatchEvent::Put(item)) if item.key.leaf() == self.host.to_string() => return Ok(()),
+                Ok(_) => {}
+                Err(WatchEnd::Lagged) => self.watch = None,
+                Err(end @ WatchEnd::Closed) => return Err(ApiError::unavailable(end)),
+            }
+        }
+    }
+}
+
+/// The stream as it is for the caller: that of a host ends when the host is removed, with the error that says so and before
+/// anything that comes later.
+pub(super) fn while_member<T: Send + 'static>(
+    auth: &Arc<Inner>,
+    caller: &Caller,
+    items: BoxStream<'static, ApiResult<T>>,
+) -> BoxStream<'static, ApiResult<T>> {
+    let Some(host) = caller.host().filter(|host| host.role != HostRole::Auth) else { return items };
+    let membership = Membership { auth: Arc::clone(auth), host: host.host_id, watch: None };
+    stream::unfold(Some((membership, items)), |state| async move {
+        let (mut membership, mut items) = state?;
+        let item = tokio::select! {
+            biased;
+            evicted = membership.evicted() => Some(Err(evicted.err().unwrap_or_else(ApiError::evicted))),
+            item = items.next() => item,
+        }?;
+        let goes_on = item.is_ok();
+        Some((item, goes_on.then_some((membership, items))))
+    })
+    .boxed()
+}

@@ -1,0 +1,87 @@
+//! What administrators asked for and did not get, and who they are, in the audit log.
+
+use teleport_core::api::{AdminApi, ApiErrorKind, CreateToken, CreateUser};
+use teleport_core::audit::EventKind;
+use teleport_core::auth::policy::Operation;
+use teleport_core::id::{HostRole, UserName};
+use teleport_core::label::Labels;
+use teleport_core::secret::SecretString;
+
+use crate::cluster::Cluster;
+
+#[tokio::test]
+async fn a_change_that_was_not_made_is_in_the_audit_log() {
+    let cluster = Cluster::new().await;
+    let alice = cluster.as_user(&cluster.member("alice", &["editor"]).await);
+    let name = |text: &str| UserName::new(text).unwrap();
+    let create = || CreateUser { name: name("alice"), roles: Vec::new(), logins: Vec::new(), ttl: None };
+    let token =
+        || CreateToken { roles: Vec::new(), ttl: None, uses: None, labels: Labels::default(), value: None };
+    let unknown = cluster.host("web-1", HostRole::Node).host_id;
+    let secret = "a-secret-that-nobody-shall-read";
+    let outcomes = [
+        (Operation::CreateUser, alice.create_user(create()).await.map(drop), ApiErrorKind::Conflict, "alice"),
+        (
+            Operation::ResetUser,
+            alice.reset_user(name("nobody")).await.map(drop),
+            ApiErrorKind::NotFound,
+            "nobody",
+        ),
+        (Operation::DeleteUser, alice.delete_user(name("nobody")).await, ApiErrorKind::NotFound, "nobody"),
+        (Operation::CreateToken, alice.create_token(token()).await.map(drop), ApiErrorKind::Invalid, "role"),
+        (
+            Operation::DeleteToken,
+            alice.delete_token(SecretString::new(secret)).await,
+            ApiErrorKind::NotFound,
+            "token",
+        ),
+        (
+            Operation::DeleteNode,
+            alice.delete_node(unknown).await,
+            ApiErrorKind::NotFound,
+            &unknown.to_string(),
+        ),
+    ];
+    // Every operation that the table calls administration is among them.
+    let all: Vec<Operation> =
+        Operation::ALL.iter().copied().filter(|operation| operation.administers()).collect();
+    assert_eq!(outcomes.iter().map(|outcome| outcome.0).collect::<Vec<_>>(), all);
+    let failures: Vec<_> =
+        cluster.audit.events().into_iter().filter(|event| event.code == EventKind::ApiFailure).collect();
+    assert_eq!(failures.len(), outcomes.len(), "one each");
+    for ((operation, outcome, kind, says), event) in outcomes.into_iter().zip(failures) {
+        assert_eq!(outcome.unwrap_err().kind(), kind, "{}", operation.name());
+        assert_eq!(event.fields["operation"], operation.name());
+        assert_eq!((event.user.as_deref(), event.success), (Some("alice"), Some(false)));
+        let error = event.error.unwrap();
+        assert!(error.contains(says) && !error.contains(secret), "{}: {error}", operation.name());
+    }
+    // Looking and being refused are other things.
+    alice.role("nonesuch".parse().unwrap()).await.unwrap_err();
+    let bob = cluster.as_user(&cluster.member("bob", &["access"]).await);
+    bob.delete_user(name("nobody")).await.unwrap_err();
+    assert_eq!(cluster.audit.count(EventKind::ApiFailure), all.len());
+    assert_eq!(cluster.audit.count(EventKind::ApiDenied), 1);
+}
+
+#[tokio::test]
+async fn what_is_done_on_the_auth_host_is_named_so() {
+    let cluster = Cluster::new().await;
+    let host = cluster.host("auth-1", HostRole::Auth);
+    let request = CreateUser {
+        name: UserName::new("alice").unwrap(),
+        roles: Vec::new(),
+        logins: Vec::new(),
+        ttl: None,
+    };
+    cluster.as_host(&host).create_user(request).await.unwrap();
+    let event = cluster.audit.last(EventKind::UserCreate).unwrap();
+    assert_eq!(event.user.as_deref(), Some("auth host"));
+    assert_eq!(event.server_hostname, Some(host.name.clone()), "which one, if there are several");
+    assert!(UserName::new("auth host").is_err(), "no user is called so");
+    // A node and a proxy are known by their ids.
+    let node = cluster.host("web-1", HostRole::Node);
+    cluster.as_host(&node).users().await.unwrap_err();
+    let event = cluster.audit.last(EventKind::ApiDenied).unwrap();
+    assert_eq!(event.user, Some(format!("{}.{}", node.host_id, node.cluster)));
+}
