@@ -69,7 +69,7 @@
 //! | --- | --- | --- | --- |
 //! | signed by | user CA, Ed25519 | host CA, Ed25519 | user or host CA, ECDSA P-256 |
 //! | names | key id: the user | key id: host id and display name | CN: user, or host id |
-//! | for | principals: logins, [`NO_LOGIN`] if there are none | principals: id and name, alone and within the cluster; `localhost`, `127.0.0.1`, `::1`; further addresses | hosts: the same as alternative names; auth and proxy also [`SERVICE_DNS_NAME`] |
+//! | for | principals: logins, [`NO_LOGIN`] if there are none | principals: id and name, alone and within the cluster; `localhost`, `127.0.0.1`, `::1`; proxies also [`proxy_principal`]; further addresses | hosts: the same as alternative names; auth and proxy also [`SERVICE_DNS_NAME`] |
 //! | life | 1 min – 30 h | 1 min – 30 d | as the SSH certificate |
 //! | says | `permit-*`, roles, traits, cluster, login address; critical: `source-address` | role, cluster | [`Subject`] as JSON under [`TLS_SUBJECT_OID`]; clientAuth, for hosts serverAuth too; no CA |
 //!
@@ -78,6 +78,7 @@
 //!
 //! [`NO_LOGIN`]: teleport_core::cert::NO_LOGIN
 //! [`SERVICE_DNS_NAME`]: teleport_core::cert::SERVICE_DNS_NAME
+//! [`proxy_principal`]: teleport_core::cert::proxy_principal
 //! [`Subject`]: teleport_core::cert::Subject
 //! [`TLS_SUBJECT_OID`]: teleport_core::cert::TLS_SUBJECT_OID
 //!
@@ -86,7 +87,8 @@
 //! * more than 32 logins, 128 roles, 64 source addresses or 32 further addresses; certificates of more than 16 KiB;
 //! * traits with control characters; source addresses that are no addresses or networks; addresses of hosts that are neither
 //!   IP addresses nor plain host names;
-//! * a host's name or address by which another host (its id) or the cluster's services ([`SERVICE_DNS_NAME`]) are found;
+//! * a host's name or address by which another host (its id) or the cluster's services ([`SERVICE_DNS_NAME`],
+//!   [`proxy_principal`]) are found;
 //! * a host of another cluster;
 //! * subject keys that are keys of the authority, and keys whose private half anybody knows.
 //!

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use teleport_core::cert::{
     CLOCK_SKEW, HostGrant, IssueError, KeyAlgorithm, MAX_HOST_TTL, MAX_PRINCIPALS, MAX_USER_TTL,
-    MIN_USER_TTL, PublicKey, SERVICE_DNS_NAME, TlsPublicKey, UserGrant,
+    MIN_USER_TTL, PublicKey, SERVICE_DNS_NAME, TlsPublicKey, UserGrant, proxy_principal,
 };
 use teleport_core::clock::Timestamp;
 use teleport_core::id::{ClusterName, HostId, HostRole, NodeName};
@@ -90,8 +90,8 @@ fn network(text: &str) -> Result<String, IssueError> {
     parse().ok_or(refused("a source address is neither an address nor a network"))
 }
 
-/// The names of a host, each once: its id and its display name, alone and within the cluster, the local ones, and the
-/// addresses of the grant.
+/// The names of a host, each once: its id and its display name, alone and within the cluster, the local ones, those of its
+/// service, and the addresses of the grant.
 pub(crate) fn host_principals(grant: &HostGrant, cluster: &ClusterName) -> Result<Vec<String>, IssueError> {
     if grant.cluster != *cluster {
         return Err(refused("the host is of another cluster"));
@@ -109,6 +109,9 @@ pub(crate) fn host_principals(grant: &HostGrant, cluster: &ClusterName) -> Resul
         "127.0.0.1".to_owned(),
         "::1".to_owned(),
     ];
+    if grant.role == HostRole::Proxy {
+        principals.push(proxy_principal(cluster));
+    }
     for address in &grant.addresses {
         principals.push(match address.parse::<IpAddr>() {
             Ok(address) => address.to_canonical().to_string(),
@@ -117,7 +120,7 @@ pub(crate) fn host_principals(grant: &HostGrant, cluster: &ClusterName) -> Resul
                 .to_string(),
         });
     }
-    if principals.iter().any(|name| is_of_somebody_else(name, grant)) {
+    if principals.iter().any(|name| is_of_somebody_else(name, grant, cluster)) {
         return Err(refused("a name or address belongs to another host or service"));
     }
     let mut unique: Vec<String> = Vec::with_capacity(principals.len());
@@ -131,12 +134,13 @@ pub(crate) fn host_principals(grant: &HostGrant, cluster: &ClusterName) -> Resul
 
 /// A host is free to choose its display name, so it must not be able to choose one by which another host or the cluster's
 /// own services are found. Compared as DNS does, without case.
-fn is_of_somebody_else(name: &str, grant: &HostGrant) -> bool {
+fn is_of_somebody_else(name: &str, grant: &HostGrant, cluster: &ClusterName) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     let service = name == SERVICE_DNS_NAME || name.ends_with(&format!(".{SERVICE_DNS_NAME}"));
     let first_label = name.split('.').next().unwrap_or_default();
     let other_host = first_label.parse::<HostId>().is_ok_and(|id| id != grant.host_id);
-    other_host || (service && !speaks_for_cluster(grant.role))
+    let proxy = name == proxy_principal(cluster).to_ascii_lowercase();
+    other_host || (service && !speaks_for_cluster(grant.role)) || (proxy && grant.role != HostRole::Proxy)
 }
 
 /// Whether the role is one of those that are found under [`SERVICE_DNS_NAME`].

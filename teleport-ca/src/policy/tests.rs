@@ -167,6 +167,26 @@ fn no_host_takes_the_name_of_another() {
 }
 
 #[test]
+fn only_a_proxy_has_the_name_of_the_proxies() {
+    let principals = host("gate", HostRole::Proxy, &["proxy.example.com"]).unwrap();
+    assert!(principals.iter().any(|name| name == "teleport-proxy.example.com"), "{principals:?}");
+    for role in [HostRole::Node, HostRole::Auth] {
+        let principals = host("gate", role, &["proxy.example.com"]).unwrap();
+        assert!(!principals.iter().any(|name| name.starts_with("teleport-proxy")), "{principals:?}");
+        for name in
+            ["teleport-proxy", "Teleport-Proxy", "teleport-proxy.example.com", "TELEPORT-proxy.Example.com."]
+        {
+            assert!(host(name, role, &[]).is_err(), "{name}");
+        }
+        for address in
+            ["teleport-proxy.example.com", "Teleport-Proxy.EXAMPLE.com", "teleport-proxy.example.com."]
+        {
+            assert!(host("web-1", role, &[address]).is_err(), "{address}");
+        }
+    }
+}
+
+#[test]
 fn a_host_of_another_cluster_is_refused() {
     let (id, name) = (ID.parse().unwrap(), NodeName::new("web-1").unwrap());
     let cluster = ClusterName::new("other.com").unwrap();

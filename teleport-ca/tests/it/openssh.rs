@@ -102,6 +102,7 @@ async fn keygen_reads_the_host_as_it_was_meant() {
                 localhost
                 127.0.0.1
                 ::1
+                teleport-proxy.example.com
                 proxy.example.com
                 10.0.0.5
         Critical Options: (none)

@@ -22,6 +22,17 @@ pub const X_CLUSTER: &str = "cluster@teleport-rs";
 /// cluster rather than for one host asks for this name. Which of the two services answers, [`Subject::Host`] says.
 pub const SERVICE_DNS_NAME: &str = "teleport.cluster.local";
 
+/// The node name that no host may have: with the cluster's it makes [`proxy_principal`].
+pub const PROXY_NAME: &str = "teleport-proxy";
+
+/// The principal in the SSH host certificate of every proxy of a cluster, and of nothing else: `teleport-proxy.<cluster>`.
+///
+/// Hosts choose their names and addresses, so a node may say that it is called like a proxy. Who looks for a proxy therefore
+/// asks for this name, whatever address leads there; it is also the same for all proxies behind one address.
+pub fn proxy_principal(cluster: &ClusterName) -> String {
+    format!("{PROXY_NAME}.{cluster}")
+}
+
 /// The X.509 extension that holds a [`Subject`] as JSON. Not critical: other software may use the certificate without it.
 pub const TLS_SUBJECT_OID: [u64; 5] = [1, 3, 9999, 42, 1];
 
