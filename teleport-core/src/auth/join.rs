@@ -127,13 +127,10 @@ async fn take_use(
             Ok(admission) => admission,
             Err(denied) => return Ok(named(Err(denied))),
         };
-        let known = call.auth.hosts.get(&request.host_id.to_string()).await?;
         if eviction::is_evicted(call.auth, request.host_id).await? {
             return Ok(named(Err(JoinDenied::Evicted)));
         }
-        let client = call.caller.client_ip(request.client_ip);
-            return Ok(named(Err(JoinDenied::Taken { name: name.to_owned() })));
-        }
+        let known = call.auth.hosts.get(&request.host_id.to_string()).await?;
         if known.as_ref().is_some_and(|known| !is_same_host(&known.record, request)) {
             return Ok(named(Err(JoinDenied::Bound)));
         }
@@ -225,6 +222,10 @@ pub(super) async fn renew(
     }
     let mut bound = false;
     for _ in 0..ATTEMPTS {
+        // Again, because it may have happened since the call was permitted.
+        if eviction::is_evicted(call.auth, caller.host_id).await? {
+            return Err(call.deny_evicted(permit.operation()).await);
+        }
         let known = call.auth.hosts.get(&caller.host_id.to_string()).await?;
         if known.as_ref().is_some_and(|known| known.record.role != caller.role) {
             return Err(call.deny(permit.operation(), JoinDenied::Bound.to_string()).await);
@@ -233,10 +234,6 @@ pub(super) async fn renew(
         let host = HostRecord {
             host_id: caller.host_id,
             name: caller.name.clone(),
-        // Again, because it may have happened since the call was permitted.
-        if eviction::is_evicted(call.auth, caller.host_id).await? {
-            return Err(call.deny_evicted(permit.operation()).await);
-        }
             role: caller.role,
             keys: request.keys.clone(),
             labels: known.as_ref().map(|known| known.record.labels.clone()).unwrap_or_default(),

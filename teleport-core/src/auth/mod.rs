@@ -34,8 +34,8 @@ use std::sync::Arc;
 
 pub use self::caller::Caller;
 pub use self::config::{AuthConfig, LockoutConfig, PasswordConfig};
-pub use self::handle::AuthHandle;
 pub use self::eviction::EvictedHost;
+pub use self::handle::AuthHandle;
 pub use self::join::HostRecord;
 use self::password::Hasher;
 use self::recordings::SessionHosts;
@@ -90,8 +90,8 @@ struct Inner {
     proxies: Repo<ProxyRecord>,
     proxy_sources: Repo<presence::ProxySources>,
     hosts: Repo<HostRecord>,
-    hasher: Hasher,
     evicted: Repo<EvictedHost>,
+    hasher: Hasher,
     session_hosts: SessionHosts,
 }
 
@@ -117,6 +117,7 @@ impl AuthService {
             proxies: Repo::new(repo()),
             proxy_sources: Repo::new(repo()),
             hosts: Repo::new(repo()),
+            evicted: Repo::new(repo()),
             hasher: Hasher::new(config.password),
             session_hosts: SessionHosts::default(),
             ports,
