@@ -1,8 +1,8 @@
 //! To a proxy, and through it to a node: two SSH connections, one inside the other, each proved by a host certificate.
 //!
 //! There is no trust on first use and no way to switch the checks off. The authority of the user's own cluster must have
-//! signed for exactly the name that was asked for: the proxy's for the address that was dialled, the node's for the name or
-//! id of the node, whatever path led there.
+//! signed for exactly the name that was asked for: the proxy's for the one that all proxies of the cluster have and nobody else
+//! ([`proxy_principal`]), the node's for the name or id of the node; both whatever path led there.
 
 use std::fmt;
 use std::io;
@@ -15,7 +15,7 @@ use russh::client::{Handle, Msg, Session};
 use russh::keys::PublicKeyOrCertificate;
 use russh::{Channel, ChannelOpenFailure};
 use ssh_key::Certificate;
-use teleport_core::cert::{CertRejected, HostCheck, HostIdentity, TrustBundle, UserCheck};
+use teleport_core::cert::{CertRejected, HostCheck, HostIdentity, TrustBundle, UserCheck, proxy_principal};
 use teleport_core::clock::Clock;
 use teleport_core::id::{HostRole, OsLogin, UserName};
 use teleport_core::target::{DialTarget, TargetHost};
@@ -165,9 +165,10 @@ impl SshClient {
             stream.map_err(|source| ConnectError::Dial { address: address.to_authority(), source })
         });
         let stream = dialled.await?;
-        let login = self.credentials.user.as_str();
+        let (login, name) =
+            (self.credentials.user.as_str(), proxy_principal(&self.credentials.trust.cluster));
         let (handle, host) =
-            within(&peer, self.handshake(stream, &peer, &address.host, HostRole::Proxy, login)).await?;
+            within(&peer, self.handshake(stream, &peer, &name, HostRole::Proxy, login)).await?;
         Ok(ProxyConnection { handle, host })
     }
 

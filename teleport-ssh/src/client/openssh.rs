@@ -2,12 +2,15 @@
 //!
 //! Everything in them is a parsed name, an address or a quoted path, so nothing that a cluster, a node or a user is called can become
 //! an option or reach a shell (`ssh` hands `ProxyCommand` to one).
+//!
+//! The proxy is recognised by the principal that only proxies have ([`proxy_principal`]), not by its address: a node may list any
+//! address among its own, also the proxy's, and its certificate then names it.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use teleport_core::cert::TrustBundle;
+use teleport_core::cert::{TrustBundle, proxy_principal};
 use teleport_core::id::{ClusterName, NodeName};
 
 /// A text cannot stand in a configuration of OpenSSH.
@@ -71,22 +74,16 @@ impl ProxyAddress {
             format!("{}:{}", self.host, self.port)
         }
     }
-
-    /// How `known_hosts` writes it.
-    fn known_host(&self) -> String {
-        if self.port == 22 { self.host.clone() } else { format!("[{}]:{}", self.host, self.port) }
-    }
 }
 
-/// Lines for `known_hosts`: whoever shows a certificate of the cluster's host authority for a name in the cluster, or as the
-/// proxy, is believed. No host key is ever learnt.
-pub fn known_hosts(trust: &TrustBundle, proxy: &ProxyAddress) -> String {
+/// Lines for `known_hosts`: whoever shows a certificate of the cluster's host authority for a name in the cluster is believed;
+/// the proxy's [`proxy_principal`] is one, addresses are none. No host key is ever learnt.
+pub fn known_hosts(trust: &TrustBundle) -> String {
     let cluster = &trust.cluster;
     let mut lines = String::new();
     for authority in &trust.host_ca {
-        let proxy = proxy.known_host();
         // Nodes are asked for at port 3022 too, and `ssh` then looks for the form with brackets.
-        let _ = writeln!(lines, "@cert-authority {proxy},*.{cluster},[*.{cluster}]:* {authority}");
+        let _ = writeln!(lines, "@cert-authority *.{cluster},[*.{cluster}]:* {authority}");
     }
     lines
 }
@@ -123,13 +120,14 @@ pub fn config(
     files: &ConfigFiles,
 ) -> Result<String, ConfigError> {
     let [identity, certificate, known_hosts] = files.quoted()?;
-    let alias = format!("teleport-proxy.{cluster}");
+    let alias = proxy_principal(cluster);
     let ProxyAddress { host, port } = proxy;
     let proxy_login = login_word(proxy_login);
     Ok(format!(
         "# Cluster {cluster}\n\
          Host {alias}\n\
          \x20   HostName {host}\n\
+         \x20   HostKeyAlias {alias}\n\
          \x20   Port {port}\n\
          \x20   User {proxy_login}\n\
          \n\
@@ -153,6 +151,7 @@ pub fn config(
 /// # Errors
 /// [`ConfigError`].
 pub fn jump_command(
+    cluster: &ClusterName,
     proxy: &ProxyAddress,
     login: &str,
     node: &str,
@@ -172,7 +171,11 @@ pub fn jump_command(
     let options = shell_words(&options);
     let ProxyAddress { host, port } = proxy;
     // A shell reads this as well, and before it `ssh` expands the tokens in it.
-    let jump = format!("ssh -F none {} -W '[%h]:%p' -p {port} {login}@{host}", options.replace('%', "%%"));
+    let jump = format!(
+        "ssh -F none {} -o HostKeyAlias={} -W '[%h]:%p' -p {port} {login}@{host}",
+        options.replace('%', "%%"),
+        proxy_principal(cluster)
+    );
     Ok(format!(
         "ssh -F none {options} -o ProxyCommand={} -p 3022 {login}@{}",
         shell_quote(&jump),
@@ -274,6 +277,7 @@ mod tests {
         for line in [
             "Host teleport-proxy.example.com",
             "    HostName proxy.example.com",
+            "    HostKeyAlias teleport-proxy.example.com",
             "    ProxyJump teleport-proxy.example.com",
             "    CertificateFile \"/home/a b/.tsh/key-cert.pub\"",
             "    StrictHostKeyChecking yes",

@@ -226,7 +226,7 @@ impl ProfileStore {
         for (name, content) in [
             (KEY, key.expose().as_bytes()),
             (CERTIFICATE, certificate.as_bytes()),
-            (KNOWN_HOSTS, known_hosts(&profile.trust, &profile.ssh_address).as_bytes()),
+            (KNOWN_HOSTS, known_hosts(&profile.trust).as_bytes()),
             // Last: from now on it is the truth.
             (DOCUMENT, &document),
         ] {

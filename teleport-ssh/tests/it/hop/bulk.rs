@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use super::{CLUSTER, World, os_user, run, text};
+use super::{CLUSTER, PROXY, World, os_user, run, text};
 
 const SIZE: usize = 100 << 20;
 
@@ -34,7 +34,7 @@ async fn a_hundred_megabytes_each_way_arrive_unchanged() {
     let options = world.options(&user).iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
     let through = |remote: &str| -> Command {
         let mut ssh = world.ssh(&user);
-        let jump = format!("ssh {options} -W [%h]:%p -p {} x@127.0.0.1", world.proxy.port());
+        let jump = format!("ssh {options} -o {PROXY} -W [%h]:%p -p {} x@127.0.0.1", world.proxy.port());
         ssh.arg("-o").arg(format!("ProxyCommand={jump}"));
         ssh.arg(format!("{}@web.{CLUSTER}", os_user())).arg(remote);
         ssh

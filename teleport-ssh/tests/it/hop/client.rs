@@ -8,7 +8,7 @@ use teleport_ssh::client::{
     Agent, ConnectError, ExitStatus, NodeConnection, SessionRequest, Terminal, TerminalSize,
 };
 
-use super::{DEADLINE, World, os_user, run, text};
+use super::{DEADLINE, PROXY, World, os_user, run, text};
 
 async fn connect(world: &World, target: &str) -> Result<NodeConnection, ConnectError> {
     let user = world.user("alice").await;
@@ -160,6 +160,8 @@ async fn a_running_agent_holds_the_certificate_for_a_while() {
         "BatchMode=yes",
         "-o",
         "StrictHostKeyChecking=yes",
+        "-o",
+        PROXY,
     ]);
     ssh.args(["-o", &format!("UserKnownHostsFile={known_hosts}"), "-p", &world.proxy.port().to_string()]);
     ssh.args(["-s", "x@127.0.0.1", "proxy:nobody:0"]).env("SSH_AUTH_SOCK", &socket);

@@ -1,15 +1,17 @@
 //! Hosts that are not who they should be (A11): our client refuses them and says why.
 
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use teleport_core::cert::CertRejected;
 use teleport_core::clock::{Clock, SystemClock};
-use teleport_core::id::OsLogin;
+use teleport_core::id::{ClusterName, OsLogin};
 use teleport_core::testing::ManualClock;
+use teleport_ssh::client::openssh::{ProxyAddress, config, jump_command};
 use teleport_ssh::client::{ConnectError, HostRejected, SshClient};
 
-use super::{TestUser, World, os_user};
+use super::{CLUSTER, PROXY, TestUser, World, os_user, private, run, script, text};
 
 async fn connect(client: &SshClient, world: &World, target: &str) -> Result<(), ConnectError> {
     let proxy = client.proxy(&world.address()).await?;
@@ -77,6 +79,57 @@ async fn a11_every_hop_proves_its_own_name() {
     assert_rejected(result, "node 127.0.0.1", wrong_name);
     proxy_as_node.disconnect().await;
     other.stop().await;
+    world.stop().await;
+}
+
+/// Somebody leads the way to the proxy to a node. The node has a certificate of the right authority, which names the proxy: it is
+/// called like the proxy and lists the proxy's address as one of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a11_a_node_that_names_itself_like_the_proxy_is_not_believed_to_be_it() {
+    let world = World::start().await;
+    let user = world.user("alice").await;
+    let cluster = ClusterName::new(CLUSTER).unwrap();
+    let hostile = world.node_material("proxy").await;
+    let address = world.sshd_with(&hostile, true).await;
+    let diverted = ProxyAddress::parse(&address.to_string()).unwrap();
+
+    // Whoever only asks for a certificate of the authority and for the address believes it: the node is no straw man.
+    let mut naive = world.ssh(&user);
+    let known = world.dir.path().join("naive_known_hosts");
+    let authority = &world.ca.trust_bundle().host_ca[0];
+    private(&known, &format!("@cert-authority * {authority}\n"));
+    let mut believes = Command::new("ssh");
+    believes.arg("-o").arg(format!("UserKnownHostsFile={}", known.display())).args(naive.get_args());
+    believes
+        .args(["-p", &address.port().to_string()])
+        .arg(format!("{}@127.0.0.1", os_user()))
+        .arg("echo node");
+    believes.stdin(Stdio::null()).env_remove("SSH_AUTH_SOCK");
+    let output = run(believes).await;
+    assert_eq!(text(&output.stdout), "node", "{}", text(&output.stderr));
+
+    // What we print, pointed at the node as the hostile network would.
+    let block = config(&cluster, &diverted, "alice", &user.files).unwrap();
+    let file = script(world.dir.path(), "ssh_config", &block);
+    let web = format!("{}@web.{CLUSTER}", os_user());
+    let mut by_config = Command::new("ssh");
+    by_config.arg("-F").arg(&file).arg(&web).arg("echo reached");
+    let mut by_jump = Command::new("ssh");
+    by_jump.arg("-F").arg(&file).args(["-J", &format!("teleport-proxy.{CLUSTER}"), &web, "echo reached"]);
+    let line = jump_command(&cluster, &diverted, &os_user(), &format!("web.{CLUSTER}"), &user.files).unwrap();
+    let mut by_line = Command::new("sh");
+    by_line.arg("-c").arg(format!("{line} 'echo reached'"));
+    naive.args(["-o", PROXY, "-p", &address.port().to_string(), "x@127.0.0.1"]);
+    for mut ssh in [by_config, by_jump, by_line, naive] {
+        ssh.stdin(Stdio::null()).env_remove("SSH_AUTH_SOCK");
+        let output = run(ssh).await;
+        let said = text(&output.stderr);
+        assert_eq!((text(&output.stdout).as_str(), output.status.code()), ("", Some(255)), "{said}");
+        assert!(said.contains("Certificate invalid: name is not a listed principal"), "{said}");
+        assert!(said.contains("Host key verification failed"), "{said}");
+    }
+    let refused = world.client(&user).proxy(&diverted).await.map(drop);
+    assert_rejected(refused, &format!("proxy {address}"), certificate(CertRejected::Name));
     world.stop().await;
 }
 

@@ -38,6 +38,8 @@ use tokio::sync::watch;
 /// Longer than anything here takes on a busy machine.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) const CLUSTER: &str = "example.test";
+/// What makes stock `ssh` ask for a proxy of the cluster, whatever address leads there.
+pub(crate) const PROXY: &str = "HostKeyAlias=teleport-proxy.example.test";
 
 /// What the proxy hears from the auth service: trust, roles, nodes. Collects what it reports.
 #[derive(Debug)]
@@ -225,7 +227,7 @@ impl World {
         };
         private(&files.identity, ssh.to_openssh().expose());
         private(&files.certificate, &format!("{} {name}\n", issued.ssh));
-        private(&files.known_hosts, &known_hosts(&self.ca.trust_bundle(), &self.address()));
+        private(&files.known_hosts, &known_hosts(&self.ca.trust_bundle()));
         let credentials = Credentials { user, ssh, certificate: issued.ssh, trust: self.ca.trust_bundle() };
         TestUser { credentials, files }
     }

@@ -6,7 +6,7 @@ use teleport_core::audit::EventKind;
 use teleport_core::id::ClusterName;
 use teleport_ssh::client::openssh::{config, jump_command};
 
-use super::{CLUSTER, World, assert_ok, os_user, private, run, script, text};
+use super::{CLUSTER, PROXY, World, assert_ok, os_user, private, run, script, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_printed_config_is_all_that_plain_ssh_needs() {
@@ -42,7 +42,9 @@ async fn a_printed_command_line_works_in_a_shell_as_it_stands() {
         private(&moved, &std::fs::read_to_string(&*file).unwrap());
         *file = moved;
     }
-    let line = jump_command(&world.address(), &os_user(), &format!("web.{CLUSTER}"), &user.files).unwrap();
+    let cluster = ClusterName::new(CLUSTER).unwrap();
+    let line =
+        jump_command(&cluster, &world.address(), &os_user(), &format!("web.{CLUSTER}"), &user.files).unwrap();
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(format!("{line} 'echo through; exit 3'")).stdin(Stdio::null()).current_dir(&odd);
     let output = run(shell).await;
@@ -60,11 +62,14 @@ async fn jump_hosts_and_the_subsystem_lead_to_nodes() {
     let options = world.options(&user).iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
     let (port, login) = (world.proxy.port(), os_user());
     for (command, kind) in [
-        (format!("ssh {options} -W [%h]:%p -p {port} x@127.0.0.1"), EventKind::Port),
-        (format!("ssh {options} -s -p {port} x@127.0.0.1 proxy:%h:%p"), EventKind::Subsystem),
-        (format!("ssh {options} -s -p {port} x@127.0.0.1 proxy:%h:0@{CLUSTER}"), EventKind::Subsystem),
-        (format!("ssh {options} -s -p {port} x@127.0.0.1 proxy:{id}:22"), EventKind::Subsystem),
-        (format!("ssh {options} -s -p {port} x@127.0.0.1 proxy:env=test:0"), EventKind::Subsystem),
+        (format!("ssh {options} -o {PROXY} -W [%h]:%p -p {port} x@127.0.0.1"), EventKind::Port),
+        (format!("ssh {options} -o {PROXY} -s -p {port} x@127.0.0.1 proxy:%h:%p"), EventKind::Subsystem),
+        (
+            format!("ssh {options} -o {PROXY} -s -p {port} x@127.0.0.1 proxy:%h:0@{CLUSTER}"),
+            EventKind::Subsystem,
+        ),
+        (format!("ssh {options} -o {PROXY} -s -p {port} x@127.0.0.1 proxy:{id}:22"), EventKind::Subsystem),
+        (format!("ssh {options} -o {PROXY} -s -p {port} x@127.0.0.1 proxy:env=test:0"), EventKind::Subsystem),
     ] {
         let mut ssh = world.ssh(&user);
         ssh.arg("-o").arg(format!("ProxyCommand={command}"));
@@ -86,7 +91,7 @@ async fn several_sessions_share_one_connection_to_the_proxy() {
     let options = world.options(&user).iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
     let socket = world.dir.path().join("mux");
     let master = format!(
-        "ssh {options} -o ControlMaster=auto -o ControlPersist=30 -S {} -W [%h]:%p -p {} x@127.0.0.1",
+        "ssh {options} -o {PROXY} -o ControlMaster=auto -o ControlPersist=30 -S {} -W [%h]:%p -p {} x@127.0.0.1",
         socket.display(),
         world.proxy.port()
     );

@@ -7,7 +7,7 @@ use ssh_key::{Certificate, PrivateKey};
 use teleport_core::audit::{AuditEvent, EventKind};
 use tokio::net::TcpListener;
 
-use super::{CLUSTER, World, os_user, run, text};
+use super::{CLUSTER, PROXY, World, os_user, run, text};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn c3_the_proxy_is_no_login_host() {
@@ -47,7 +47,7 @@ async fn c3_the_proxy_is_no_login_host() {
         ),
     ] {
         let mut ssh = world.ssh(&user);
-        ssh.args(["-o", "RequestTTY=auto", "-p", &world.proxy.port().to_string()]);
+        ssh.args(["-o", "RequestTTY=auto", "-o", PROXY, "-p", &world.proxy.port().to_string()]);
         ssh.args(arguments.iter().map(|word| if *word == "HOST" { "x@127.0.0.1" } else { word }));
         let output = run(ssh).await;
         assert!(!output.status.success(), "{arguments:?}");
@@ -85,7 +85,7 @@ async fn c2_the_proxy_dials_nothing_but_registered_nodes() {
         "nobody:22".to_owned(),
     ] {
         let mut ssh = world.ssh(&user);
-        ssh.args(["-p", &world.proxy.port().to_string(), "-W", &target, "x@127.0.0.1"]);
+        ssh.args(["-o", PROXY, "-p", &world.proxy.port().to_string(), "-W", &target, "x@127.0.0.1"]);
         let output = run(ssh).await;
         let said = text(&output.stderr);
         assert!(!output.status.success() && text(&output.stdout).is_empty(), "{target}");
@@ -110,7 +110,7 @@ async fn a_registered_address_that_is_not_ssh_gets_and_gives_no_byte() {
     let liar = world.node_material("liar").await;
     world.register(liar.host_id, "liar", web.local_addr().unwrap(), "env=test").await;
     let mut ssh = world.ssh(&user);
-    ssh.args(["-p", &world.proxy.port().to_string(), "-W", "liar:22", "x@127.0.0.1"]);
+    ssh.args(["-o", PROXY, "-p", &world.proxy.port().to_string(), "-W", "liar:22", "x@127.0.0.1"]);
     ssh.stdin(
         std::fs::File::open(super::script(world.dir.path(), "request", "GET / HTTP/1.1\r\n\r\n")).unwrap(),
     );
@@ -137,7 +137,7 @@ async fn an_ambiguous_name_is_answered_with_ids() {
     let hidden = world.node_material("twin").await;
     world.register(hidden.host_id, "twin", "127.0.0.1:9".parse().unwrap(), "env=secret").await;
     let mut ssh = world.ssh(&user);
-    ssh.args(["-p", &world.proxy.port().to_string(), "-W", "twin:22", "x@127.0.0.1"]);
+    ssh.args(["-o", PROXY, "-p", &world.proxy.port().to_string(), "-W", "twin:22", "x@127.0.0.1"]);
     let said = text(&run(ssh).await.stderr);
     assert!(said.contains("twin:22 is ambiguous"), "{said}");
     assert!(said.contains(&one.to_string()) && said.contains(&two.to_string()), "{said}");
@@ -160,6 +160,8 @@ async fn only_user_certificates_of_this_cluster_open_the_proxy() {
         // The first of several values counts: this cluster's proxy is to be believed.
         ssh.args(["-o", &format!("UserKnownHostsFile={}", user.files.known_hosts.display())]);
         ssh.args(world.options(who)).args([
+            "-o",
+            PROXY,
             "-p",
             &world.proxy.port().to_string(),
             "-W",
@@ -213,7 +215,8 @@ async fn what_the_node_decides_stays_with_the_node() {
     let user = world.user("alice").await;
     let options = world.options(&user).iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
     let mut ssh = world.ssh(&user);
-    let jump = format!("ssh {options} -W [%h]:%p -p {} {}@127.0.0.1", world.proxy.port(), os_user());
+    let jump =
+        format!("ssh {options} -o {PROXY} -W [%h]:%p -p {} {}@127.0.0.1", world.proxy.port(), os_user());
     ssh.arg("-o").arg(format!("ProxyCommand={jump}")).arg(format!("nobody@web.{CLUSTER}")).arg("id");
     let output = run(ssh).await;
     assert!(text(&output.stderr).contains("Permission denied"), "{}", text(&output.stderr));
