@@ -48,7 +48,7 @@ pub(super) async fn run(start: Start) {
         start;
     let (read, write) = channel.split();
     let input = SessionInput::new(read, account);
-    let begun = begin(&node, &grant, &launch);
+    let begun = begin(&node, &grant, &launch).await;
     let (id, started, recorder) = match begun {
         Ok(begun) => begun,
         Err(reason) => {
@@ -96,7 +96,7 @@ pub(super) async fn run(start: Start) {
 
 type Begun = (SessionId, Timestamp, Box<dyn teleport_core::recording::Recorder>);
 
-fn begin(node: &Shared, grant: &LoginGrant, launch: &Launch) -> Result<Begun, String> {
+async fn begin(node: &Shared, grant: &LoginGrant, launch: &Launch) -> Result<Begun, String> {
     let id = SessionId::random(&*node.entropy).map_err(|error| chain(&error))?;
     let started = node.clock.now();
     let material = node.identity.current();
@@ -111,7 +111,10 @@ fn begin(node: &Shared, grant: &LoginGrant, launch: &Launch) -> Result<Begun, St
         command: command(&launch.kind).map(cut),
         terminal: launch.terminal.as_ref().map(|terminal| terminal.size.cells()),
     };
-    let recorder = node.recorders.start(meta).map_err(|error| chain(&error))?;
+    // A file is made and synced: other connections of this thread must not wait for the disk.
+    let recorders = Arc::clone(&node.recorders);
+    let recorder = tokio::task::spawn_blocking(move || recorders.start(meta)).await;
+    let recorder = recorder.map_err(|error| chain(&error))?.map_err(|error| chain(&error))?;
     Ok((id, started, recorder))
 }
 
