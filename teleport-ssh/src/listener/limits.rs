@@ -29,8 +29,11 @@ pub struct Limits {
     pub connections: u32,
     /// How long a client has to authenticate.
     pub login_grace: Duration,
-    /// Addresses without limits of their own, for the proxies: behind one of them are many users, and it has let them in.
+    /// Addresses, each of one machine, that are neither refused at random nor penalised, nor do they fill the room of the others: the
+    /// proxies. Behind one of them are many users, and it has let them in.
     pub exempt: Vec<IpAddr>,
+    /// Unauthenticated connections of one exempt address.
+    pub per_exempt: u32,
     /// Whether sources that misbehave must wait.
     pub penalties: bool,
 }
@@ -45,6 +48,7 @@ impl Default for Limits {
             connections: 15_000,
             login_grace: LOGIN_GRACE,
             exempt: Vec::new(),
+            per_exempt: 2048,
             penalties: true,
         }
     }
@@ -106,12 +110,18 @@ impl Source {
             IpAddr::V6(address) => Self(IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64))),
         }
     }
+
+    /// One address alone, whatever network it is in.
+    fn alone(address: IpAddr) -> Self {
+        Self(address.to_canonical())
+    }
 }
 
 /// A connection that counts until it is authenticated or over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Startup {
-    source: Option<Source>,
+    source: Source,
+    exempt: bool,
     counted: bool,
 }
 
@@ -139,7 +149,7 @@ impl Gate {
         }
     }
 
-    /// These addresses, and those of [`Limits::exempt`], have no limits of their own from now on.
+    /// These addresses, and those of [`Limits::exempt`], are exempt from now on.
     pub(crate) fn exempt(&mut self, proxies: &[IpAddr]) {
         self.proxies = proxies.iter().map(IpAddr::to_canonical).collect();
     }
@@ -152,22 +162,25 @@ impl Gate {
         let canonical = address.to_canonical();
         let exempt = self.proxies.contains(&canonical)
             || self.limits.exempt.iter().any(|known| known.to_canonical() == canonical);
-        if !exempt && dice % 100 < self.refusal() {
-            return Err(Refused::Startups);
-        }
-        let source = (!exempt).then(|| Source::of(address));
-        if let Some(source) = source {
+        let (source, most) = match exempt {
+            true => (Source::alone(address), self.limits.per_exempt),
+            false => (Source::of(address), self.limits.per_source),
+        };
+        if !exempt {
+            if dice % 100 < self.refusal() {
+                return Err(Refused::Startups);
+            }
             if self.limits.penalties && self.penalties.must_wait(source, now) {
                 return Err(Refused::Penalty);
             }
-            if self.by_source.get(&source).copied().unwrap_or_default() >= self.limits.per_source {
-                return Err(Refused::Source);
-            }
-            *self.by_source.entry(source).or_default() += 1;
         }
-        self.startups += 1;
+        if self.by_source.get(&source).copied().unwrap_or_default() >= most {
+            return Err(Refused::Source);
+        }
+        *self.by_source.entry(source).or_default() += 1;
+        self.startups += u32::from(!exempt);
         self.connections += 1;
-        Ok(Startup { source, counted: true })
+        Ok(Startup { source, exempt, counted: true })
     }
 
     /// The probability of a refusal now, in percent.
@@ -189,20 +202,19 @@ impl Gate {
         if !std::mem::take(&mut startup.counted) {
             return;
         }
-        self.startups = self.startups.saturating_sub(1);
-        let Some(source) = startup.source else { return };
-        if let Some(count) = self.by_source.get_mut(&source) {
+        self.startups = self.startups.saturating_sub(u32::from(!startup.exempt));
+        if let Some(count) = self.by_source.get_mut(&startup.source) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                self.by_source.remove(&source);
+                self.by_source.remove(&startup.source);
             }
         }
-        self.penalise(source, outcome, now);
+        self.penalise(startup, outcome, now);
     }
 
-    fn penalise(&mut self, source: Source, outcome: Outcome, now: Instant) {
-        if self.limits.penalties {
-            self.penalties.add(source, outcome.penalty(), now);
+    fn penalise(&mut self, startup: &Startup, outcome: Outcome, now: Instant) {
+        if self.limits.penalties && !startup.exempt {
+            self.penalties.add(startup.source, outcome.penalty(), now);
         }
     }
 
@@ -211,15 +223,12 @@ impl Gate {
         let started = !startup.counted;
         self.started(&mut startup, outcome, now);
         self.connections = self.connections.saturating_sub(1);
-        if started
-            && outcome == Outcome::Crashed
-            && let Some(source) = startup.source
-        {
-            self.penalise(source, outcome, now);
+        if started && outcome == Outcome::Crashed {
+            self.penalise(&startup, outcome, now);
         }
     }
 
-    /// How many connections are not authenticated yet.
+    /// How many connections are not authenticated yet, without those of exempt addresses.
     pub(crate) fn startups(&self) -> u32 {
         self.startups
     }

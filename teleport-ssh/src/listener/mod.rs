@@ -2,6 +2,7 @@
 //! connections, and keeps strangers within limits.
 
 pub mod limits;
+mod ports;
 
 use std::fmt;
 use std::future::Future;
@@ -17,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use self::limits::{Gate, Limits, Outcome, Startup};
+pub(crate) use self::ports::Ports;
 
 /// Connections that the system keeps until they are accepted.
 const BACKLOG: i32 = 1024;
@@ -81,7 +83,7 @@ pub struct Counts {
     pub panics: u64,
     /// Connections now.
     pub connections: u32,
-    /// Connections now that have not authenticated.
+    /// Connections now that have not authenticated, without those of exempt addresses.
     pub startups: u32,
 }
 
@@ -121,7 +123,7 @@ impl Door {
         }
     }
 
-    /// These addresses have no limits of their own from now on, beside those of [`Limits::exempt`].
+    /// These addresses are exempt from now on, beside those of [`Limits::exempt`].
     pub(crate) fn exempt(&self, proxies: &[IpAddr]) {
         self.gate().exempt(proxies);
     }
@@ -131,7 +133,7 @@ impl Door {
     }
 
     /// Lets a connection in, or counts its refusal.
-    fn admit(&self, address: IpAddr) -> Option<Admitted> {
+    pub(crate) fn admit(&self, address: IpAddr) -> Option<Admitted> {
         // Without dice the strictest: as soon as refusals begin, all are refused.
         let dice = self.0.entropy.bytes().map_or(0, u32::from_le_bytes);
         let admitted = self.gate().admit(address, Instant::now(), dice);

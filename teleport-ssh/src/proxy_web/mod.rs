@@ -9,6 +9,7 @@ mod certificate;
 mod client;
 mod connection;
 pub mod danger;
+mod pass;
 mod peek;
 mod public;
 mod routes;
@@ -22,19 +23,18 @@ use teleport_core::api::ProxyAccess;
 use teleport_core::clock::Clock;
 use teleport_core::entropy::{Entropy, SystemEntropy};
 use teleport_core::task::{Shutdown, TaskScope};
-use tokio::net::TcpListener;
 
 pub use self::certificate::{CertificateError, WebCertificate};
 pub(crate) use self::client::{Exchange, from_json, to_json};
 pub use self::client::{WebClient, WebError, WebTrust};
 use self::connection::Connections;
+use self::pass::Passes;
 pub(crate) use self::routes::JOIN_PATH;
 use self::routes::{Routes, Throttle};
 use crate::identity::HostIdentityHandle;
 use crate::listener::limits::Limits;
-use crate::listener::{self, BindError, Door};
-use crate::rpc::limits::Strangers;
-use crate::rpc::{Connector, Rate};
+use crate::listener::{BindError, Door, Ports};
+use crate::rpc::{Connector, Rate, STRANGERS_GONE};
 
 /// How often one address may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,7 @@ impl ProxyWeb {
             ssh_address: None,
             rates: WebRates::default(),
             limits: default_limits(),
+            pass_limits: default_pass_limits(),
         }
     }
 }
@@ -83,6 +84,24 @@ impl ProxyWeb {
 fn default_limits() -> Limits {
     let base = Limits::default();
     Limits { per_source: 64, startup_begin: 1000, startup_full: 2000, penalties: false, ..base }
+}
+
+/// To the auth service all that is passed on comes from this proxy's address, so it cannot tell one stranger from another: it is
+/// limited here, by source and in all, to half of what the auth service gives one proxy
+/// ([`Limits::per_exempt`]). This proxy's own calls, and those of whoever is known, always find room there.
+///
+/// The proxy does not see who shows a certificate, because TLS ends at the auth service. But that lets nobody without one stay: what has
+/// lasted longer than that is no stranger's.
+fn default_pass_limits() -> Limits {
+    let base = Limits::default();
+    Limits {
+        per_source: 256,
+        startup_begin: base.per_exempt / 4,
+        startup_full: base.per_exempt / 2,
+        login_grace: STRANGERS_GONE,
+        penalties: false,
+        ..base
+    }
 }
 
 /// Settings of a [`ProxyWeb`].
@@ -97,6 +116,7 @@ pub struct ProxyWebBuilder {
     ssh_address: Option<String>,
     rates: WebRates,
     limits: Limits,
+    pass_limits: Limits,
 }
 
 impl fmt::Debug for ProxyWebBuilder {
@@ -149,6 +169,14 @@ impl ProxyWebBuilder {
         self
     }
 
+    /// Other limits for those who are passed on to the auth service. They count as unauthenticated for
+    /// [`Limits::login_grace`], within which the auth service must have shown out who is.
+    #[must_use]
+    pub fn pass_limits(mut self, limits: Limits) -> Self {
+        self.pass_limits = limits;
+        self
+    }
+
     /// Other dice for the random early drop of strangers.
     #[must_use]
     pub fn entropy(mut self, entropy: Arc<dyn Entropy>) -> Self {
@@ -165,37 +193,31 @@ impl ProxyWebBuilder {
         reason = "opening a port may have to wait one day; callers are async anyway"
     )]
     pub async fn bind(self) -> Result<BoundWeb, BindError> {
-        let mut listeners = Vec::with_capacity(self.addresses.len());
-        for address in self.addresses {
-            let listener = listener::bind(address)?;
-            let local = listener.local_addr().map_err(|source| BindError { address, source })?;
-            listeners.push((listener, local));
-        }
+        let grace = self.limits.login_grace;
+        let ports = Ports::open(self.addresses, self.limits, Arc::clone(&self.entropy))?;
         let throttle = Throttle::new(self.rates, Arc::clone(&self.clock));
         let connections = Connections {
-            routes: Arc::new(Routes::new(self.api, throttle, self.ssh_address)),
+            routes: Arc::new(Routes::new(Arc::clone(&self.api), throttle, self.ssh_address)),
             tls: certificate::server_config(self.identity.clone(), self.certificate, self.clock),
             identity: self.identity,
-            auth: self.auth,
-            passed: Strangers::new(PASSED_PER_SOURCE, PASSED),
-            grace: self.limits.login_grace,
+            passes: self.auth.map(|auth| Passes::new(auth, self.pass_limits, self.entropy)),
+            grace,
         };
-        let door = Door::new(self.limits, self.entropy);
-        Ok(BoundWeb { listeners, door, connections: Arc::new(connections) })
+        Ok(BoundWeb { api: self.api, ports, connections: Arc::new(connections) })
     }
 }
 
-/// Connections to the auth service that are passed on at the same time, from one source and in all. Behind one address there may be a
-/// whole site of nodes.
-const PASSED_PER_SOURCE: usize = 2_048;
-const PASSED: usize = 12_000;
-
 /// The proxy's HTTPS with its ports open.
-#[derive(Debug)]
 pub struct BoundWeb {
-    listeners: Vec<(TcpListener, SocketAddr)>,
-    door: Door,
+    api: Arc<dyn ProxyAccess>,
+    ports: Ports,
     connections: Arc<Connections>,
+}
+
+impl fmt::Debug for BoundWeb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundWeb").field("ports", &self.ports).finish_non_exhaustive()
+    }
 }
 
 impl BoundWeb {
@@ -204,33 +226,22 @@ impl BoundWeb {
     /// # Errors
     /// [`io::ErrorKind::AddrNotAvailable`] if it listens nowhere.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        let first = self.listeners.first().map(|(_, address)| *address);
-        first.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+        self.ports.local_addr()
     }
 
     /// What happens at its ports, also while it serves.
     pub fn door(&self) -> Door {
-        self.door.clone()
+        self.ports.door()
     }
 
     /// Serves until `shutdown` drains: then nobody new is let in and requests are finished; connections that are passed on
     /// to the auth service end a few seconds later. Dropping the future ends everything at once.
     pub async fn serve(self, shutdown: Shutdown) {
-        let scope = TaskScope::new();
-        for (listener, _) in self.listeners {
-            let connections = Arc::clone(&self.connections);
-            let (door, ending) = (self.door.clone(), shutdown.clone());
-            scope.spawn(async move {
-                let handler = |accepted: listener::Accepted| {
-                    let (connections, ending) = (Arc::clone(&connections), ending.clone());
-                    async move { connections.serve(accepted, ending).await }
-                };
-                listener::serve(listener, door, ending.clone(), handler).await;
-            });
-        }
-        tokio::select! {
-            () = scope.join() => {}
-            () = shutdown.aborted() => scope.abort().await,
-        }
+        let followers = TaskScope::new();
+        let (connections, api) = (Arc::clone(&self.connections), self.api);
+        followers.spawn(async move { connections.open_passes(api.as_ref()).await });
+        let (connections, ending) = (self.connections, shutdown.clone());
+        let handler = move |accepted| Arc::clone(&connections).serve(accepted, ending.clone());
+        self.ports.serve(shutdown, handler).await;
     }
 }

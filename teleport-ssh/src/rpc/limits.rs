@@ -1,4 +1,4 @@
-//! How many strangers may be connected at once, and how often one address may ask.
+//! How many may be connected at once, and how often one address may ask.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -10,9 +10,9 @@ use teleport_core::clock::Timestamp;
 
 use crate::listener::limits::Source;
 
-/// Counts those who have not proved who they are, as far as we can see: in all and for each source.
+/// Counts connections for as long as they last: in all and for each source.
 #[derive(Clone, Debug)]
-pub(crate) struct Strangers(Arc<Mutex<Counts>>);
+pub(crate) struct Guests(Arc<Mutex<Counts>>);
 
 #[derive(Debug)]
 struct Counts {
@@ -22,7 +22,7 @@ struct Counts {
     by_source: HashMap<Source, usize>,
 }
 
-impl Strangers {
+impl Guests {
     pub(crate) fn new(per_source: usize, total: usize) -> Self {
         Self(Arc::new(Mutex::new(Counts { per_source, total, all: 0, by_source: HashMap::new() })))
     }
@@ -41,7 +41,7 @@ impl Strangers {
     }
 }
 
-/// The place of one stranger. Dropping it gives the place back.
+/// The place of one connection. Dropping it gives the place back.
 #[derive(Debug)]
 pub(crate) struct Guest {
     source: Source,
@@ -169,20 +169,20 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_counted_by_source_and_in_all() {
+    fn guests_are_counted_by_source_and_in_all() {
         let address = |text: &str| text.parse::<IpAddr>().unwrap();
-        let strangers = Strangers::new(2, 3);
-        let first = strangers.admit(address("192.0.2.1"));
-        let second = strangers.admit(address("::ffff:192.0.2.1"));
+        let guests = Guests::new(2, 3);
+        let first = guests.admit(address("192.0.2.1"));
+        let second = guests.admit(address("::ffff:192.0.2.1"));
         assert!(first.is_some() && second.is_some());
-        assert!(strangers.admit(address("192.0.2.1")).is_none());
-        let third = strangers.admit(address("2001:db8::1"));
-        assert!(third.is_some() && strangers.admit(address("192.0.2.2")).is_none());
+        assert!(guests.admit(address("192.0.2.1")).is_none());
+        let third = guests.admit(address("2001:db8::1"));
+        assert!(third.is_some() && guests.admit(address("192.0.2.2")).is_none());
         drop(third);
-        let third = strangers.admit(address("2001:db8::2"));
+        let third = guests.admit(address("2001:db8::2"));
         assert!(third.is_some());
         drop((first, second, third));
-        let counts = strangers.0.lock().unwrap();
+        let counts = guests.0.lock().unwrap();
         assert!(counts.all == 0 && counts.by_source.is_empty());
     }
 }

@@ -16,7 +16,7 @@ mod server;
 pub(crate) mod tls;
 pub(crate) mod x509;
 
-pub(crate) use self::activity::Activity;
+pub(crate) use self::activity::{Activity, Busy};
 pub use self::client::{
     AuthClient, AuthClientBuilder, ClientIdentity, Connector, ProxyConnector, TcpConnector, UserCredentials,
 };
@@ -24,5 +24,5 @@ pub(crate) use self::client::{handshake, read_answer};
 pub use self::io::{BoxedIo, Io, PipeConnector, PipeListener, pipe};
 pub(crate) use self::io::{Prefixed, ScopeExecutor};
 pub use self::limits::Rate;
-pub(crate) use self::server::SecretBody;
 pub use self::server::{AuthServer, AuthServerBuilder, BoundAuth, Services};
+pub(crate) use self::server::{STRANGERS_GONE, SecretBody};

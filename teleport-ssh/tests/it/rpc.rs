@@ -1,10 +1,12 @@
 //! The wire: a real authority, a real auth service, real TLS on loopback.
 
+mod cancelled;
 mod conformance;
 mod hostile;
 mod identity;
 mod join;
 mod mtls;
+mod passes;
 mod suite;
 mod watch;
 mod web;

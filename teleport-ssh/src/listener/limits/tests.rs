@@ -127,3 +127,41 @@ fn the_proxy_has_no_limit_of_its_own_and_there_is_one_for_all() {
     }
     assert_eq!(gate.admit(address(9), now, 0), Err(Refused::Full));
 }
+
+/// What strangers do behind a proxy's back, at its own address or at others, is nothing to the proxy, and the other way round.
+#[test]
+fn the_proxy_needs_no_strangers_place_and_takes_none() {
+    let now = Instant::now();
+    let mut gate = gate(|limits| {
+        limits.startup_begin = 4;
+        limits.startup_full = 4;
+        limits.per_exempt = 10;
+        limits.exempt = vec![address(9)];
+    });
+    let strangers: Vec<_> = (1..=4).map(|last| gate.admit(address(last), now, 99).unwrap()).collect();
+    assert_eq!(gate.admit(address(5), now, 99), Err(Refused::Startups), "the room of strangers is full");
+    let passed: Vec<_> = (0..10).map(|_| gate.admit(address(9), now, 0).unwrap()).collect();
+    // What it passes on is bounded, too.
+    assert_eq!(gate.admit(address(9), now, 0), Err(Refused::Source));
+    assert_eq!((gate.startups(), gate.connections()), (4, 14));
+    strangers.into_iter().for_each(|startup| gate.ended(startup, Outcome::NoAttempt, now));
+    assert!(gate.admit(address(5), now, 99).is_ok(), "ten of a proxy take no place of strangers");
+    passed.into_iter().for_each(|startup| gate.ended(startup, Outcome::Failed, now));
+    assert!(gate.admit(address(9), now, 0).is_ok(), "fifty seconds of penalties are not the proxy's");
+}
+
+/// An exempt address is one machine: neither its network nor everybody is exempt with it.
+#[test]
+fn an_exempt_address_stands_for_one_machine() {
+    let now = Instant::now();
+    let mut gate = gate(|limits| limits.per_source = 1);
+    let of = |text: &str| text.parse::<IpAddr>().unwrap();
+    gate.exempt(&[of("2001:db8::9"), of("0.0.0.0"), of("::"), of("::ffff:192.0.2.9")]);
+    for (proxy, neighbour) in [("2001:db8::9", "2001:db8::8"), ("192.0.2.9", "192.0.2.8")] {
+        for _ in 0..2 {
+            gate.admit(of(proxy), now, 99).unwrap();
+        }
+        gate.admit(of(neighbour), now, 99).unwrap();
+        assert_eq!(gate.admit(of(neighbour), now, 99), Err(Refused::Source), "{neighbour}");
+    }
+}

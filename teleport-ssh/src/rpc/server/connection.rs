@@ -1,6 +1,7 @@
 //! One connection: handshake, who is it, requests, and the ends that it can come to.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +19,7 @@ use teleport_core::cert::{CertRejected, Identity};
 use teleport_core::clock::Clock;
 use teleport_core::task::{Shutdown, TaskScope};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_rustls::TlsAcceptor;
 
 use super::Services;
@@ -29,16 +30,26 @@ use crate::listener::limits::Outcome;
 use crate::rpc::http::{Answer, ErrorBody, json, refuse};
 use crate::rpc::routes::Route;
 use crate::rpc::tls::{Authenticator, TlsServer};
-use crate::rpc::{Activity, ScopeExecutor};
+use crate::rpc::{Activity, Busy, ScopeExecutor};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a connection without a certificate may do nothing.
-const STRANGER_IDLE: Duration = Duration::from_secs(15);
+/// How long a connection without a certificate may last: joining and logging in is one request each.
+const STRANGER_LIFE: Duration = Duration::from_secs(15);
+/// How long after it what was begun may take.
+const STRANGER_FAREWELL: Duration = Duration::from_secs(5);
+/// When a connection is older than this, whoever is at its other end has shown a certificate that is accepted: with some seconds for the
+/// way. Proxies, which see nothing of what they pass on, know their strangers by it.
+pub(crate) const STRANGERS_GONE: Duration = HANDSHAKE
+    .saturating_add(STRANGER_LIFE)
+    .saturating_add(STRANGER_FAREWELL)
+    .saturating_add(Duration::from_secs(5));
 /// How often it is looked whether a certificate is still accepted, beside at each request.
 const LOOK: Duration = Duration::from_secs(20);
-/// Requests and watches of one connection at the same time.
+/// Requests and watches of one connection at the same time, and calls that go on although nobody waits for them any more.
 const MAX_STREAMS: u32 = 256;
+/// The same without a certificate.
+const STRANGER_STREAMS: u32 = 16;
 /// How often the other side is asked whether it is still there, and how long it may take to answer.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 /// How much of an answer waits for a slow reader, for each stream.
@@ -66,6 +77,7 @@ pub(super) struct Connections {
     tls: TlsServer,
     clock: Arc<dyn Clock>,
     handshake: Duration,
+    stranger_life: Duration,
 }
 
 impl Connections {
@@ -75,15 +87,18 @@ impl Connections {
         clock: Arc<dyn Clock>,
         grace: Duration,
     ) -> Self {
-        Self { service, tls, clock, handshake: HANDSHAKE.min(grace) }
+        let (handshake, stranger_life) = (HANDSHAKE.min(grace), STRANGER_LIFE.min(grace));
+        Self { service, tls, clock, handshake, stranger_life }
     }
 
-    /// Serves one connection to its end. What goes wrong here is the peer's doing and is not a warning.
+    /// Serves one connection to its end. What goes wrong here is the peer's doing and is not a warning. Calls run in `calls`, which
+    /// outlives the connection.
     pub(super) async fn serve<S>(
         self: Arc<Self>,
         stream: S,
         peer: SocketAddr,
         mut place: Place,
+        calls: TaskScope,
         shutdown: Shutdown,
     ) where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
@@ -125,38 +140,55 @@ impl Connections {
         if guard.is_known() {
             place.record(Outcome::Authenticated);
         }
-        self.requests(tls, Arc::new(guard), shutdown).await;
+        self.requests(tls, Arc::new(guard), calls, shutdown).await;
     }
 
-    async fn requests<S>(&self, tls: S, guard: Arc<Guard>, shutdown: Shutdown)
+    async fn requests<S>(&self, tls: S, guard: Arc<Guard>, calls: TaskScope, shutdown: Shutdown)
     where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let scope = TaskScope::new();
         let activity = Arc::new(Activity::default());
+        let streams = if guard.is_known() { MAX_STREAMS } else { STRANGER_STREAMS };
+        let permits = Arc::new(Semaphore::new(streams as usize));
         let service = service_fn(|request: Request<Incoming>| {
-            let guard = Arc::clone(&guard);
+            let (guard, calls, permits) = (Arc::clone(&guard), calls.clone(), Arc::clone(&permits));
             let (busy, ending) = (activity.begin(), shutdown.clone());
             async move {
-                let answer = Self::request(request, &guard, ending).await;
-                drop(busy);
+                let answer = match Self::admit(&request, &guard) {
+                    Ok(route) => {
+                        Self::call(route, request.into_body(), guard, &calls, permits, busy, ending).await
+                    }
+                    Err(refusal) => refusal,
+                };
                 Ok::<_, Infallible>(answer)
             }
         });
         let mut http = http2::Builder::new(ScopeExecutor(scope.clone()));
         http.timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
+            .max_concurrent_streams(streams)
             .max_header_list_size(16 << 10)
             .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(PING.0)
             .keep_alive_timeout(PING.1);
         let mut connection = pin!(http.serve_connection(TokioIo::new(tls), service));
-        let idle =
-            activity.idle_for(if guard.is_known() { None } else { Some(STRANGER_IDLE) }, self.handshake);
-        let mut idle = pin!(idle);
+        let mut wordless = pin!(activity.idle_for(None, self.handshake));
+        let mut old = pin!(async {
+            match guard.is_known() {
+                true => std::future::pending().await,
+                false => tokio::time::sleep(self.stranger_life).await,
+            }
+        });
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = idle.as_mut() => return,
+            () = wordless.as_mut() => return,
+            () = old.as_mut() => {
+                connection.as_mut().graceful_shutdown();
+                match tokio::time::timeout(STRANGER_FAREWELL, connection).await {
+                    Ok(ended) => ended,
+                    Err(_) => return,
+                }
+            }
             () = guard.no_longer_accepted() => {
                 // What was begun is finished, a refusal included; nothing new is taken.
                 connection.as_mut().graceful_shutdown();
@@ -172,22 +204,46 @@ impl Connections {
         }
     }
 
-    async fn request(request: Request<Incoming>, guard: &Arc<Guard>, shutdown: Shutdown) -> Answer {
+    /// What is asked for, if the caller may ask at all.
+    fn admit<B>(request: &Request<B>, guard: &Guard) -> Result<Route, Answer> {
         let Some(route) = Route::parse(request.method(), request.uri().path()) else {
-            return refuse(&ApiError::not_found("the route"));
+            return Err(refuse(&ApiError::not_found("the route")));
         };
         if !guard.still_accepted() {
             guard.refused.notify_one();
-            return unauthorized("the certificate is no longer accepted");
+            return Err(unauthorized("the certificate is no longer accepted"));
         }
         if !guard.is_known() && !route.is_public() {
-            return unauthorized("a client certificate is needed");
+            return Err(unauthorized("a client certificate is needed"));
         }
-        let ends = Ends::new(Arc::clone(guard), shutdown);
-        match dispatch(guard.api.as_ref(), route, request.into_body(), ends).await {
-            Ok(answer) => answer,
-            Err(error) => refuse(&error),
-        }
+        Ok(route)
+    }
+
+    /// Carries out a call in a task of its own: a client that takes its request back, or goes, does not stop between the act and
+    /// the audit event what has begun. A permit is held until the end, so that nobody has more calls running than streams.
+    async fn call(
+        route: Route,
+        body: Incoming,
+        guard: Arc<Guard>,
+        calls: &TaskScope,
+        permits: Arc<Semaphore>,
+        busy: Busy,
+        shutdown: Shutdown,
+    ) -> Answer {
+        let lost = || refuse(&ApiError::internal(io::Error::other("the call did not come to its end")));
+        let Ok(permit) = permits.acquire_owned().await else { return lost() };
+        let (sender, receiver) = oneshot::channel();
+        calls.spawn(async move {
+            let ends = Ends::new(Arc::clone(&guard), shutdown);
+            let answer = match dispatch(guard.api.as_ref(), route, body, ends).await {
+                Ok(answer) => answer,
+                Err(error) => refuse(&error),
+            };
+            drop((permit, busy));
+            // Nobody may be waiting any more.
+            let _ = sender.send(answer);
+        });
+        receiver.await.unwrap_or_else(|_| lost())
     }
 
     /// By whom certificates are judged now; what was judged by an older one is judged again.

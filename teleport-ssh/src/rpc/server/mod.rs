@@ -6,23 +6,25 @@ mod watch;
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use teleport_core::api::AuthApi;
 use teleport_core::auth::{AuthService, Caller};
 use teleport_core::clock::Clock;
 use teleport_core::entropy::{Entropy, SystemEntropy};
 use teleport_core::task::{Shutdown, TaskScope};
-use tokio::net::TcpListener;
 
+pub(crate) use self::connection::STRANGERS_GONE;
 use self::connection::{Connections, Place};
 pub(crate) use self::dispatch::{PartsBody, SecretBody};
 use super::PipeListener;
 use super::tls::TlsServer;
 use crate::identity::HostIdentityHandle;
 use crate::listener::limits::Limits;
-use crate::listener::{self, BindError, Door};
+use crate::listener::{Accepted, BindError, Door, Ports};
+use crate::view::AccessCache;
 
 /// Gives each caller the API as it is for them.
 pub trait Services: fmt::Debug + Send + Sync + 'static {
@@ -60,9 +62,12 @@ impl AuthServer {
     }
 }
 
-/// Strangers are those who joined nothing yet: there are few of them. Who is behind a proxy comes from the proxy's address.
+/// Strangers are those who joined nothing yet: there are few of them. Whoever is behind a proxy comes from the proxy's address:
+/// that of a proxy that is known is exempt, and so is this machine, where one may be. How many strangers a proxy passes on is
+/// limited by the proxy, for it alone sees where they come from; what is left here, [`Limits::per_exempt`], is twice that.
 fn default_limits() -> Limits {
-    Limits { per_source: 128, penalties: false, ..Limits::default() }
+    let exempt = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    Limits { per_source: 128, penalties: false, exempt, ..Limits::default() }
 }
 
 /// Where and within which limits an [`AuthServer`] listens.
@@ -92,7 +97,8 @@ impl AuthServerBuilder {
         self
     }
 
-    /// Other limits. Connections without a client certificate count as unauthenticated for as long as they last.
+    /// Other limits. Connections without a client certificate count as unauthenticated for as long as they last, which is not longer
+    /// than [`Limits::login_grace`] or a quarter of a minute. The addresses of the proxies that the service knows are exempt.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -115,25 +121,27 @@ impl AuthServerBuilder {
         reason = "opening a port may have to wait one day; callers are async anyway"
     )]
     pub async fn bind(self) -> Result<BoundAuth, BindError> {
-        let mut listeners = Vec::with_capacity(self.addresses.len());
-        for address in self.addresses {
-            let listener = listener::bind(address)?;
-            let local = listener.local_addr().map_err(|source| BindError { address, source })?;
-            listeners.push((listener, local));
-        }
+        let grace = self.limits.login_grace;
+        let ports = Ports::open(self.addresses, self.limits, Arc::clone(&self.entropy))?;
         let tls = TlsServer::new(self.identity, Arc::clone(&self.clock));
-        let connections = Connections::new(self.service, tls, self.clock, self.limits.login_grace);
-        let door = Door::new(self.limits, self.entropy);
-        Ok(BoundAuth { listeners, pipes: self.pipes, door, connections: Arc::new(connections) })
+        let connections = Connections::new(Arc::clone(&self.service), tls, self.clock, grace);
+        Ok(BoundAuth {
+            service: self.service,
+            entropy: self.entropy,
+            ports,
+            pipes: self.pipes,
+            connections: Arc::new(connections),
+        })
     }
 }
 
 /// An auth server whose ports are open.
 #[derive(Debug)]
 pub struct BoundAuth {
-    listeners: Vec<(TcpListener, SocketAddr)>,
+    service: Arc<dyn Services>,
+    entropy: Arc<dyn Entropy>,
+    ports: Ports,
     pipes: Vec<PipeListener>,
-    door: Door,
     connections: Arc<Connections>,
 }
 
@@ -143,39 +151,35 @@ impl BoundAuth {
     /// # Errors
     /// [`io::ErrorKind::AddrNotAvailable`] if it listens to pipes only.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.local_addrs().next().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+        self.ports.local_addr()
     }
 
     /// The addresses of all ports.
     pub fn local_addrs(&self) -> impl Iterator<Item = SocketAddr> {
-        self.listeners.iter().map(|(_, address)| *address)
+        self.ports.local_addrs()
     }
 
     /// What happens at its ports, also while it serves.
     pub fn door(&self) -> Door {
-        self.door.clone()
+        self.ports.door()
     }
 
-    /// Serves until `shutdown` drains: then nobody new is let in, requests are finished and watches end; on abort
-    /// everything ends. Dropping the future ends everything at once.
+    /// Serves until `shutdown` drains: then nobody new is let in, calls are finished, whether or not somebody still waits for
+    /// their answers, and watches end; on abort everything ends. Dropping the future ends everything at once.
     pub async fn serve(self, shutdown: Shutdown) {
-        let scope = TaskScope::new();
-        for (listener, _) in self.listeners {
-            let connections = Arc::clone(&self.connections);
-            let (door, ending) = (self.door.clone(), shutdown.clone());
-            scope.spawn(async move {
-                let handler = |accepted: listener::Accepted| {
-                    let (connections, ending) = (Arc::clone(&connections), ending.clone());
-                    async move {
-                        let listener::Accepted { stream, peer, admitted, .. } = accepted;
-                        connections.serve(stream, peer, Place::Door(admitted), ending).await;
-                    }
-                };
-                listener::serve(listener, door, ending.clone(), handler).await;
-            });
-        }
+        let (scope, calls) = (TaskScope::new(), TaskScope::new());
+        let followers = exempt_proxies(self.service.as_ref(), self.door(), self.entropy, shutdown.clone());
+        let (connections, running, ending) = (Arc::clone(&self.connections), calls.clone(), shutdown.clone());
+        scope.spawn(self.ports.serve(shutdown.clone(), move |accepted| {
+            let (connections, running, ending) = (Arc::clone(&connections), running.clone(), ending.clone());
+            async move {
+                let Accepted { stream, peer, admitted, .. } = accepted;
+                connections.serve(stream, peer, Place::Door(admitted), running, ending).await;
+            }
+        }));
         for pipe in self.pipes {
-            let (connections, ending) = (Arc::clone(&self.connections), shutdown.clone());
+            let (connections, running, ending) =
+                (Arc::clone(&self.connections), calls.clone(), shutdown.clone());
             scope.spawn(async move {
                 let inner = TaskScope::new();
                 loop {
@@ -183,16 +187,46 @@ impl BoundAuth {
                         accepted = pipe.accept() => accepted,
                         () = ending.draining() => break,
                     };
-                    let (connections, ending) = (Arc::clone(&connections), ending.clone());
-                    inner.spawn(async move { connections.serve(stream, peer, Place::Pipe, ending).await });
+                    let (connections, running, ending) =
+                        (Arc::clone(&connections), running.clone(), ending.clone());
+                    inner.spawn(async move {
+                        connections.serve(stream, peer, Place::Pipe, running, ending).await;
+                    });
                 }
                 drop(pipe);
                 inner.join().await;
             });
         }
+        let finished = async {
+            scope.join().await;
+            calls.join().await;
+        };
         tokio::select! {
-            () = scope.join() => {}
-            () = shutdown.aborted() => scope.abort().await,
+            () = finished => {}
+            () = shutdown.aborted() => {
+                scope.abort().await;
+                calls.abort().await;
+            }
         }
+        followers.abort().await;
     }
 }
+
+/// Keeps the addresses of known proxies exempt at `door`, from the first moment after a start on: the service remembers them.
+fn exempt_proxies(
+    service: &dyn Services,
+    door: Door,
+    entropy: Arc<dyn Entropy>,
+    shutdown: Shutdown,
+) -> TaskScope {
+    let followers = TaskScope::new();
+    // The service in this process, asked by the server that offers it.
+    let api = service.acting_as(Caller::LocalAdmin);
+    let view = AccessCache::new(Duration::MAX);
+    followers.spawn(view.follow(api, entropy, shutdown));
+    followers.spawn(async move { view.for_each(|view| door.exempt(&view.proxies)).await });
+    followers
+}
+
+#[cfg(test)]
+mod tests;

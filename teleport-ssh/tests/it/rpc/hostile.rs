@@ -35,12 +35,8 @@ impl rustls::time_provider::TimeProvider for Time {
     }
 }
 
-/// TLS as any client does it, without a certificate.
-pub(super) async fn tls(
-    world: &World,
-    to: std::net::SocketAddr,
-    protocols: &[&[u8]],
-) -> std::io::Result<TlsStream<TcpStream>> {
+/// How any client does TLS, without a certificate.
+fn tls_config(world: &World, protocols: &[&[u8]]) -> Arc<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     for authority in world.trust().host_tls_ca {
         roots.add(CertificateDer::from(authority.as_der())).unwrap();
@@ -53,8 +49,30 @@ pub(super) async fn tls(
             .with_root_certificates(roots)
             .with_no_client_auth();
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-    let name = ServerName::try_from("teleport.cluster.local").unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, TcpStream::connect(to).await?).await
+    Arc::new(config)
+}
+
+fn service_name() -> ServerName<'static> {
+    ServerName::try_from("teleport.cluster.local").unwrap()
+}
+
+/// TLS as any client does it, without a certificate.
+pub(super) async fn tls(
+    world: &World,
+    to: std::net::SocketAddr,
+    protocols: &[&[u8]],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let connector = TlsConnector::from(tls_config(world, protocols));
+    connector.connect(service_name(), TcpStream::connect(to).await?).await
+}
+
+/// The first words of TLS.
+pub(super) fn client_hello(world: &World, protocols: &[&[u8]]) -> Vec<u8> {
+    let config = tls_config(world, protocols);
+    let mut connection = rustls::ClientConnection::new(config, service_name()).unwrap();
+    let mut bytes = Vec::new();
+    connection.write_tls(&mut bytes).unwrap();
+    bytes
 }
 
 type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
@@ -180,6 +198,30 @@ async fn who_stalls_is_shown_out() {
     let mut preface = tls(&world, world.address, &[b"h2"]).await.unwrap();
     preface.write_all(b"PRI * HTTP/2.0\r\n\r\n").await.unwrap();
     tokio::join!(end(silent), end(half), end(wordless), end(preface));
+}
+
+/// Whoever shows no certificate joins or logs in, and goes.
+#[tokio::test]
+async fn a_stranger_who_keeps_asking_is_shown_out() {
+    let grace = Duration::from_millis(500);
+    let world = World::start_with(Limits { login_grace: grace, penalties: false, ..Limits::default() }).await;
+    let (node, _) = world.as_host(HostRole::Node, "web-1").await;
+    let mut views = node.watch_access().await.unwrap();
+    let (mut sender, _scope) = h2(&world).await;
+    let asking = async {
+        loop {
+            let request = Request::get("https://teleport.cluster.local/v1/ping").body(whole("")).unwrap();
+            let Ok(answer) = sender.send_request(request).await else { break };
+            assert_eq!(answer.status(), StatusCode::OK);
+        }
+    };
+    soon("the end of the stranger", asking).await;
+    let still = tokio::time::timeout(Duration::ZERO, async {
+        while let Some(view) = futures_util::StreamExt::next(&mut views).await {
+            view.unwrap();
+        }
+    });
+    assert!(still.await.is_err(), "who is known stays");
 }
 
 #[tokio::test]

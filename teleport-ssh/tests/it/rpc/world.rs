@@ -8,6 +8,7 @@ use data_encoding::BASE64;
 use teleport_backend::memory::MemoryBackend;
 use teleport_ca::CertificateAuthority;
 use teleport_core::api::{AdminApi as _, ApiErrorKind, CreateToken, CreateUser, HostCredentials};
+use teleport_core::audit::AuditLog;
 use teleport_core::auth::{AuthConfig, AuthService, Caller, Ports};
 use teleport_core::cert::danger::{unchecked_host_grant, unchecked_user_grant};
 use teleport_core::cert::{CaPin, CertIssuer as _, SubjectKeys, TrustBundle};
@@ -19,6 +20,7 @@ use teleport_core::task::{Shutdown, TaskScope};
 use teleport_core::testing::{KnownKeySealer, ManualClock, MemoryAudit, MemoryRecordings};
 use teleport_ssh::identity::{HostIdentityHandle, HostMaterial, HostName};
 use teleport_ssh::keys::{SshKeyPair, TlsKeyPair};
+use teleport_ssh::listener::Door;
 use teleport_ssh::listener::limits::Limits;
 use teleport_ssh::proxy_web::{ProxyWeb, WebRates};
 use teleport_ssh::rpc::{AuthClient, AuthServer, ClientIdentity, TcpConnector, UserCredentials};
@@ -44,6 +46,7 @@ pub(super) struct World {
     pub(super) audit: Arc<MemoryAudit>,
     pub(super) identity: HostIdentityHandle,
     pub(super) address: SocketAddr,
+    pub(super) door: Door,
     pub(super) shutdown: Shutdown,
     pub(super) tasks: TaskScope,
 }
@@ -54,6 +57,14 @@ impl World {
     }
 
     pub(super) async fn start_with(limits: Limits) -> Self {
+        Self::start_over(limits, |audit| audit).await
+    }
+
+    /// With another audit log in front of the one in memory.
+    pub(super) async fn start_over(
+        limits: Limits,
+        wrap: impl FnOnce(Arc<MemoryAudit>) -> Arc<dyn AuditLog>,
+    ) -> Self {
         let clock = Arc::new(ManualClock::default());
         let ca = authority(&clock).await;
         let audit = Arc::new(MemoryAudit::new());
@@ -62,7 +73,7 @@ impl World {
             issuer: ca.clone(),
             sealer: Arc::new(KnownKeySealer),
             recordings: Arc::new(MemoryRecordings::new()),
-            audit: audit.clone(),
+            audit: wrap(audit.clone()),
             clock: clock.clone(),
             entropy: Arc::new(SystemEntropy::new()),
         };
@@ -76,9 +87,9 @@ impl World {
             .bind()
             .await
             .unwrap();
-        let address = bound.local_addr().unwrap();
+        let (address, door) = (bound.local_addr().unwrap(), bound.door());
         tasks.spawn(bound.serve(shutdown.clone()));
-        Self { clock, ca, service, audit, identity, address, shutdown, tasks }
+        Self { clock, ca, service, audit, identity, address, door, shutdown, tasks }
     }
 
     pub(super) fn clock(&self) -> Arc<dyn Clock> {

@@ -1,0 +1,68 @@
+//! Open ports that have their limits in common.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use teleport_core::entropy::Entropy;
+use teleport_core::task::{Shutdown, TaskScope};
+use tokio::net::TcpListener;
+
+use super::limits::Limits;
+use super::{Accepted, BindError, Door, bind, serve};
+
+/// Ports that are open. Connections wait until [`Ports::serve`].
+#[derive(Debug)]
+pub(crate) struct Ports {
+    listeners: Vec<(TcpListener, SocketAddr)>,
+    door: Door,
+}
+
+impl Ports {
+    /// Opens a port at each address; port 0 is a free one.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O enabled.
+    pub(crate) fn open(
+        addresses: Vec<SocketAddr>,
+        limits: Limits,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, BindError> {
+        let mut listeners = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            let listener = bind(address)?;
+            let local = listener.local_addr().map_err(|source| BindError { address, source })?;
+            listeners.push((listener, local));
+        }
+        Ok(Self { listeners, door: Door::new(limits, entropy) })
+    }
+
+    /// The addresses, in the order in which they were given.
+    pub(crate) fn local_addrs(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listeners.iter().map(|(_, address)| *address)
+    }
+
+    /// The first address.
+    pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.local_addrs().next().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    }
+
+    /// The limits, and what has happened so far.
+    pub(crate) fn door(&self) -> Door {
+        self.door.clone()
+    }
+
+    /// Accepts at every port, as [`serve`] does at one.
+    pub(crate) async fn serve<H, F>(self, shutdown: Shutdown, handler: H)
+    where
+        H: Fn(Accepted) -> F + Clone + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let scope = TaskScope::new();
+        for (listener, _) in self.listeners {
+            scope.spawn(serve(listener, self.door.clone(), shutdown.clone(), handler.clone()));
+        }
+        scope.join().await;
+    }
+}
