@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::context::{OpContext, contended};
 use super::eviction;
 use super::login::chain;
+use super::names;
 use super::policy::Permit;
 use crate::api::{ApiError, ApiResult, HostCredentials, JoinRequest, RenewRequest};
 use crate::audit::{AuditEvent, EventKind};
@@ -130,6 +131,11 @@ async fn take_use(
         if eviction::is_evicted(call.auth, request.host_id).await? {
             return Ok(named(Err(JoinDenied::Evicted)));
         }
+        let names = claim.addresses.iter().map(String::as_str).chain([claim.name.as_str()]);
+        let client = call.caller.client_ip(request.client_ip);
+        if let Some(name) = names::taken(call, claim.role, client, names).await? {
+            return Ok(named(Err(JoinDenied::Taken { name: name.to_owned() })));
+        }
         let known = call.auth.hosts.get(&request.host_id.to_string()).await?;
         if known.as_ref().is_some_and(|known| !is_same_host(&known.record, request)) {
             return Ok(named(Err(JoinDenied::Bound)));
@@ -219,6 +225,11 @@ pub(super) async fn renew(
         || !request.addresses.iter().all(|address| is_address(address, caller.host_id, cluster))
     {
         return Err(ApiError::invalid("one of the addresses cannot be a name or address of the host"));
+    }
+    // Not the name, which it had before: a proxy that comes later must not end the life of an older host.
+    let addresses = request.addresses.iter().map(String::as_str);
+    if let Some(name) = names::taken(call, caller.role, call.caller.client_ip(None), addresses).await? {
+        return Err(names::refuse(call, permit, name).await);
     }
     let mut bound = false;
     for _ in 0..ATTEMPTS {

@@ -1,10 +1,16 @@
 //! The audit log: hosts report what they saw, auditors search it.
+//!
+//! Of a report the service itself writes who reported it, when, in which cluster and whether it is a success. A report about a
+//! session that another host has begun, as far as this service knows (it remembers thousands, not all, and nothing across
+//! restarts), is refused. Everything else is the host's word: which user had a session on it, from where, and what was done
+//! there. A node that was taken over can so invent sessions of its own, always under its own id; ids of sessions are random,
+//! so it cannot guess those of others.
 
 use super::context::OpContext;
 use super::policy::Permit;
 use crate::api::{ApiError, ApiResult};
 use crate::audit::{AuditEvent, AuditPage, AuditQuery, EventKind, MAX_EVENTS};
-use crate::id::HostRole;
+use crate::id::{HostRole, SessionId};
 
 /// The most events of one report.
 const MAX_REPORTED: usize = 512;
@@ -71,7 +77,28 @@ pub(super) async fn emit(
             return Err(ApiError::invalid(format!("an event has at most {MAX_EVENT_LEN} bytes")));
         }
     }
-    if events.is_empty() { Ok(()) } else { call.audit(events).await }
+    let foreign = |session: &SessionId| {
+        let by_recording = call.auth.session_hosts.owner(*session);
+        let owner = by_recording.or_else(|| call.auth.session_reporters.owner(*session));
+        owner.is_some_and(|owner| owner != host.host_id)
+    };
+    if let Some(session) = events.iter().filter_map(|event| event.sid).find(foreign) {
+        return Err(call
+            .deny(permit.operation(), format!("reports about session {session} of another host"))
+            .await);
+    }
+    let begun: Vec<SessionId> = events
+        .iter()
+        .filter(|event| event.code == EventKind::SessionStart)
+        .filter_map(|event| event.sid)
+        .collect();
+    if !events.is_empty() {
+        call.audit(events).await?;
+    }
+    for session in begun {
+        call.auth.session_reporters.remember(session, host.host_id);
+    }
+    Ok(())
 }
 
 pub(super) async fn search(

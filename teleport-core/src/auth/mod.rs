@@ -17,6 +17,7 @@ mod join;
 mod lockout;
 mod log;
 mod login;
+mod names;
 mod nodes;
 mod password;
 pub mod policy;
@@ -92,7 +93,10 @@ struct Inner {
     hosts: Repo<HostRecord>,
     evicted: Repo<EvictedHost>,
     hasher: Hasher,
+    /// By their recordings, so that not every part asks the store.
     session_hosts: SessionHosts,
+    /// By who reported their start. Apart, because a report is only a word.
+    session_reporters: SessionHosts,
 }
 
 impl fmt::Debug for AuthService {
@@ -120,6 +124,7 @@ impl AuthService {
             evicted: Repo::new(repo()),
             hasher: Hasher::new(config.password),
             session_hosts: SessionHosts::default(),
+            session_reporters: SessionHosts::default(),
             ports,
             config,
         }))

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::context::OpContext;
+use super::names;
 use super::policy::Permit;
 use crate::api::{ApiError, ApiErrorKind, ApiResult, ProxyRecord};
 use crate::clock::Timestamp;
@@ -33,6 +34,14 @@ fn check_endpoint(what: &str, endpoint: &str, permit: Permit<'_>) -> ApiResult<(
         Ok(())
     } else {
         Err(ApiError::invalid(format!("the {what} is not a host:port that can be dialled")))
+    }
+}
+
+/// The name or address in a `host:port` that was checked.
+pub(super) fn host_of(endpoint: &str) -> String {
+    match endpoint.parse::<SocketAddr>() {
+        Ok(address) => address.ip().to_string(),
+        Err(_) => endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host).to_owned(),
     }
 }
 
@@ -73,6 +82,10 @@ pub(super) async fn announce_node(
     }
     check_endpoint("address", &node.address, permit)?;
     check_version(&node.version)?;
+    let name = host_of(&node.address);
+    if names::taken(call, host.role, call.caller.client_ip(None), [&*name]).await?.is_some() {
+        return Err(names::refuse(call, permit, &name).await);
+    }
     // The name is the one that the certificate proves.
     node.name = host.name.clone();
     if let Some(member) = call.auth.hosts.get(&host.host_id.to_string()).await? {

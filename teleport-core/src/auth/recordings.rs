@@ -30,7 +30,7 @@ fn api_error(error: RecordingError, session: SessionId) -> ApiError {
     }
 }
 
-/// Which host owns which session: of the recordings that are being written, so that not every part asks the store.
+/// Which host owns which session, of those that were seen last.
 #[derive(Debug, Default)]
 pub(super) struct SessionHosts(Mutex<HashMap<SessionId, HostId>>);
 
@@ -42,7 +42,11 @@ impl SessionHosts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remember(&self, session: SessionId, host: HostId) {
+    pub(super) fn owner(&self, session: SessionId) -> Option<HostId> {
+        self.lock().get(&session).copied()
+    }
+
+    pub(super) fn remember(&self, session: SessionId, host: HostId) {
         let mut hosts = self.lock();
         if hosts.len() >= MAX_REMEMBERED {
             hosts.clear();
@@ -55,7 +59,7 @@ impl SessionHosts {
 /// down when the recording began does.
 async fn check_owner(call: &OpContext<'_>, permit: Permit<'_>, session: SessionId) -> ApiResult<()> {
     let caller = permit.host().ok_or_else(ApiError::denied)?;
-    let remembered = call.auth.session_hosts.lock().get(&session).copied();
+    let remembered = call.auth.session_hosts.owner(session);
     let owner = match remembered {
         Some(owner) => owner,
         None => {

@@ -58,6 +58,12 @@ pub enum JoinDenied {
         /// The service that was asked for.
         asked: HostRole,
     },
+    /// The host would take a name by which others are found.
+    #[error("{name:?} is a name or address by which a proxy or the cluster is found; the host needs another")]
+    Taken {
+        /// The name or address.
+        name: String,
+    },
     /// There is no such token.
     #[error("there is no such token")]
     Unknown,

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use teleport_core::api::{
-    AdminApi, ApiErrorKind, CreateToken, IdentityApi, JoinRequest, PresenceApi, PublicApi, RenewRequest,
+    AdminApi, ApiErrorKind, CreateToken, IdentityApi, JoinRequest, PresenceApi, ProxyRecord, PublicApi,
+    RenewRequest,
 };
 use teleport_core::audit::EventKind;
 use teleport_core::auth::Caller;
@@ -160,6 +161,77 @@ async fn only_a_proxy_is_believed_about_the_address_of_its_client() {
     let remote = Some("192.0.2.1:5000".parse().unwrap());
     cluster.auth.acting_as(Caller::Identity(proxy, remote)).join(request()).await.unwrap();
     assert_eq!(seen().to_string(), "203.0.113.5");
+}
+
+/// D4, A11: no node takes a name by which a proxy or the cluster is found, neither at the join nor later.
+#[tokio::test]
+async fn d4_a_node_takes_no_name_of_a_proxy() {
+    let cluster = Cluster::new().await;
+    let from = |host: &HostIdentity, remote: &str| {
+        let remote = Some(remote.parse().unwrap());
+        cluster.auth.acting_as(Caller::Identity(Identity::Host(host.clone()), remote))
+    };
+    let gate = cluster.host("gate", HostRole::Proxy);
+    let proxy = ProxyRecord {
+        host_id: gate.host_id,
+        name: gate.name.clone(),
+        web_address: "proxy.example.net:443".to_owned(),
+        ssh_address: "192.0.2.1:3023".to_owned(),
+        version: "1".to_owned(),
+    };
+    from(&gate, "192.0.2.2:5000").announce_proxy(proxy).await.unwrap();
+
+    let made = cluster.admin().create_token(token(Some(3))).await.unwrap();
+    let named = |name: &str, addresses: &[&str]| JoinRequest {
+        name: NodeName::new(name).unwrap(),
+        addresses: addresses.iter().map(|&address| address.to_owned()).collect(),
+        ..join(&cluster, &made.token).1
+    };
+    for request in [
+        named("gate", &[]),
+        named("Gate", &[]),
+        named("gate.example.com", &[]),
+        named("proxy.example.net", &[]),
+        named("example.com", &[]),
+        named("web-1", &["10.0.0.1", "proxy.example.NET"]),
+        named("web-1", &["192.0.2.1"]),
+        named("web-1", &["gate"]),
+    ] {
+        let error = cluster.anonymous().join(request.clone()).await.unwrap_err();
+        assert_eq!((error.kind(), error.to_string().as_str()), (ApiErrorKind::Denied, "access denied"));
+        assert!(reason(&cluster).contains("by which a proxy or the cluster is found"), "{request:?}");
+    }
+    assert_eq!(cluster.issuer.issued(), 0);
+    assert_eq!(cluster.admin().tokens().await.unwrap()[0].uses_left, Some(3), "a refusal costs no use");
+    // On the proxy's own machine both have the same names; and several proxies may stand behind one.
+    let machine =
+        cluster.auth.acting_as(Caller::Anonymous { remote: Some("192.0.2.2:5001".parse().unwrap()) });
+    machine.join(named("gate", &["proxy.example.net"])).await.unwrap();
+    cluster.anonymous().join(named("web-1", &["web-1.example.net"])).await.unwrap();
+
+    let node = cluster.host("web-1", HostRole::Node);
+    let api = from(&node, "198.51.100.7:5000");
+    let renewal = |address: &str| RenewRequest {
+        keys: subject_keys(cluster.unique()),
+        addresses: vec![address.to_owned()],
+    };
+    let record = |address: &str| NodeRecord {
+        host_id: node.host_id,
+        name: node.name.clone(),
+        address: address.to_owned(),
+        labels: Labels::default(),
+        version: "1".to_owned(),
+    };
+    for address in ["proxy.example.net", "192.0.2.1", "gate"] {
+        let error = api.renew_host(renewal(address)).await.unwrap_err();
+        assert_eq!(error.kind(), ApiErrorKind::Invalid, "{error}");
+        let error = api.announce_node(record(&format!("{address}:3022"))).await.unwrap_err();
+        assert!(error.to_string().contains("by which a proxy"), "{error}");
+        let denied = cluster.audit.last(EventKind::ApiDenied).unwrap();
+        assert!(denied.error.unwrap().contains(address));
+    }
+    api.renew_host(renewal("198.51.100.7")).await.unwrap();
+    api.announce_node(record("198.51.100.7:3022")).await.unwrap();
 }
 
 #[tokio::test]

@@ -53,6 +53,7 @@ suite! {
     proxies_are_in_the_status
     recordings_belong_to_their_host_and_user
     refused_logins_look_alike
+    sessions_are_reported_by_their_own_host
     the_policy_table_holds
     tokens_are_listed_without_secrets
     watchers_see_changes

@@ -6,6 +6,28 @@ use crate::audit::{AuditEvent, AuditQuery, EventKind};
 use crate::clock::Timestamp;
 use crate::id::{HostRole, NodeName, SessionId};
 
+/// H3: a host reports about its own sessions only.
+pub async fn sessions_are_reported_by_their_own_host(fixture: &dyn ApiFixture) {
+    let (here, there) = (host(fixture, "web-1", HostRole::Node), host(fixture, "web-2", HostRole::Node));
+    let (node, other) = (as_host(fixture, &here), as_host(fixture, &there));
+    let session = SessionId::from_uuid(uuid(fixture));
+    let event = |kind| AuditEvent::new(kind).user("alice").session(session);
+    node.emit_events(vec![event(EventKind::SessionStart)]).await.unwrap();
+    for kind in [EventKind::SessionStart, EventKind::Exec, EventKind::SessionEnd, EventKind::SessionRejected]
+    {
+        let among_others = vec![AuditEvent::new(EventKind::AuthFailure), event(kind)];
+        refused(other.emit_events(among_others).await, ApiErrorKind::Denied);
+    }
+    node.emit_events(vec![event(EventKind::Exec), event(EventKind::SessionEnd)]).await.unwrap();
+    let own = SessionId::from_uuid(uuid(fixture));
+    other.emit_events(vec![AuditEvent::new(EventKind::SessionStart).session(own)]).await.unwrap();
+
+    let query = AuditQuery { session: Some(session.to_string()), ..AuditQuery::default() };
+    let written = admin(fixture).search_events(query).await.unwrap().events;
+    assert_eq!(written.len(), 3, "{written:?}");
+    assert!(written.iter().all(|event| event.server_id == Some(here.host_id)), "{written:?}");
+}
+
 /// H3: what a host says of its own name, of the time and of the cluster does not count.
 pub async fn events_carry_who_reports_them(fixture: &dyn ApiFixture) {
     let identity = host(fixture, "web-1", HostRole::Node);

@@ -20,7 +20,7 @@ mod users;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::events::events_carry_who_reports_them;
+pub use self::events::{events_carry_who_reports_them, sessions_are_reported_by_their_own_host};
 pub use self::hosts::{
     a_host_id_belongs_to_its_keys, a_token_admits_as_often_as_it_says, nodes_come_and_go,
     proxies_are_in_the_status, tokens_are_listed_without_secrets, watchers_see_changes,
@@ -69,6 +69,7 @@ pub async fn all(fixture: &dyn ApiFixture) {
     watchers_see_changes(fixture).await;
     recordings_belong_to_their_host_and_user(fixture).await;
     events_carry_who_reports_them(fixture).await;
+    sessions_are_reported_by_their_own_host(fixture).await;
     the_policy_table_holds(fixture).await;
 }
 

@@ -117,6 +117,7 @@ suite! {
     proxies_are_in_the_status
     recordings_belong_to_their_host_and_user
     refused_logins_look_alike
+    sessions_are_reported_by_their_own_host
     tokens_are_listed_without_secrets
     watchers_see_changes
 }

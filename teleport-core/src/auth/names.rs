@@ -1,0 +1,164 @@
+//! Names by which the proxies and the cluster are found, and which other hosts may not take.
+//!
+//! A host's certificate lists its name and its addresses, and hosts choose both. Whoever recognises a proxy by its address alone
+//! would believe a node that lists the same address. Our own clients and the configuration that `tsh` prints ask for
+//! [`proxy_principal`](crate::cert::proxy_principal) instead, which no node can get; this is for all the others.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::Caller;
+use super::context::OpContext;
+use super::policy::Permit;
+use super::presence::host_of;
+use crate::api::{ApiError, ApiResult, ProxyRecord};
+use crate::id::{ClusterName, HostRole};
+use crate::storage::Record;
+
+/// The first of `names` by which a proxy or the cluster is found, for a host that calls from `client` and is to be a `role`.
+///
+/// Proxies may share names: several can stand behind one. So may a node on the same machine as the proxy, which is seen by where
+/// both call from; `client` is `None` for hosts in the process of the auth service.
+///
+/// # Errors
+/// When storage fails.
+pub(super) async fn taken<'n>(
+    call: &OpContext<'_>,
+    role: HostRole,
+    client: Option<IpAddr>,
+    names: impl IntoIterator<Item = &'n str>,
+) -> ApiResult<Option<&'n str>> {
+    let local = match client {
+        Some(ip) => ip.is_loopback(),
+        None => true,
+    };
+    if role == HostRole::Proxy || local || *call.caller == Caller::LocalAdmin {
+        return Ok(None);
+    }
+    let mut sources = call.auth.proxy_sources.list().await?;
+    let proxies: Vec<Found> = call
+        .auth
+        .proxies
+        .list()
+        .await?
+        .into_iter()
+        .map(|stored| {
+            let from = sources.iter_mut().find(|from| from.record.key() == stored.record.key());
+            let from = from.map(|from| std::mem::take(&mut from.record.addresses)).unwrap_or_default();
+            Found::new(&stored.record, &call.auth.config.cluster, from)
+        })
+        .collect();
+    let cluster = &call.auth.config.cluster;
+    Ok(names.into_iter().find(|name| is_taken(name, client, cluster, &proxies)))
+}
+
+/// Refuses the call of a member that would take `name`: the audit log hears of it, and so does the member, whose operator must
+/// choose another.
+pub(super) async fn refuse(call: &OpContext<'_>, permit: Permit<'_>, name: &str) -> ApiError {
+    let reason = format!("{name:?} is a name or address by which a proxy or the cluster is found");
+    let _ = call.deny(permit.operation(), reason.clone()).await;
+    ApiError::invalid(format!("{reason}; this host needs another"))
+}
+
+/// How a proxy is found, and from where it calls.
+struct Found {
+    names: BTreeSet<String>,
+    from: BTreeSet<IpAddr>,
+}
+
+impl Found {
+    fn new(proxy: &ProxyRecord, cluster: &ClusterName, from: BTreeSet<IpAddr>) -> Self {
+        let mut names = BTreeSet::from([spelling(proxy.name.as_str()), within(proxy.name.as_str(), cluster)]);
+        for address in [&proxy.web_address, &proxy.ssh_address] {
+            names.insert(spelling(&host_of(address)));
+        }
+        // Every host has these, for connections within its own machine.
+        names.retain(|name| name != "localhost" && !name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()));
+        Self { names, from }
+    }
+}
+
+fn is_taken(name: &str, client: Option<IpAddr>, cluster: &ClusterName, proxies: &[Found]) -> bool {
+    let (alone, within) = (spelling(name), within(name, cluster));
+    let same_machine = |proxy: &Found| client.is_some_and(|ip| proxy.from.contains(&ip));
+    // Who calls from an address has it.
+    let own = client.is_some_and(|ip| alone == ip.to_string());
+    let of_proxy = proxies
+        .iter()
+        .filter(|proxy| !same_machine(proxy))
+        .any(|proxy| proxy.names.contains(&alone) || proxy.names.contains(&within));
+    let of_cluster = alone == spelling(cluster.as_str()) && !proxies.iter().any(same_machine);
+    (of_proxy && !own) || of_cluster
+}
+
+/// Names as DNS compares them, addresses in their one form.
+fn spelling(name: &str) -> String {
+    match name.parse::<IpAddr>() {
+        Ok(ip) => ip.to_canonical().to_string(),
+        Err(_) => name.trim_end_matches('.').to_ascii_lowercase(),
+    }
+}
+
+/// The other form in which a host's name stands in its certificate.
+fn within(name: &str, cluster: &ClusterName) -> String {
+    spelling(&format!("{name}.{cluster}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use super::*;
+
+    #[test]
+    fn what_a_proxy_is_found_by_is_taken() {
+        let cluster = ClusterName::new("example.com").unwrap();
+        let proxy = ProxyRecord {
+            host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
+            name: "gate".parse().unwrap(),
+            web_address: "Proxy.example.com:443".to_owned(),
+            ssh_address: "[2001:db8::7]:3023".to_owned(),
+            version: String::new(),
+        };
+        let from = BTreeSet::from(["192.0.2.1".parse().unwrap()]);
+        let proxies = [Found::new(&proxy, &cluster, from)];
+        let taken = |name: &str, client: &str| is_taken(name, client.parse().ok(), &cluster, &proxies);
+        for name in [
+            "gate",
+            "GATE",
+            "gate.example.com",
+            "proxy.example.com",
+            "proxy.example.com.",
+            // In the certificate it becomes proxy.example.com.
+            "proxy",
+            "2001:db8::7",
+            "2001:db8:0:0::7",
+            "example.com",
+            "Example.com",
+        ] {
+            assert!(taken(name, "198.51.100.7"), "{name}");
+            assert!(!taken(name, "192.0.2.1"), "{name}: on the proxy's own machine");
+        }
+        assert!(!taken("2001:db8::7", "2001:db8::7"), "it calls from there");
+        for name in ["web-1", "gate-2", "xproxy.example.com", "192.0.2.1", "198.51.100.7", "localhost", "com"]
+        {
+            assert!(!taken(name, "198.51.100.7"), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_that_every_host_has_are_nobodys() {
+        let cluster = ClusterName::new("try.local").unwrap();
+        let proxy = ProxyRecord {
+            host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
+            name: "gate".parse().unwrap(),
+            web_address: "127.0.0.1:3080".to_owned(),
+            ssh_address: "localhost:3023".to_owned(),
+            version: String::new(),
+        };
+        let proxies = [Found::new(&proxy, &cluster, BTreeSet::new())];
+        let client = "198.51.100.7".parse().ok();
+        for name in ["127.0.0.1", "::1", "localhost", "::ffff:127.0.0.1"] {
+            assert!(!is_taken(name, client, &cluster, &proxies), "{name}");
+        }
+    }
+}
