@@ -7,6 +7,11 @@
 //! hold is counted ([`Account`]), and above a limit the connection stops *reading the socket*, which lets TCP slow the
 //! client down. As long as some output waits for window, reading goes on up to a harder limit, because the window
 //! adjustment stands in line behind the data.
+//!
+//! What is bounded is what *waits*, that is memory: per connection 2 MiB, or 32 MiB while output waits, and one packet more. How
+//! much comes and is taken is not bounded. A session that waits for input takes the requests on its channel, too, and throws
+//! them away (the connection has handled them), so a flood of requests runs as fast as the network for as long as nothing waits.
+//! On a channel on which nothing runs nobody takes anything: there the node cuts the connection at 1 MiB.
 
 use std::future::Future as _;
 use std::io;

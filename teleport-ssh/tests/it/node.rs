@@ -1,5 +1,6 @@
 //! The node, judged by stock OpenSSH, by hostile certificates and by raw bytes.
 
+mod backpressure;
 mod certificates;
 mod embedded;
 mod hostile;
