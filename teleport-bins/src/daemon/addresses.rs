@@ -1,6 +1,6 @@
 //! Under which names and addresses a service is reached.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use crate::config::{Settings, with_port, without_port};
 
@@ -37,4 +37,22 @@ pub(super) fn own(settings: &Settings, listen: SocketAddr, public: &[String]) ->
     own.sort();
     own.dedup();
     own
+}
+
+/// From where a service on this machine may come: its own addresses, and both families' loopback.
+pub(super) fn this_machine(own: &[String]) -> Vec<IpAddr> {
+    let loopback = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+    own.iter().filter_map(|host| host.parse().ok()).chain(loopback).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_known_by_both_families() {
+        let own = ["node.example.com".to_owned(), "192.0.2.7".to_owned()];
+        let known = this_machine(&own).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(known, ["192.0.2.7", "127.0.0.1", "::1"]);
+    }
 }

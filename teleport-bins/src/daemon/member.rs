@@ -18,6 +18,7 @@ use teleport_ssh::session::OsSessions;
 use super::addresses;
 use super::auth::LocalAuth;
 use super::data_dir::DataDir;
+use super::membership::Services;
 use super::{IDENTITY_DIR, Os};
 use crate::config::{NodeSettings, Settings};
 
@@ -161,8 +162,8 @@ impl Member {
         node: &NodeSettings,
         data_dir: &DataDir,
         os: &Os,
-        front: &(Shutdown, TaskScope),
-        back: &(Shutdown, TaskScope),
+        (front, back): (&(Shutdown, TaskScope), &(Shutdown, TaskScope)),
+        services: &Services,
     ) -> Result<SocketAddr> {
         let spool = Spool::open(data_dir.join("spool"), SpoolLimits::default())?;
         let uploader = Uploader::new(spool.clone(), Arc::clone(&self.api) as Arc<dyn RecordingApi>);
@@ -172,9 +173,7 @@ impl Member {
         let sessions = OsSessions::new(Arc::clone(&os.clock));
         // Behind a proxy on this machine are many users; it has let them in already.
         let own = addresses::own(settings, node.listen, &node.public_addresses);
-        let exempt =
-            own.iter().filter_map(|host| host.parse().ok()).chain([std::net::Ipv4Addr::LOCALHOST.into()]);
-        let limits = Limits { exempt: exempt.collect(), ..Limits::default() };
+        let limits = Limits { exempt: addresses::this_machine(&own), ..Limits::default() };
         let mut builder = NodeServer::builder(
             self.identity,
             api,
@@ -191,7 +190,9 @@ impl Member {
         }
         let bound = builder.bind().await.context("node")?;
         let address = bound.local_addr();
-        front.1.spawn(bound.serve(front.0.clone()));
+        let view = bound.status().view().clone();
+        services.started();
+        front.1.spawn(services.clone().serve(HostRole::Node, view, bound.serve(front.0.clone())));
         Ok(address)
     }
 }
