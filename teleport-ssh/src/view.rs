@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures_util::StreamExt;
-use teleport_core::api::{AccessView, ApiError, TrustApi};
+use teleport_core::api::{AccessView, ApiError, ApiErrorKind, TrustApi};
 use teleport_core::entropy::{Entropy, EntropyExt};
 use teleport_core::task::Shutdown;
 use tokio::sync::watch;
@@ -23,6 +23,9 @@ const MAX_BACKOFF: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NoView {
+    /// The host was removed from the cluster.
+    #[error("this host was removed from the cluster by an administrator")]
+    Evicted,
     /// The auth service has not been heard yet.
     #[error("whom to trust is not known yet: the auth service has not answered since the start")]
     Missing,
@@ -37,7 +40,8 @@ pub enum NoView {
 /// The newest view. Clones share it.
 ///
 /// Without a view nothing is allowed. While the stream of changes is open the view is fresh; when it breaks, the view may be
-/// used for a bounded time ([`AccessCache::new`]), so that sessions are possible while the auth service restarts.
+/// used for a bounded time ([`AccessCache::new`]), so that sessions are possible while the auth service restarts. When the auth
+/// service says that this host was removed from the cluster the view is gone at once and for good.
 #[derive(Clone)]
 pub struct AccessCache(Arc<Shared>);
 
@@ -45,6 +49,8 @@ struct Shared {
     view: ArcSwapOption<AccessView>,
     /// Since when nobody tells us of changes; `None` while somebody does.
     alone_since: Mutex<Option<Instant>>,
+    /// Whether the cluster has removed this host; then there is no view any more.
+    evicted: watch::Sender<bool>,
     versions: watch::Sender<u64>,
     max_age: Duration,
 }
@@ -55,6 +61,7 @@ impl AccessCache {
         Self(Arc::new(Shared {
             view: ArcSwapOption::empty(),
             alone_since: Mutex::new(None),
+            evicted: watch::Sender::new(false),
             versions: watch::Sender::new(0),
             max_age,
         }))
@@ -75,6 +82,9 @@ impl AccessCache {
     /// # Errors
     /// [`NoView`]: nothing is allowed.
     pub fn usable(&self) -> Result<Arc<AccessView>, NoView> {
+        if *self.0.evicted.borrow() {
+            return Err(NoView::Evicted);
+        }
         let view = self.current().ok_or(NoView::Missing)?;
         match self.alone() {
             Some(since) if since.elapsed() > self.0.max_age || self.0.max_age.is_zero() => {
@@ -82,6 +92,13 @@ impl AccessCache {
             }
             _ => Ok(view),
         }
+    }
+
+    /// Resolves when the auth service says that this host was removed from the cluster: whoever serves should stop. Cancel
+    /// safe.
+    pub async fn evicted(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.0.evicted.subscribe().wait_for(|evicted| *evicted).await;
     }
 
     /// Waits for the first view. Cancel safe.
@@ -136,7 +153,15 @@ impl AccessCache {
         self.0.alone_since.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
     }
 
-    /// Follows `api` until `shutdown` aborts; after each break it comes back with growing, jittered pauses.
+    /// The host is no member any more: nothing is decided by what it knew.
+    fn evict(&self) {
+        self.0.evicted.send_replace(true);
+        self.0.view.store(None);
+        self.0.versions.send_modify(|version| *version = version.wrapping_add(1));
+    }
+
+    /// Follows `api` until `shutdown` aborts or the host is removed from the cluster; after each break it comes back with
+    /// growing, jittered pauses.
     pub fn follow<A: TrustApi + ?Sized>(
         &self,
         api: Arc<A>,
@@ -149,6 +174,12 @@ impl AccessCache {
                 let mut backoff = FIRST_BACKOFF;
                 loop {
                     let error = cache.follow_once(&*api, &mut backoff).await;
+                    if let Some(error) = error.as_ref().filter(|error| error.kind() == ApiErrorKind::Evicted)
+                    {
+                        tracing::error!("{error}");
+                        cache.evict();
+                        return;
+                    }
                     cache.lost();
                     let pause = jitter(backoff, &*entropy);
                     tracing::warn!(

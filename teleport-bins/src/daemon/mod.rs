@@ -4,6 +4,7 @@ mod addresses;
 mod auth;
 mod data_dir;
 mod member;
+mod membership;
 mod proxy;
 mod signals;
 
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use teleport_core::api::AuthApi;
+use teleport_core::api::{ApiError, AuthApi};
 use teleport_core::auth::Caller;
 use teleport_core::cert::CaPin;
 use teleport_core::clock::{Clock, SystemClock};
@@ -31,7 +32,8 @@ use teleport_ssh::rpc::{AuthClient, AuthServer, ClientIdentity, PipeConnector, p
 
 use self::auth::LocalAuth;
 use self::data_dir::DataDir;
-use self::member::Members;
+use self::member::{Member, Members};
+use self::membership::{Services, is_removal};
 use crate::config::Settings;
 
 /// How long sessions may go on after the daemon was asked to stop.
@@ -82,6 +84,7 @@ pub struct Daemon {
     back: (Shutdown, TaskScope),
     /// The auth service.
     base: (Shutdown, TaskScope),
+    services: Services,
     _data_dir: DataDir,
 }
 
@@ -92,7 +95,7 @@ pub struct Daemon {
 pub fn main(settings: Settings) -> Result<ExitCode> {
     secure_process();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let clean = runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let mut signals = signals::Signals::listen()?;
         let data_dir = settings.data_dir.clone();
         let daemon = tokio::select! {
@@ -100,12 +103,18 @@ pub fn main(settings: Settings) -> Result<ExitCode> {
             _ = signals.next() => return Ok(true),
         };
         daemon.announce(&data_dir);
-        let name = signals.next().await;
+        let name = tokio::select! {
+            name = signals.next() => name,
+            () = daemon.removed() => {
+                daemon.leave().await;
+                return Err(ApiError::evicted().into());
+            }
+        };
         tracing::info!(signal = name, grace = ?GRACE, "stopping: nobody new is let in, sessions may end; a second signal ends them");
         Ok::<bool, anyhow::Error>(daemon.stop(GRACE, signals.next()).await)
-    })?;
+    });
     runtime.shutdown_timeout(Duration::from_secs(2));
-    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if ended? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Secrets stay out of core files, and many sessions need many descriptors.
@@ -136,6 +145,7 @@ impl Daemon {
         let front = (Shutdown::new(), TaskScope::new());
         let back = (Shutdown::new(), TaskScope::new());
         let base = (Shutdown::new(), TaskScope::new());
+        let services = Services::new();
         let mut auth_address = None;
         let mut local: Option<(LocalAuth, PipeConnector)> = None;
         if let Some(auth) = &settings.auth {
@@ -158,6 +168,7 @@ impl Daemon {
             let address = bound.local_addr()?;
             write_address(&data_dir.join(AUTH_ADDRESS_FILE), address)?;
             base.1.spawn(bound.serve(base.0.clone()));
+            services.started();
             auth_address = Some(address);
             local = Some((service, connector));
         }
@@ -166,18 +177,24 @@ impl Daemon {
         let mut daemon_proxy = (None, None);
         let mut cluster = local.as_ref().map(|(local, _)| local.cluster.clone());
         if let Some(proxy) = &settings.proxy {
-            let member = members.admit(HostRole::Proxy, proxy.ssh_listen, &proxy.public_addresses).await?;
-            cluster.get_or_insert_with(|| member.identity.current().cluster.clone());
-            let (web, ssh) = proxy::start(&settings, proxy, &member, &os, &front).await?;
-            daemon_proxy = (Some(web), Some(ssh));
+            let member = members.admit(HostRole::Proxy, proxy.ssh_listen, &proxy.public_addresses).await;
+            if let Some(member) = unless_removed(member, HostRole::Proxy, &local)? {
+                cluster.get_or_insert_with(|| member.identity.current().cluster.clone());
+                let (web, ssh) = proxy::start(&settings, proxy, &member, &os, &front, &services).await?;
+                daemon_proxy = (Some(web), Some(ssh));
+            }
         }
         let mut node_address = None;
         let mut node_id = None;
         if let Some(node) = &settings.node {
-            let member = members.admit(HostRole::Node, node.listen, &node.public_addresses).await?;
-            cluster.get_or_insert_with(|| member.identity.current().cluster.clone());
-            node_id = Some(member.identity.current().host_id);
-            node_address = Some(member.start_node(&settings, node, &data_dir, &os, &front, &back).await?);
+            let member = members.admit(HostRole::Node, node.listen, &node.public_addresses).await;
+            if let Some(member) = unless_removed(member, HostRole::Node, &local)? {
+                cluster.get_or_insert_with(|| member.identity.current().cluster.clone());
+                node_id = Some(member.identity.current().host_id);
+                let started =
+                    member.start_node(&settings, node, &data_dir, &os, (&front, &back), &services).await?;
+                node_address = Some(started);
+            }
         }
         let cluster = cluster.context("no service is enabled")?;
         let local = local.map(|(local, _)| local);
@@ -193,6 +210,7 @@ impl Daemon {
             front,
             back,
             base,
+            services,
             _data_dir: data_dir,
         })
     }
@@ -201,6 +219,18 @@ impl Daemon {
     pub fn admin(&self) -> Option<Arc<dyn AuthApi>> {
         let local = self.local.as_ref()?;
         Some(Arc::new(local.service.acting_as(Caller::LocalAdmin)))
+    }
+
+    /// Resolves when every service of this process was removed from the cluster by an administrator: it serves nobody any more,
+    /// and [`Daemon::leave`] ends it. Never while the auth service runs here. Cancel safe.
+    pub async fn removed(&self) {
+        self.services.removed().await;
+    }
+
+    /// Stops without delivering anything: nobody would take it. What was not delivered stays in the data directory.
+    pub async fn leave(self) {
+        self.back.0.abort();
+        self.stop(Duration::ZERO, std::future::pending()).await;
     }
 
     /// Stops: nobody new is let in, sessions go on for at most `grace` or until `hurry` resolves, then what they left is
@@ -267,6 +297,25 @@ impl Daemon {
                  \x20 tctl{dir} status                              the cluster and its CA pin"
             );
         }
+    }
+}
+
+/// The member, or none if it was removed from the cluster of this process: then the auth service starts all the same, for without
+/// it nobody could do anything about that.
+fn unless_removed(
+    member: Result<Member>,
+    role: HostRole,
+    local: &Option<(LocalAuth, PipeConnector)>,
+) -> Result<Option<Member>> {
+    match member {
+        Err(error) if local.is_some() && is_removal(&error) => {
+            tracing::error!(
+                "the {role} service does not start: it was removed from the cluster by an administrator; \
+                 to let it join again under another id, move {IDENTITY_DIR}/{role} in the data directory away"
+            );
+            Ok(None)
+        }
+        member => member.map(Some),
     }
 }
 

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use teleport_core::api::{PresenceApi, ProxyAccess, ProxyRecord};
+use teleport_core::id::HostRole;
 use teleport_core::task::{Shutdown, TaskScope};
 use teleport_ssh::proxy::ProxyServer;
 use teleport_ssh::proxy_web::{ProxyWeb, WebCertificate};
 
 use super::member::Member;
+use super::membership::Services;
 use super::{Os, addresses};
 use crate::config::{ProxySettings, Settings, with_port, without_port};
 
@@ -26,6 +28,7 @@ pub(super) async fn start(
     member: &Member,
     os: &Os,
     front: &(Shutdown, TaskScope),
+    services: &Services,
 ) -> Result<(SocketAddr, SocketAddr)> {
     let access: Arc<dyn ProxyAccess> = Arc::<teleport_ssh::rpc::AuthClient>::clone(&member.api);
     let ssh = ProxyServer::builder(
@@ -69,9 +72,17 @@ pub(super) async fn start(
         ssh_address: ssh_public,
         version: crate::cli::VERSION.to_owned(),
     };
-    front.1.spawn(web.serve(front.0.clone()));
-    front.1.spawn(ssh.serve(front.0.clone()));
-    front.1.spawn(announce(Arc::clone(&member.api) as Arc<dyn PresenceApi>, record, front.0.clone()));
+    let (view, shutdown) = (ssh.view(), front.0.clone());
+    let api: Arc<dyn PresenceApi> = Arc::<teleport_ssh::rpc::AuthClient>::clone(&member.api);
+    let all = async move {
+        tokio::join!(
+            web.serve(shutdown.clone()),
+            ssh.serve(shutdown.clone()),
+            announce(api, record, shutdown.clone()),
+        );
+    };
+    services.started();
+    front.1.spawn(services.clone().serve(HostRole::Proxy, view, all));
     Ok((web_address, ssh_address))
 }
 

@@ -8,6 +8,7 @@
 )]
 
 mod audit;
+mod eviction;
 mod examples;
 mod hostile;
 mod joining;

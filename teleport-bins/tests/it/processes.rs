@@ -11,21 +11,21 @@ use crate::support::program::{own, run};
 use crate::support::user::User;
 use crate::support::{own_login, wait_for};
 
-const NONE: Services<'static> = Services { auth: None, proxy: None, node: None };
+pub(crate) const NONE: Services<'static> = Services { auth: None, proxy: None, node: None };
 
 /// Auth, proxy and node, each a process with a data directory of its own, and a user who is logged in.
-struct Three {
-    auth: Option<Process>,
-    proxy: Option<Process>,
-    node: Option<Process>,
+pub(crate) struct Three {
+    pub(crate) auth: Option<Process>,
+    pub(crate) proxy: Option<Process>,
+    pub(crate) node: Option<Process>,
     ssh_config: PathBuf,
     /// Its directory goes last.
-    machine: Machine,
+    pub(crate) machine: Machine,
 }
 
 impl Three {
     /// The node joins straight at the auth service, or through the proxy.
-    fn start(by_proxy: bool) -> Self {
+    pub(crate) fn start(by_proxy: bool) -> Self {
         let machine = Machine::new();
         let [auth_port, web, ssh, node_port] = [(); 4].map(|()| fixed_port());
         machine.configure("auth", "", &Services { auth: Some(auth_port), ..NONE }.yaml());
@@ -63,7 +63,7 @@ impl Three {
         file
     }
 
-    fn ssh(&self, command: &str) -> Command {
+    pub(crate) fn ssh(&self, command: &str) -> Command {
         let mut ssh = Command::new("ssh");
         ssh.arg("-F").arg(&self.ssh_config).arg(format!("{}@node.test.local", own_login()));
         ssh.arg(command).env_remove("SSH_AUTH_SOCK");
@@ -72,7 +72,7 @@ impl Three {
 
     /// A command through the proxy to the node works, as soon as all of them know each other again.
     #[track_caller]
-    fn works(&self) {
+    pub(crate) fn works(&self) {
         let mut last = String::new();
         let done = wait_for("a session through proxy and node", || {
             let output = run(self.ssh("echo through; exit 3"));
@@ -83,7 +83,7 @@ impl Three {
     }
 
     /// A session that waits for a line and then says it.
-    fn live_session(&self) -> Live {
+    pub(crate) fn live_session(&self) -> Live {
         let mut child = self
             .ssh("echo ready; read line; echo \"got $line\"; exit 4")
             .stdin(Stdio::piped())
@@ -99,13 +99,13 @@ impl Three {
     }
 }
 
-struct Live {
+pub(crate) struct Live {
     child: std::process::Child,
     stdout: BufReader<std::process::ChildStdout>,
 }
 
 impl Live {
-    fn answer(mut self) -> (String, Option<i32>) {
+    pub(crate) fn answer(mut self) -> (String, Option<i32>) {
         // It may be over.
         let _ = self.child.stdin.take().unwrap().write_all(b"hello\n");
         let mut rest = String::new();

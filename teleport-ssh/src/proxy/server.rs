@@ -122,7 +122,8 @@ impl ProxyBuilder {
     pub async fn bind(self) -> Result<BoundProxy, BindError> {
         let listener = listener::bind(self.address)?;
         let local = listener.local_addr().map_err(|source| BindError { address: self.address, source })?;
-        Ok(BoundProxy { builder: self, listener, local })
+        let view = AccessCache::new(self.max_age);
+        Ok(BoundProxy { builder: self, listener, local, view })
     }
 }
 
@@ -132,6 +133,7 @@ pub struct BoundProxy {
     builder: ProxyBuilder,
     listener: TcpListener,
     local: SocketAddr,
+    view: AccessCache,
 }
 
 impl BoundProxy {
@@ -145,14 +147,18 @@ impl BoundProxy {
         self.builder.nodes.clone()
     }
 
+    /// Whom the proxy trusts and which roles it knows; also whether it is still a member of the cluster.
+    pub fn view(&self) -> AccessCache {
+        self.view.clone()
+    }
+
     /// Serves until `shutdown`: when it drains, no more connections are accepted; those there are go on until they end or
     /// it aborts. Dropping the future ends everything at once.
     pub async fn serve(self, shutdown: Shutdown) {
-        let ProxyBuilder { identity, access, clock, entropy, dialer, limits, nodes, max_age, .. } =
-            self.builder;
+        let ProxyBuilder { identity, access, clock, entropy, dialer, limits, nodes, .. } = self.builder;
         // Ends with this future: whatever follows the auth service.
         let followers = TaskScope::new();
-        let cache = AccessCache::new(max_age);
+        let cache = self.view;
         followers.spawn(cache.follow(Arc::clone(&access), Arc::clone(&entropy), shutdown.clone()));
         followers.spawn({
             let (nodes, access, entropy) = (nodes.clone(), Arc::clone(&access), Arc::clone(&entropy));

@@ -90,6 +90,32 @@ async fn strict_ends_with_the_stream() {
     assert!(matches!(cache.usable(), Err(NoView::Stale { .. })));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_host_that_was_removed_decides_nothing_any_more() {
+    let (give, streams) = mpsc::channel(4);
+    let api = Arc::new(Streams(tokio::sync::Mutex::new(streams)));
+    let cache = AccessCache::new(Duration::from_secs(60));
+    let scope = TaskScope::new();
+    scope.spawn(cache.follow(api, Arc::new(RepeatableEntropy::new(1)), Shutdown::new()));
+    let (first, views) = mpsc::channel(1);
+    give.send(views).await.unwrap();
+    first.send(Ok(view())).await.unwrap();
+    cache.ready().await;
+    let mut told = Box::pin(cache.evicted());
+    assert!(futures_util::poll!(&mut told).is_pending());
+
+    first.send(Err(ApiError::evicted())).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(1), told).await.expect("it is told at once");
+    assert_eq!(cache.usable().unwrap_err(), NoView::Evicted);
+    assert!(cache.current().is_none());
+    tokio::time::timeout(Duration::from_secs(1), cache.evicted()).await.expect("also who asks later is told");
+    // It does not ask again: nobody would answer otherwise.
+    scope.join().await;
+    // And nothing brings it back.
+    cache.put(view());
+    assert_eq!(cache.usable().unwrap_err(), NoView::Evicted);
+}
+
 #[test]
 fn jitter_stays_between_half_and_all() {
     let entropy = RepeatableEntropy::new(3);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Subcommand;
 use teleport_core::clock::{Clock, SystemClock};
-use teleport_core::id::{HostId, HostRole, NodeName};
+use teleport_core::id::{HostId, HostRole};
 use teleport_core::label::Labels;
 use teleport_core::resource::Node;
 
@@ -71,7 +71,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Rm { node } => {
             let id = match node.parse::<HostId>() {
                 Ok(id) => id,
-                Err(_) => by_name(&hosts(context).await?, &node)?,
+                Err(_) => find(context, &node).await?,
             };
             context.api.delete_node(id).await?;
             println!(
@@ -83,20 +83,17 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
     }
 }
 
-/// What can be removed: nodes and proxies, by their names.
-async fn hosts(context: &Context) -> Result<Vec<(NodeName, HostId)>> {
-    let nodes = context.api.nodes().await?.into_iter().map(|node| (node.record.name, node.record.host_id));
-    let mut hosts: Vec<_> = nodes.collect();
-    // Who may remove nodes may not always look at the cluster; then a proxy has to be named by its id.
-    if let Ok(status) = context.api.status().await {
-        hosts.extend(status.proxies.into_iter().map(|proxy| (proxy.record.name, proxy.record.host_id)));
+/// The host of this name: a node, else a proxy. A machine that is both removes its node by the name.
+async fn find(context: &Context, name: &str) -> Result<HostId> {
+    let nodes = context.api.nodes().await?;
+    let nodes = nodes.iter().filter(|node| node.record.name.as_str() == name).map(|node| node.record.host_id);
+    let mut named: Vec<HostId> = nodes.collect();
+    if named.is_empty() {
+        // Who may remove proxies may not always look at the cluster; then the id has to be said.
+        let proxies = context.api.status().await.map(|status| status.proxies).unwrap_or_default();
+        let proxies = proxies.iter().filter(|proxy| proxy.record.name.as_str() == name);
+        named.extend(proxies.map(|proxy| proxy.record.host_id));
     }
-    Ok(hosts)
-}
-
-fn by_name(hosts: &[(NodeName, HostId)], name: &str) -> Result<HostId> {
-    let named: Vec<HostId> =
-        hosts.iter().filter(|(known, _)| known.as_str() == name).map(|(_, id)| *id).collect();
     match named.as_slice() {
         [id] => Ok(*id),
         [] => bail!("there is no node or proxy {name:?}; `tctl nodes ls` lists nodes, `tctl status` proxies"),
