@@ -33,6 +33,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest explanation of a refusal that is kept.
 const MAX_MESSAGE: usize = 4096;
 const STDERR: u32 = 1;
+/// How often a proxy is asked that hangs up at once because too many others are at its door.
+const ATTEMPTS: u32 = 4;
+/// The pause after the first of these attempts, at most; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why a host is not believed to be who it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -78,6 +82,12 @@ pub enum ConnectError {
     /// A node is selected by labels, so nobody knows whose certificate to expect.
     #[error("labels may match another node tomorrow: find the node first and connect to its name or id")]
     Labels,
+    /// The proxy hangs up at once, again and again: too many others are at its door, or too many from this address.
+    #[error("the proxy at {address} is overloaded; try again in a moment")]
+    Overloaded {
+        /// Its address.
+        address: String,
+    },
     /// The user's own certificate is of no use any more.
     #[error("your certificate is not usable: {reason}; log in again")]
     OwnCertificate {
@@ -153,23 +163,44 @@ impl SshClient {
         Self { credentials: Arc::new(credentials), clock }
     }
 
-    /// Connects to a proxy's SSH port. Dropping the future ends the attempt.
+    /// Connects to a proxy's SSH port. A proxy that hangs up at once, as servers do that have too many strangers at the door, is
+    /// asked a few times within some seconds. Dropping the future ends the attempt.
     ///
     /// # Errors
     /// [`ConnectError`].
     pub async fn proxy(&self, address: &ProxyAddress) -> Result<ProxyConnection, ConnectError> {
         let peer = format!("proxy {}", address.to_authority());
-        let dial = TcpStream::connect((address.host.as_str(), address.port));
-        let dialled = within(&peer, async {
-            let stream = dial.await.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
-            stream.map_err(|source| ConnectError::Dial { address: address.to_authority(), source })
-        });
-        let stream = dialled.await?;
+        let mut attempt = 1;
+        loop {
+            let stream = within(&peer, dial(address)).await?;
+            // The port is chosen by the operating system, at random enough for this.
+            let dice = stream.local_addr().map_or(0, |local| local.port().reverse_bits());
+            match within(&peer, self.greet(stream, &peer, address)).await {
+                Err(ConnectError::Overloaded { .. }) if attempt < ATTEMPTS => {
+                    tracing::debug!(%peer, attempt, "the proxy hangs up at once");
+                    // Between half and all of it: those who were refused together do not come back together.
+                    let pause = FIRST_PAUSE.saturating_mul(1 << (attempt - 1)) / 2;
+                    tokio::time::sleep(pause + pause / u32::from(u16::MAX) * u32::from(dice)).await;
+                    attempt += 1;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn greet(
+        &self,
+        stream: TcpStream,
+        peer: &str,
+        address: &ProxyAddress,
+    ) -> Result<ProxyConnection, ConnectError> {
         let (login, name) =
             (self.credentials.user.as_str(), proxy_principal(&self.credentials.trust.cluster));
-        let (handle, host) =
-            within(&peer, self.handshake(stream, &peer, &name, HostRole::Proxy, login)).await?;
-        Ok(ProxyConnection { handle, host })
+        match self.handshake(stream, peer, &name, HostRole::Proxy, login).await {
+            Ok((handle, host)) => Ok(ProxyConnection { handle, host }),
+            Err(Failed::HungUp(_)) => Err(ConnectError::Overloaded { address: address.to_authority() }),
+            Err(Failed::Otherwise(error)) => Err(error),
+        }
     }
 
     /// Connects to a node through a proxy.
@@ -201,7 +232,7 @@ impl SshClient {
     ) -> Result<NodeConnection, ConnectError> {
         let peer = format!("node {name}");
         let handshake = self.handshake(stream, &peer, name, HostRole::Node, login.as_str());
-        let (handle, host) = within(&peer, handshake).await?;
+        let (handle, host) = within(&peer, async { Ok(handshake.await?) }).await?;
         Ok(NodeConnection { handle, host, proxy: None })
     }
 
@@ -212,7 +243,7 @@ impl SshClient {
         name: &str,
         role: HostRole,
         login: &str,
-    ) -> Result<(Handle<HostKeyCheck>, HostIdentity), ConnectError> {
+    ) -> Result<(Handle<HostKeyCheck>, HostIdentity), Failed> {
         let certificate = self.own_certificate()?;
         let verdict = Arc::new(OnceLock::new());
         let check = HostKeyCheck {
@@ -226,7 +257,7 @@ impl SshClient {
         let host = match verdict.get() {
             Some(Ok(host)) => host.clone(),
             Some(Err(rejected)) => {
-                return Err(ConnectError::Host { peer: peer.to_owned(), rejected: *rejected });
+                return Err(ConnectError::Host { peer: peer.to_owned(), rejected: *rejected }.into());
             }
             // A server that offers no certificate shares no host key algorithm with us.
             None => match connected {
@@ -234,10 +265,14 @@ impl SshClient {
                     return Err(ConnectError::Host {
                         peer: peer.to_owned(),
                         rejected: HostRejected::PlainKey,
-                    });
+                    }
+                    .into());
                 }
-                Err(error) => return Err(ConnectError::ssh(peer, error)),
-                Ok(_) => return Err(ConnectError::ssh(peer, russh::Error::UnknownKey)),
+                Err(error) if is_hang_up(&error) => {
+                    return Err(Failed::HungUp(ConnectError::ssh(peer, error)));
+                }
+                Err(error) => return Err(ConnectError::ssh(peer, error).into()),
+                Ok(_) => return Err(ConnectError::ssh(peer, russh::Error::UnknownKey).into()),
             },
         };
         let mut handle = connected.map_err(|error| ConnectError::ssh(peer, error))?;
@@ -246,8 +281,10 @@ impl SshClient {
         match authenticated {
             Ok(result) if result.success() => Ok((handle, host)),
             // A server that cuts the connection after too many failures has denied as well.
-            Ok(_) | Err(russh::Error::Disconnect) => Err(ConnectError::Denied { peer: peer.to_owned() }),
-            Err(error) => Err(ConnectError::ssh(peer, error)),
+            Ok(_) | Err(russh::Error::Disconnect) => {
+                Err(ConnectError::Denied { peer: peer.to_owned() }.into())
+            }
+            Err(error) => Err(ConnectError::ssh(peer, error).into()),
         }
     }
 
@@ -262,6 +299,42 @@ impl SshClient {
             Ok(_) | Err(CertRejected::SourceAddress) => Ok(certificate),
             Err(reason) => Err(own(reason)),
         }
+    }
+}
+
+async fn dial(address: &ProxyAddress) -> Result<TcpStream, ConnectError> {
+    let stream = TcpStream::connect((address.host.as_str(), address.port)).await;
+    let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
+    stream.map_err(|source| ConnectError::Dial { address: address.to_authority(), source })
+}
+
+/// Why a handshake failed.
+enum Failed {
+    /// The other side ended the connection before it showed its key, as one does that has too many strangers at the door.
+    HungUp(ConnectError),
+    Otherwise(ConnectError),
+}
+
+impl From<ConnectError> for Failed {
+    fn from(error: ConnectError) -> Self {
+        Self::Otherwise(error)
+    }
+}
+
+impl From<Failed> for ConnectError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::HungUp(error) | Failed::Otherwise(error) => error,
+        }
+    }
+}
+
+fn is_hang_up(error: &russh::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    match error {
+        russh::Error::Disconnect | russh::Error::HUP => true,
+        russh::Error::IO(error) => matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof),
+        _ => false,
     }
 }
 

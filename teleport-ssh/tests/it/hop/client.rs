@@ -1,12 +1,18 @@
 //! Our own client through the proxy to a real `sshd`.
 
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::stream;
 use teleport_core::id::OsLogin;
+use teleport_core::task::TaskScope;
+use teleport_ssh::client::openssh::ProxyAddress;
 use teleport_ssh::client::{
     Agent, ConnectError, ExitStatus, NodeConnection, SessionRequest, Terminal, TerminalSize,
 };
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::{DEADLINE, PROXY, World, os_user, run, text};
 
@@ -172,5 +178,47 @@ async fn a_running_agent_holds_the_certificate_for_a_while() {
     assert!(agent.remove(certificate).await.is_err());
     child.kill().unwrap();
     child.wait().unwrap();
+    world.stop().await;
+}
+
+/// A door before the proxy's that refuses so many connections, then lets in.
+async fn crowded(world: &World, refusals: usize) -> (ProxyAddress, Arc<AtomicUsize>, TaskScope) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = ProxyAddress::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+    let (asked, proxy) = (Arc::new(AtomicUsize::new(0)), world.proxy);
+    let count = Arc::clone(&asked);
+    let scope = TaskScope::new();
+    scope.spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            match count.fetch_add(1, Ordering::SeqCst) {
+                // Without a word, then with one.
+                0 if refusals > 0 => {}
+                number if number < refusals => {
+                    let _ = stream.write_all(b"Exceeded MaxStartups\r\n").await;
+                }
+                _ => {
+                    let mut inner = TcpStream::connect(proxy).await.unwrap();
+                    let _ = tokio::io::copy_bidirectional(&mut stream, &mut inner).await;
+                }
+            }
+        }
+    });
+    (address, asked, scope)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overloaded_proxy_is_asked_a_few_times() {
+    let world = World::start().await;
+    let user = world.user("alice").await;
+    let client = world.client(&user);
+    let (address, asked, _door) = crowded(&world, 3).await;
+    client.proxy(&address).await.unwrap().disconnect().await;
+    assert_eq!(asked.load(Ordering::SeqCst), 4);
+
+    let (address, asked, _door) = crowded(&world, usize::MAX).await;
+    let error = client.proxy(&address).await.map(drop).unwrap_err();
+    let expected = format!("the proxy at {} is overloaded; try again in a moment", address.to_authority());
+    assert_eq!(error.to_string(), expected);
+    assert_eq!(asked.load(Ordering::SeqCst), 4);
     world.stop().await;
 }
