@@ -170,6 +170,30 @@ async fn what_a_session_shows_arrives_whole_over_a_bad_network() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_drain_waits_little_for_a_store_that_is_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path(), SpoolLimits::default()).unwrap();
+    spool.start(meta(5)).unwrap().finish(Duration::ZERO, SessionEnd::Exited(0));
+    let closed = async {
+        while spool.waiting().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(600), closed).await.unwrap();
+    let away = Arc::new(Store { fail_each: 1, ..Store::default() });
+    let shutdown = Shutdown::new();
+    let scope = TaskScope::new();
+    scope.spawn(Uploader::new(spool.clone(), away).run(shutdown.clone()));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let asked = tokio::time::Instant::now();
+    shutdown.drain();
+    scope.join().await;
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    let [waiting] = &spool.waiting().unwrap()[..] else { panic!("the recording stays") };
+    assert!(waiting.exists());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_session_that_a_crash_cut_is_uploaded_at_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
     {

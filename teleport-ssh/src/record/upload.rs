@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,12 +17,16 @@ use super::Spool;
 
 /// The first and the longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(90));
+/// How long a drain waits for a store that takes nothing. Nothing is lost by leaving: the spool is on disk.
+const STUCK: Duration = Duration::from_secs(3);
 
 /// Uploads what a [`Spool`] has closed.
 #[derive(Clone, Debug)]
 pub struct Uploader {
     spool: Spool,
     store: Arc<dyn RecordingApi>,
+    /// How many calls the store has answered well.
+    answered: Arc<AtomicU64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -37,12 +42,38 @@ enum UploadError {
 impl Uploader {
     /// For this spool, to this store.
     pub fn new(spool: Spool, store: Arc<dyn RecordingApi>) -> Self {
-        Self { spool, store }
+        Self { spool, store, answered: Arc::default() }
     }
 
-    /// Uploads until shutdown: what waits now, and whatever is closed later. During a drain it finishes what is closed;
-    /// what it cannot deliver stays in the spool for the next start. Dropping the future is safe at any moment.
+    /// Uploads until shutdown: what waits now, and whatever is closed later. During a drain it finishes what is closed, and
+    /// leaves, with a line in the log, once the store has taken nothing for some seconds. What it cannot deliver stays in the
+    /// spool for the next start. Dropping the future is safe at any moment.
     pub async fn run(self, shutdown: Shutdown) {
+        tokio::select! {
+            () = self.deliver(&shutdown) => {}
+            () = self.stuck(&shutdown) => {
+                let recordings = self.spool.waiting().map_or(0, |waiting| waiting.len());
+                tracing::warn!(
+                    recordings,
+                    "the auth service takes no recordings now: they stay in the spool and are delivered after the next start"
+                );
+            }
+        }
+    }
+
+    /// Resolves when a drain makes no progress.
+    async fn stuck(&self, shutdown: &Shutdown) {
+        shutdown.draining().await;
+        loop {
+            let before = self.answered.load(Ordering::Relaxed);
+            tokio::time::sleep(STUCK).await;
+            if self.answered.load(Ordering::Relaxed) == before {
+                return;
+            }
+        }
+    }
+
+    async fn deliver(&self, shutdown: &Shutdown) {
         let mut pause = BACKOFF.0;
         loop {
             let done = tokio::select! {
@@ -101,8 +132,8 @@ impl Uploader {
         let len = file.metadata().map_err(UploadError::Read)?.len();
         let meta = read_meta(&file)?;
         let session = meta.session;
-        self.store.create_recording(meta).await.map_err(UploadError::Store)?;
-        let mut part = self.store.recording_parts(session).await.map_err(UploadError::Store)?;
+        self.taken(self.store.create_recording(meta)).await?;
+        let mut part = self.taken(self.store.recording_parts(session)).await?;
         loop {
             let offset = u64::from(part) * MAX_PART_LEN as u64;
             if offset >= len {
@@ -111,13 +142,17 @@ impl Uploader {
             let size = usize::try_from(len - offset).unwrap_or(MAX_PART_LEN).min(MAX_PART_LEN);
             let mut bytes = vec![0; size];
             file.read_exact_at(&mut bytes, offset).map_err(UploadError::Read)?;
-            self.store
-                .put_recording_part(session, part, Bytes::from(bytes))
-                .await
-                .map_err(UploadError::Store)?;
+            self.taken(self.store.put_recording_part(session, part, Bytes::from(bytes))).await?;
             part += 1;
         }
-        self.store.complete_recording(session, part).await.map_err(UploadError::Store)
+        self.taken(self.store.complete_recording(session, part)).await
+    }
+
+    /// One call of the store.
+    async fn taken<T>(&self, call: impl Future<Output = Result<T, ApiError>>) -> Result<T, UploadError> {
+        let answer = call.await.map_err(UploadError::Store)?;
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        Ok(answer)
     }
 }
 
