@@ -29,6 +29,7 @@ pub(crate) use self::client::{Exchange, from_json, to_json};
 pub use self::client::{WebClient, WebError, WebTrust};
 use self::connection::Connections;
 use self::pass::Passes;
+pub(crate) use self::peek::hello;
 pub(crate) use self::routes::JOIN_PATH;
 use self::routes::{Routes, Throttle};
 use crate::identity::HostIdentityHandle;

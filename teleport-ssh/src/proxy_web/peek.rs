@@ -13,15 +13,15 @@ const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What a client begins with.
 #[derive(Debug)]
-pub(super) struct Hello {
+pub(crate) struct Hello {
     /// All that was read, to be given to whoever answers.
-    pub(super) bytes: BytesMut,
+    pub(crate) bytes: BytesMut,
     /// The protocols that it offers (ALPN).
-    pub(super) protocols: Vec<Vec<u8>>,
+    pub(crate) protocols: Vec<Vec<u8>>,
 }
 
 /// Reads a whole ClientHello and not much more. Not cancel safe: what was read is lost.
-pub(super) async fn hello(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Hello> {
+pub(crate) async fn hello(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Hello> {
     let mut acceptor = Acceptor::default();
     let mut bytes = BytesMut::with_capacity(1024);
     let mut read = 0;

@@ -1,7 +1,6 @@
 //! One connection: handshake, who is it, requests, and the ends that it can come to.
 
 use std::convert::Infallible;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,18 +18,17 @@ use teleport_core::cert::{CertRejected, Identity};
 use teleport_core::clock::Clock;
 use teleport_core::task::{Shutdown, TaskScope};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
 use super::Services;
-use super::dispatch::dispatch;
-use super::watch::Ends;
+use super::calls::Calls;
 use crate::listener::Admitted;
 use crate::listener::limits::Outcome;
 use crate::rpc::http::{Answer, ErrorBody, json, refuse};
 use crate::rpc::routes::Route;
 use crate::rpc::tls::{Authenticator, TlsServer};
-use crate::rpc::{Activity, Busy, ScopeExecutor};
+use crate::rpc::{Activity, ScopeExecutor};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -140,25 +138,28 @@ impl Connections {
         if guard.is_known() {
             place.record(Outcome::Authenticated);
         }
-        self.requests(tls, Arc::new(guard), calls, shutdown).await;
+        let guard = Arc::new(guard);
+        let streams = if guard.is_known() { MAX_STREAMS } else { STRANGER_STREAMS };
+        let calls = Arc::new(Calls::new(calls, streams, place, Arc::clone(&guard), shutdown.clone()));
+        self.requests(tls, guard, (calls, streams), shutdown).await;
     }
 
-    async fn requests<S>(&self, tls: S, guard: Arc<Guard>, calls: TaskScope, shutdown: Shutdown)
-    where
+    async fn requests<S>(
+        &self,
+        tls: S,
+        guard: Arc<Guard>,
+        (calls, streams): (Arc<Calls>, u32),
+        shutdown: Shutdown,
+    ) where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let scope = TaskScope::new();
         let activity = Arc::new(Activity::default());
-        let streams = if guard.is_known() { MAX_STREAMS } else { STRANGER_STREAMS };
-        let permits = Arc::new(Semaphore::new(streams as usize));
         let service = service_fn(|request: Request<Incoming>| {
-            let (guard, calls, permits) = (Arc::clone(&guard), calls.clone(), Arc::clone(&permits));
-            let (busy, ending) = (activity.begin(), shutdown.clone());
+            let (guard, calls, busy) = (Arc::clone(&guard), Arc::clone(&calls), activity.begin());
             async move {
                 let answer = match Self::admit(&request, &guard) {
-                    Ok(route) => {
-                        Self::call(route, request.into_body(), guard, &calls, permits, busy, ending).await
-                    }
+                    Ok(route) => calls.run(route, request.into_body(), busy).await,
                     Err(refusal) => refusal,
                 };
                 Ok::<_, Infallible>(answer)
@@ -217,33 +218,6 @@ impl Connections {
             return Err(unauthorized("a client certificate is needed"));
         }
         Ok(route)
-    }
-
-    /// Carries out a call in a task of its own: a client that takes its request back, or goes, does not stop between the act and
-    /// the audit event what has begun. A permit is held until the end, so that nobody has more calls running than streams.
-    async fn call(
-        route: Route,
-        body: Incoming,
-        guard: Arc<Guard>,
-        calls: &TaskScope,
-        permits: Arc<Semaphore>,
-        busy: Busy,
-        shutdown: Shutdown,
-    ) -> Answer {
-        let lost = || refuse(&ApiError::internal(io::Error::other("the call did not come to its end")));
-        let Ok(permit) = permits.acquire_owned().await else { return lost() };
-        let (sender, receiver) = oneshot::channel();
-        calls.spawn(async move {
-            let ends = Ends::new(Arc::clone(&guard), shutdown);
-            let answer = match dispatch(guard.api.as_ref(), route, body, ends).await {
-                Ok(answer) => answer,
-                Err(error) => refuse(&error),
-            };
-            drop((permit, busy));
-            // Nobody may be waiting any more.
-            let _ = sender.send(answer);
-        });
-        receiver.await.unwrap_or_else(|_| lost())
     }
 
     /// By whom certificates are judged now; what was judged by an older one is judged again.
@@ -305,6 +279,11 @@ impl Guard {
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+
+    /// The API as the caller may use it.
+    pub(super) fn api(&self) -> &dyn AuthApi {
+        self.api.as_ref()
     }
 
     fn is_known(&self) -> bool {

@@ -1,5 +1,6 @@
 //! The auth service on a port.
 
+mod calls;
 mod connection;
 mod dispatch;
 mod watch;

@@ -1,0 +1,68 @@
+//! Calls, each in a task of the server's own.
+//!
+//! The library that speaks HTTP drops what it runs for a request as soon as the client takes the request back or goes. A call that is
+//! dropped between its act and its audit event has acted and not told of it: so what has begun runs to its end, whoever waits.
+
+use std::io;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use teleport_core::api::ApiError;
+use teleport_core::task::{Shutdown, TaskScope};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::connection::{Guard, Place};
+use super::dispatch::dispatch;
+use super::watch::Ends;
+use crate::rpc::Busy;
+use crate::rpc::http::{Answer, refuse};
+use crate::rpc::routes::Route;
+
+/// The calls of one connection. Each holds a permit until it ends, so that who takes requests back has no more of them running than
+/// who waits; and the connection's place at the door, so that who comes anew each time has not, either.
+pub(super) struct Calls {
+    tasks: TaskScope,
+    permits: Arc<Semaphore>,
+    place: Arc<Place>,
+    guard: Arc<Guard>,
+    shutdown: Shutdown,
+}
+
+impl Calls {
+    /// Up to `most` at the same time, in `tasks`.
+    pub(super) fn new(
+        tasks: TaskScope,
+        most: u32,
+        place: Place,
+        guard: Arc<Guard>,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self {
+            tasks,
+            permits: Arc::new(Semaphore::new(most as usize)),
+            place: Arc::new(place),
+            guard,
+            shutdown,
+        }
+    }
+
+    /// Carries out a call. Dropping the future before there is a permit for it leaves nothing begun; later only the answer is lost.
+    pub(super) async fn run(&self, route: Route, body: Incoming, busy: Busy) -> Answer {
+        let lost = || refuse(&ApiError::internal(io::Error::other("the call did not come to its end")));
+        let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return lost() };
+        let (guard, place, shutdown) =
+            (Arc::clone(&self.guard), Arc::clone(&self.place), self.shutdown.clone());
+        let (sender, receiver) = oneshot::channel();
+        self.tasks.spawn(async move {
+            let ends = Ends::new(Arc::clone(&guard), shutdown);
+            let answer = match dispatch(guard.api(), route, body, ends).await {
+                Ok(answer) => answer,
+                Err(error) => refuse(&error),
+            };
+            drop((permit, place, busy));
+            // Nobody may be waiting any more.
+            let _ = sender.send(answer);
+        });
+        receiver.await.unwrap_or_else(|_| lost())
+    }
+}
