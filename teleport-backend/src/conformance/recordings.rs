@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use teleport_core::clock::Timestamp;
-use teleport_core::id::SessionId;
+use teleport_core::id::{SessionId, UserName};
 use teleport_core::recording::{MAX_PART_LEN, MAX_PARTS, RecordingError, RecordingMeta, RecordingStore};
 
 const NOON: Timestamp = Timestamp::from_unix_millis(1_795_262_400_000);
@@ -33,7 +33,48 @@ pub async fn run_all(factory: &impl Factory) {
     uploads_can_be_repeated_and_resumed(factory).await;
     complete_recordings_are_immutable(factory).await;
     lists_are_newest_first(factory).await;
+    users_have_lists_of_their_own(factory).await;
     unknown_sessions_are_not_found(factory).await;
+}
+
+/// The list of a user is that of all recordings without those of others.
+///
+/// # Panics
+/// Where the store breaks the contract.
+pub async fn users_have_lists_of_their_own(factory: &impl Factory) {
+    let store = factory.open().await;
+    let minute = Duration::from_secs(60);
+    let users =
+        ["alice", "bob", "a", "alice@example.com"].map(|name| name.parse::<UserName>().expect("valid"));
+    let mut all = Vec::new();
+    for number in 0..40_u32 {
+        let user = users[number as usize % 3].clone();
+        // Over several days, some in one millisecond.
+        let meta = RecordingMeta { user, ..meta(number, NOON.saturating_add(minute * 200 * (number / 2))) };
+        store.create(&meta).await.unwrap();
+        store.create(&meta).await.unwrap();
+        all.push(meta);
+    }
+    let ranges = [
+        (Timestamp::EPOCH, Timestamp::MAX),
+        (NOON.saturating_add(minute * 400), NOON.saturating_add(minute * 2000)),
+    ];
+    for user in &users {
+        for (from, to) in ranges {
+            for limit in [1000, 5] {
+                let listed = store.list_of(user, from, to, limit).await.unwrap();
+                let within = |meta: &&RecordingMeta| meta.user == *user && (from..to).contains(&meta.started);
+                let mut expected: Vec<Timestamp> =
+                    all.iter().filter(within).map(|meta| meta.started).collect();
+                expected.sort_unstable_by(|a, b| b.cmp(a));
+                expected.truncate(limit);
+                let started: Vec<Timestamp> = listed.iter().map(|info| info.meta.started).collect();
+                assert_eq!(started, expected, "{user} {from} {to} {limit}");
+                assert!(listed.iter().all(|info| info.meta.user == *user), "{user}");
+            }
+        }
+    }
+    assert!(store.list_of(&users[3], Timestamp::EPOCH, Timestamp::MAX, 10).await.unwrap().is_empty());
 }
 
 /// The session with this number.

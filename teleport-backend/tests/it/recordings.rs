@@ -139,3 +139,40 @@ async fn a_directory_that_cannot_be_made_is_an_error() {
     let error = FsRecordingStore::open("/proc/teleport/recordings").await.unwrap_err();
     assert!(matches!(error, RecordingError::Unavailable { .. }), "{error:?}");
 }
+
+/// Every user may ask for the own recordings: those of others are not looked through for it.
+#[tokio::test]
+async fn a_user_is_found_without_the_list_of_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = FsRecordingStore::open(directory.path()).await.unwrap();
+    let own = meta();
+    store.create(&own).await.unwrap();
+    std::fs::remove_dir_all(directory.path().join("days")).unwrap();
+    let listed = store.list_of(&own.user, Timestamp::EPOCH, Timestamp::MAX, 10).await.unwrap();
+    assert_eq!(listed.iter().map(|info| &info.meta).collect::<Vec<_>>(), [&own]);
+}
+
+/// A store of a version that had no lists for users gets them, also if that was interrupted.
+#[tokio::test]
+async fn an_older_store_gets_the_lists_of_its_users() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = FsRecordingStore::open(directory.path()).await.unwrap();
+    let own = meta();
+    let other = RecordingMeta {
+        session: "00000002-0000-4000-8000-000000000000".parse().unwrap(),
+        user: "bob".parse().unwrap(),
+        ..own.clone()
+    };
+    for meta in [&own, &other] {
+        store.create(meta).await.unwrap();
+    }
+    drop(store);
+    std::fs::remove_dir_all(directory.path().join("users")).unwrap();
+    std::fs::create_dir_all(directory.path().join("users.new/alice")).unwrap();
+    let store = FsRecordingStore::open(directory.path()).await.unwrap();
+    for meta in [&own, &other] {
+        let listed = store.list_of(&meta.user, Timestamp::EPOCH, Timestamp::MAX, 10).await.unwrap();
+        assert_eq!(listed.iter().map(|info| &info.meta).collect::<Vec<_>>(), [meta]);
+    }
+    assert!(!directory.path().join("users.new").exists());
+}

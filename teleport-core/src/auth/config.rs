@@ -32,6 +32,8 @@ pub struct AuthConfig {
     pub lockout: LockoutConfig,
     /// How passwords are hashed.
     pub password: PasswordConfig,
+    /// How much the recordings of a host may occupy.
+    pub recordings: RecordingLimits,
     /// How often watchers of access look for changes that the backend does not report. 60 seconds.
     pub trust_refresh: Duration,
 }
@@ -52,6 +54,7 @@ impl AuthConfig {
             static_tokens: Vec::new(),
             lockout: LockoutConfig::default(),
             password: PasswordConfig::default(),
+            recordings: RecordingLimits::default(),
             trust_refresh: Duration::from_secs(60),
         }
     }
@@ -73,6 +76,36 @@ impl Default for LockoutConfig {
     fn default() -> Self {
         let half_an_hour = Duration::from_secs(30 * 60);
         Self { failures: 5, window: half_an_hour, lock: half_an_hour }
+    }
+}
+
+/// How much the recordings of a host may occupy. Generous: they are to be met by a host that was taken over, not by one that is
+/// busy. What a node cannot deliver stays in its spool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecordingLimits {
+    /// The most bytes of one recording, rounded up to whole parts. 4 GiB, as much as a node's spool holds.
+    pub recording_bytes: u64,
+    /// The most bytes that a host may hand in on one day (UTC). Each part counts as 4 KiB at least. 20 GiB.
+    pub host_day_bytes: u64,
+    /// The most recordings that a host may begin on one day. 250,000, nearly three a second.
+    pub host_day_recordings: u64,
+    /// How long ago a recording may have begun when it is handed in, by its own account; else it counts as begun so long ago. A
+    /// node may have been without the auth service for as long. 30 days.
+    pub max_age: Duration,
+    /// How far the clock of a node may be ahead; what began later counts as beginning now. 5 minutes.
+    pub max_ahead: Duration,
+}
+
+impl Default for RecordingLimits {
+    fn default() -> Self {
+        Self {
+            recording_bytes: 4 << 30,
+            host_day_bytes: 20 << 30,
+            host_day_recordings: 250_000,
+            max_age: Duration::from_secs(30 * 24 * 3600),
+            max_ahead: Duration::from_secs(300),
+        }
     }
 }
 

@@ -22,6 +22,7 @@ mod nodes;
 mod password;
 pub mod policy;
 mod presence;
+mod quota;
 mod recordings;
 mod reissue;
 mod roles;
@@ -34,11 +35,12 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use self::caller::Caller;
-pub use self::config::{AuthConfig, LockoutConfig, PasswordConfig};
+pub use self::config::{AuthConfig, LockoutConfig, PasswordConfig, RecordingLimits};
 pub use self::eviction::EvictedHost;
 pub use self::handle::AuthHandle;
 pub use self::join::HostRecord;
 use self::password::Hasher;
+use self::quota::Quotas;
 use self::recordings::SessionHosts;
 use self::roles::RoleCache;
 pub use self::totp::one_time_code;
@@ -95,6 +97,8 @@ struct Inner {
     hasher: Hasher,
     /// By their recordings, so that not every part asks the store.
     session_hosts: SessionHosts,
+    quotas: Quotas,
+    usage: Repo<quota::Usage>,
     /// By who reported their start. Apart, because a report is only a word.
     session_reporters: SessionHosts,
 }
@@ -124,6 +128,8 @@ impl AuthService {
             evicted: Repo::new(repo()),
             hasher: Hasher::new(config.password),
             session_hosts: SessionHosts::default(),
+            quotas: Quotas::default(),
+            usage: Repo::new(repo()),
             session_reporters: SessionHosts::default(),
             ports,
             config,

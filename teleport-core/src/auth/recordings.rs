@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::context::OpContext;
 use super::policy::{Permit, Scope};
+use super::quota::{self, Amount};
 use crate::api::{ApiError, ApiErrorKind, ApiResult, RecordingQuery};
 use crate::audit::{AuditEvent, EventKind};
 use crate::clock::Timestamp;
@@ -19,8 +20,6 @@ use crate::resource::Verb;
 const READ_LEN: usize = 1 << 20;
 /// The most recordings of one answer.
 const MAX_LISTED: usize = 1000;
-/// How many pages of foreign recordings are looked through for the own ones.
-const MAX_PAGES: usize = 50;
 
 fn api_error(error: RecordingError, session: SessionId) -> ApiError {
     match error {
@@ -88,9 +87,28 @@ pub(super) async fn create(
     }
     meta.host_name = host.name.clone();
     let session = meta.session;
+    match call.auth.ports.recordings.info(session).await {
+        // Begun before: an upload that goes on. It stays where it is in the list, whatever the time is now.
+        Ok(known) => meta.started = known.meta.started,
+        Err(RecordingError::NotFound) => {
+            quota::charge(call, host.host_id, Amount::RECORDING).await?;
+            meta.started = credible(call, meta.started);
+        }
+        Err(error) => return Err(api_error(error, session)),
+    }
     call.auth.ports.recordings.create(&meta).await.map_err(|error| api_error(error, session))?;
     call.auth.session_hosts.remember(session, host.host_id);
     Ok(())
+}
+
+/// When a recording began, by the node's clock as far as that can be believed: recordings are listed and found by it.
+fn credible(call: &OpContext<'_>, started: Timestamp) -> Timestamp {
+    let limits = &call.auth.config.recordings;
+    if started > call.now.saturating_add(limits.max_ahead) {
+        call.now
+    } else {
+        started.max(call.now.saturating_sub(limits.max_age))
+    }
 }
 
 pub(super) async fn put_part(
@@ -105,7 +123,10 @@ pub(super) async fn put_part(
             "a part has 1 to {MAX_PART_LEN} bytes and a number below {MAX_PARTS}"
         )));
     }
+    let host = permit.host().ok_or_else(ApiError::denied)?;
     check_owner(call, permit, session).await?;
+    quota::check_length(call, session, number, part.len()).await?;
+    quota::charge(call, host.host_id, Amount::part(part.len())).await?;
     let stored = call.auth.ports.recordings.put_part(session, number, part).await;
     stored.map_err(|error| api_error(error, session))
 }
@@ -147,34 +168,16 @@ pub(super) async fn list(
 ) -> ApiResult<Vec<RecordingInfo>> {
     let day = Duration::from_secs(24 * 3600);
     let from = query.from.unwrap_or_else(|| call.now.saturating_sub(day));
-    let mut to = query.to.unwrap_or(Timestamp::MAX);
+    let to = query.to.unwrap_or(Timestamp::MAX);
     let limit = if query.limit == 0 { 50 } else { query.limit.min(MAX_LISTED) };
     let store = &call.auth.ports.recordings;
-    let failed = |error: RecordingError| ApiError::unavailable(error);
-    if sees_all(call, permit, Verb::List).await? {
-        return store.list(from, to, limit).await.map_err(failed);
-    }
-    let user = permit.user().ok_or_else(ApiError::denied)?;
-    let mut own: Vec<RecordingInfo> = Vec::new();
-    for _ in 0..MAX_PAGES {
-        let page = store.list(from, to, MAX_LISTED).await.map_err(failed)?;
-        let last = page.len() < MAX_LISTED;
-        // The next page begins with the millisecond in which this one ends, lest it lose some of several in one.
-        let next =
-            page.last().map_or(from, |info| info.meta.started.saturating_add(Duration::from_millis(1)));
-        for info in page {
-            let known = |own: &RecordingInfo| own.meta.session == info.meta.session;
-            if info.meta.user == user.user && !own.iter().any(known) {
-                own.push(info);
-            }
-        }
-        if last || own.len() >= limit || next >= to {
-            break;
-        }
-        to = next;
-    }
-    own.truncate(limit);
-    Ok(own)
+    let found = if sees_all(call, permit, Verb::List).await? {
+        store.list(from, to, limit).await
+    } else {
+        let user = permit.user().ok_or_else(ApiError::denied)?;
+        store.list_of(&user.user, from, to, limit).await
+    };
+    found.map_err(ApiError::unavailable)
 }
 
 pub(super) async fn read(

@@ -183,4 +183,17 @@ pub trait RecordingStore: fmt::Debug + Send + Sync + 'static {
         to: Timestamp,
         limit: usize,
     ) -> Result<Vec<RecordingInfo>, RecordingError>;
+
+    /// The same for the recordings of one user. The work grows with the user's own recordings and not with those of others:
+    /// every user may ask.
+    ///
+    /// # Errors
+    /// [`RecordingError::Unavailable`].
+    async fn list_of(
+        &self,
+        user: &UserName,
+        from: Timestamp,
+        to: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<RecordingInfo>, RecordingError>;
 }

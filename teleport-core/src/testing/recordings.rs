@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
 use crate::clock::Timestamp;
-use crate::id::SessionId;
+use crate::id::{SessionId, UserName};
 use crate::recording::{
     MAX_PART_LEN, MAX_PARTS, RecordingError, RecordingInfo, RecordingMeta, RecordingStore,
 };
@@ -54,6 +54,15 @@ impl MemoryRecordings {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SessionId, Recording>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn newest(&self, limit: usize, wanted: impl Fn(&RecordingMeta) -> bool) -> Vec<RecordingInfo> {
+        let recordings = self.lock();
+        let found = recordings.values().filter(|recording| wanted(&recording.meta));
+        let mut found: Vec<RecordingInfo> = found.map(Recording::info).collect();
+        found.sort_by_key(|info| std::cmp::Reverse(info.meta.started));
+        found.truncate(limit);
+        found
     }
 
     fn with<T>(
@@ -137,11 +146,16 @@ impl RecordingStore for MemoryRecordings {
         to: Timestamp,
         limit: usize,
     ) -> Result<Vec<RecordingInfo>, RecordingError> {
-        let recordings = self.lock();
-        let within = |recording: &&Recording| (from..to).contains(&recording.meta.started);
-        let mut found: Vec<RecordingInfo> = recordings.values().filter(within).map(Recording::info).collect();
-        found.sort_by_key(|info| std::cmp::Reverse(info.meta.started));
-        found.truncate(limit);
-        Ok(found)
+        Ok(self.newest(limit, |meta| (from..to).contains(&meta.started)))
+    }
+
+    async fn list_of(
+        &self,
+        user: &UserName,
+        from: Timestamp,
+        to: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<RecordingInfo>, RecordingError> {
+        Ok(self.newest(limit, |meta| meta.user == *user && (from..to).contains(&meta.started)))
     }
 }

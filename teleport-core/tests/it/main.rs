@@ -14,6 +14,7 @@ mod failures;
 mod hosts;
 mod login;
 mod policy;
+mod quota;
 mod real;
 mod roles;
 mod secrets;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! days/2026-11-21/1795228845123-<session>      empty: the list, by the time of the beginning
+//! users/<user>/2026-11-21/…                    the same, of one user
 //! sessions/<session>/meta.json                 what it is of
 //! sessions/<session>/part-00000000             while the upload goes on
 //! sessions/<session>/data                      all parts, once it is complete
@@ -21,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use teleport_core::clock::Timestamp;
-use teleport_core::id::SessionId;
+use teleport_core::id::{SessionId, UserName};
 use teleport_core::recording::{RecordingError, RecordingInfo, RecordingMeta, RecordingStore};
 
 use self::session::Session;
@@ -29,6 +30,8 @@ use crate::shared::files;
 
 /// How many sessions can be written at the same time; more share locks by chance.
 const STRIPES: usize = 64;
+const DAYS: &str = "days";
+const USERS: &str = "users";
 
 /// A [`RecordingStore`] in a directory of a local file system. One process writes to it.
 #[derive(Clone, Debug)]
@@ -51,9 +54,10 @@ impl FsRecordingStore {
         let store = Self(Arc::new(Store { locks: std::array::from_fn(|_| Mutex::new(())), root }));
         store
             .run(|store| {
-                files::create_directory(&store.root.join("days"))?;
+                files::create_directory(&store.days())?;
                 files::create_directory(&store.root.join("sessions"))?;
-                Ok(files::sync_directory(&store.root)?)
+                files::sync_directory(&store.root)?;
+                store.make_users()
             })
             .await?;
         Ok(store)
@@ -120,54 +124,111 @@ impl Store {
         run(self.session(session))
     }
 
-    /// Puts a recording into the list. Its marker may be there already.
-    fn mark(&self, meta: &RecordingMeta) -> Result<(), Failure> {
-        let days = self.root.join("days");
-        let day = days.join(files::day(meta.started));
-        if !day.exists() {
-            files::create_directory(&day)?;
-            files::sync_directory(&days)?;
-        }
-        // Zeroes in front make names sort like time.
-        let name = format!("{:015}-{}", meta.started.unix_millis(), meta.session);
-        files::private().write(true).truncate(false).open(day.join(name))?.sync_all()?;
-        Ok(files::sync_directory(&day)?)
+    /// The list of all recordings.
+    fn days(&self) -> PathBuf {
+        self.root.join(DAYS)
     }
 
-    fn list(&self, from: Timestamp, to: Timestamp, limit: usize) -> Result<Vec<RecordingInfo>, Failure> {
+    /// The list of a user's recordings. Names of users are safe names of files: none begins with a dot or has a slash.
+    fn days_of(&self, user: &UserName) -> PathBuf {
+        self.root.join(USERS).join(user.as_str())
+    }
+
+    /// Makes the lists of the users, of a store that was made before there were any.
+    fn make_users(&self) -> Result<(), Failure> {
+        let users = self.root.join(USERS);
+        if users.exists() {
+            return Ok(());
+        }
+        // Under another name until it is whole.
+        let unfinished = self.root.join("users.new");
+        files::create_directory(&unfinished)?;
+        for day in names(&self.days())?.iter().filter(|day| files::is_day(day)) {
+            for (_, session) in markers(&self.days().join(day))? {
+                match self.session(session).info() {
+                    Ok(info) => {
+                        let own = unfinished.join(info.meta.user.as_str());
+                        files::create_directory(&own)?;
+                        mark(&own, &info.meta)?;
+                    }
+                    Err(failure) => left_out(session, failure),
+                }
+            }
+        }
+        files::sync_directory(&unfinished)?;
+        std::fs::rename(&unfinished, &users)?;
+        Ok(files::sync_directory(&self.root)?)
+    }
+
+    /// Puts a recording into the lists. Its markers may be there already.
+    fn mark(&self, meta: &RecordingMeta) -> Result<(), Failure> {
+        let own = self.days_of(&meta.user);
+        if !own.exists() {
+            files::create_directory(&own)?;
+            files::sync_directory(&self.root.join(USERS))?;
+        }
+        mark(&own, meta)?;
+        mark(&self.days(), meta)
+    }
+
+    /// The newest recordings of a list.
+    fn list(
+        &self,
+        list: &Path,
+        from: Timestamp,
+        to: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<RecordingInfo>, Failure> {
         let (first, last) = (files::day(from), files::day(to));
-        let mut days = names(&self.root.join("days"))?;
+        let mut days = names(list)?;
         days.retain(|day| files::is_day(day) && (&first..=&last).contains(&day));
         days.sort_unstable_by(|a, b| b.cmp(a));
         let mut found = Vec::new();
         for day in days {
-            let mut markers = names(&self.root.join("days").join(day))?;
-            markers.sort_unstable_by(|a, b| b.cmp(a));
-            for marker in markers {
+            for (started, session) in markers(&list.join(day))? {
                 if found.len() >= limit {
                     return Ok(found);
                 }
-                let Some((millis, session)) = marker.split_once('-') else { continue };
-                let (Ok(millis), Ok(session)) = (millis.parse(), session.parse::<SessionId>()) else {
-                    continue;
-                };
-                let started = Timestamp::from_unix_millis(millis);
                 if started < from || started >= to {
                     continue;
                 }
                 match self.session(session).info() {
                     Ok(info) => found.push(info),
                     // One damaged recording must not hide the others.
-                    Err(failure) => {
-                        let error = RecordingError::from(failure);
-                        let error: &dyn std::error::Error = &error;
-                        tracing::warn!(%session, error, "a recording is left out of the list");
-                    }
+                    Err(failure) => left_out(session, failure),
                 }
             }
         }
         Ok(found)
     }
+}
+
+/// Puts a recording into the list `days`, which exists.
+fn mark(days: &Path, meta: &RecordingMeta) -> Result<(), Failure> {
+    let day = days.join(files::day(meta.started));
+    if !day.exists() {
+        files::create_directory(&day)?;
+        files::sync_directory(days)?;
+    }
+    // Zeroes in front make names sort like time.
+    let name = format!("{:015}-{}", meta.started.unix_millis(), meta.session);
+    files::private().write(true).truncate(false).open(day.join(name))?.sync_all()?;
+    Ok(files::sync_directory(&day)?)
+}
+
+/// The markers of a day, newest first.
+fn markers(day: &Path) -> Result<impl Iterator<Item = (Timestamp, SessionId)>, Failure> {
+    let mut markers = names(day)?;
+    markers.sort_unstable_by(|a, b| b.cmp(a));
+    Ok(markers.into_iter().filter_map(|marker| {
+        let (millis, session) = marker.split_once('-')?;
+        Some((Timestamp::from_unix_millis(millis.parse().ok()?), session.parse().ok()?))
+    }))
+}
+
+fn left_out(session: SessionId, failure: Failure) {
+    let error = RecordingError::from(failure);
+    tracing::warn!(%session, error = &error as &dyn std::error::Error, "a recording is left out of the list");
 }
 
 fn names(directory: &Path) -> Result<Vec<String>, Failure> {
@@ -216,6 +277,17 @@ impl RecordingStore for FsRecordingStore {
         to: Timestamp,
         limit: usize,
     ) -> Result<Vec<RecordingInfo>, RecordingError> {
-        self.run(move |store| store.list(from, to, limit)).await
+        self.run(move |store| store.list(&store.days(), from, to, limit)).await
+    }
+
+    async fn list_of(
+        &self,
+        user: &UserName,
+        from: Timestamp,
+        to: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<RecordingInfo>, RecordingError> {
+        let user = user.clone();
+        self.run(move |store| store.list(&store.days_of(&user), from, to, limit)).await
     }
 }

@@ -1,0 +1,226 @@
+//! How much the recordings of one host may occupy: a bound for each day, so that a host which was taken over cannot fill the disk of
+//! the auth service.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::context::{OpContext, contended};
+use crate::api::{ApiError, ApiErrorKind, ApiResult};
+use crate::audit::{AuditEvent, EventKind};
+use crate::clock::Timestamp;
+use crate::id::{HostId, SessionId};
+use crate::recording::MAX_PART_LEN;
+use crate::storage::{Condition, Record};
+
+/// How often a reservation is tried again when other services reserve for the same host.
+const ATTEMPTS: usize = 64;
+/// What is reserved at a time, so that not every part writes to the storage: bytes and recordings. What is left of it when the
+/// service ends is lost for the day.
+const BLOCK: Amount = Amount { bytes: 64 << 20, recordings: 64 };
+/// What even the shortest part or description occupies on a disk.
+const LEAST: u64 = 4096;
+const DAY: u64 = 86_400;
+
+/// Recordings, and their bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Amount {
+    bytes: u64,
+    recordings: u64,
+}
+
+impl Amount {
+    /// A recording that begins.
+    pub(super) const RECORDING: Self = Self { bytes: LEAST, recordings: 1 };
+
+    /// A part of a recording.
+    pub(super) fn part(len: usize) -> Self {
+        Self { bytes: u64::try_from(len).unwrap_or(u64::MAX).max(LEAST), recordings: 0 }
+    }
+
+    fn minus(self, other: Self) -> Option<Self> {
+        Some(Self {
+            bytes: self.bytes.checked_sub(other.bytes)?,
+            recordings: self.recordings.checked_sub(other.recordings)?,
+        })
+    }
+
+    const fn plus(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add(other.bytes),
+            recordings: self.recordings.saturating_add(other.recordings),
+        }
+    }
+
+    /// What is missing to `other`.
+    const fn up_to(self, other: Self) -> Self {
+        Self {
+            bytes: other.bytes.saturating_sub(self.bytes),
+            recordings: other.recordings.saturating_sub(self.recordings),
+        }
+    }
+
+    /// What to reserve where so much is needed and so much is free: a block where anything is needed.
+    fn reservation(self, free: Self) -> Self {
+        let of =
+            |needed: u64, block: u64, free: u64| if needed == 0 { 0 } else { needed.max(block).min(free) };
+        Self {
+            bytes: of(self.bytes, BLOCK.bytes, free.bytes),
+            recordings: of(self.recordings, BLOCK.recordings, free.recordings),
+        }
+    }
+}
+
+/// What was reserved for a host on a day, by all auth services.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Usage {
+    host_id: HostId,
+    /// Days since 1970, UTC.
+    day: u64,
+    reserved: Amount,
+    /// Whether the audit log says that it was not enough.
+    told: bool,
+}
+
+impl Record for Usage {
+    const COLLECTION: &'static str = "recording-usage";
+
+    fn key(&self) -> String {
+        self.host_id.to_string()
+    }
+
+    fn expires(&self) -> Option<Timestamp> {
+        Some(end_of(self.day))
+    }
+}
+
+fn end_of(day: u64) -> Timestamp {
+    Timestamp::from_unix_secs(day.saturating_add(1).saturating_mul(DAY))
+}
+
+/// The most recordings of which is remembered that they are too long.
+const MAX_TOLD: usize = 8192;
+
+/// What this service has reserved and not used, and what it has complained of.
+#[derive(Debug, Default)]
+pub(super) struct Quotas {
+    left: Mutex<HashMap<HostId, (u64, Amount)>>,
+    too_long: Mutex<HashSet<SessionId>>,
+}
+
+impl Quotas {
+    fn lock(&self) -> MutexGuard<'_, HashMap<HostId, (u64, Amount)>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody was told before that this recording is too long.
+    fn is_news(&self, session: SessionId) -> bool {
+        let mut told = self.too_long.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() >= MAX_TOLD {
+            told.clear();
+        }
+        told.insert(session)
+    }
+
+    /// Uses `amount` of what is there for the day; what is missing if it is too little.
+    fn use_up(&self, host: HostId, day: u64, amount: Amount) -> Result<(), Amount> {
+        let mut left = self.lock();
+        let there = left.get_mut(&host).filter(|(of, _)| *of == day);
+        match there {
+            Some((_, there)) => match there.minus(amount) {
+                Some(rest) => {
+                    *there = rest;
+                    Ok(())
+                }
+                None => Err(there.up_to(amount)),
+            },
+            None => Err(amount),
+        }
+    }
+
+    fn add(&self, host: HostId, day: u64, amount: Amount) {
+        let mut left = self.lock();
+        // Yesterday's are of no use to anybody.
+        left.retain(|_, (of, _)| *of == day);
+        let (_, there) = left.entry(host).or_insert((day, Amount::default()));
+        *there = there.plus(amount);
+    }
+}
+
+/// Uses up `amount` of what `host` may record today.
+///
+/// # Errors
+/// [`ApiErrorKind::TooMany`] if it is too much; the first one of a day is in the audit log.
+pub(super) async fn charge(call: &OpContext<'_>, host: HostId, amount: Amount) -> ApiResult<()> {
+    let limits = &call.auth.config.recordings;
+    let limit = Amount { bytes: limits.host_day_bytes, recordings: limits.host_day_recordings };
+    let day = call.now.unix_secs() / DAY;
+    for _ in 0..ATTEMPTS {
+        let Err(missing) = call.auth.quotas.use_up(host, day, amount) else { return Ok(()) };
+        let stored = call.auth.usage.get(&host.to_string()).await?;
+        let condition = stored.as_ref().map_or(Condition::Absent, |stored| Condition::Is(stored.revision));
+        let usage = stored.map(|stored| stored.record).filter(|usage| usage.day == day);
+        let mut usage =
+            usage.unwrap_or(Usage { host_id: host, day, reserved: Amount::default(), told: false });
+        let free = usage.reserved.up_to(limit);
+        let reservation = missing.reservation(free);
+        let enough = reservation.minus(missing).is_some();
+        if !enough && usage.told {
+            return Err(used_up(limit, day));
+        }
+        if enough {
+            usage.reserved = usage.reserved.plus(reservation);
+        } else {
+            usage.told = true;
+        }
+        match call.auth.usage.write(&usage, condition).await {
+            Err(error) if error.is_conflict() => continue,
+            outcome => outcome?,
+        };
+        if !enough {
+            let error = used_up(limit, day);
+            let event = AuditEvent::new(EventKind::SessionUploadFailure).error(&error);
+            call.audit(vec![call.by_caller(event)]).await?;
+            return Err(error);
+        }
+        call.auth.quotas.add(host, day, reservation);
+    }
+    Err(contended())
+}
+
+/// Refuses a part that makes its recording too long. All parts before it count as whole ones, which they are if the node is in
+/// order, so nothing has to be added up.
+///
+/// # Errors
+/// [`ApiErrorKind::Invalid`]; the first one of a recording is in the audit log.
+pub(super) async fn check_length(
+    call: &OpContext<'_>,
+    session: SessionId,
+    number: u32,
+    len: usize,
+) -> ApiResult<()> {
+    let limit = call.auth.config.recordings.recording_bytes;
+    let before = u64::from(number).saturating_mul(MAX_PART_LEN as u64);
+    if before.saturating_add(len as u64) <= limit {
+        return Ok(());
+    }
+    let error = ApiError::invalid(format!("a recording has at most {limit} bytes here"));
+    if call.auth.quotas.is_news(session) {
+        let event = AuditEvent::new(EventKind::SessionUploadFailure).session(session).error(&error);
+        call.audit(vec![call.by_caller(event)]).await?;
+    }
+    Err(error)
+}
+
+fn used_up(limit: Amount, day: u64) -> ApiError {
+    let Amount { bytes, recordings } = limit;
+    let text = format!(
+        "the recordings of this host have reached their limit for a day, {bytes} bytes or {recordings} recordings; \
+         more are taken from {} on",
+        end_of(day)
+    );
+    ApiError::new(ApiErrorKind::TooMany, text)
+}
