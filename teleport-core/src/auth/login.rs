@@ -65,7 +65,7 @@ pub(super) async fn login(
     let outcome = check(call, name.as_ref(), &request).await?;
     let known = !matches!(outcome, Err(Refused::UnknownUser));
     let shown = shown(name.as_ref(), known);
-    let event = |kind| AuditEvent::new(kind).user(&shown).remote(client).field("method", "local");
+    let event = |kind| AuditEvent::new(kind).user(shown).remote(client).field("method", "local");
     match outcome {
         Err(refused) => {
             tracing::info!(user = %shown, client = ?client, reason = %refused, "a login failed");
