@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use teleport_core::api::{ApiError, ApiResult, RecordingApi, RecordingQuery};
+use teleport_core::api::{ApiError, ApiErrorKind, ApiResult, RecordingApi, RecordingQuery};
 use teleport_core::clock::Timestamp;
 use teleport_core::id::{ClusterName, HostId, NodeName, OsLogin, SessionId, UserName};
 use teleport_core::recording::{
@@ -58,6 +58,8 @@ struct Store {
 #[derive(Debug, Default)]
 struct StoreState {
     calls: usize,
+    /// Whether the host has handed in as much as it may.
+    full: bool,
     parts: Vec<Bytes>,
     completed: Vec<(RecordingMeta, Vec<u8>)>,
     creating: Option<RecordingMeta>,
@@ -70,6 +72,9 @@ impl Store {
         let fail = self.fail_each > 0 && state.calls.is_multiple_of(self.fail_each);
         if fail && state.calls.is_multiple_of(2) {
             return Err(ApiError::unavailable("before"));
+        }
+        if state.full {
+            return Err(ApiError::new(ApiErrorKind::TooMany, "the limit for a day"));
         }
         let result = act(&mut state);
         if fail { Err(ApiError::unavailable("after")) } else { Ok(result) }
@@ -167,6 +172,35 @@ async fn what_a_session_shows_arrives_whole_over_a_bad_network() {
     shutdown.drain();
     tokio::time::timeout(Duration::from_secs(600), scope.join()).await.expect("a drain ends");
     assert_eq!(std::fs::read_dir(spool.dir()).unwrap().count(), 0, "the spool is empty afterwards");
+}
+
+/// What the auth service does not take today it takes tomorrow: nothing is given up, and it is not asked for each recording.
+#[tokio::test(start_paused = true)]
+async fn a_host_beyond_its_limit_keeps_its_recordings() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path(), SpoolLimits::default()).unwrap();
+    for number in 0..10 {
+        spool.start(meta(number)).unwrap().finish(Duration::ZERO, SessionEnd::Exited(0));
+    }
+    let closed = async {
+        while spool.waiting().unwrap().len() < 10 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(600), closed).await.unwrap();
+    let store = Arc::new(Store::default());
+    store.state.lock().unwrap().full = true;
+    let shutdown = Shutdown::new();
+    let scope = TaskScope::new();
+    scope.spawn(Uploader::new(spool.clone(), store.clone()).run(shutdown.clone()));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(spool.waiting().unwrap().len(), 10, "none is given up");
+    let calls = store.state.lock().unwrap().calls;
+    assert!((2..=20).contains(&calls), "once in each round: {calls}");
+    store.state.lock().unwrap().full = false;
+    assert_eq!(uploaded(&store, 10).await.len(), 10);
+    shutdown.drain();
+    scope.join().await;
 }
 
 #[tokio::test(start_paused = true)]

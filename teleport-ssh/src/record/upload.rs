@@ -110,7 +110,8 @@ impl Uploader {
             }
         };
         let mut done = true;
-        for path in waiting {
+        let count = waiting.len();
+        for (delivered, path) in waiting.into_iter().enumerate() {
             match self.upload(&path).await {
                 Ok(()) => {
                     if let Err(error) = std::fs::remove_file(&path) {
@@ -118,6 +119,16 @@ impl Uploader {
                     }
                 }
                 Err(error) if is_final(&error) => set_aside(&path, &error),
+                Err(UploadError::Store(error)) if error.kind() == ApiErrorKind::TooMany => {
+                    tracing::error!(
+                        recordings = count - delivered,
+                        spool = %self.spool.dir().display(),
+                        error = &error as &dyn std::error::Error,
+                        "the auth service takes no more recordings of this host for now; they stay in the spool"
+                    );
+                    // The others are of the same host.
+                    return false;
+                }
                 Err(error) => {
                     tracing::warn!(path = %path.display(), error = &error as &dyn std::error::Error, "a recording waits for its upload");
                     done = false;
