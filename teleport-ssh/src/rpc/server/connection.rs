@@ -160,7 +160,7 @@ impl Connections {
             async move {
                 let answer = match Self::admit(&request, &guard) {
                     Ok(route) => calls.run(route, request.into_body(), busy).await,
-                    Err(refusal) => refusal,
+                    Err(refusal) => *refusal,
                 };
                 Ok::<_, Infallible>(answer)
             }
@@ -206,16 +206,16 @@ impl Connections {
     }
 
     /// What is asked for, if the caller may ask at all.
-    fn admit<B>(request: &Request<B>, guard: &Guard) -> Result<Route, Answer> {
+    fn admit<B>(request: &Request<B>, guard: &Guard) -> Result<Route, Box<Answer>> {
         let Some(route) = Route::parse(request.method(), request.uri().path()) else {
-            return Err(refuse(&ApiError::not_found("the route")));
+            return Err(refuse(&ApiError::not_found("the route")).into());
         };
         if !guard.still_accepted() {
             guard.refused.notify_one();
-            return Err(unauthorized("the certificate is no longer accepted"));
+            return Err(unauthorized("the certificate is no longer accepted").into());
         }
         if !guard.is_known() && !route.is_public() {
-            return Err(unauthorized("a client certificate is needed"));
+            return Err(unauthorized("a client certificate is needed").into());
         }
         Ok(route)
     }
