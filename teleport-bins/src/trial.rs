@@ -107,6 +107,7 @@ fn cluster_settings(dir: &Path) -> Result<Settings> {
             cluster_name: Some(CLUSTER.parse()?),
             public_addresses: Vec::new(),
             static_tokens: Vec::new(),
+            recordings: Default::default(),
             storage,
         }),
         proxy: Some(ProxySettings {

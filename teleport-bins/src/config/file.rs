@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
 
+use super::Size;
+
 /// `/etc/teleport.yaml`. Every key has a default; flags of the command line override it.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -91,6 +93,20 @@ pub struct AuthSection {
     pub public_addr: Option<OneOrMany>,
     /// Static join tokens: `role,role:secret` or `role:/path/to/file`.
     pub tokens: Vec<String>,
+    /// What one host may hand in.
+    pub recordings: RecordingsSection,
+}
+
+/// What one host may hand in of recordings.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RecordingsSection {
+    /// The longest recording.
+    pub max_size: Option<Size>,
+    /// All its recordings of one day (UTC).
+    pub max_size_per_day: Option<Size>,
+    /// How many recordings on one day.
+    pub max_count_per_day: Option<u64>,
 }
 
 /// The proxy.
@@ -258,6 +274,9 @@ mod tests {
         assert_eq!(config.proxy_service.enabled, Some(YesNo(false)));
         assert_eq!(config.ssh_service.labels.get("env").map(String::as_str), Some("prod"));
         assert!(parse("# nothing\n\n").is_ok());
+        let config = parse("auth_service:\n  recordings: {max_size: 1GiB, max_count_per_day: 10}\n").unwrap();
+        let recordings = config.auth_service.recordings;
+        assert_eq!((recordings.max_size, recordings.max_count_per_day), (Some(Size(1 << 30)), Some(10)));
     }
 
     #[test]
@@ -267,6 +286,8 @@ mod tests {
         assert!(!error.contains('\n'), "{error}");
         let error = parse("auth_service:\n  enabled: maybe\n").unwrap_err();
         assert!(error.contains("line 2") && error.contains("yes or no"), "{error}");
+        let error = parse("auth_service:\n  recordings:\n    max_size: much\n").unwrap_err();
+        assert!(error.contains("line 3") && error.contains("like 512MiB"), "{error}");
         assert!(parse("version: v9\n").unwrap_err().contains("v9"));
         assert!(parse("teleport: [").is_err());
     }

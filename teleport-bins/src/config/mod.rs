@@ -4,9 +4,11 @@ mod duration;
 pub mod file;
 mod sample;
 mod settings;
+mod size;
 
 pub use self::duration::{format_duration, parse_duration};
 pub use self::file::{ConfigError, FileConfig, load, parse};
 pub use self::sample::sample;
 pub use self::settings::{AuthSettings, NodeSettings, Overrides, ProxySettings, Settings, default_data_dir};
 pub(crate) use self::settings::{with_port, without_port};
+pub use self::size::Size;

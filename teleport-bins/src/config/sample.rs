@@ -1,6 +1,6 @@
 //! What `teleport configure` prints.
 
-use super::Settings;
+use super::{Settings, Size};
 use crate::config::settings::without_port;
 
 /// A commented configuration file that says what `settings` say.
@@ -32,6 +32,7 @@ pub fn sample(settings: &Settings) -> String {
         }
         _ => "  # labels:\n  #   env: prod\n".to_owned(),
     };
+    let limits = settings.auth.as_ref().map(|auth| auth.recordings).unwrap_or_default();
     let advertise = settings.advertise.as_deref().map(without_port).unwrap_or("203.0.113.7");
     format!(
         "# Every key has the default that is shown; keys after # are examples.\n\
@@ -63,6 +64,11 @@ pub fn sample(settings: &Settings) -> String {
          \x20 listen_addr: 0.0.0.0:3025\n\
          \x20 # Tokens that never expire; prefer `tctl tokens add`.\n\
          \x20 # tokens: [\"node:/etc/teleport.node-token\"]\n\
+         \x20 # What one node may hand in: one recording, and all of one day (UTC). What is beyond stays on the node.\n\
+         \x20 recordings:\n\
+         \x20   max_size: {max_size}\n\
+         \x20   max_size_per_day: {max_size_per_day}\n\
+         \x20   max_count_per_day: {max_count_per_day}\n\
          proxy_service:\n\
          \x20 enabled: {proxy}\n\
          \x20 web_listen_addr: 0.0.0.0:3080\n\
@@ -76,6 +82,9 @@ pub fn sample(settings: &Settings) -> String {
         nodename = settings.nodename,
         data_dir = settings.data_dir.display(),
         auth = yes(settings.auth.is_some()),
+        max_size = Size(limits.recording_bytes),
+        max_size_per_day = Size(limits.host_day_bytes),
+        max_count_per_day = limits.host_day_recordings,
         proxy = yes(settings.proxy.is_some()),
         node = yes(settings.node.is_some()),
     )
@@ -85,7 +94,7 @@ pub fn sample(settings: &Settings) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
     use super::*;
-    use crate::config::{FileConfig, Overrides, load};
+    use crate::config::{FileConfig, Overrides, load, parse};
 
     #[test]
     fn the_sample_can_be_loaded_and_says_the_same() {
@@ -100,5 +109,24 @@ mod tests {
         std::fs::write(file.path(), sample(&settings)).unwrap();
         let again = Settings::resolve(load(file.path()).unwrap(), Overrides::default()).unwrap();
         assert_eq!(format!("{again:?}"), format!("{settings:?}"));
+    }
+
+    #[test]
+    fn limits_of_recordings_come_from_the_file_and_go_back_into_it() {
+        let text = "auth_service:\n  recordings:\n    max_size: 1536MiB\n    max_count_per_day: 7\n";
+        let settings = Settings::resolve(parse(text).unwrap(), Overrides::default()).unwrap();
+        let limits = settings.auth.as_ref().unwrap().recordings;
+        let default = teleport_core::auth::RecordingLimits::default();
+        assert_eq!((limits.recording_bytes, limits.host_day_recordings), (1536 << 20, 7));
+        assert_eq!(limits.host_day_bytes, default.host_day_bytes);
+        let printed = sample(&settings);
+        assert!(
+            printed.contains("max_size: 1536MiB") && printed.contains("max_size_per_day: 20GiB"),
+            "{printed}"
+        );
+        let again = Settings::resolve(parse(&printed).unwrap(), Overrides::default()).unwrap();
+        assert_eq!(again.auth.unwrap().recordings, limits);
+        let none = parse("auth_service:\n  recordings: {max_count_per_day: 0}\n").unwrap();
+        assert!(Settings::resolve(none, Overrides::default()).is_err());
     }
 }

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use teleport_core::auth::RecordingLimits;
 use teleport_core::cert::CaPin;
 use teleport_core::id::{ClusterName, HostRole, NodeName};
 use teleport_core::label::Labels;
 use teleport_core::secret::SecretString;
 
-use super::FileConfig;
-use super::file::YesNo;
+use super::file::{RecordingsSection, YesNo};
+use super::{FileConfig, Size};
 
 /// Flags of `teleport start`; each overrides the file.
 #[derive(Clone, Debug, Default)]
@@ -77,6 +78,8 @@ pub struct AuthSettings {
     pub static_tokens: Vec<String>,
     /// The storage, a URL of `teleport_backend::open`.
     pub storage: String,
+    /// What one host may hand in of recordings.
+    pub recordings: RecordingLimits,
 }
 
 /// The proxy.
@@ -233,6 +236,7 @@ impl Settings {
                     .context("cluster_name")?,
                 public_addresses: hosts(file.auth_service.public_addr),
                 static_tokens: file.auth_service.tokens,
+                recordings: recording_limits(&file.auth_service.recordings)?,
                 storage: match shared.storage.kind.as_deref() {
                     None | Some("redb") => default,
                     Some("memory") => "memory:".to_owned(),
@@ -315,6 +319,23 @@ impl Settings {
 fn hosts(list: Option<super::file::OneOrMany>) -> Vec<String> {
     let list = list.map(super::file::OneOrMany::into_vec).unwrap_or_default();
     list.iter().map(|text| without_port(text).to_owned()).collect()
+}
+
+fn recording_limits(section: &RecordingsSection) -> Result<RecordingLimits> {
+    let mut limits = RecordingLimits::default();
+    if let Some(Size(bytes)) = section.max_size {
+        limits.recording_bytes = bytes;
+    }
+    if let Some(Size(bytes)) = section.max_size_per_day {
+        limits.host_day_bytes = bytes;
+    }
+    if let Some(count) = section.max_count_per_day {
+        if count == 0 {
+            bail!("auth_service.recordings.max_count_per_day: at least 1");
+        }
+        limits.host_day_recordings = count;
+    }
+    Ok(limits)
 }
 
 #[cfg(test)]

@@ -66,6 +66,7 @@ impl LocalAuth {
         let ca_pins = authority.ca_pins();
         let mut config = AuthConfig::new(cluster.clone());
         config.static_tokens = static_tokens;
+        config.recordings = settings.recordings;
         let ports = Ports {
             backend: Arc::clone(&backend),
             issuer: Arc::new(authority),

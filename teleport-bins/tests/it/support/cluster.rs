@@ -83,6 +83,7 @@ impl TestCluster {
                 cluster_name: Some(CLUSTER.parse().unwrap()),
                 public_addresses: Vec::new(),
                 static_tokens: Vec::new(),
+                recordings: Default::default(),
                 storage,
             }),
             proxy: Some(ProxySettings {
