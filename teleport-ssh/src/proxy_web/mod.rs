@@ -92,7 +92,8 @@ fn default_limits() -> Limits {
 /// ([`Limits::per_exempt`]). This proxy's own calls, and those of whoever is known, always find room there.
 ///
 /// The proxy does not see who shows a certificate, because TLS ends at the auth service. But that lets nobody without one stay: what has
-/// lasted longer than that is no stranger's.
+/// lasted longer than that is no stranger's. For the same reason bytes are not limited here: a node may begin with a recording, and looks
+/// like everybody else. The auth service knows with whom it deals, and takes little from strangers: few requests at a time, short ones.
 fn default_pass_limits() -> Limits {
     let base = Limits::default();
     Limits {
