@@ -41,6 +41,49 @@ async fn main() {
     messages();
     recordings();
     texts();
+    hellos();
+}
+
+/// `bytes` with their length before them, in `len` bytes.
+fn counted(len: usize, bytes: &[u8]) -> Vec<u8> {
+    [&(bytes.len() as u64).to_be_bytes()[8 - len..], bytes].concat()
+}
+
+/// The beginnings of TLS clients.
+fn hellos() {
+    let extension = |kind: u8, content: &[u8]| [&[0, kind][..], &counted(2, content)].concat();
+    let hello = |protocols: &[&[u8]]| {
+        let names: Vec<u8> = protocols.iter().flat_map(|name| counted(1, name)).collect();
+        let server = counted(2, &[&[0][..], &counted(2, b"teleport.cluster.local")].concat());
+        let mut extensions = vec![
+            extension(0, &server),
+            extension(10, &counted(2, &[0, 0x1d])),
+            extension(13, &counted(2, &[4, 3])),
+            extension(43, &counted(1, &[3, 4])),
+            extension(51, &counted(2, &[&[0, 0x1d][..], &counted(2, &[9; 32])].concat())),
+        ];
+        if !names.is_empty() {
+            extensions.push(extension(16, &counted(2, &names)));
+        }
+        let body = [
+            &[3, 3][..],
+            &[7; 32],
+            &counted(1, &[]),
+            &counted(2, &[0x13, 1]),
+            &counted(1, &[0]),
+            &counted(2, &extensions.concat()),
+        ];
+        [&[1][..], &counted(3, &body.concat())].concat()
+    };
+    let record = |content: &[u8]| [&[0x16, 3, 1][..], &counted(2, content)].concat();
+    let ours = hello(&[b"teleport-auth@example.com", b"h2"]);
+    write("client_hello", "ours", record(&ours));
+    write("client_hello", "browser", record(&hello(&[b"h2", b"http/1.1"])));
+    write("client_hello", "plain", record(&hello(&[])));
+    let (first, second) = ours.split_at(40);
+    write("client_hello", "two_records", [record(first), record(second)].concat());
+    write("client_hello", "cut", &record(&ours)[..60]);
+    write("client_hello", "ssh", "SSH-2.0-OpenSSH_9.2\r\n");
 }
 
 async fn certificates() {
@@ -120,7 +163,10 @@ fn messages() {
     let node = format!(
         r#""host_id":"{HOST_ID}","name":"web-1","address":"10.0.0.1:3022","labels":{{"env":"prod"}},"version":"0.1.0""#
     );
-    message('A', r#"{"token":"secret-0123456789","password":"correct horse battery","code":"123456","client_ip":"::1"}"#);
+    message(
+        'A',
+        r#"{"token":"secret-0123456789","password":"correct horse battery","code":"123456","client_ip":"::1"}"#,
+    );
     message(
         'C',
         r#"{"roles":["node","proxy"],"ttl":1800,"uses":1,"labels":{"env":"prod"},"value":"secret-0123456789"}"#,
