@@ -1,7 +1,7 @@
 //! `teleport try`: a whole cluster on loopback, used once as a user would, thrown away.
 
 use std::io::{IsTerminal, Write};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,7 +24,7 @@ use teleport_ssh::proxy_web::{WebClient, WebTrust};
 
 use crate::cli::teleport::Try;
 use crate::cli::tsh::session::{self, WantTerminal};
-use crate::config::{AuthSettings, NodeSettings, ProxySettings, Settings};
+use crate::config::Settings;
 use crate::daemon::{Daemon, Os, secure_process};
 use crate::replay::{self, PlayFormat, SKIPPED_IDLE, Source};
 
@@ -78,52 +78,11 @@ struct Trial {
     os: Os,
 }
 
-/// Any free port of loopback.
-fn free() -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, 0).into()
-}
-
-fn settings(dir: &Path, nodename: &str) -> Result<Settings> {
-    Ok(Settings {
-        data_dir: dir.to_owned(),
-        nodename: NodeName::new(nodename)?,
-        advertise: None,
-        auth: None,
-        proxy: None,
-        node: None,
-        auth_servers: Vec::new(),
-        token: None,
-        ca_pins: Vec::new(),
-        require_ca_pin: true,
-    })
-}
-
-fn cluster_settings(dir: &Path) -> Result<Settings> {
-    let data_dir = dir.join("cluster");
-    let storage = format!("redb:{}", data_dir.join("backend.redb").display());
-    Ok(Settings {
-        auth: Some(AuthSettings {
-            listen: free(),
-            cluster_name: Some(CLUSTER.parse()?),
-            public_addresses: Vec::new(),
-            static_tokens: Vec::new(),
-            recordings: Default::default(),
-            storage,
-        }),
-        proxy: Some(ProxySettings {
-            web_listen: free(),
-            ssh_listen: free(),
-            public_addresses: Vec::new(),
-            public_port: None,
-            https: None,
-        }),
-        ..settings(&data_dir, "proxy")?
-    })
-}
-
 impl Trial {
     async fn begin(dir: PathBuf, login: OsLogin, os: Os) -> Result<Self> {
-        let cluster = Daemon::start(cluster_settings(&dir)?, os.clone()).await?;
+        let settings =
+            Settings::cluster_on_loopback(&dir.join("cluster"), NodeName::new("proxy")?, CLUSTER.parse()?);
+        let cluster = Daemon::start(settings, os.clone()).await?;
         let admin = cluster.admin().context("the auth service does not run here")?;
         let auth = cluster.auth.context("the auth service does not listen")?;
         let web = cluster.proxy_web.context("the proxy does not listen")?;
@@ -137,21 +96,15 @@ impl Trial {
             value: None,
         };
         let token = admin.create_token(token).await?;
-        let node = Daemon::start(
-            Settings {
-                node: Some(NodeSettings {
-                    listen: free(),
-                    public_addresses: Vec::new(),
-                    labels: "env=try".parse()?,
-                }),
-                auth_servers: vec![auth.to_string()],
-                token: Some(token.token),
-                ca_pins: token.ca_pins,
-                ..settings(&dir.join("node"), NODE)?
-            },
-            os.clone(),
-        )
-        .await?;
+        let settings = Settings::node_on_loopback(
+            &dir.join("node"),
+            NodeName::new(NODE)?,
+            "env=try".parse()?,
+            auth,
+            token.token,
+            token.ca_pins,
+        );
+        let node = Daemon::start(settings, os.clone()).await?;
         let address = node.node.context("the node does not listen")?;
         step(&format!("node {NODE:?} on {address} joined with a one-time token and the CA pin"));
 

@@ -1,5 +1,6 @@
 //! The command lines of the three programs, and what they have in common.
 
+mod common;
 mod output;
 pub mod tctl;
 pub mod teleport;

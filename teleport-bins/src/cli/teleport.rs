@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use teleport_core::id::HostRole;
 
+use super::common::Commands;
 use crate::config::{FileConfig, Overrides, Settings, load, sample};
 use crate::daemon;
 
@@ -15,16 +16,11 @@ use crate::daemon;
 #[command(name = "teleport", version, arg_required_else_help = true)]
 pub struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: Commands<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print completions for a shell
-    Completion {
-        /// bash, zsh, fish, elvish or powershell
-        shell: clap_complete::Shell,
-    },
     /// Print a commented configuration file
     Configure(Start),
     /// Run the services of this host
@@ -33,8 +29,6 @@ enum Command {
     Status,
     /// Try everything on this machine: a cluster on loopback and a recorded shell in it
     Try(Try),
-    /// Print the version
-    Version,
 }
 
 /// What may be said about a daemon on the command line.
@@ -152,11 +146,11 @@ fn severity(file: &FileConfig) -> Result<String> {
 /// # Errors
 /// What shall be the one line on stderr.
 pub fn run(cli: Cli) -> Result<ExitCode> {
-    match cli.command {
-        Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "teleport", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
-        }
+    let command = match cli.command {
+        Commands::Common(common) => return Ok(common.run::<Cli>()),
+        Commands::Own(command) => command,
+    };
+    match command {
         Command::Configure(start) => {
             let (settings, ..) = start.settings()?;
             print!("{}", sample(&settings));
@@ -169,10 +163,6 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Status => status(),
         Command::Try(options) => crate::trial::main(options),
-        Command::Version => {
-            println!("teleport {}", super::VERSION);
-            Ok(ExitCode::SUCCESS)
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod duration;
 pub mod file;
+mod loopback;
 mod sample;
 mod settings;
 mod size;

@@ -148,7 +148,9 @@ fn administration_on_the_auth_host() {
     assert!(!tctl(&cluster, &["users", "ls"]).clean().contains("carol"));
 
     let removed = tctl(&cluster, &["nodes", "rm", "node"]).clean();
-    assert!(removed.contains("Node node has been removed"), "{removed}");
+    assert!(removed.contains("\"node\" has been removed from the cluster"), "{removed}");
+    assert!(list(tctl(&cluster, &["nodes", "ls", "--format=json"])).is_empty());
+    assert!(tctl(&cluster, &["nodes", "rm", "node"]).refusal().contains("there is no node or proxy"));
     let roles = tctl(&cluster, &["roles", "ls"]).clean();
     for role in ["access", "auditor", "editor"] {
         assert!(roles.contains(role), "{roles}");

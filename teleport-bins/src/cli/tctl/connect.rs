@@ -11,23 +11,23 @@ use teleport_ssh::client::Profile;
 use teleport_ssh::identity::{HostIdentityHandle, IdentityStore};
 use teleport_ssh::rpc::{AuthClient, ClientIdentity, Connector, ProxyConnector, UserCredentials};
 
-use super::{Cli, Context};
+use super::{Context, Options};
 use crate::config::{default_data_dir, load, with_port};
 use crate::daemon::{AUTH_ADDRESS_FILE, IDENTITY_DIR};
 
-pub(super) async fn connect(cli: &Cli) -> Result<Context> {
+pub(super) async fn connect(options: &Options) -> Result<Context> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    match &cli.identity {
-        Some(path) => with_identity_file(cli, path, clock),
-        None => on_the_auth_host(cli, clock),
+    match &options.identity {
+        Some(path) => with_identity_file(options, path, clock),
+        None => on_the_auth_host(options, clock),
     }
 }
 
-fn data_dir(cli: &Cli) -> Result<PathBuf> {
-    if let Some(dir) = &cli.data_dir {
+fn data_dir(options: &Options) -> Result<PathBuf> {
+    if let Some(dir) = &options.data_dir {
         return Ok(dir.clone());
     }
-    let file = match &cli.config {
+    let file = match &options.config {
         Some(path) if path.as_os_str().is_empty() => None,
         Some(path) => Some(path.clone()),
         None => Some(PathBuf::from("/etc/teleport.yaml")).filter(|path| path.exists()),
@@ -38,8 +38,8 @@ fn data_dir(cli: &Cli) -> Result<PathBuf> {
     }
 }
 
-fn on_the_auth_host(cli: &Cli, clock: Arc<dyn Clock>) -> Result<Context> {
-    let dir = data_dir(cli)?;
+fn on_the_auth_host(options: &Options, clock: Arc<dyn Clock>) -> Result<Context> {
+    let dir = data_dir(options)?;
     let own = dir.join(IDENTITY_DIR).join(HostRole::Auth.as_str());
     match std::fs::metadata(&own) {
         Ok(_) => {}
@@ -58,7 +58,7 @@ fn on_the_auth_host(cli: &Cli, clock: Arc<dyn Clock>) -> Result<Context> {
     let material = IdentityStore::open(&own)?.load(HostRole::Auth)?;
     let material =
         material.with_context(|| format!("the auth service in {} was never started", dir.display()))?;
-    let address = match &cli.auth_server {
+    let address = match &options.auth_server {
         Some(server) => with_port(server, 3025),
         None => std::fs::read_to_string(dir.join(AUTH_ADDRESS_FILE))
             .with_context(|| {
@@ -74,12 +74,12 @@ fn on_the_auth_host(cli: &Cli, clock: Arc<dyn Clock>) -> Result<Context> {
     Ok(Context { api: Arc::new(api), auth_address: address })
 }
 
-fn with_identity_file(cli: &Cli, path: &std::path::Path, clock: Arc<dyn Clock>) -> Result<Context> {
+fn with_identity_file(options: &Options, path: &std::path::Path, clock: Arc<dyn Clock>) -> Result<Context> {
     let profile = Profile::read(path)?;
     if !profile.is_valid(clock.now()) {
         bail!("the certificate in {} has expired; make a new one with tsh login --out", path.display());
     }
-    let server = cli.auth_server.as_deref().context("say where with --auth-server=<host>")?;
+    let server = options.auth_server.as_deref().context("say where with --auth-server=<host>")?;
     let address = with_port(server, 3025);
     // The auth service takes connections that are meant for a proxy's way to it: nobody has to say which of the two it is.
     let connector: Arc<dyn Connector> =

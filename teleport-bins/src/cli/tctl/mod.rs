@@ -13,15 +13,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use teleport_core::api::AuthApi;
 
+use super::common::Commands;
 use crate::config::parse_duration;
 
 /// Administers a cluster: on the auth host as it stands, elsewhere with an identity file.
 #[derive(Debug, Parser)]
 #[command(name = "tctl", version, arg_required_else_help = true)]
 pub struct Cli {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Commands<Command>,
+}
+
+/// Which auth service, and as whom.
+#[derive(Debug, Args)]
+struct Options {
     /// Configuration file of the daemon [default: /etc/teleport.yaml if it exists]
     #[arg(short, long, global = true, value_name = "FILE", env = "TELEPORT_CONFIG_FILE", value_parser = super::any_path())]
     config: Option<PathBuf>,
@@ -44,17 +54,10 @@ pub struct Cli {
     /// Log more
     #[arg(short, long, global = true)]
     debug: bool,
-    #[command(subcommand)]
-    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print completions for a shell
-    Completion {
-        /// bash, zsh, fish, elvish or powershell
-        shell: clap_complete::Shell,
-    },
     /// Search the audit log
     Events {
         #[command(subcommand)]
@@ -82,8 +85,6 @@ enum Command {
         #[command(subcommand)]
         command: users::Command,
     },
-    /// Print the version
-    Version,
 }
 
 /// What every command works with.
@@ -102,28 +103,21 @@ fn ttl(text: &str) -> Result<Duration, String> {
 /// # Errors
 /// What shall be the one line on stderr.
 pub fn run(cli: Cli) -> Result<ExitCode> {
-    match cli.command {
-        Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "tctl", &mut std::io::stdout());
-            return Ok(ExitCode::SUCCESS);
-        }
-        Command::Version => {
-            println!("tctl {}", super::VERSION);
-            return Ok(ExitCode::SUCCESS);
-        }
-        _ => {}
-    }
-    super::start_logging(if cli.debug { "debug" } else { "warn" }, false)?;
+    let Cli { options, command } = cli;
+    let command = match command {
+        Commands::Common(common) => return Ok(common.run::<Cli>()),
+        Commands::Own(command) => command,
+    };
+    super::start_logging(if options.debug { "debug" } else { "warn" }, false)?;
     super::client_runtime()?.block_on(async {
-        let context = connect::connect(&cli).await?;
-        match cli.command {
+        let context = connect::connect(&options).await?;
+        match command {
             Command::Events { command } => events::run(&context, command).await,
             Command::Nodes { command } => nodes::run(&context, command).await,
             Command::Roles { command } => users::run_roles(&context, command).await,
             Command::Status(status) => status::run(&context, status).await,
             Command::Tokens { command } => tokens::run(&context, command).await,
             Command::Users { command } => users::run(&context, command).await,
-            Command::Completion { .. } | Command::Version => Ok(()),
         }
     })?;
     Ok(ExitCode::SUCCESS)

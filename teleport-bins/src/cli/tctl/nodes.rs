@@ -75,7 +75,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
             };
             context.api.delete_node(id).await?;
             println!(
-                "{node} has been removed from the cluster: it stops, and cannot come back under its id {id}.\n\
+                "{node:?} has been removed from the cluster: it stops, and cannot come back under its id {id}.\n\
                  To let the machine join again: tctl tokens add, and a new data directory there."
             );
             Ok(())

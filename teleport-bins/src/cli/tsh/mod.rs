@@ -13,7 +13,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Parser, Subcommand};
+
+use super::common::Commands;
 
 /// Logs in to a cluster and reaches its nodes.
 #[derive(Debug, Parser)]
@@ -29,18 +31,13 @@ pub struct Cli {
     #[arg(short, long, global = true)]
     debug: bool,
     #[command(subcommand)]
-    command: Command,
+    command: Commands<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Accept an invite: set a password and a second factor
     Accept(accept::Accept),
-    /// Print completions for a shell
-    Completion {
-        /// bash, zsh, fish, elvish or powershell
-        shell: clap_complete::Shell,
-    },
     /// Print a block for ~/.ssh/config with which plain `ssh node.cluster` works
     Config,
     /// Log in with password and one-time code
@@ -65,8 +62,6 @@ enum Command {
     Ssh(ssh::Ssh),
     /// Who you are logged in as, and until when
     Status(login::Status),
-    /// Print the version
-    Version,
 }
 
 /// Runs the program.
@@ -74,22 +69,15 @@ enum Command {
 /// # Errors
 /// What shall be the one line on stderr.
 pub fn run(cli: Cli) -> Result<ExitCode> {
-    match cli.command {
-        Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "tsh", &mut std::io::stdout());
-            return Ok(ExitCode::SUCCESS);
-        }
-        Command::Version => {
-            println!("tsh {}", super::VERSION);
-            return Ok(ExitCode::SUCCESS);
-        }
-        _ => {}
-    }
+    let command = match cli.command {
+        Commands::Common(common) => return Ok(common.run::<Cli>()),
+        Commands::Own(command) => command,
+    };
     super::start_logging(if cli.debug { "debug" } else { "error" }, false)?;
     let context = common::Context::new(cli.home, cli.proxy)?;
     let runtime = super::client_runtime()?;
     let result = runtime.block_on(async {
-        match cli.command {
+        match command {
             Command::Accept(accept) => accept::run(&context, accept).await,
             Command::Config => login::config(&context),
             Command::Login(login) => login::run(&context, login).await,
@@ -100,7 +88,6 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Recordings { command } => recordings::run(&context, command).await,
             Command::Ssh(ssh) => ssh::run(&context, ssh).await,
             Command::Status(status) => login::status(&context, status),
-            Command::Completion { .. } | Command::Version => Ok(ExitCode::SUCCESS),
         }
     });
     // A read of standard input that is still waiting must not keep the program.

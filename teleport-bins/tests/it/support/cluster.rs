@@ -2,13 +2,13 @@
 //! and logged in. Everything over the real protocols, on ports of loopback that the system chooses.
 
 use std::future::Future;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use teleport_bins::config::{AuthSettings, NodeSettings, ProxySettings, Settings};
+use teleport_bins::config::Settings;
 use teleport_bins::daemon::{Daemon, Os};
 use teleport_core::api::{AcceptInvite, AuthApi, CreateToken, CreateUser};
 use teleport_core::audit::{AuditEvent, AuditQuery, EventKind};
@@ -30,27 +30,6 @@ pub(crate) const CLUSTER: &str = "test.local";
 /// One runtime for all clusters of this process.
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap());
-
-/// Any free port of loopback.
-fn free() -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, 0).into()
-}
-
-/// The settings of a daemon without services.
-fn settings(data_dir: PathBuf, nodename: &str) -> Settings {
-    Settings {
-        data_dir,
-        nodename: NodeName::new(nodename).unwrap(),
-        advertise: None,
-        auth: None,
-        proxy: None,
-        node: None,
-        auth_servers: Vec::new(),
-        token: None,
-        ca_pins: Vec::new(),
-        require_ca_pin: true,
-    }
-}
 
 /// A cluster. It ends with the value.
 pub(crate) struct TestCluster {
@@ -75,26 +54,11 @@ impl TestCluster {
     /// Auth and proxy, with another clock or other randomness.
     pub(crate) fn start_with(os: Os) -> Self {
         let dir = TempDir::with_prefix("tp-").unwrap();
-        let data_dir = dir.path().join("cluster");
-        let storage = format!("redb:{}", data_dir.join("backend.redb").display());
-        let settings = Settings {
-            auth: Some(AuthSettings {
-                listen: free(),
-                cluster_name: Some(CLUSTER.parse().unwrap()),
-                public_addresses: Vec::new(),
-                static_tokens: Vec::new(),
-                recordings: Default::default(),
-                storage,
-            }),
-            proxy: Some(ProxySettings {
-                web_listen: free(),
-                ssh_listen: free(),
-                public_addresses: Vec::new(),
-                public_port: None,
-                https: None,
-            }),
-            ..settings(data_dir, "proxy")
-        };
+        let settings = Settings::cluster_on_loopback(
+            &dir.path().join("cluster"),
+            NodeName::new("proxy").unwrap(),
+            CLUSTER.parse().unwrap(),
+        );
         let daemon = Self::block_on(Daemon::start(settings, os.clone())).unwrap();
         Self { os, daemon: Some(daemon), nodes: Mutex::default(), dir }
     }
@@ -169,15 +133,14 @@ impl TestCluster {
     }
 
     async fn node_daemon(&self, name: &str, labels: &str, os: Os) -> anyhow::Result<Daemon> {
-        let node =
-            NodeSettings { listen: free(), public_addresses: Vec::new(), labels: labels.parse().unwrap() };
-        let settings = Settings {
-            node: Some(node),
-            auth_servers: vec![self.auth().to_string()],
-            token: Some(self.node_token().await),
-            ca_pins: self.daemon().ca_pins.clone(),
-            ..settings(self.dir().join(name), name)
-        };
+        let settings = Settings::node_on_loopback(
+            &self.dir().join(name),
+            NodeName::new(name).unwrap(),
+            labels.parse().unwrap(),
+            self.auth(),
+            self.node_token().await,
+            self.daemon().ca_pins.clone(),
+        );
         Daemon::start(settings, os).await
     }
 
