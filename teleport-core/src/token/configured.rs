@@ -102,6 +102,7 @@ impl StaticToken {
     }
 
     /// Names it by its place in the configuration, from 1 on.
+    #[cfg(feature = "auth")]
     pub(crate) fn set_number(&mut self, number: usize) {
         self.record.id = format!("static-{number}");
     }

@@ -15,5 +15,6 @@ pub use self::admit::{Admission, JoinClaim, JoinDenied, MAX_ADDRESSES, admit, is
 pub use self::configured::{InvalidStaticToken, StaticToken, StaticTokenSource, StaticTokenSpec};
 pub use self::hash::{ForInvite, ForJoin, TokenHash, TokenUse};
 pub use self::record::{TOKEN_MEMORY, TokenRecord};
+#[cfg(feature = "auth")]
 pub(crate) use self::secret::random_id;
 pub use self::secret::{InvalidSecret, MAX_SECRET_LEN, MIN_SECRET_LEN, check_secret, random_secret};

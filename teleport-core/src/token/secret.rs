@@ -30,6 +30,7 @@ pub fn random_secret(entropy: &dyn Entropy) -> Result<SecretString, EntropyError
 ///
 /// # Errors
 /// [`EntropyError`] without randomness.
+#[cfg(feature = "auth")]
 pub(crate) fn random_id(entropy: &dyn Entropy) -> Result<String, EntropyError> {
     Ok(HEXLOWER.encode(&entropy.bytes::<8>()?))
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use teleport_core::api::{
     AdminApi, ApiErrorKind, AuditApi, CreateToken, IdentityApi, JoinRequest, PresenceApi, ProxyRecord,
     PublicApi, RecordingApi, RenewRequest, TrustApi,
@@ -113,14 +113,14 @@ async fn a_renewal_at_the_same_moment_does_not_bring_a_host_back() {
         let renewals = (0..4).map(|number| {
             let node = node.clone();
             let request = RenewRequest { keys: subject_keys(100 + number), addresses: Vec::new() };
-            tokio::spawn(async move { node.renew_host(request).await.map(drop) })
+            async move { ("renewal", node.renew_host(request).await.map(drop)) }.boxed()
         });
-        let renewals: Vec<_> = renewals.collect();
-        let removal = at_once([async move { admin.delete_node(host.host_id).await }]).await;
-        assert!(removal.iter().all(Result::is_ok), "{removal:?}");
-        for renewal in renewals {
-            let outcome = renewal.await.unwrap();
-            assert!(outcome.is_ok() || outcome.unwrap_err().kind() == ApiErrorKind::Evicted);
+        let removal = async move { ("removal", admin.delete_node(host.host_id).await) }.boxed();
+        for (what, outcome) in at_once(renewals.chain([removal])).await {
+            match outcome {
+                Ok(()) => {}
+                Err(error) => assert_eq!((what, error.kind()), ("renewal", ApiErrorKind::Evicted), "{error}"),
+            }
         }
         assert_eq!(node.keep_alive().await.unwrap_err().kind(), ApiErrorKind::Evicted);
     }
