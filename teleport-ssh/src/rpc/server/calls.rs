@@ -22,6 +22,7 @@ use crate::rpc::routes::Route;
 /// who waits; and the connection's place at the door, so that who comes anew each time has not, either.
 pub(super) struct Calls {
     tasks: TaskScope,
+    most: u32,
     permits: Arc<Semaphore>,
     place: Arc<Place>,
     guard: Arc<Guard>,
@@ -39,11 +40,17 @@ impl Calls {
     ) -> Self {
         Self {
             tasks,
+            most,
             permits: Arc::new(Semaphore::new(most as usize)),
             place: Arc::new(place),
             guard,
             shutdown,
         }
+    }
+
+    /// How many there may be at the same time.
+    pub(super) const fn most(&self) -> u32 {
+        self.most
     }
 
     /// Carries out a call. Dropping the future before there is a permit for it leaves nothing begun; later only the answer is lost.

@@ -139,22 +139,18 @@ impl Connections {
             place.record(Outcome::Authenticated);
         }
         let guard = Arc::new(guard);
-        let streams = if guard.is_known() { MAX_STREAMS } else { STRANGER_STREAMS };
-        let calls = Arc::new(Calls::new(calls, streams, place, Arc::clone(&guard), shutdown.clone()));
-        self.requests(tls, guard, (calls, streams), shutdown).await;
+        let most = if guard.is_known() { MAX_STREAMS } else { STRANGER_STREAMS };
+        let calls = Arc::new(Calls::new(calls, most, place, Arc::clone(&guard), shutdown.clone()));
+        self.requests(tls, guard, calls, shutdown).await;
     }
 
-    async fn requests<S>(
-        &self,
-        tls: S,
-        guard: Arc<Guard>,
-        (calls, streams): (Arc<Calls>, u32),
-        shutdown: Shutdown,
-    ) where
+    async fn requests<S>(&self, tls: S, guard: Arc<Guard>, calls: Arc<Calls>, shutdown: Shutdown)
+    where
         S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let scope = TaskScope::new();
         let activity = Arc::new(Activity::default());
+        let streams = calls.most();
         let service = service_fn(|request: Request<Incoming>| {
             let (guard, calls, busy) = (Arc::clone(&guard), Arc::clone(&calls), activity.begin());
             async move {

@@ -62,8 +62,16 @@ pub(super) async fn tls(
     to: std::net::SocketAddr,
     protocols: &[&[u8]],
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    let connector = TlsConnector::from(tls_config(world, protocols));
-    connector.connect(service_name(), TcpStream::connect(to).await?).await
+    tls_over(world, TcpStream::connect(to).await?, protocols).await
+}
+
+/// The same over a connection that is there already.
+pub(super) async fn tls_over(
+    world: &World,
+    stream: TcpStream,
+    protocols: &[&[u8]],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    TlsConnector::from(tls_config(world, protocols)).connect(service_name(), stream).await
 }
 
 /// The first words of TLS.

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use teleport_core::api::{
     AcceptInvite, AdminApi as _, ApiErrorKind, CreateUser, LoginRequest, PublicApi as _, TrustApi as _,
 };
+use teleport_core::audit::EventKind;
 use teleport_core::auth::one_time_code;
 use teleport_core::clock::Clock as _;
 use teleport_core::id::{ClusterName, HostRole, OsLogin, RoleName, UserName};
@@ -22,9 +23,9 @@ use teleport_ssh::identity::HostIdentityHandle;
 use teleport_ssh::proxy_web::{ProxyWeb, WebCertificate, WebClient, WebError, WebRates, WebTrust, danger};
 use teleport_ssh::rpc::{AuthClient, ClientIdentity, ProxyConnector, Rate};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
-use super::hostile::tls;
+use super::hostile::tls_over;
 use super::world::{World, authority, cluster, pem, soon, user};
 
 fn client(world: &World, address: std::net::SocketAddr, trust: WebTrust) -> WebClient {
@@ -141,7 +142,11 @@ async fn http1(
     web: std::net::SocketAddr,
     request: Request<Full<Bytes>>,
 ) -> (StatusCode, String) {
-    let stream = tls(world, web, &[b"http/1.1"]).await.unwrap();
+    http1_over(world, TcpStream::connect(web).await.unwrap(), request).await
+}
+
+async fn http1_over(world: &World, stream: TcpStream, request: Request<Full<Bytes>>) -> (StatusCode, String) {
+    let stream = tls_over(world, stream, &[b"http/1.1"]).await.unwrap();
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     world.tasks.spawn(async move { _ = connection.await });
     let answer = soon("an answer", sender.send_request(request)).await.unwrap();
@@ -150,6 +155,40 @@ async fn http1(
     let status = answer.status();
     let bytes = answer.into_body().collect().await.unwrap().to_bytes();
     (status, String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+/// Where a user accepts an invite is where the proxy sees the user, whatever the request says, and not where the proxy is.
+#[tokio::test]
+async fn an_invite_is_accepted_from_the_clients_address() {
+    let world = World::start().await;
+    let web = world.web(WebRates::default()).await;
+    let public = client(&world, web, WebTrust::pins(world.pins()));
+    let editor = world.as_user("root-admin", &["editor"]).await;
+    let alice = CreateUser {
+        name: UserName::new("alice").unwrap(),
+        roles: vec![RoleName::new("access").unwrap()],
+        logins: Vec::new(),
+        ttl: None,
+    };
+    let invite = editor.create_user(alice).await.unwrap();
+    let info = public.invite(invite.token.clone()).await.unwrap();
+    let accept = AcceptInvite {
+        token: invite.token,
+        password: SecretString::new("correct horse battery"),
+        code: one_time_code(&info.secret, world.clock.now()).unwrap(),
+        client_ip: Some("203.0.113.9".parse().unwrap()),
+    };
+    let request = Request::post("/webapi/invite/accept")
+        .header("host", "proxy.example.com")
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from(serde_json::to_vec(&accept).unwrap())))
+        .unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+    let (status, text) = http1_over(&world, socket.connect(web).await.unwrap(), request).await;
+    assert_eq!(status, StatusCode::NO_CONTENT, "{text}");
+    let event = world.audit.last(EventKind::UserPasswordChange).unwrap();
+    assert_eq!(event.remote, Some("127.0.0.9:0".parse().unwrap()), "{event:?}");
 }
 
 #[tokio::test]
