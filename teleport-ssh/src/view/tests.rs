@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 use teleport_core::api::ApiResult;
