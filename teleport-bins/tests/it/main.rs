@@ -12,6 +12,7 @@ mod eviction;
 mod examples;
 mod hostile;
 mod joining;
+mod limits;
 mod lockout;
 mod openssh;
 mod processes;

@@ -53,12 +53,18 @@ impl TestCluster {
 
     /// Auth and proxy, with another clock or other randomness.
     pub(crate) fn start_with(os: Os) -> Self {
+        Self::start_as(os, |_| ())
+    }
+
+    /// Auth and proxy, with something to change about their settings.
+    pub(crate) fn start_as(os: Os, change: impl FnOnce(&mut Settings)) -> Self {
         let dir = TempDir::with_prefix("tp-").unwrap();
-        let settings = Settings::cluster_on_loopback(
+        let mut settings = Settings::cluster_on_loopback(
             &dir.path().join("cluster"),
             NodeName::new("proxy").unwrap(),
             CLUSTER.parse().unwrap(),
         );
+        change(&mut settings);
         let daemon = Self::block_on(Daemon::start(settings, os.clone())).unwrap();
         Self { os, daemon: Some(daemon), nodes: Mutex::default(), dir }
     }
