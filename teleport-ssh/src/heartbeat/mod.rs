@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use self::machine::{Action, Heartbeat, Outcome};
 
-/// Announces what `record` holds, at once and whenever it changes, and keeps it alive until `shutdown` drains.
+/// Announces what `record` holds, at once and whenever it changes, and keeps it alive until `shutdown` drains or the host is
+/// removed from the cluster.
 pub(crate) async fn run<A: PresenceApi + ?Sized>(
     api: Arc<A>,
     mut record: watch::Receiver<NodeRecord>,
@@ -42,6 +43,8 @@ pub(crate) async fn run<A: PresenceApi + ?Sized>(
             }
             let outcome = match outcome {
                 Ok(()) => Outcome::Done,
+                // Nobody listens any more, and every sign of life would be a refusal in the audit log.
+                Err(error) if error.kind() == ApiErrorKind::Evicted => return,
                 Err(error) if error.kind() == ApiErrorKind::NotFound => Outcome::Forgotten,
                 Err(_) => Outcome::Failed,
             };

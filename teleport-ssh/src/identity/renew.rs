@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use teleport_core::api::{IdentityApi, RenewRequest};
+use teleport_core::api::{ApiError, ApiErrorKind, IdentityApi, RenewRequest};
 use teleport_core::cert::SubjectKeys;
 use teleport_core::clock::{Clock, Timestamp};
 use teleport_core::entropy::{Entropy, EntropyExt as _};
@@ -48,7 +48,7 @@ pub fn renew_at(valid_after: Timestamp, valid_before: Timestamp, jitter: u16) ->
     valid_after.saturating_add((life / 3 * 2).saturating_sub(early))
 }
 
-/// Renews an identity for as long as it is polled or until draining begins. Failures are logged and tried again: before the end
+/// Renews an identity for as long as it is polled, until draining begins or the host is removed from the cluster. Other failures are logged and tried again: before the end
 /// of the certificates and also after it, for the case that the clock was wrong.
 ///
 /// Cancel safe: an identity that was not swapped in is not used by anybody.
@@ -59,6 +59,10 @@ pub async fn renew(renewal: Renewal, shutdown: Shutdown) {
             wait_until_due(&renewal).await;
             match once(&renewal).await {
                 Ok(()) => failures = 0,
+                Err(error) if is_evicted(&*error) => {
+                    tracing::error!(error = &*error, "the host's certificates are not renewed any more");
+                    return;
+                }
                 Err(error) => {
                     let ends = renewal.identity.current().valid_before;
                     tracing::warn!(error = &*error, %ends, "the host's certificates could not be renewed, will try again");
@@ -73,6 +77,10 @@ pub async fn renew(renewal: Renewal, shutdown: Shutdown) {
         () = run => {}
         () = shutdown.draining() => {}
     }
+}
+
+fn is_evicted(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<ApiError>().is_some_and(|error| error.kind() == ApiErrorKind::Evicted)
 }
 
 async fn wait_until_due(renewal: &Renewal) {

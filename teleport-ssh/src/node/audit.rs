@@ -165,5 +165,5 @@ async fn deliver<A: AuditApi + ?Sized>(api: &A, events: Vec<AuditEvent>, entropy
 
 /// Whether asking again would change nothing.
 fn is_final(error: &ApiError) -> bool {
-    matches!(error.kind(), ApiErrorKind::Denied | ApiErrorKind::Invalid)
+    matches!(error.kind(), ApiErrorKind::Denied | ApiErrorKind::Evicted | ApiErrorKind::Invalid)
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use teleport_core::api::{ApiError, NodeEvent, ProxyAccess};
+use teleport_core::api::{ApiError, ApiErrorKind, NodeEvent, ProxyAccess};
 use teleport_core::entropy::{Entropy, EntropyExt};
 use teleport_core::id::HostId;
 use teleport_core::resource::Node;
@@ -143,7 +143,7 @@ impl NodeView {
         while !self.read(&condition) && changes.changed().await.is_ok() {}
     }
 
-    /// Follows the auth service for ever: asks again, after longer and longer pauses with jitter, when the stream ends.
+    /// Follows the auth service until the host is removed from the cluster; then there are no nodes. Asks again, after longer and longer pauses with jitter, when the stream ends.
     /// Dropping the future ends it; the table stays.
     pub async fn follow(&self, access: Arc<dyn ProxyAccess>, entropy: Arc<dyn Entropy>) {
         let mut pause = RETRY.0;
@@ -151,6 +151,11 @@ impl NodeView {
             match self.follow_once(&*access).await {
                 // The stream worked and ended, as when the auth service restarts.
                 Ok(()) => pause = RETRY.0,
+                // Nobody tells this host anything any more.
+                Err(error) if error.kind() == ApiErrorKind::Evicted => {
+                    self.apply(NodeEvent::Snapshot(Vec::new()));
+                    return;
+                }
                 Err(error) => {
                     tracing::warn!(error = &error as &dyn std::error::Error, "cannot follow the nodes");
                 }
@@ -166,7 +171,7 @@ impl NodeView {
         while let Some(event) = events.next().await {
             match event {
                 Ok(event) => self.apply(event),
-                Err(error) if seen => {
+                Err(error) if seen && error.kind() != ApiErrorKind::Evicted => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "the nodes' stream ended");
                     return Ok(());
                 }

@@ -119,12 +119,14 @@ impl Uploader {
                     }
                 }
                 Err(error) if is_final(&error) => set_aside(&path, &error),
-                Err(UploadError::Store(error)) if error.kind() == ApiErrorKind::TooMany => {
+                Err(UploadError::Store(error))
+                    if matches!(error.kind(), ApiErrorKind::Evicted | ApiErrorKind::TooMany) =>
+                {
                     tracing::error!(
                         recordings = count - delivered,
                         spool = %self.spool.dir().display(),
                         error = &error as &dyn std::error::Error,
-                        "the auth service takes no more recordings of this host for now; they stay in the spool"
+                        "the auth service takes no more recordings of this host; they stay in the spool"
                     );
                     // The others are of the same host.
                     return false;

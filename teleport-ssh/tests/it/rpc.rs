@@ -2,6 +2,7 @@
 
 mod cancelled;
 mod conformance;
+mod eviction;
 mod hostile;
 mod identity;
 mod join;
