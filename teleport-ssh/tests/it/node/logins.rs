@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use teleport_core::resource::builtin_roles;
+use teleport_core::resource::{Role, RoleSpec, builtin_roles};
 use teleport_ssh::node::AuditPolicy;
 
 use super::hostile::client;
@@ -61,6 +61,21 @@ async fn refusals_are_audited_with_their_reason_and_the_client_hears_none() {
         refusals,
         "a good login is no refusal, whatever the client tried first"
     );
+}
+
+/// A role that exists and cannot be read may hold denials: it refuses those who hold it, and nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreadable_role_refuses_its_holders_with_the_reason_in_the_audit_log() {
+    let node = TestNode::start().await;
+    let mut certificate = UserCert::new().without("roles@teleport-rs");
+    certificate.extensions.push(("roles@teleport-rs".into(), "[\"access\",\"guarded\"]".into()));
+    node.write_certificate("holder", &certificate.sign(&node.user_key, &node.user_ca), &node.user_key);
+    let roles = |more: Option<Role>| builtin_roles().into_iter().chain(more).collect();
+    node.roles(roles(Some(Role::new("guarded", RoleSpec::default())))).await;
+    assert!(run(node.ssh_as("holder").args(["127.0.0.1", "true"])).await.status.success());
+    node.roles(roles(Some(Role::unreadable("guarded")))).await;
+    refused(&node, "holder", "the document of role guarded cannot be read").await;
+    assert!(node.run(&[], &["true"]).await.status.success(), "others log in as before");
 }
 
 #[tokio::test(flavor = "multi_thread")]
