@@ -101,6 +101,8 @@ impl Connection {
         let target = target.map_err(Refusal::Target)?;
         let view = self.shared.access.usable().map_err(Refusal::NoView)?;
         let checker = AccessChecker::for_identity(&user, &view.roles);
+        // It would see no node; why, is to be in the audit log.
+        checker.readable().map_err(Refusal::Roles)?;
         let (cluster, now) = (&view.trust.cluster, self.shared.clock.now());
         // The connection may be older than what it was opened with allows.
         if now >= user.expires {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use ssh_key::{Certificate, PrivateKey};
 use teleport_core::audit::{AuditEvent, EventKind};
+use teleport_core::resource::Role;
 use tokio::net::TcpListener;
 
 use super::{CLUSTER, PROXY, World, os_user, run, text};
@@ -99,6 +100,40 @@ async fn c2_the_proxy_dials_nothing_but_registered_nodes() {
     }
     let knocked = tokio::time::timeout(std::time::Duration::from_millis(1), bystander.accept()).await;
     assert!(knocked.is_err(), "nobody was dialled");
+    world.stop().await;
+}
+
+/// Such a role may hold denials. The user hears that access is denied; why is in the audit log.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proxy_refuses_holders_of_a_role_that_cannot_be_read() {
+    let world = World::start().await;
+    world.sshd("web").await;
+    let user = world.user("alice").await;
+    world.access.view.send_modify(|view| view.roles = vec![Role::unreadable("access")]);
+    let unreadable = |event: &AuditEvent| {
+        event.error.as_deref().is_some_and(|error| error.contains("role access cannot be read"))
+    };
+    let refused = async {
+        // The first ones may be faster than the change.
+        loop {
+            let mut ssh = world.ssh(&user);
+            ssh.args([
+                "-o",
+                PROXY,
+                "-p",
+                &world.proxy.port().to_string(),
+                "-s",
+                "x@127.0.0.1",
+                "proxy:web:0",
+            ]);
+            let output = run(ssh).await;
+            if text(&output.stderr).contains("access denied") {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), refused).await.expect("it is refused");
+    world.event(EventKind::SubsystemFailure, unreadable).await;
     world.stop().await;
 }
 
