@@ -22,15 +22,15 @@ enum Speaks {
 }
 
 /// A whole cluster in one daemon, and a user.
-struct Target {
-    process: Process,
+pub(crate) struct Target {
+    pub(crate) process: Process,
     /// A user for each visit: nobody has to wait for the next one-time code.
     users: Vec<User>,
-    machine: Machine,
+    pub(crate) machine: Machine,
 }
 
 impl Target {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let machine = Machine::new();
         let services = Services { auth: Some(0), proxy: Some((0, 0)), node: Some((0, "env: test")) };
         machine.configure("all", "", &services.yaml());
@@ -62,7 +62,7 @@ impl Target {
 
     /// Somebody who means no harm logs in and runs a command; returns how long that took.
     #[track_caller]
-    fn healthy(&mut self) -> Duration {
+    pub(crate) fn healthy(&mut self) -> Duration {
         let began = Instant::now();
         let proxy = format!("--proxy={}", self.process.address("proxy"));
         let login = self.tsh(&["login", "--force", &proxy]);
@@ -73,7 +73,7 @@ impl Target {
 
     /// Nothing panicked, and the daemon ends in good order.
     #[track_caller]
-    fn unharmed(mut self) {
+    pub(crate) fn unharmed(mut self) {
         assert!(self.process.runs());
         let logged = self.process.logged();
         assert!(!logged.contains("panicked"), "{logged}");

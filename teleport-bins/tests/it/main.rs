@@ -21,3 +21,4 @@ mod starting;
 mod support;
 mod trial;
 mod tsh_tctl;
+mod wire;

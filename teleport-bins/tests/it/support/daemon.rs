@@ -6,6 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -170,6 +171,16 @@ impl Process {
     pub(crate) fn kill(mut self) {
         self.signal(Signal::SIGKILL);
         self.ended();
+    }
+
+    /// How long processors have worked for it so far.
+    pub(crate) fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // After the name, which may hold anything: state, ten numbers, then ticks of its own and of the kernel for it.
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        // A hundred of them are a second, on every Linux that is built for servers.
+        Duration::from_millis(ticks * 10)
     }
 
     /// A number of kilobytes of `/proc/<pid>/status`, such as `VmRSS`.

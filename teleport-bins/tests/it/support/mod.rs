@@ -5,6 +5,7 @@ pub(crate) mod daemon;
 pub(crate) mod program;
 pub(crate) mod tmux;
 pub(crate) mod user;
+pub(crate) mod wire;
 
 use std::time::Duration;
 
