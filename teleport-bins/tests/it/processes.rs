@@ -222,3 +222,18 @@ fn a_second_sigterm_ends_sessions_at_once() {
     let (rest, code) = live.answer();
     assert!(rest.is_empty() && code != Some(4), "{rest:?} {code:?}");
 }
+
+#[test]
+fn a_node_whose_auth_service_is_away_stops_soon_and_says_what_it_leaves() {
+    let mut three = Three::start(false);
+    let live = three.live_session();
+    three.auth.take().unwrap().kill();
+    assert_eq!(live.answer(), ("got hello\n".to_owned(), Some(4)));
+    let mut node = three.node.take().unwrap();
+    let asked = tokio::time::Instant::now();
+    node.signal(Signal::SIGTERM);
+    let status = node.ended();
+    assert!(asked.elapsed() < std::time::Duration::from_secs(12), "{:?}", asked.elapsed());
+    assert!(status.success(), "nothing of a recording is lost: {status}: {}", node.logged());
+    assert!(node.logged().contains("they stay in the spool"), "{}", node.logged());
+}
