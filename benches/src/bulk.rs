@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tokio::time::Instant;
 
 use crate::Scale;
@@ -78,37 +78,50 @@ fn measure(
     bytes: u64,
     cpu: impl Fn() -> Result<Cpu>,
 ) -> Result<(f64, f64)> {
-    let mut ssh = stock(key, way)?;
-    // Before the destination, where options belong, there is no place left: `ssh` takes them after it as well.
-    ssh.arg("-c").arg(cipher);
+    let mut ssh = stock(key, way, Some(cipher))?;
     let before = cpu()?;
     let started = Instant::now();
-    match direction {
+    let said = match direction {
         // Written in pieces as `cat` of a file writes them.
         Direction::Down => {
             let count = bytes / PIECE;
-            download(ssh.arg(format!("exec dd if=/dev/zero bs={PIECE} count={count} status=none")))?;
+            download(ssh.arg(format!("dd if=/dev/zero bs={PIECE} count={count} status=none; times >&2")))?
         }
-        Direction::Up => upload(ssh.arg("exec cat >/dev/null"), bytes)?,
-    }
+        Direction::Up => upload(ssh.arg("cat >/dev/null; times >&2"), bytes)?,
+    };
     let seconds = started.elapsed().as_secs_f64();
-    let used = cpu()?.since(before).all;
+    // The program that makes or takes the bytes is the user's, not the server's.
+    let used = cpu()?.since(before).all - times(&said).context("the shell's `times` says something else")?;
     let bytes = bytes as f64;
     Ok((bytes / MB / seconds, used / (bytes / 1e9)))
 }
 
-/// The output goes nowhere: a reader of ours would take CPU that the servers need.
-fn download(ssh: &mut Command) -> Result<()> {
-    let status = ssh.stdin(Stdio::null()).stdout(Stdio::null()).status()?;
-    ensure!(status.success(), "the download failed");
-    Ok(())
+/// The output goes nowhere: a reader of ours would take CPU that the servers need. Returns standard error.
+fn download(ssh: &mut Command) -> Result<String> {
+    finish(ssh.stdin(Stdio::null()))
 }
 
-/// From a file without blocks, which costs nobody a disk.
-fn upload(ssh: &mut Command, bytes: u64) -> Result<()> {
+/// From a file without blocks, which costs nobody a disk. Returns standard error.
+fn upload(ssh: &mut Command, bytes: u64) -> Result<String> {
     let file = tempfile::tempfile()?;
     file.set_len(bytes)?;
-    let status = ssh.stdin(file).stdout(Stdio::null()).status()?;
-    ensure!(status.success(), "the upload failed");
-    Ok(())
+    finish(ssh.stdin(file))
+}
+
+fn finish(ssh: &mut Command) -> Result<String> {
+    let output = ssh.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(output.status.success(), "the transfer failed: {said}");
+    Ok(said)
+}
+
+/// The seconds in the four figures that the shell's `times` prints, such as `0m0.012s`: user and system time of the shell, and
+/// of what it ran.
+fn times(said: &str) -> Option<f64> {
+    let seconds = |text: &str| -> Option<f64> {
+        let (minutes, seconds) = text.strip_suffix('s')?.split_once('m')?;
+        Some(minutes.parse::<f64>().ok()? * 60.0 + seconds.parse::<f64>().ok()?)
+    };
+    let figures: Option<Vec<f64>> = said.split_ascii_whitespace().map(seconds).collect();
+    figures.filter(|figures| figures.len() == 4).map(|figures| figures.iter().sum())
 }

@@ -138,8 +138,8 @@ pub async fn rates(scale: Scale) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// A stock `ssh` without anything of the user's own.
-pub(crate) fn stock(key: &Path, way: &Way) -> Result<Command> {
+/// A stock `ssh` without anything of the user's own. Every hop uses `cipher`, or what `ssh` likes best.
+pub(crate) fn stock(key: &Path, way: &Way, cipher: Option<&str>) -> Result<Command> {
     let mut ssh = Command::new("ssh");
     let options = [
         "StrictHostKeyChecking=no",
@@ -156,6 +156,10 @@ pub(crate) fn stock(key: &Path, way: &Way) -> Result<Command> {
     for option in options {
         ssh.arg("-o").arg(option);
         jump.push_str(&format!(" -o {option}"));
+    }
+    if let Some(cipher) = cipher {
+        ssh.arg("-c").arg(cipher);
+        jump.push_str(&format!(" -c {cipher}"));
     }
     if let Some(hop) = way.hop {
         ssh.arg("-o").arg(format!("{jump} -p {} {login}@{}", hop.port(), hop.ip()));
@@ -190,7 +194,7 @@ pub async fn latency(scale: Scale) -> Result<Vec<Row>> {
 
 fn once(key: &Path, way: &Way) -> Result<f64> {
     let started = Instant::now();
-    let status = stock(key, way)?.arg("true").stdin(Stdio::null()).status()?;
+    let status = stock(key, way, None)?.arg("true").stdin(Stdio::null()).status()?;
     ensure!(status.success(), "ssh ended with {status}");
     Ok(started.elapsed().as_secs_f64() * 1000.0)
 }

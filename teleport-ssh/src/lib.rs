@@ -86,6 +86,7 @@
 
 pub mod authn;
 mod batch;
+mod bulk;
 pub mod client;
 mod engine;
 mod heartbeat;

@@ -58,6 +58,8 @@ pub enum DecodeError {
 /// Writes a recording: events in, bytes of whole frames out.
 pub struct Encoder {
     plain: Vec<u8>,
+    /// The compressor's output, kept so that it is neither cleared nor allocated for each frame.
+    packed: Vec<u8>,
     out: Vec<u8>,
     last: u64,
     compressor: zstd::bulk::Compressor<'static>,
@@ -92,8 +94,8 @@ impl Encoder {
     /// When the compressor cannot be made (no memory).
     pub fn new(meta: &RecordingMeta) -> std::io::Result<Self> {
         let compressor = zstd::bulk::Compressor::new(LEVEL)?;
-        let mut encoder =
-            Self { plain: Vec::with_capacity(CLOSE_AT), out: MAGIC.to_vec(), last: 0, compressor };
+        let plain = Vec::with_capacity(CLOSE_AT);
+        let mut encoder = Self { plain, packed: Vec::new(), out: MAGIC.to_vec(), last: 0, compressor };
         let json = serde_json::to_vec(meta)?;
         encoder.plain.extend([0, 0]);
         encoder.put_bytes(&json);
@@ -170,17 +172,12 @@ impl Encoder {
         if self.plain.is_empty() {
             return Ok(());
         }
-        let start = self.out.len();
-        self.out.extend([0; 8]);
-        self.out.resize(start + 8 + zstd::zstd_safe::compress_bound(self.plain.len()), 0);
-        let payload = self.out.get_mut(start + 8..).unwrap_or_default();
-        let len = self.compressor.compress_to_buffer(&self.plain, payload)?;
-        let crc = crc32fast::hash(payload.get(..len).unwrap_or_default());
-        self.out.truncate(start + 8 + len);
-        let header = self.out.get_mut(start..start + 8).unwrap_or_default();
-        header.copy_from_slice(
-            &[u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes(), crc.to_be_bytes()].concat(),
-        );
+        self.packed.clear();
+        self.packed.reserve(zstd::zstd_safe::compress_bound(self.plain.len()));
+        let len = self.compressor.compress_to_buffer(&self.plain, &mut self.packed)?;
+        self.out.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
+        self.out.extend_from_slice(&crc32fast::hash(&self.packed).to_be_bytes());
+        self.out.extend_from_slice(&self.packed);
         self.plain.clear();
         Ok(())
     }

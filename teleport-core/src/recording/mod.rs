@@ -67,8 +67,8 @@ pub struct RecordingInfo {
 /// Calls come in the order of the session. `at` is the time since its beginning. An implementation may lose data only in the way that its
 /// mode allows (best effort: with a gap that says so); [`Recorder::failed`] tells a strict session to end.
 pub trait Recorder: fmt::Debug + Send + 'static {
-    /// Output on its way to the client.
-    fn output(&mut self, at: Duration, stream: OutputStream, data: &[u8]);
+    /// Output on its way to the client. Keeping a clone of `data` costs no copy.
+    fn output(&mut self, at: Duration, stream: OutputStream, data: &Bytes);
 
     /// The terminal has a new size.
     fn resize(&mut self, at: Duration, columns: u16, rows: u16);
@@ -93,7 +93,7 @@ impl NoRecorder {
 }
 
 impl Recorder for NoRecorder {
-    fn output(&mut self, _at: Duration, _stream: OutputStream, _data: &[u8]) {}
+    fn output(&mut self, _at: Duration, _stream: OutputStream, _data: &Bytes) {}
     fn resize(&mut self, _at: Duration, _columns: u16, _rows: u16) {}
     fn finish(&mut self, _at: Duration, _end: SessionEnd) {}
     fn failed(&self) -> bool {

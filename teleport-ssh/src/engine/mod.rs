@@ -26,8 +26,9 @@ pub(crate) const DEAD_AFTER: Duration = Duration::from_secs(90);
 const WINDOW: u32 = 2 << 20;
 /// The longest channel packet. Larger ones gain nothing: OpenSSH never sends more.
 const MAX_PACKET: u32 = 32 << 10;
-/// Output packets of all channels that wait for the connection's task. Each wait is a switch between tasks.
-const EVENTS: usize = 64;
+/// Output packets of all channels that wait for the connection's task. Each wait is a switch between tasks, but what waits
+/// should still be in the processor's cache when its turn comes.
+const EVENTS: usize = 16;
 /// Messages that may wait in one channel. Never reached: [`transport::Link`] bounds what waits by its bytes, because a full
 /// queue would stop the whole connection, also what is needed to empty the queue.
 const MESSAGES: usize = 1 << 19;

@@ -7,22 +7,23 @@
 //! Both directions must begin with `SSH-`: a stream that is not SSH is cut before one of its bytes reaches the other side,
 //! so even a node that announced the address of something else cannot turn the proxy into a door to it.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::FutureExt;
 use russh::server::Msg;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::Instant;
 
+use crate::bulk::{self, Buffers, MAX_BATCH};
 use crate::engine::transport::{Account, Link, payload};
 
 /// How much is read from a node at once, at most. A few packets' worth: larger brings nothing, smaller costs wake-ups.
 const READ_SIZE: usize = 128 * 1024;
-/// How many of the client's packets are written to a node at once, at most.
-const MAX_BATCH: usize = 16;
+/// The same as long as little comes: most sessions say little.
+const SMALL_READ: usize = 8 * 1024;
 /// How long a client may go on after the node has ended its side.
 const HALF_CLOSED_FOR: Duration = Duration::from_secs(30);
 /// What SSH peers say first (RFC 4253 section 4.2).
@@ -147,7 +148,7 @@ async fn upload(
             *count = count.saturating_add(data.len() as u64);
         }
         let taken = batch.len();
-        write_batch(&mut node, &mut batch).await?;
+        bulk::write_all(&mut node, &mut batch).await?;
         // Only now: what the node has not taken yet still counts against the client.
         sizes.iter().take(taken).for_each(|size| account.taken(*size));
         if let Some(gone) = end {
@@ -158,27 +159,6 @@ async fn upload(
     }
 }
 
-async fn write_batch(node: &mut (impl AsyncWrite + Unpin), batch: &mut Vec<Bytes>) -> io::Result<()> {
-    let mut first = 0;
-    while let Some(pending) = batch.get(first..).filter(|pending| !pending.is_empty()) {
-        let slices: Vec<IoSlice<'_>> = pending.iter().map(|data| IoSlice::new(data)).collect();
-        let mut written = node.write_vectored(&slices).await?;
-        if written == 0 && pending.iter().any(|data| !data.is_empty()) {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        while let Some(data) = batch.get_mut(first) {
-            if written < data.len() {
-                data.advance(written);
-                break;
-            }
-            written -= data.len();
-            first += 1;
-        }
-    }
-    batch.clear();
-    Ok(())
-}
-
 async fn download(
     mut node: impl AsyncRead + Unpin,
     client: &ChannelWriteHalf<Msg>,
@@ -187,14 +167,13 @@ async fn download(
 ) -> io::Result<()> {
     let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
     let mut greeting = Greeting::default();
-    let mut buffer = BytesMut::new();
+    let mut buffers = Buffers::new(SMALL_READ, READ_SIZE);
     loop {
-        buffer.reserve(READ_SIZE);
-        if node.read_buf(&mut buffer).await? == 0 {
+        if node.read_buf(buffers.current()).await? == 0 {
             client.eof().await.map_err(gone)?;
             return Ok(());
         }
-        let data = buffer.split().freeze();
+        let data = buffers.take();
         greeting.check(&data)?;
         *count = count.saturating_add(data.len() as u64);
         // Said aloud so that reading from the client goes on: its window adjustments are on their way to us.
@@ -237,23 +216,5 @@ mod tests {
             let mut greeting = Greeting::default();
             assert!(pieces.iter().any(|piece| greeting.check(piece).is_err()));
         }
-    }
-
-    #[tokio::test]
-    async fn batches_are_written_whole_and_in_order() {
-        let (mut near, mut far) = tokio::io::duplex(7);
-        let mut batch: Vec<Bytes> = ["one", "", "two", "three and more", ""].map(Bytes::from).to_vec();
-        let reader = async {
-            let mut all = Vec::new();
-            far.read_to_end(&mut all).await.unwrap();
-            all
-        };
-        let writer = async {
-            write_batch(&mut near, &mut batch).await.unwrap();
-            assert!(batch.is_empty());
-            drop(near);
-        };
-        let (all, ()) = tokio::join!(reader, writer);
-        assert_eq!(all, b"onetwothree and more");
     }
 }

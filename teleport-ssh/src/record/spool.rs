@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ use super::Recorders;
 
 /// The most bytes on their way to the spool thread. What does not fit becomes a gap.
 const MAX_QUEUED: usize = 16 << 20;
+/// After some events the spool's thread lets more of them gather: to wake it for each would cost more than to write them.
+const GATHER_FOR: Duration = Duration::from_millis(2);
 /// How long output may wait in memory: what a `kill -9` can lose.
 const FLUSH_EVERY: Duration = Duration::from_millis(500);
 /// Recordings that are being written.
@@ -210,7 +212,7 @@ impl SpoolRecorder {
 }
 
 impl Recorder for SpoolRecorder {
-    fn output(&mut self, at: Duration, stream: OutputStream, data: &[u8]) {
+    fn output(&mut self, at: Duration, stream: OutputStream, data: &Bytes) {
         let queued = &self.spool.0.queued;
         // Sessions race for the last bytes; the bound may be passed by one output of each, which is all right.
         if queued.load(Ordering::Relaxed) + data.len() > MAX_QUEUED {
@@ -222,7 +224,7 @@ impl Recorder for SpoolRecorder {
         }
         queued.fetch_add(data.len(), Ordering::Relaxed);
         self.close_gap();
-        self.send(RecordedEvent::Output { at, stream, data: Bytes::copy_from_slice(data) });
+        self.send(RecordedEvent::Output { at, stream, data: data.clone() });
     }
 
     fn resize(&mut self, at: Duration, columns: u16, rows: u16) {
@@ -276,6 +278,7 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         let mut flush_at: Option<Instant> = None;
+        let mut busy = false;
         loop {
             let now = Instant::now();
             if flush_at.is_some_and(|at| at <= now) {
@@ -284,10 +287,22 @@ impl Worker {
             }
             // With nothing to flush there is nothing to wake up for.
             let wait = flush_at.map_or(Duration::from_secs(3600), |at| at - now);
-            match self.messages.recv_timeout(wait) {
+            let message = match self.messages.try_recv() {
+                Err(TryRecvError::Empty) => {
+                    if std::mem::take(&mut busy) {
+                        std::thread::sleep(GATHER_FOR);
+                        continue;
+                    }
+                    self.messages.recv_timeout(wait)
+                }
+                Err(TryRecvError::Disconnected) => break,
+                Ok(message) => Ok(message),
+            };
+            match message {
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(message) => {
                     self.handle(message);
+                    busy = true;
                     flush_at.get_or_insert(now + FLUSH_EVERY);
                 }
                 Err(RecvTimeoutError::Timeout) => {}

@@ -142,14 +142,14 @@ async fn what_a_session_shows_arrives_whole_over_a_bad_network() {
     let mut state = 1u64;
     let mut shown = Vec::new();
     for step in 0..100u64 {
-        let data: Vec<u8> = std::iter::repeat_with(|| {
+        let data: Bytes = std::iter::repeat_with(|| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (state >> 56) as u8
         })
         .take(32 * 1024)
         .collect();
         recorder.output(Duration::from_millis(step), OutputStream::Stdout, &data);
-        shown.extend(data);
+        shown.extend_from_slice(&data);
     }
     recorder.resize(Duration::from_millis(100), 120, 40);
     recorder.finish(Duration::from_millis(101), SessionEnd::Exited(0));
@@ -233,7 +233,7 @@ async fn a_session_that_a_crash_cut_is_uploaded_at_the_next_start() {
     {
         let spool = Spool::open(dir.path(), SpoolLimits::default()).unwrap();
         let mut recorder = spool.start(meta(2)).unwrap();
-        recorder.output(Duration::ZERO, OutputStream::Stdout, b"before the crash");
+        recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"before the crash"));
         // The thread ends without having seen an end, as after a crash.
         let _never_dropped = Box::leak(Box::new(recorder));
         let inner = dir.path().join(format!("{}.part", meta(2).session));
@@ -259,7 +259,7 @@ async fn a_full_spool_leaves_a_gap_that_says_how_much() {
     let dir = tempfile::tempdir().unwrap();
     let spool = Spool::open(dir.path(), SpoolLimits { max_bytes: 0 }).unwrap();
     let mut recorder = spool.start(meta(3)).unwrap();
-    recorder.output(Duration::ZERO, OutputStream::Stdout, b"twelve bytes");
+    recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"twelve bytes"));
     recorder.finish(Duration::from_secs(1), SessionEnd::Exited(0));
     let store = Arc::new(Store::default());
     let scope = TaskScope::new();

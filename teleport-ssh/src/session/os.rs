@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::BytesMut;
+use futures_util::FutureExt;
 use teleport_core::access::LoginGrant;
 use teleport_core::clock::{Clock, Timestamp};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ExitStatus, LoginRefused, OutputClosed, SessionChannel, SessionEvent, SessionEvents, SessionInput,
     SessionKind, SessionOutput, SessionRequest, SessionService, TerminalSize,
 };
+use crate::bulk::{self, Buffers, MAX_BATCH};
 use crate::sys::accounts::{self, Account, LoginDefs, LoginRules};
 use crate::sys::child::{Child, Exit};
 use crate::sys::environment::{Connection, Environment, Source, Terminal as TerminalDevice};
@@ -254,8 +255,15 @@ fn window(size: TerminalSize) -> WindowSize {
 
 /// Types what the client sends. The end of the input closes a pipe; a terminal stays open, as it has other ends.
 async fn feed(mut input: SessionInput, mut stdin: Box<dyn AsyncWrite + Send + Unpin>, terminal: bool) {
+    let mut batch = Vec::with_capacity(MAX_BATCH);
     while let Some(data) = input.next().await {
-        if stdin.write_all(&data).await.is_err() {
+        batch.push(data);
+        while batch.len() < MAX_BATCH
+            && let Some(Some(data)) = input.next().now_or_never()
+        {
+            batch.push(data);
+        }
+        if bulk::write_all(&mut stdin, &mut batch).await.is_err() {
             // The program does not read any more; what else comes is thrown away.
             break;
         }
@@ -275,26 +283,22 @@ async fn show(
     stderr: bool,
     exited: &CancellationToken,
 ) -> Result<(), OutputClosed> {
-    let mut buffer = BytesMut::with_capacity(SMALL_BUFFER);
-    let mut capacity = SMALL_BUFFER;
+    let mut buffers = Buffers::new(SMALL_BUFFER, LARGE_BUFFER);
     loop {
         let read = tokio::select! {
             biased;
-            read = from.read_buf(&mut buffer) => read,
+            read = from.read_buf(buffers.current()) => read,
             () = silence(exited) => return Ok(()),
         };
-        match read {
-            Ok(0) | Err(_) => return Ok(()),
-            Ok(len) if len >= capacity => capacity = LARGE_BUFFER,
-            Ok(_) => {}
+        if let Ok(0) | Err(_) = read {
+            return Ok(());
         }
-        let data = buffer.split().freeze();
+        let data = buffers.take();
         if stderr {
-            output.stderr(data).await?
+            output.stderr(data).await?;
         } else {
-            output.stdout(data).await?
+            output.stdout(data).await?;
         }
-        buffer.reserve(capacity);
     }
 }
 
