@@ -148,6 +148,14 @@ name!(
     |text| charset(text, 253, |byte| byte.is_ascii_alphanumeric(), word)
 );
 
+name!(
+    /// What a user calls one of the own second factors, such as `phone`.
+    DeviceName,
+    "device name",
+    "1 to 64 characters: letters, digits, '.', '_', '-', beginning with a letter or digit",
+    |text| charset(text, 64, |byte| byte.is_ascii_alphanumeric(), word)
+);
+
 macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*

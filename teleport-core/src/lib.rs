@@ -125,6 +125,7 @@ pub mod entropy;
 pub mod id;
 pub mod label;
 pub mod manual;
+pub mod password;
 pub mod recording;
 pub mod resource;
 pub mod secret;

@@ -95,6 +95,42 @@ pub struct AuthSection {
     pub tokens: Vec<String>,
     /// What one host may hand in.
     pub recordings: RecordingsSection,
+    /// How users prove who they are.
+    pub authentication: AuthenticationSection,
+    /// How passwords are hashed.
+    pub password_hashing: PasswordHashingSection,
+}
+
+/// How users prove who they are.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthenticationSection {
+    /// What a login needs beside the password: `otp`, or `off` for nothing, which is for tests.
+    pub second_factor: Option<FactorName>,
+}
+
+/// The name of a second factor. `off` is a boolean to some readers of YAML.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum FactorName {
+    /// As some readers take `off` and `on`.
+    Switch(bool),
+    /// A word.
+    Word(String),
+}
+
+/// How passwords are hashed: Argon2id.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PasswordHashingSection {
+    /// The memory of one hash.
+    pub memory: Option<Size>,
+    /// The passes over it.
+    pub passes: Option<u32>,
+    /// The lanes.
+    pub lanes: Option<u32>,
+    /// How many hashes are computed at the same time.
+    pub parallel: Option<usize>,
 }
 
 /// What one host may hand in of recordings.

@@ -42,6 +42,8 @@ impl Settings {
                 static_tokens: Vec::new(),
                 storage: format!("redb:{}", data_dir.join("backend.redb").display()),
                 recordings: Default::default(),
+                second_factor: Default::default(),
+                password: Default::default(),
             }),
             proxy: Some(ProxySettings {
                 web_listen: free(),

@@ -33,6 +33,7 @@ pub fn sample(settings: &Settings) -> String {
         _ => "  # labels:\n  #   env: prod\n".to_owned(),
     };
     let limits = settings.auth.as_ref().map(|auth| auth.recordings).unwrap_or_default();
+    let password = settings.auth.as_ref().map(|auth| auth.password).unwrap_or_default();
     let advertise = settings.advertise.as_deref().map(without_port).unwrap_or("203.0.113.7");
     format!(
         "# Every key has the default that is shown; keys after # are examples.\n\
@@ -69,6 +70,15 @@ pub fn sample(settings: &Settings) -> String {
          \x20   max_size: {max_size}\n\
          \x20   max_size_per_day: {max_size_per_day}\n\
          \x20   max_count_per_day: {max_count_per_day}\n\
+         \x20 authentication:\n\
+         \x20   # What a login needs beside the password. `off` is for tests.\n\
+         \x20   second_factor: {second_factor}\n\
+         \x20 # Argon2id. A new cost holds for each user from the next login on.\n\
+         \x20 password_hashing:\n\
+         \x20   memory: {memory}\n\
+         \x20   passes: {passes}\n\
+         \x20   lanes: {lanes}\n\
+         \x20   parallel: {parallel}\n\
          proxy_service:\n\
          \x20 enabled: {proxy}\n\
          \x20 web_listen_addr: 0.0.0.0:3080\n\
@@ -85,6 +95,11 @@ pub fn sample(settings: &Settings) -> String {
         max_size = Size(limits.recording_bytes),
         max_size_per_day = Size(limits.host_day_bytes),
         max_count_per_day = limits.host_day_recordings,
+        second_factor = settings.auth.as_ref().map(|auth| auth.second_factor).unwrap_or_default().as_str(),
+        memory = Size(u64::from(password.memory) << 10),
+        passes = password.passes,
+        lanes = password.lanes,
+        parallel = password.parallel,
         proxy = yes(settings.proxy.is_some()),
         node = yes(settings.node.is_some()),
     )

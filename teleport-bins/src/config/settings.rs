@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use teleport_core::auth::RecordingLimits;
+use teleport_core::auth::{PasswordConfig, RecordingLimits, SecondFactor};
 use teleport_core::cert::CaPin;
 use teleport_core::id::{ClusterName, HostRole, NodeName};
 use teleport_core::label::Labels;
 use teleport_core::secret::SecretString;
 
-use super::file::{RecordingsSection, YesNo};
+use super::file::{AuthenticationSection, FactorName, PasswordHashingSection, RecordingsSection, YesNo};
 use super::{FileConfig, Size};
 
 /// Flags of `teleport start`; each overrides the file.
@@ -80,6 +80,10 @@ pub struct AuthSettings {
     pub storage: String,
     /// What one host may hand in of recordings.
     pub recordings: RecordingLimits,
+    /// What a login needs beside the password.
+    pub second_factor: SecondFactor,
+    /// How passwords are hashed.
+    pub password: PasswordConfig,
 }
 
 /// The proxy.
@@ -237,6 +241,8 @@ impl Settings {
                 public_addresses: hosts(file.auth_service.public_addr),
                 static_tokens: file.auth_service.tokens,
                 recordings: recording_limits(&file.auth_service.recordings)?,
+                second_factor: second_factor(&file.auth_service.authentication)?,
+                password: password_hashing(&file.auth_service.password_hashing)?,
                 storage: match shared.storage.kind.as_deref() {
                     None | Some("redb") => default,
                     Some("memory") => "memory:".to_owned(),
@@ -321,6 +327,28 @@ fn hosts(list: Option<super::file::OneOrMany>) -> Vec<String> {
     list.iter().map(|text| without_port(text).to_owned()).collect()
 }
 
+fn second_factor(section: &AuthenticationSection) -> Result<SecondFactor> {
+    Ok(match &section.second_factor {
+        None => SecondFactor::Otp,
+        Some(FactorName::Word(word)) if word == "otp" => SecondFactor::Otp,
+        Some(FactorName::Word(word)) if word == "off" => SecondFactor::Off,
+        Some(FactorName::Switch(false)) => SecondFactor::Off,
+        Some(_) => bail!("auth_service.authentication.second_factor: write otp, or off for tests"),
+    })
+}
+
+fn password_hashing(section: &PasswordHashingSection) -> Result<PasswordConfig> {
+    let mut config = PasswordConfig::default();
+    if let Some(Size(bytes)) = section.memory {
+        config.memory = u32::try_from(bytes >> 10).unwrap_or(u32::MAX);
+    }
+    config.passes = section.passes.unwrap_or(config.passes);
+    config.lanes = section.lanes.unwrap_or(config.lanes);
+    config.parallel = section.parallel.unwrap_or(config.parallel);
+    config.check().context("auth_service.password_hashing")?;
+    Ok(config)
+}
+
 fn recording_limits(section: &RecordingsSection) -> Result<RecordingLimits> {
     let mut limits = RecordingLimits::default();
     if let Some(Size(bytes)) = section.max_size {
@@ -345,6 +373,34 @@ mod tests {
 
     fn resolve(flags: Overrides) -> Result<Settings> {
         Settings::resolve(FileConfig::default(), Overrides { data_dir: Some("/tmp/x".into()), ..flags })
+    }
+
+    #[test]
+    fn passwords_are_hashed_as_the_file_says_but_not_weakly() {
+        let auth = |text: &str| {
+            let flags = Overrides { data_dir: Some("/tmp/x".into()), ..Overrides::default() };
+            let file =
+                crate::config::parse(&format!("auth_service:\n  {text}\n")).map_err(anyhow::Error::msg)?;
+            Ok::<_, anyhow::Error>(Settings::resolve(file, flags)?.auth.unwrap())
+        };
+        let dear =
+            auth("password_hashing: {memory: 64MiB, passes: 3, lanes: 2, parallel: 4}").unwrap().password;
+        assert_eq!((dear.memory, dear.passes, dear.lanes, dear.parallel), (64 << 10, 3, 2, 4));
+        assert_eq!(auth("password_hashing: {passes: 3}").unwrap().password.memory, 19 << 10);
+        for bad in ["memory: 1MiB", "passes: 1", "memory: 2GiB", "lanes: 0", "parallel: 0"] {
+            let error = format!("{:#}", auth(&format!("password_hashing: {{{bad}}}")).unwrap_err());
+            assert!(error.contains("auth_service.password_hashing"), "{bad}: {error}");
+        }
+        assert_eq!(auth("tokens: []").unwrap().second_factor, SecondFactor::Otp);
+        for (text, factor) in
+            [("otp", SecondFactor::Otp), ("off", SecondFactor::Off), ("\"off\"", SecondFactor::Off)]
+        {
+            let settings = auth(&format!("authentication: {{second_factor: {text}}}")).unwrap();
+            assert_eq!(settings.second_factor, factor, "{text}");
+        }
+        for bad in ["on", "webauthn", "\"\"", "OTP"] {
+            assert!(auth(&format!("authentication: {{second_factor: {bad}}}")).is_err(), "{bad}");
+        }
     }
 
     #[test]

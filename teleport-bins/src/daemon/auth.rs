@@ -67,6 +67,8 @@ impl LocalAuth {
         let mut config = AuthConfig::new(cluster.clone());
         config.static_tokens = static_tokens;
         config.recordings = settings.recordings;
+        config.second_factor = settings.second_factor;
+        config.password = settings.password;
         let ports = Ports {
             backend: Arc::clone(&backend),
             issuer: Arc::new(authority),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cert::{CaPin, IssuedCertificates, SubjectKeys, TrustBundle};
+use crate::cert::{CaPin, IssuedCertificates, SubjectKeys, Traits, TrustBundle};
 use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
 use crate::label::Labels;
@@ -19,7 +19,7 @@ pub struct Ping {
     pub cluster_name: ClusterName,
     /// The version of the auth service.
     pub server_version: String,
-    /// What a login needs beside the password: `otp`.
+    /// What a login needs beside the password: `otp`, or `off` for nothing.
     pub second_factor: String,
     /// Where the answering proxy accepts SSH: `host:port`. Filled in by the proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -78,7 +78,7 @@ pub struct LoginRequest {
     /// The password.
     #[serde(with = "wire")]
     pub password: SecretString,
-    /// The one-time code: six digits.
+    /// The one-time code: six digits. Empty where the cluster asks for none.
     #[serde(with = "wire")]
     pub code: SecretString,
     /// Fresh public keys.
@@ -139,10 +139,10 @@ pub struct AcceptInvite {
     /// The invite.
     #[serde(with = "wire")]
     pub token: SecretString,
-    /// The new password, 12 to 128 bytes.
+    /// The new password; see [`crate::password`].
     #[serde(with = "wire")]
     pub password: SecretString,
-    /// A code of the new second factor.
+    /// A code of the new second factor. Empty, where the cluster asks for none, to have none.
     #[serde(with = "wire")]
     pub code: SecretString,
     /// Filled in by the proxy that forwards the request.
@@ -298,6 +298,12 @@ pub struct UserInfo {
     pub logins: Vec<OsLogin>,
     /// Until when logins are refused after too many failures.
     pub locked_until: Option<Timestamp>,
+    /// The other traits.
+    #[serde(default)]
+    pub traits: Traits,
+    /// How many second factors the user has: none before the invite is accepted.
+    #[serde(default)]
+    pub mfa_devices: usize,
 }
 
 /// Asks for a join token.
@@ -352,11 +358,28 @@ pub struct CreatedToken {
     pub ca_pins: Vec<CaPin>,
 }
 
-/// A join token in the list.
+/// What a token in the list is good for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum TokenPurpose {
+    /// A new user sets password and second factor.
+    Invite(UserName),
+    /// Hosts join.
+    #[default]
+    Join,
+    /// A user sets password and second factor anew.
+    Reset(UserName),
+}
+
+/// A join token or an invite in the list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenInfo {
-    /// Names it; has nothing to do with the secret. `static-1` is the first of the configuration.
+    /// Names it. `static-1` is the first of the configuration.
     pub id: String,
+    /// What it is good for.
+    #[serde(default)]
+    pub purpose: TokenPurpose,
     /// What hosts may join as.
     pub roles: Vec<HostRole>,
     /// When it ends; never for static tokens.

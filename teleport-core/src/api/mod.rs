@@ -7,6 +7,7 @@
 //! All futures are cancel safe in the sense that an interrupted call was carried out wholly or not at all; reads can be
 //! repeated, writes say by [`ApiErrorKind::Conflict`] when they happened before.
 
+mod account;
 mod error;
 mod messages;
 
@@ -16,15 +17,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
+pub use self::account::{
+    AddMfaDevice, ChangePassword, MfaDevice, NewMfaDevice, RemoveMfaDevice, ResetUser, UpdateUser,
+};
 pub use self::error::{ApiError, ApiErrorKind};
 pub use self::messages::{
     AcceptInvite, AccessView, ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, Invite,
     InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, Proxy, ProxyRecord,
-    RecordingQuery, ReissueRequest, RenewRequest, TokenInfo, UserInfo,
+    RecordingQuery, ReissueRequest, RenewRequest, TokenInfo, TokenPurpose, UserInfo,
 };
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
 use crate::cert::TrustBundle;
-use crate::id::{HostId, RoleName, SessionId, UserName};
+use crate::id::{DeviceName, HostId, RoleName, SessionId, UserName};
 use crate::recording::{RecordingInfo, RecordingMeta};
 use crate::resource::{Node, NodeRecord, Role};
 
@@ -79,6 +83,43 @@ pub trait IdentityApi: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`ApiErrorKind::Denied`] for hosts.
     async fn reissue_user(&self, request: ReissueRequest) -> ApiResult<LoginResponse>;
+}
+
+/// What users do about their own password and second factors. Whoever changes one of them proves again to be the user, by the
+/// password and a code as at a login; what fails counts towards the same lockout. Certificates stay as they are.
+#[async_trait]
+pub trait AccountApi: fmt::Debug + Send + Sync + 'static {
+    /// Changes the calling user's password.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Invalid`] for a password that cannot be one, [`ApiErrorKind::Denied`] the same whatever is wrong with
+    /// the old one and the code.
+    async fn change_password(&self, request: ChangePassword) -> ApiResult<()>;
+
+    /// The calling user's second factors, the oldest first.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for hosts.
+    async fn mfa_devices(&self) -> ApiResult<Vec<MfaDevice>>;
+
+    /// A new second factor for the calling user. It is not in use, and nothing is stored, until it is added.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Conflict`] if the user has one of this name, or as many as may be.
+    async fn begin_mfa_device(&self, name: DeviceName) -> ApiResult<NewMfaDevice>;
+
+    /// Adds a second factor that was begun: from now on its codes are as good as those of the others.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Invalid`] for a ticket that is over or a code that is not one of the new device,
+    /// [`ApiErrorKind::Conflict`] as at the beginning, [`ApiErrorKind::Denied`].
+    async fn add_mfa_device(&self, request: AddMfaDevice) -> ApiResult<MfaDevice>;
+
+    /// Removes a second factor.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], [`ApiErrorKind::Conflict`] for the last one, [`ApiErrorKind::Denied`].
+    async fn remove_mfa_device(&self, request: RemoveMfaDevice) -> ApiResult<()>;
 }
 
 /// Who is there.
@@ -202,11 +243,24 @@ pub trait AdminApi: fmt::Debug + Send + Sync + 'static {
     /// [`ApiErrorKind::Conflict`] if the user exists, [`ApiErrorKind::Invalid`] for unknown roles.
     async fn create_user(&self, request: CreateUser) -> ApiResult<Invite>;
 
-    /// Makes an invite that replaces the user's password and second factor; unlocks the user.
+    /// Makes an invite that replaces the user's password and second factors; unlocks the user.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], [`ApiErrorKind::Invalid`] for a time that is too long.
+    async fn reset_user(&self, user: UserName, request: ResetUser) -> ApiResult<Invite>;
+
+    /// Changes roles, logins or traits of a user. Certificates keep what they say until they expire; what a role allows at the
+    /// auth service ends at once with the role.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], [`ApiErrorKind::Invalid`] for unknown roles, impossible traits, or nothing to change.
+    async fn update_user(&self, user: UserName, request: UpdateUser) -> ApiResult<()>;
+
+    /// Forgets a user's failed logins: a locked user may try again at once. Password and second factors stay.
     ///
     /// # Errors
     /// [`ApiErrorKind::NotFound`].
-    async fn reset_user(&self, user: UserName) -> ApiResult<Invite>;
+    async fn unlock_user(&self, user: UserName) -> ApiResult<()>;
 
     /// All users.
     ///
@@ -238,13 +292,13 @@ pub trait AdminApi: fmt::Debug + Send + Sync + 'static {
     /// [`ApiErrorKind::Conflict`] if a given value is in use.
     async fn create_token(&self, request: CreateToken) -> ApiResult<CreatedToken>;
 
-    /// All join tokens, without their secrets.
+    /// All join tokens, and the invites if the caller may list users; without their secrets.
     ///
     /// # Errors
     /// [`ApiErrorKind::Denied`].
     async fn tokens(&self) -> ApiResult<Vec<TokenInfo>>;
 
-    /// Deletes a join token, by its secret or its id.
+    /// Deletes a join token, by its secret or its id; or an invite, if the caller may update users.
     ///
     /// # Errors
     /// [`ApiErrorKind::NotFound`].
@@ -268,5 +322,5 @@ pub trait ProxyAccess: PublicApi + IdentityApi + PresenceApi + TrustApi + AuditA
 impl<T: PublicApi + IdentityApi + PresenceApi + TrustApi + AuditApi + ?Sized> ProxyAccess for T {}
 
 /// Everything: what the auth service offers and its client speaks.
-pub trait AuthApi: NodeAccess + ProxyAccess + AdminApi {}
-impl<T: NodeAccess + ProxyAccess + AdminApi + ?Sized> AuthApi for T {}
+pub trait AuthApi: NodeAccess + ProxyAccess + AccountApi + AdminApi {}
+impl<T: NodeAccess + ProxyAccess + AccountApi + AdminApi + ?Sized> AuthApi for T {}

@@ -53,6 +53,8 @@ kinds! {
     JoinTokenDelete = "join_token.delete" "TJT01I",
     /// A second factor was added.
     MfaAdd = "mfa.add" "T1006I",
+    /// A second factor was removed.
+    MfaDelete = "mfa.delete" "T1007I",
     /// A node or a proxy was removed from the cluster.
     NodeDelete = "node.delete" "TND01I",
     /// A connection was forwarded.
@@ -61,6 +63,8 @@ kinds! {
     PortFailure = "port" "T3003E",
     /// An invite or a password reset was made.
     ResetTokenCreate = "reset_password_token.create" "T6000I",
+    /// An invite or a password reset was deleted before it was used.
+    ResetTokenDelete = "reset_password_token.delete" "T6003I",
     /// A request to the API was denied.
     ApiDenied = "api.denied" "TAP00W",
     /// A change that an administrator asked for was not made.
@@ -93,6 +97,8 @@ kinds! {
     UserLoginFailure = "user.login" "T1000W",
     /// A password was set.
     UserPasswordChange = "user.password_change" "T1005I",
+    /// An administrator ended a user's lockout.
+    UserUnlock = "user.unlock" "TUL00I",
     /// A user was changed.
     UserUpdate = "user.update" "T1003I",
 }

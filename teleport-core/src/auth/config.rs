@@ -26,12 +26,18 @@ pub struct AuthConfig {
     pub invite_ttl: Duration,
     /// The longest life of an invite. 48 hours.
     pub max_invite_ttl: Duration,
+    /// How long the invite of a reset is good if nothing is said. 8 hours.
+    pub reset_ttl: Duration,
+    /// The longest life of the invite of a reset. 24 hours.
+    pub max_reset_ttl: Duration,
     /// Tokens from the configuration.
     pub static_tokens: Vec<StaticToken>,
     /// When logins are refused.
     pub lockout: LockoutConfig,
     /// How passwords are hashed.
     pub password: PasswordConfig,
+    /// What a login needs beside the password. One-time codes.
+    pub second_factor: SecondFactor,
     /// How much the recordings of a host may occupy.
     pub recordings: RecordingLimits,
     /// How often watchers of access look for changes that the backend does not report. 60 seconds.
@@ -51,11 +57,35 @@ impl AuthConfig {
             max_token_ttl: hours(30 * 24),
             invite_ttl: hours(1),
             max_invite_ttl: hours(48),
+            reset_ttl: hours(8),
+            max_reset_ttl: hours(24),
             static_tokens: Vec::new(),
             lockout: LockoutConfig::default(),
             password: PasswordConfig::default(),
+            second_factor: SecondFactor::default(),
             recordings: RecordingLimits::default(),
             trust_refresh: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What a login needs beside the password.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SecondFactor {
+    /// Nothing: whoever learns a password is the user. For tests; the service warns of it at each start.
+    Off,
+    /// A one-time code.
+    #[default]
+    Otp,
+}
+
+impl SecondFactor {
+    /// As configurations write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Otp => "otp",
         }
     }
 }
@@ -109,6 +139,34 @@ impl Default for RecordingLimits {
     }
 }
 
+/// The most memory of a hash, in KiB.
+pub(super) const MAX_MEMORY: u32 = 1 << 20;
+/// The most passes of a hash.
+pub(super) const MAX_PASSES: u32 = 64;
+/// The most lanes of a hash.
+pub(super) const MAX_LANES: u32 = 16;
+/// The least memory of a hash, in KiB.
+const MIN_MEMORY: u32 = 7 << 10;
+/// The least product of memory in MiB and passes: the weakest of the combinations that OWASP recommends is 7 MiB, 5 passes.
+const MIN_WORK: u32 = 35;
+
+/// The parameters are no good for passwords.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeakHashing {
+    /// Beyond what can be computed for each login.
+    #[error(
+        "at most 1GiB of memory, {MAX_PASSES} passes and {MAX_LANES} lanes, at least 8KiB of memory a lane, and no zeros"
+    )]
+    Bounds,
+    /// Guessed too cheaply.
+    #[error(
+        "too weak: at least 7MiB of memory, and memory in MiB times passes at least {MIN_WORK} \
+         (46MiB and 1 pass, 19MiB and 2, 12MiB and 3, 9MiB and 4, 7MiB and 5)"
+    )]
+    Weak,
+}
+
 /// How passwords are hashed: Argon2id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -128,5 +186,49 @@ pub struct PasswordConfig {
 impl Default for PasswordConfig {
     fn default() -> Self {
         Self { memory: 19_456, passes: 2, lanes: 1, parallel: 2, queue: 64 }
+    }
+}
+
+impl PasswordConfig {
+    /// Checks the parameters as an operator may set them. A service takes others too: tests need cheap ones.
+    ///
+    /// # Errors
+    /// [`WeakHashing`], with what would do.
+    pub fn check(&self) -> Result<(), WeakHashing> {
+        let Self { memory, passes, lanes, parallel, .. } = *self;
+        let zero = memory == 0 || passes == 0 || lanes == 0 || parallel == 0;
+        let beyond = memory > MAX_MEMORY || passes > MAX_PASSES || lanes > MAX_LANES;
+        if zero || beyond || memory < 8 * lanes {
+            return Err(WeakHashing::Bounds);
+        }
+        if memory < MIN_MEMORY || (memory >> 10) * passes < MIN_WORK {
+            return Err(WeakHashing::Weak);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashing_is_neither_weak_nor_endless() {
+        let check = |memory: u32, passes: u32, lanes: u32| {
+            PasswordConfig { memory, passes, lanes, ..PasswordConfig::default() }.check()
+        };
+        assert_eq!(PasswordConfig::default().check(), Ok(()));
+        for (mib, passes) in [(46, 1), (19, 2), (12, 3), (9, 4), (7, 5), (1024, 64)] {
+            assert_eq!(check(mib << 10, passes, 1), Ok(()), "{mib} MiB, {passes}");
+        }
+        for (mib, passes) in [(46, 0), (0, 2), (1025, 1), (19, 65)] {
+            assert_eq!(check(mib << 10, passes, 1), Err(WeakHashing::Bounds), "{mib} MiB, {passes}");
+        }
+        assert_eq!(check(19 << 10, 2, 17), Err(WeakHashing::Bounds));
+        for (mib, passes) in [(6, 64), (18, 1), (11, 3), (7, 4)] {
+            assert_eq!(check(mib << 10, passes, 1), Err(WeakHashing::Weak), "{mib} MiB, {passes}");
+        }
+        let none = PasswordConfig { parallel: 0, ..PasswordConfig::default() };
+        assert_eq!(none.check(), Err(WeakHashing::Bounds));
     }
 }

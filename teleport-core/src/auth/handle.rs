@@ -10,18 +10,19 @@ use futures_util::stream::BoxStream;
 use super::context::OpContext;
 use super::policy::Operation as Op;
 use super::{
-    Caller, Inner, eviction, invites, join, log, login, nodes, presence, recordings, reissue, tokens, trust,
-    users,
+    Caller, Inner, account, eviction, invites, join, log, login, nodes, presence, recordings, reissue,
+    tokens, trust, users,
 };
 use crate::api::{
-    AcceptInvite, AccessView, AdminApi, ApiResult, AuditApi, ClusterStatus, CreateToken, CreateUser,
-    CreatedToken, HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse,
-    NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest,
-    RenewRequest, TokenInfo, TrustApi, UserInfo,
+    AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditApi, ChangePassword,
+    ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, IdentityApi, Invite, InviteInfo,
+    JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping, PresenceApi,
+    ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, RemoveMfaDevice, RenewRequest,
+    ResetUser, TokenInfo, TrustApi, UpdateUser, UserInfo,
 };
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
 use crate::cert::TrustBundle;
-use crate::id::{HostId, RoleName, SessionId, UserName};
+use crate::id::{DeviceName, HostId, RoleName, SessionId, UserName};
 use crate::recording::{RecordingInfo, RecordingMeta};
 use crate::resource::{Node, NodeRecord, Role};
 use crate::secret::SecretString;
@@ -104,6 +105,39 @@ impl IdentityApi for AuthHandle {
         let call = self.call();
         let permit = call.authorize(Op::ReissueUser).await?;
         reissue::reissue(&call, permit, request).await
+    }
+}
+
+#[async_trait]
+impl AccountApi for AuthHandle {
+    async fn change_password(&self, request: ChangePassword) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::ChangePassword).await?;
+        account::change_password(&call, permit, request).await
+    }
+
+    async fn mfa_devices(&self) -> ApiResult<Vec<MfaDevice>> {
+        let call = self.call();
+        let permit = call.authorize(Op::MfaDevices).await?;
+        account::list(&call, permit).await
+    }
+
+    async fn begin_mfa_device(&self, name: DeviceName) -> ApiResult<NewMfaDevice> {
+        let call = self.call();
+        let permit = call.authorize(Op::BeginMfaDevice).await?;
+        account::begin(&call, permit, &name).await
+    }
+
+    async fn add_mfa_device(&self, request: AddMfaDevice) -> ApiResult<MfaDevice> {
+        let call = self.call();
+        let permit = call.authorize(Op::AddMfaDevice).await?;
+        account::add(&call, permit, request).await
+    }
+
+    async fn remove_mfa_device(&self, request: RemoveMfaDevice) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::RemoveMfaDevice).await?;
+        account::remove(&call, permit, request).await
     }
 }
 
@@ -221,9 +255,19 @@ impl AdminApi for AuthHandle {
         call.run(Op::CreateUser, |permit| users::create(&call, permit, request)).await
     }
 
-    async fn reset_user(&self, user: UserName) -> ApiResult<Invite> {
+    async fn reset_user(&self, user: UserName, request: ResetUser) -> ApiResult<Invite> {
         let call = self.call();
-        call.run(Op::ResetUser, |permit| users::reset(&call, permit, &user)).await
+        call.run(Op::ResetUser, |permit| users::reset(&call, permit, &user, request)).await
+    }
+
+    async fn update_user(&self, user: UserName, request: UpdateUser) -> ApiResult<()> {
+        let call = self.call();
+        call.run(Op::UpdateUser, |permit| users::update(&call, permit, &user, request)).await
+    }
+
+    async fn unlock_user(&self, user: UserName) -> ApiResult<()> {
+        let call = self.call();
+        call.run(Op::UnlockUser, |permit| users::unlock(&call, permit, &user)).await
     }
 
     async fn users(&self) -> ApiResult<Vec<UserInfo>> {

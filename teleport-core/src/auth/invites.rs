@@ -5,15 +5,20 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::config::SecondFactor;
 use super::context::OpContext;
+use super::devices::{Device, TotpRecord, first_name};
 use super::password::{self, PasswordRecord};
 use super::policy::Permit;
-use super::totp::{self, Seed, TotpRecord};
+use super::totp::{self, Seed};
 use super::{Inner, lockout};
-use crate::api::{AcceptInvite, ApiError, ApiErrorKind, ApiResult, Invite, InviteInfo};
+use crate::api::{
+    AcceptInvite, ApiError, ApiErrorKind, ApiResult, Invite, InviteInfo, TokenInfo, TokenPurpose,
+};
 use crate::audit::{AuditEvent, EventKind};
 use crate::clock::Timestamp;
 use crate::id::UserName;
+use crate::label::Labels;
 use crate::secret::SecretString;
 use crate::storage::{Action, Batch, Condition, Record, Repo, Stored};
 use crate::token::{ForInvite, TokenHash, TokenUse, random_secret};
@@ -27,7 +32,10 @@ pub(super) struct InviteRecord {
     /// The seed of the second factor that is offered, sealed for the key of this record. Made with the invite: asking
     /// twice, or on another auth server, gives the same one.
     sealed_seed: String,
-    expires: Timestamp,
+    pub(super) expires: Timestamp,
+    /// Whether it replaces what a user had before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) reset: bool,
 }
 
 impl Record for InviteRecord {
@@ -39,6 +47,22 @@ impl Record for InviteRecord {
 
     fn expires(&self) -> Option<Timestamp> {
         Some(self.expires)
+    }
+}
+
+impl InviteRecord {
+    /// What the list of tokens shows.
+    pub(super) fn info(&self) -> TokenInfo {
+        let user = self.user.clone();
+        TokenInfo {
+            id: self.hash.id(),
+            purpose: if self.reset { TokenPurpose::Reset(user) } else { TokenPurpose::Invite(user) },
+            roles: Vec::new(),
+            expires: Some(self.expires),
+            uses_left: Some(1),
+            labels: Labels::default(),
+            is_static: false,
+        }
     }
 }
 
@@ -54,13 +78,23 @@ fn unknown() -> ApiError {
     ApiError::new(ApiErrorKind::NotFound, "the invite is unknown, used or over")
 }
 
-/// How long an invite shall be good.
+/// How long a new user's invite shall be good.
 pub(super) fn ttl(call: &OpContext<'_>, asked: Option<u64>) -> ApiResult<Duration> {
     let config = &call.auth.config;
-    let ttl = asked.map_or(config.invite_ttl, Duration::from_secs);
-    if ttl.is_zero() || ttl > config.max_invite_ttl {
-        let hours = config.max_invite_ttl.as_secs() / 3600;
-        return Err(ApiError::invalid(format!("an invite is good for 1 second to {hours} hours")));
+    within(asked, config.invite_ttl, config.max_invite_ttl)
+}
+
+/// How long the invite of a reset shall be good.
+pub(super) fn reset_ttl(call: &OpContext<'_>, asked: Option<u64>) -> ApiResult<Duration> {
+    let config = &call.auth.config;
+    within(asked, config.reset_ttl, config.max_reset_ttl)
+}
+
+fn within(asked: Option<u64>, default: Duration, most: Duration) -> ApiResult<Duration> {
+    let ttl = asked.map_or(default, Duration::from_secs);
+    if ttl.is_zero() || ttl > most {
+        let hours = most.as_secs() / 3600;
+        return Err(ApiError::invalid(format!("this invite is good for 1 second to {hours} hours")));
     }
     Ok(ttl)
 }
@@ -72,13 +106,14 @@ pub(super) fn create_in(
     batch: Batch,
     user: &UserName,
     ttl: Duration,
+    reset: bool,
 ) -> ApiResult<(Batch, Invite)> {
     let ports = &call.auth.ports;
     let token = random_secret(&*ports.entropy)?;
     let hash = TokenHash::of(&token);
     let sealed_seed = Seed::random(&*ports.entropy)?.seal(&*ports.sealer, &context(hash))?;
     let expires = call.now.saturating_add(ttl);
-    let record = InviteRecord { hash, user: user.clone(), sealed_seed, expires };
+    let record = InviteRecord { hash, user: user.clone(), sealed_seed, expires, reset };
     let batch = repo(call.auth).write_in(batch, &record, Condition::Absent)?;
     Ok((batch, Invite { user: user.clone(), token, expires }))
 }
@@ -127,19 +162,28 @@ pub(super) async fn show(
 
 pub(super) async fn accept(call: &OpContext<'_>, permit: Permit<'_>, request: AcceptInvite) -> ApiResult<()> {
     let ports = &call.auth.ports;
-    password::check_new(&request.password)?;
-    totp::check_form(&request.code)?;
+    password::check_presented(&request.password)?;
+    let without_device = call.auth.config.second_factor == SecondFactor::Off && request.code.is_empty();
+    if !without_device {
+        totp::check_form(&request.code)?;
+    }
     let client = call.client(request.client_ip);
     let invite = find(call, permit, &request.token, client).await?;
     let user = invite.record.user.clone();
     let seed = Seed::open(&*ports.sealer, &context(invite.record.hash), &invite.record.sealed_seed)?;
-    let step = seed
-        .step_of(&request.code, call.now)
-        .ok_or_else(|| ApiError::invalid("the code is wrong; check the time of the device that shows it"))?;
+    password::check_new(&request.password, &user)?;
+    let mut devices = TotpRecord::new(user.as_str());
+    if !without_device {
+        let step = seed.step_of(&request.code, call.now).ok_or_else(|| {
+            ApiError::invalid("the code is wrong; check the time of the device that shows it")
+        })?;
+        // The step is used up: the code that was shown now is not good for the first login as well.
+        let name = first_name().map_err(ApiError::internal)?;
+        let by = (&*ports.sealer, &*ports.entropy);
+        devices.devices.push(Device::new(user.as_str(), name, &seed, step, call.now, by)?);
+    }
     let slot = call.auth.hasher.slot().await?;
     let hash = call.auth.hasher.hash(slot, user.as_str(), request.password, &*ports.entropy).await?;
-    // The step is used up: the code that was shown now is not good for the first login as well.
-    let totp = TotpRecord::new(&*ports.sealer, user.as_str(), &seed, step)?;
 
     let invite_key = repo(call.auth).key(&invite.record.key())?;
     let batch = Batch::new().with(invite_key, Condition::Is(invite.revision), Action::Delete).with(
@@ -148,7 +192,7 @@ pub(super) async fn accept(call: &OpContext<'_>, permit: Permit<'_>, request: Ac
         Action::Keep,
     );
     let batch = Repo::<PasswordRecord>::new(ports.backend.clone()).write_in(batch, &hash, Condition::Any)?;
-    let batch = Repo::<TotpRecord>::new(ports.backend.clone()).write_in(batch, &totp, Condition::Any)?;
+    let batch = Repo::<TotpRecord>::new(ports.backend.clone()).write_in(batch, &devices, Condition::Any)?;
     let batch = lockout::forget_in(batch, &user)?;
     match ports.backend.commit(batch).await {
         // Used by somebody else in between, or the user was deleted.
@@ -157,9 +201,12 @@ pub(super) async fn accept(call: &OpContext<'_>, permit: Permit<'_>, request: Ac
     };
     let event =
         |kind| AuditEvent::new(kind).user(&user).remote(client).field("invite_id", invite.record.hash.id());
-    call.audit(vec![
-        event(EventKind::UserPasswordChange),
-        event(EventKind::MfaAdd).field("mfa_device_type", "totp"),
-    ])
-    .await
+    let mut events = vec![event(EventKind::UserPasswordChange)];
+    events.extend(devices.devices.iter().map(|device| {
+        event(EventKind::MfaAdd)
+            .field("mfa_device_type", "totp")
+            .field("mfa_device_name", device.name.as_str())
+            .field("mfa_device_uuid", device.id.to_string())
+    }));
+    call.audit(events).await
 }

@@ -4,44 +4,25 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::context::OpContext;
-use super::lockout::{self, Charge};
-use super::password::{self, PasswordRecord};
 use super::policy::Permit;
-use super::totp::{self, Step, TotpRecord};
+use super::proof::{Claim, Refused, check_form, prove};
 use crate::access::AccessChecker;
 use crate::api::{ApiError, ApiResult, LoginRequest, LoginResponse};
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::{IssuedCertificates, MAX_USER_TTL, MIN_USER_TTL, Permits, UserGrant};
 use crate::id::{OsLogin, RoleName, UserName};
+use crate::password::MIN_PASSWORD_LEN;
 use crate::resource::User;
-use crate::storage::{Action, Batch, Condition, Repo, Stored};
 
 /// Names that are longer are nobody's; the rest of them is not even looked at.
 const MAX_TYPED: usize = 256;
 
-/// Why a login failed. For the log and the audit event; the user hears the same text every time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-enum Refused {
-    #[error("the one-time code was used before")]
-    CodeUsed,
-    #[error("the one-time code is wrong")]
-    CodeWrong,
-    #[error("locked after too many failures")]
-    Locked,
-    #[error("the user has no password or second factor yet")]
-    NotSetUp,
-    #[error("the password is wrong")]
-    PasswordWrong,
-    #[error("there is no such user")]
-    UnknownUser,
-}
-
-/// What is known of the user who wants to log in.
-#[derive(Default)]
-struct Account {
-    user: Option<Stored<User>>,
-    password: Option<Stored<PasswordRecord>>,
-    totp: Option<Stored<TotpRecord>>,
+/// Who has logged in.
+struct LoggedIn {
+    name: UserName,
+    user: User,
+    /// The device whose code it was.
+    device: Option<String>,
 }
 
 /// The one spelling of a name: whatever else somebody types is the same user, or nobody.
@@ -57,9 +38,7 @@ pub(super) async fn login(
     _permit: Permit<'_>,
     request: LoginRequest,
 ) -> ApiResult<LoginResponse> {
-    // These two say nothing of the user, and cost nothing.
-    password::check_presented(&request.password)?;
-    totp::check_form(&request.code)?;
+    check_form(call, &request.password, &request.code)?;
     let name = canonical(&request.user);
     let client = call.client(request.client_ip);
     let outcome = check(call, name.as_ref(), &request).await?;
@@ -72,7 +51,7 @@ pub(super) async fn login(
             call.audit(vec![event(EventKind::UserLoginFailure).error(refused)]).await?;
             Err(ApiError::denied().because(refused))
         }
-        Ok((name, user)) => {
+        Ok(LoggedIn { name, user, device }) => {
             let asked = request.ttl.map(Duration::from_secs);
             let login_ip = call.caller.client_ip(request.client_ip);
             let issued = async {
@@ -81,7 +60,8 @@ pub(super) async fn login(
             };
             match issued.await {
                 Ok((response, issued)) => {
-                    call.audit(vec![event(EventKind::UserLogin), issued]).await?;
+                    let login = event(EventKind::UserLogin).field("mfa_device_name", device);
+                    call.audit(vec![login, issued]).await?;
                     Ok(response)
                 }
                 Err(error) => {
@@ -99,65 +79,24 @@ pub(super) async fn login(
 fn shown(name: Option<&UserName>, known: bool) -> &str {
     match name {
         None => "(invalid)",
-        Some(name) if known || name.as_str().len() < password::MIN_LEN => name.as_str(),
+        Some(name) if known || name.as_str().len() < MIN_PASSWORD_LEN => name.as_str(),
         Some(_) => "(unknown)",
     }
 }
 
-/// Decides. The work is the same for every outcome: one charge, one password hash, one look at a code; and only a success
-/// writes more.
 async fn check(
     call: &OpContext<'_>,
     name: Option<&UserName>,
     request: &LoginRequest,
-) -> ApiResult<Result<(UserName, User), Refused>> {
-    let ports = &call.auth.ports;
-    // First the turn, then the charge: an attempt that is turned away by a flood of others costs the user nothing.
-    let slot = call.auth.hasher.slot().await?;
-    let account = match name {
-        Some(name) => Account {
-            user: call.auth.users.get(name.as_str()).await?,
-            password: Repo::new(ports.backend.clone()).get(name.as_str()).await?,
-            totp: Repo::new(ports.backend.clone()).get(name.as_str()).await?,
-        },
-        None => Account::default(),
+) -> ApiResult<Result<LoggedIn, Refused>> {
+    let claim = Claim { name, typed: &request.user, password: &request.password, code: &request.code };
+    let mut proof = match prove(call, claim).await? {
+        Ok(proof) => proof,
+        Err(refused) => return Ok(Err(refused)),
     };
-    let known = name.filter(|_| account.user.is_some());
-    let charge = lockout::charge(call, known, &request.user).await?;
-    let hash = account.password.as_ref().map(|stored| &stored.record);
-    let password = call.auth.hasher.verify(slot, hash, request.password.clone()).await?;
-    let step = match &account.totp {
-        Some(totp) => totp.record.check(&*ports.sealer, &request.code, call.now)?,
-        None => Step::Wrong,
-    };
-    let Account { user: Some(user), password: hash, totp: factor } = account else {
-        return Ok(Err(Refused::UnknownUser));
-    };
-    let Some(name) = name else { return Ok(Err(Refused::UnknownUser)) };
-    if charge == Charge::Locked {
-        return Ok(Err(Refused::Locked));
-    }
-    let (Some(hash), Some(mut factor)) = (hash, factor) else { return Ok(Err(Refused::NotSetUp)) };
-    if !password {
-        return Ok(Err(Refused::PasswordWrong));
-    }
-    factor.record.last_step = match step {
-        Step::New(step) => step,
-        Step::Used => return Ok(Err(Refused::CodeUsed)),
-        Step::Wrong => return Ok(Err(Refused::CodeWrong)),
-    };
-    // Uses the step up and takes the charge back, if nothing of what was checked has changed since.
-    let passwords = Repo::<PasswordRecord>::new(ports.backend.clone());
-    let batch = Batch::new()
-        .with(call.auth.users.key(name.as_str())?, Condition::Is(user.revision), Action::Keep)
-        .with(passwords.key(name.as_str())?, Condition::Is(hash.revision), Action::Keep);
-    let factors = Repo::<TotpRecord>::new(ports.backend.clone());
-    let batch = factors.write_in(batch, &factor.record, Condition::Is(factor.revision))?;
-    match ports.backend.commit(lockout::forget_in(batch, name)?).await {
-        Ok(_) => Ok(Ok((name.clone(), user.record))),
-        Err(error) if error.is_conflict() => Ok(Err(Refused::CodeUsed)),
-        Err(error) => Err(error.into()),
-    }
+    proof.renew_hash(call, request.password.clone()).await;
+    let device = proof.device.clone();
+    Ok(proof.commit(call).await?.map(|(name, user)| LoggedIn { name, user, device }))
 }
 
 /// An error with its reasons, for the audit log.
@@ -246,7 +185,7 @@ mod tests {
         assert_eq!(shown(None, false), "(invalid)");
         // Long enough for nobody's password, and what is looked for after an attack.
         assert_eq!(shown(Some(&UserName::new("admin").unwrap()), false), "admin");
-        let (longest, shortest) = ("a".repeat(password::MIN_LEN - 1), "a".repeat(password::MIN_LEN));
+        let (longest, shortest) = ("a".repeat(MIN_PASSWORD_LEN - 1), "a".repeat(MIN_PASSWORD_LEN));
         assert_eq!(shown(Some(&UserName::new(&longest).unwrap()), false), longest);
         assert_eq!(shown(Some(&UserName::new(&shortest).unwrap()), false), "(unknown)");
     }

@@ -7,9 +7,11 @@
 //! Every method does four things in this order: authorise (no step goes on without the [`Permit`](policy::Permit)), act,
 //! audit, answer. What could not be audited is not answered with success.
 
+mod account;
 mod caller;
 mod config;
 mod context;
+mod devices;
 mod eviction;
 mod handle;
 mod invites;
@@ -22,6 +24,7 @@ mod nodes;
 mod password;
 pub mod policy;
 mod presence;
+mod proof;
 mod quota;
 mod recordings;
 mod reissue;
@@ -32,10 +35,13 @@ mod trust;
 mod users;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use self::caller::Caller;
-pub use self::config::{AuthConfig, LockoutConfig, PasswordConfig, RecordingLimits};
+pub use self::config::{
+    AuthConfig, LockoutConfig, PasswordConfig, RecordingLimits, SecondFactor, WeakHashing,
+};
+use self::devices::Decoy;
 pub use self::eviction::EvictedHost;
 pub use self::handle::AuthHandle;
 pub use self::join::HostRecord;
@@ -95,12 +101,25 @@ struct Inner {
     hosts: Repo<HostRecord>,
     evicted: Repo<EvictedHost>,
     hasher: Hasher,
+    /// Made at the first login: that needs randomness.
+    decoy: OnceLock<Decoy>,
     /// By their recordings, so that not every part asks the store.
     session_hosts: SessionHosts,
     quotas: Quotas,
     usage: Repo<quota::Usage>,
     /// By who reported their start. Apart, because a report is only a word.
     session_reporters: SessionHosts,
+}
+
+impl Inner {
+    /// What is looked at where a user has no second factor.
+    fn decoy(&self) -> Result<&Decoy, ApiError> {
+        if let Some(decoy) = self.decoy.get() {
+            return Ok(decoy);
+        }
+        let decoy = Decoy::new(&*self.ports.sealer, &*self.ports.entropy)?;
+        Ok(self.decoy.get_or_init(|| decoy))
+    }
 }
 
 impl fmt::Debug for AuthService {
@@ -127,6 +146,7 @@ impl AuthService {
             hosts: Repo::new(repo()),
             evicted: Repo::new(repo()),
             hasher: Hasher::new(config.password),
+            decoy: OnceLock::new(),
             session_hosts: SessionHosts::default(),
             quotas: Quotas::default(),
             usage: Repo::new(repo()),
@@ -142,6 +162,12 @@ impl AuthService {
     /// # Errors
     /// [`ApiErrorKind::Unavailable`](crate::api::ApiErrorKind::Unavailable).
     pub async fn bootstrap(&self) -> Result<(), ApiError> {
+        if self.0.config.second_factor == SecondFactor::Off {
+            tracing::warn!(
+                "THE SECOND FACTOR IS OFF: whoever learns a user's password is that user. This is for tests; \
+                 set auth_service.authentication.second_factor to otp"
+            );
+        }
         for role in builtin_roles() {
             match self.0.roles.create(&role).await {
                 Err(error) if !error.is_conflict() => return Err(error.into()),

@@ -142,6 +142,11 @@ table! {
     AcceptInvite      "accept_invite"         [Yes, No,  Yes, No,  Yes, Yes];
     RenewHost         "renew_host"            [No,  Own, Own, Own, No,  No];
     ReissueUser       "reissue_user"          [No,  No,  No,  No,  No,  Own];
+    ChangePassword    "change_password"       [No,  No,  No,  No,  No,  Own];
+    MfaDevices        "mfa_devices"           [No,  No,  No,  No,  No,  Own];
+    BeginMfaDevice    "begin_mfa_device"      [No,  No,  No,  No,  No,  Own];
+    AddMfaDevice      "add_mfa_device"        [No,  No,  No,  No,  No,  Own];
+    RemoveMfaDevice   "remove_mfa_device"     [No,  No,  No,  No,  No,  Own];
     AnnounceNode      "announce_node"         [No,  Own, No,  No,  No,  No];
     KeepAlive         "keep_alive"            [No,  Own, No,  No,  No,  No];
     AnnounceProxy     "announce_proxy"        [No,  No,  Own, No,  No,  No];
@@ -160,6 +165,8 @@ table! {
     Status            "status"                [No,  No,  No,  Yes, Yes, Role("cert_authority", Read)];
     CreateUser        "create_user"           [No,  No,  No,  Yes, Yes, Role("user", Create)];
     ResetUser         "reset_user"            [No,  No,  No,  Yes, Yes, Role("user", Update)];
+    UpdateUser        "update_user"           [No,  No,  No,  Yes, Yes, Role("user", Update)];
+    UnlockUser        "unlock_user"           [No,  No,  No,  Yes, Yes, Role("user", Update)];
     Users             "users"                 [No,  No,  No,  Yes, Yes, Role("user", List)];
     DeleteUser        "delete_user"           [No,  No,  No,  Yes, Yes, Role("user", Delete)];
     Roles             "roles"                 [No,  No,  No,  Yes, Yes, Role("role", List)];

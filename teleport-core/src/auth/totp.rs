@@ -1,7 +1,6 @@
 //! One-time codes (RFC 6238): six digits, SHA-1, steps of 30 seconds, each step once.
 
 use data_encoding::{BASE32_NOPAD, BASE64};
-use serde::{Deserialize, Serialize};
 use totp_rs::{Algorithm, Builder, Secret, Totp};
 
 use crate::api::{ApiError, ApiResult};
@@ -9,61 +8,11 @@ use crate::clock::Timestamp;
 use crate::entropy::{Entropy, EntropyExt};
 use crate::id::ClusterName;
 use crate::secret::{Sealer, SecretBytes, SecretString};
-use crate::storage::Record;
 
 /// Bytes of a seed: 160 bits, as RFC 4226 recommends.
 const SEED_LEN: usize = 20;
 /// Seconds per step.
 const STEP: u64 = 30;
-
-/// A user's second factor, as it is stored.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct TotpRecord {
-    pub(super) user: String,
-    /// The seed, sealed for the key of this record.
-    sealed_seed: String,
-    /// The newest step whose code was accepted. Neither it nor an older one is accepted again.
-    pub(super) last_step: u64,
-}
-
-impl Record for TotpRecord {
-    const COLLECTION: &'static str = "totp";
-
-    fn key(&self) -> String {
-        self.user.clone()
-    }
-}
-
-impl TotpRecord {
-    pub(super) fn new(sealer: &dyn Sealer, user: &str, seed: &Seed, last_step: u64) -> ApiResult<Self> {
-        let sealed_seed = seed.seal(sealer, &context(user))?;
-        Ok(Self { user: user.to_owned(), sealed_seed, last_step })
-    }
-
-    /// The step of a code that is right and newer than the last one.
-    pub(super) fn check(&self, sealer: &dyn Sealer, code: &SecretString, now: Timestamp) -> ApiResult<Step> {
-        let seed = Seed::open(sealer, &context(&self.user), &self.sealed_seed)?;
-        Ok(match seed.step_of(code, now) {
-            Some(step) if step > self.last_step => Step::New(step),
-            Some(_) => Step::Used,
-            None => Step::Wrong,
-        })
-    }
-}
-
-/// What a code is worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    New(u64),
-    Used,
-    Wrong,
-}
-
-/// A seed is sealed for the record that holds it, so that one of another user cannot be put in its place.
-fn context(user: &str) -> String {
-    format!("{}/{user}", TotpRecord::COLLECTION)
-}
 
 /// The secret that codes are made from.
 #[derive(Debug)]
@@ -103,6 +52,11 @@ impl Seed {
             return None;
         }
         self.totp()?.check(code.expose(), now.unix_secs())
+    }
+
+    /// From what [`to_base32`](Self::to_base32) gives.
+    pub(super) fn from_base32(text: &SecretString) -> Option<Self> {
+        BASE32_NOPAD.decode(text.expose().as_bytes()).ok().map(|bytes| Self(SecretBytes::new(bytes)))
     }
 
     /// In base32, to be typed.
@@ -154,34 +108,7 @@ pub fn one_time_code(secret: &SecretString, at: Timestamp) -> Option<SecretStrin
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
     use super::*;
-    use crate::testing::{KnownKeySealer, RepeatableEntropy};
-
-    const NOW: Timestamp = Timestamp::from_unix_secs(1_800_000_000);
-
-    fn seconds(at: u64) -> Timestamp {
-        Timestamp::from_unix_secs(NOW.unix_secs() + at)
-    }
-
-    fn record(last_step: u64) -> (TotpRecord, SecretString) {
-        let seed = Seed::random(&RepeatableEntropy::new(3)).unwrap();
-        let record = TotpRecord::new(&KnownKeySealer, "alice", &seed, last_step).unwrap();
-        (record, seed.to_base32())
-    }
-
-    #[test]
-    fn e1_a_step_is_good_once_and_never_goes_back() {
-        let (record, secret) = record(0);
-        let step = NOW.unix_secs() / STEP;
-        for (at, expected) in [(0, Step::New(step)), (30, Step::New(step + 1)), (60, Step::Wrong)] {
-            let code = one_time_code(&secret, seconds(at)).unwrap();
-            assert_eq!(record.check(&KnownKeySealer, &code, NOW).unwrap(), expected, "at {at}");
-        }
-        let code = one_time_code(&secret, NOW).unwrap();
-        let before = one_time_code(&secret, Timestamp::from_unix_secs(NOW.unix_secs() - 30)).unwrap();
-        let used = TotpRecord { last_step: step, ..record };
-        assert_eq!(used.check(&KnownKeySealer, &code, NOW).unwrap(), Step::Used);
-        assert_eq!(used.check(&KnownKeySealer, &before, NOW).unwrap(), Step::Used);
-    }
+    use crate::testing::RepeatableEntropy;
 
     #[test]
     fn e1_only_six_ascii_digits_are_a_code() {
@@ -201,16 +128,6 @@ mod tests {
             assert!(check_form(&SecretString::new(bad)).is_err(), "{bad:?}");
         }
         assert!(check_form(&SecretString::new("000000")).is_ok());
-    }
-
-    #[test]
-    fn i4_a_seed_cannot_be_moved_to_another_user() {
-        let (record, secret) = record(0);
-        let moved = TotpRecord { user: "mallory".to_owned(), ..record.clone() };
-        let code = one_time_code(&secret, NOW).unwrap();
-        assert!(moved.check(&KnownKeySealer, &code, NOW).is_err());
-        let json = serde_json::to_string(&record).unwrap();
-        assert!(!json.contains(secret.expose()) && !format!("{record:?}").contains(secret.expose()));
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(super) fn ping(call: &OpContext<'_>) -> Ping {
     Ping {
         cluster_name: call.auth.config.cluster.clone(),
         server_version: call.auth.config.server_version.clone(),
-        second_factor: "otp".to_owned(),
+        second_factor: call.auth.config.second_factor.as_str().to_owned(),
         proxy_ssh_address: None,
     }
 }

@@ -1,22 +1,31 @@
 //! Users.
 
+use std::collections::BTreeMap;
+
 use super::context::{OpContext, contended};
+use super::devices::TotpRecord;
 use super::password::PasswordRecord;
 use super::policy::Permit;
-use super::totp::TotpRecord;
 use super::{invites, lockout, roles};
-use crate::api::{ApiError, ApiErrorKind, ApiResult, CreateUser, Invite, UserInfo};
+use crate::api::{ApiError, ApiErrorKind, ApiResult, CreateUser, Invite, ResetUser, UpdateUser, UserInfo};
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::{MAX_PRINCIPALS, Traits};
 use crate::id::{HostId, OsLogin, UserName};
 use crate::resource::{User, UserSpec};
-use crate::storage::{Action, Backend, BackendExt, Batch, Condition, Key, Prefix, Record, RepoError};
+use crate::storage::{
+    Action, Backend, BackendExt, Batch, Condition, Item, Key, Prefix, Record, Repo, RepoError,
+};
 
 /// How often a change is tried again when others change the same user.
 const ATTEMPTS: usize = 16;
 
 /// The trait that `{{internal.logins}}` stands for.
 const LOGINS: &str = "logins";
+
+/// The longest name of a trait, in bytes.
+const MAX_TRAIT_NAME: usize = 64;
+/// The most bytes of all traits of a user: they are a part of each certificate.
+const MAX_TRAITS: usize = 8 << 10;
 
 fn not_found(user: &UserName) -> ApiError {
     ApiError::not_found(format_args!("user {user}"))
@@ -55,19 +64,13 @@ pub(super) async fn create(
     }
     let ttl = invites::ttl(call, request.ttl)?;
     let roles = roles::existing(call, request.roles).await?;
-    let mut logins = request.logins;
-    logins.sort_unstable();
-    logins.dedup();
-    if logins.len() > MAX_PRINCIPALS {
-        return Err(ApiError::invalid(format!("a user has at most {MAX_PRINCIPALS} logins")));
-    }
-    let names = |logins: &[OsLogin]| logins.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let traits = Traits::from([(LOGINS.to_owned(), names(&logins))]);
+    let logins = sorted_logins(request.logins)?;
+    let traits = Traits::from([(LOGINS.to_owned(), logins.clone())]);
     let user = User::new(request.name.as_str(), UserSpec { roles, traits });
     let batch = call.auth.users.write_in(Batch::new(), &user, Condition::Absent)?;
     // Nothing of a former user of this name may come to life again.
     let batch = forget_credentials(batch, &request.name)?;
-    let (batch, invite) = invites::create_in(call, batch, &request.name, ttl)?;
+    let (batch, invite) = invites::create_in(call, batch, &request.name, ttl, false)?;
     match call.auth.ports.backend.commit(batch).await {
         Err(error) if error.is_conflict() => {
             let text = format!("user {} exists", request.name);
@@ -75,13 +78,26 @@ pub(super) async fn create(
         }
         outcome => outcome?,
     };
-    let roles: Vec<String> = user.spec.roles.iter().map(ToString::to_string).collect();
     let created = AuditEvent::new(EventKind::UserCreate)
         .field("name", request.name.as_str())
-        .field("roles", roles)
-        .field("logins", names(&logins));
+        .field("roles", texts(&user.spec.roles))
+        .field("logins", logins);
     call.audit(vec![call.by_caller(created), invited(call, &invite)]).await?;
     Ok(invite)
+}
+
+fn texts(names: &[impl ToString]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+/// Each once, in order, and not more than a certificate can say.
+fn sorted_logins(mut logins: Vec<OsLogin>) -> ApiResult<Vec<String>> {
+    logins.sort_unstable();
+    logins.dedup();
+    if logins.len() > MAX_PRINCIPALS {
+        return Err(ApiError::invalid(format!("a user has at most {MAX_PRINCIPALS} logins")));
+    }
+    Ok(texts(&logins))
 }
 
 fn invited(call: &OpContext<'_>, invite: &Invite) -> AuditEvent {
@@ -93,15 +109,20 @@ fn invited(call: &OpContext<'_>, invite: &Invite) -> AuditEvent {
 
 /// The old password and second factor end with the reset, not with the acceptance of the invite: whoever asks for a reset
 /// may have lost them to somebody.
-pub(super) async fn reset(call: &OpContext<'_>, _permit: Permit<'_>, name: &UserName) -> ApiResult<Invite> {
-    let ttl = invites::ttl(call, None)?;
+pub(super) async fn reset(
+    call: &OpContext<'_>,
+    _permit: Permit<'_>,
+    name: &UserName,
+    request: ResetUser,
+) -> ApiResult<Invite> {
+    let ttl = invites::reset_ttl(call, request.ttl)?;
     for _ in 0..ATTEMPTS {
         let user = call.auth.users.get(name.as_str()).await?.ok_or_else(|| not_found(name))?;
         let batch = invites::delete_in(call, Batch::new(), name).await?;
         // Written although it is unchanged: see `invites::create_in`.
         let batch = call.auth.users.write_in(batch, &user.record, Condition::Is(user.revision))?;
         let batch = forget_credentials(batch, name)?;
-        let (batch, invite) = invites::create_in(call, batch, name, ttl)?;
+        let (batch, invite) = invites::create_in(call, batch, name, ttl, true)?;
         match call.auth.ports.backend.commit(batch).await {
             Err(error) if error.is_conflict() => continue,
             outcome => outcome?,
@@ -112,22 +133,119 @@ pub(super) async fn reset(call: &OpContext<'_>, _permit: Permit<'_>, name: &User
     Err(contended())
 }
 
+pub(super) async fn update(
+    call: &OpContext<'_>,
+    _permit: Permit<'_>,
+    name: &UserName,
+    request: UpdateUser,
+) -> ApiResult<()> {
+    let UpdateUser { roles, logins, traits } = request;
+    if roles.is_none() && logins.is_none() && traits.is_empty() {
+        return Err(ApiError::invalid("nothing is to be changed: say roles, logins or traits"));
+    }
+    check_traits(&traits)?;
+    let roles = match roles {
+        Some(roles) => Some(roles::existing(call, roles).await?),
+        None => None,
+    };
+    let mut changed = traits.clone();
+    if let Some(logins) = logins {
+        changed.insert(LOGINS.to_owned(), sorted_logins(logins)?);
+    }
+    for _ in 0..ATTEMPTS {
+        let mut user = call.auth.users.get(name.as_str()).await?.ok_or_else(|| not_found(name))?;
+        let spec = &mut user.record.spec;
+        if let Some(roles) = &roles {
+            spec.roles.clone_from(roles);
+        }
+        for (trait_name, values) in changed.iter() {
+            if values.is_empty() && trait_name != LOGINS {
+                spec.traits.remove(trait_name);
+            } else {
+                spec.traits.insert(trait_name.clone(), values.clone());
+            }
+        }
+        check_size(&spec.traits)?;
+        let mut event = AuditEvent::new(EventKind::UserUpdate)
+            .field("name", name.as_str())
+            .field("roles", texts(&spec.roles))
+            .field("logins", spec.traits.get(LOGINS).cloned().unwrap_or_default());
+        if !traits.is_empty() {
+            event = event.field("traits", traits.keys().cloned().collect::<Vec<_>>());
+        }
+        match call.auth.users.update(&user.record, user.revision).await {
+            Err(error) if error.is_conflict() => continue,
+            outcome => outcome?,
+        };
+        return call.audit(vec![call.by_caller(event)]).await;
+    }
+    Err(contended())
+}
+
+/// Traits go into certificates, so what cannot be there is refused when it is written and not when the user logs in.
+fn check_traits(traits: &Traits) -> ApiResult<()> {
+    for (name, values) in traits {
+        if name == LOGINS {
+            return Err(ApiError::invalid("logins are changed as logins, not as a trait"));
+        }
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:@".contains(&byte);
+        if name.is_empty() || name.len() > MAX_TRAIT_NAME || !name.bytes().all(fits) {
+            return Err(ApiError::invalid(format!(
+                "a trait's name has 1 to {MAX_TRAIT_NAME} letters, digits, '.', '_', '-', '/', ':' or '@'"
+            )));
+        }
+        if values.iter().any(|value| value.is_empty() || value.chars().any(char::is_control)) {
+            return Err(ApiError::invalid(format!(
+                "a value of the trait {name} is empty or has control characters"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn check_size(traits: &Traits) -> ApiResult<()> {
+    let size: usize = traits
+        .iter()
+        .map(|(name, values)| name.len() + values.iter().map(|value| value.len() + 8).sum::<usize>())
+        .sum();
+    if size > MAX_TRAITS {
+        return Err(ApiError::invalid(format!(
+            "the user's traits are too long for a certificate: {size} bytes, {MAX_TRAITS} at most"
+        )));
+    }
+    Ok(())
+}
+
+pub(super) async fn unlock(call: &OpContext<'_>, _permit: Permit<'_>, name: &UserName) -> ApiResult<()> {
+    let exists = Batch::new().with(call.auth.users.key(name.as_str())?, Condition::Exists, Action::Keep);
+    match call.auth.ports.backend.commit(lockout::forget_in(exists, name)?).await {
+        Err(error) if error.is_conflict() => return Err(not_found(name).because(error)),
+        outcome => outcome?,
+    };
+    let event = AuditEvent::new(EventKind::UserUnlock).field("name", name.as_str());
+    call.audit(vec![call.by_caller(event)]).await
+}
+
 pub(super) async fn list(call: &OpContext<'_>, _permit: Permit<'_>) -> ApiResult<Vec<UserInfo>> {
     let backend: &dyn Backend = &*call.auth.ports.backend;
     let locked = backend.list(&lockout::prefix()?).await?;
-    let locked_until = |name: &UserName| {
-        let item = locked.iter().find(|item| item.key.leaf() == name.as_str());
-        lockout::read(item).locked_until.filter(|until| call.now < *until)
-    };
+    let locked: BTreeMap<&str, &Item> = locked.iter().map(|item| (item.key.leaf(), item)).collect();
+    let factors = Repo::<TotpRecord>::new(call.auth.ports.backend.clone()).list().await?;
+    let factors: BTreeMap<&str, usize> =
+        factors.iter().map(|stored| (stored.record.user.as_str(), stored.record.devices.len())).collect();
     let mut users = Vec::new();
     for stored in call.auth.users.list().await? {
         let Ok(name) = UserName::new(&stored.record.metadata.name) else { continue };
-        let logins = stored.record.spec.traits.get(LOGINS).map(Vec::as_slice).unwrap_or_default();
+        let mut traits = stored.record.spec.traits;
+        let logins = traits.remove(LOGINS).unwrap_or_default();
+        let lockout = lockout::read(locked.get(name.as_str()).copied());
         users.push(UserInfo {
-            locked_until: locked_until(&name),
+            locked_until: lockout.locked_until.filter(|until| call.now < *until),
+            mfa_devices: factors.get(name.as_str()).copied().unwrap_or_default(),
             name,
             logins: logins.iter().filter_map(|login| OsLogin::new(login).ok()).collect(),
             roles: stored.record.spec.roles,
+            traits,
         });
     }
     Ok(users)

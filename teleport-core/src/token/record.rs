@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{ForJoin, TokenHash, TokenUse};
-use crate::api::TokenInfo;
+use crate::api::{TokenInfo, TokenPurpose};
 use crate::clock::Timestamp;
 use crate::id::HostRole;
 use crate::label::Labels;
@@ -47,6 +47,7 @@ impl TokenRecord {
     pub fn info(&self) -> TokenInfo {
         TokenInfo {
             id: self.id.clone(),
+            purpose: TokenPurpose::Join,
             roles: self.roles.clone(),
             expires: self.expires,
             uses_left: self.uses_left,

@@ -1,6 +1,6 @@
 //! What administrators asked for and did not get, and who they are, in the audit log.
 
-use teleport_core::api::{AdminApi, ApiErrorKind, CreateToken, CreateUser};
+use teleport_core::api::{AdminApi, ApiErrorKind, CreateToken, CreateUser, ResetUser, UpdateUser};
 use teleport_core::audit::EventKind;
 use teleport_core::auth::policy::Operation;
 use teleport_core::id::{HostRole, UserName};
@@ -17,16 +17,24 @@ async fn a_change_that_was_not_made_is_in_the_audit_log() {
     let create = || CreateUser { name: name("alice"), roles: Vec::new(), logins: Vec::new(), ttl: None };
     let token =
         || CreateToken { roles: Vec::new(), ttl: None, uses: None, labels: Labels::default(), value: None };
+    let roles = || UpdateUser { roles: Some(Vec::new()), ..UpdateUser::default() };
     let unknown = cluster.host("web-1", HostRole::Node).host_id;
     let secret = "a-secret-that-nobody-shall-read";
     let outcomes = [
         (Operation::CreateUser, alice.create_user(create()).await.map(drop), ApiErrorKind::Conflict, "alice"),
         (
             Operation::ResetUser,
-            alice.reset_user(name("nobody")).await.map(drop),
+            alice.reset_user(name("nobody"), ResetUser::default()).await.map(drop),
             ApiErrorKind::NotFound,
             "nobody",
         ),
+        (
+            Operation::UpdateUser,
+            alice.update_user(name("nobody"), roles()).await,
+            ApiErrorKind::NotFound,
+            "nobody",
+        ),
+        (Operation::UnlockUser, alice.unlock_user(name("nobody")).await, ApiErrorKind::NotFound, "nobody"),
         (Operation::DeleteUser, alice.delete_user(name("nobody")).await, ApiErrorKind::NotFound, "nobody"),
         (Operation::CreateToken, alice.create_token(token()).await.map(drop), ApiErrorKind::Invalid, "role"),
         (

@@ -7,6 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod account;
 mod admin;
 mod cluster;
 mod eviction;

@@ -1,7 +1,7 @@
 //! D6, I4: secrets that are planted in a whole life of a cluster are found nowhere.
 
 use teleport_core::api::{
-    AcceptInvite, AdminApi, ApiErrorKind, CreateToken, CreateUser, JoinRequest, PublicApi,
+    AcceptInvite, AdminApi, ApiErrorKind, CreateToken, CreateUser, JoinRequest, PublicApi, ResetUser,
 };
 use teleport_core::audit::EventKind;
 use teleport_core::auth::Caller;
@@ -50,7 +50,15 @@ async fn d6_no_secret_in_storage_audit_or_debug() {
     shown.push(format!("{:?}", public.login(wrong).await));
     // What is stored now, and after the reset: then an invite is open.
     let mut stored = cluster.backend.list(&Prefix::root()).await.unwrap();
-    secrets.push(admin.reset_user("alice".parse().unwrap()).await.unwrap().token.expose().to_owned());
+    secrets.push(
+        admin
+            .reset_user("alice".parse().unwrap(), ResetUser::default())
+            .await
+            .unwrap()
+            .token
+            .expose()
+            .to_owned(),
+    );
 
     let token = CreateToken {
         roles: vec![HostRole::Node],
@@ -110,7 +118,7 @@ async fn i5_a_deleted_user_leaves_nothing() {
     cluster.anonymous().login(wrong).await.unwrap_err();
     cluster.sign_up("alice2").await;
     let others = cluster.backend.list(&Prefix::root()).await.unwrap();
-    let invite = cluster.admin().reset_user("alice".parse().unwrap()).await.unwrap();
+    let invite = cluster.admin().reset_user("alice".parse().unwrap(), ResetUser::default()).await.unwrap();
     cluster.admin().delete_user("alice".parse().unwrap()).await.unwrap();
     let left = cluster.backend.list(&Prefix::root()).await.unwrap();
     for item in &left {

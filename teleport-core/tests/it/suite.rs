@@ -46,16 +46,22 @@ macro_rules! suite {
 suite! {
     a_derived_certificate_is_never_wider
     a_host_id_belongs_to_its_keys
+    a_locked_user_is_unlocked
     a_token_admits_as_often_as_it_says
+    a_user_changes_the_password
     a_user_comes_logs_in_and_goes
+    a_user_has_several_devices
     events_carry_who_reports_them
+    invites_are_in_the_list_of_tokens
     nodes_come_and_go
     proxies_are_in_the_status
     recordings_belong_to_their_host_and_user
     refused_logins_look_alike
     sessions_are_reported_by_their_own_host
+    the_last_device_is_not_removed
     the_policy_table_holds
     tokens_are_listed_without_secrets
+    users_are_updated
     watchers_see_changes
 }
 

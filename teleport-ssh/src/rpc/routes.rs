@@ -18,8 +18,11 @@ pub(crate) const MAX_PUBLIC_BODY: usize = 256 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     AcceptInvite,
+    AddMfaDevice,
     AnnounceNode,
     AnnounceProxy,
+    BeginMfaDevice,
+    ChangePassword,
     CompleteRecording(SessionId),
     CreateRecording,
     CreateToken,
@@ -32,6 +35,7 @@ pub(crate) enum Route {
     Join,
     KeepAlive,
     Login,
+    MfaDevices,
     Nodes,
     Ping,
     PutRecordingPart(SessionId, u32),
@@ -39,6 +43,7 @@ pub(crate) enum Route {
     RecordingParts(SessionId),
     Recordings,
     ReissueUser,
+    RemoveMfaDevice,
     RenewHost,
     ResetUser(UserName),
     Role(RoleName),
@@ -47,6 +52,8 @@ pub(crate) enum Route {
     Status,
     Tokens,
     Trust,
+    UnlockUser(UserName),
+    UpdateUser(UserName),
     Users,
     WatchAccess,
     WatchNodes,
@@ -56,7 +63,8 @@ impl Route {
     /// The method.
     pub(crate) const fn method(&self) -> Method {
         match self {
-            Self::Nodes
+            Self::MfaDevices
+            | Self::Nodes
             | Self::Ping
             | Self::ReadRecording(..)
             | Self::RecordingParts(_)
@@ -68,7 +76,9 @@ impl Route {
             | Self::Users
             | Self::WatchAccess
             | Self::WatchNodes => Method::GET,
-            Self::AnnounceNode | Self::AnnounceProxy | Self::PutRecordingPart(..) => Method::PUT,
+            Self::AnnounceNode | Self::AnnounceProxy | Self::PutRecordingPart(..) | Self::UpdateUser(_) => {
+                Method::PUT
+            }
             Self::DeleteNode(_) | Self::DeleteUser(_) => Method::DELETE,
             _ => Method::POST,
         }
@@ -110,6 +120,11 @@ impl Route {
             ("invites", Some("accept"), None, ..) => Self::AcceptInvite,
             ("identity", Some("host"), None, ..) => Self::RenewHost,
             ("identity", Some("user"), None, ..) => Self::ReissueUser,
+            ("account", Some("password"), None, ..) => Self::ChangePassword,
+            ("account", Some("mfa"), None, ..) if *method == Method::GET => Self::MfaDevices,
+            ("account", Some("mfa"), None, ..) => Self::AddMfaDevice,
+            ("account", Some("mfa"), Some("begin"), None, _) => Self::BeginMfaDevice,
+            ("account", Some("mfa"), Some("remove"), None, _) => Self::RemoveMfaDevice,
             ("presence", Some("node"), None, ..) => Self::AnnounceNode,
             ("presence", Some("node"), Some("alive"), None, _) => Self::KeepAlive,
             ("presence", Some("proxy"), None, ..) => Self::AnnounceProxy,
@@ -133,7 +148,9 @@ impl Route {
             ("status", None, ..) => Self::Status,
             ("users", None, ..) if *method == Method::GET => Self::Users,
             ("users", None, ..) => Self::CreateUser,
+            ("users", Some(name), None, ..) if *method == Method::PUT => Self::UpdateUser(name.parse().ok()?),
             ("users", Some(name), None, ..) => Self::DeleteUser(name.parse().ok()?),
+            ("users", Some(name), Some("unlock"), None, _) => Self::UnlockUser(name.parse().ok()?),
             ("users", Some(name), Some("reset"), None, _) => Self::ResetUser(name.parse().ok()?),
             ("roles", None, ..) => Self::Roles,
             ("roles", Some(name), None, ..) => Self::Role(name.parse().ok()?),
@@ -156,15 +173,18 @@ impl fmt::Display for Route {
         f.write_str("/v1/")?;
         match self {
             Self::AcceptInvite => f.write_str("invites/accept"),
+            Self::AddMfaDevice | Self::MfaDevices => f.write_str("account/mfa"),
             Self::AnnounceNode => f.write_str("presence/node"),
             Self::AnnounceProxy => f.write_str("presence/proxy"),
+            Self::BeginMfaDevice => f.write_str("account/mfa/begin"),
+            Self::ChangePassword => f.write_str("account/password"),
             Self::CompleteRecording(id) => write!(f, "recordings/{id}/complete"),
             Self::CreateRecording => f.write_str("recordings"),
             Self::CreateToken | Self::Tokens => f.write_str("tokens"),
             Self::CreateUser | Self::Users => f.write_str("users"),
             Self::DeleteNode(id) => write!(f, "nodes/{id}"),
             Self::DeleteToken => f.write_str("tokens/delete"),
-            Self::DeleteUser(name) => write!(f, "users/{name}"),
+            Self::DeleteUser(name) | Self::UpdateUser(name) => write!(f, "users/{name}"),
             Self::EmitEvents => f.write_str("events"),
             Self::Invite => f.write_str("invites/show"),
             Self::Join => f.write_str("join"),
@@ -177,6 +197,7 @@ impl fmt::Display for Route {
             Self::RecordingParts(id) => write!(f, "recordings/{id}/parts"),
             Self::Recordings => f.write_str("recordings/search"),
             Self::ReissueUser => f.write_str("identity/user"),
+            Self::RemoveMfaDevice => f.write_str("account/mfa/remove"),
             Self::RenewHost => f.write_str("identity/host"),
             Self::ResetUser(name) => write!(f, "users/{name}/reset"),
             Self::Role(name) => write!(f, "roles/{name}"),
@@ -184,6 +205,7 @@ impl fmt::Display for Route {
             Self::SearchEvents => f.write_str("events/search"),
             Self::Status => f.write_str("status"),
             Self::Trust => f.write_str("trust"),
+            Self::UnlockUser(name) => write!(f, "users/{name}/unlock"),
             Self::WatchAccess => f.write_str("access/watch"),
             Self::WatchNodes => f.write_str("nodes/watch"),
         }
@@ -201,8 +223,11 @@ mod tests {
         let user = UserName::new("alice@example.com").unwrap();
         vec![
             Route::AcceptInvite,
+            Route::AddMfaDevice,
             Route::AnnounceNode,
             Route::AnnounceProxy,
+            Route::BeginMfaDevice,
+            Route::ChangePassword,
             Route::CompleteRecording(session),
             Route::CreateRecording,
             Route::CreateToken,
@@ -215,6 +240,7 @@ mod tests {
             Route::Join,
             Route::KeepAlive,
             Route::Login,
+            Route::MfaDevices,
             Route::Nodes,
             Route::Ping,
             Route::PutRecordingPart(session, 7),
@@ -222,14 +248,17 @@ mod tests {
             Route::RecordingParts(session),
             Route::Recordings,
             Route::ReissueUser,
+            Route::RemoveMfaDevice,
             Route::RenewHost,
-            Route::ResetUser(user),
+            Route::ResetUser(user.clone()),
             Route::Role(RoleName::new("access").unwrap()),
             Route::Roles,
             Route::SearchEvents,
             Route::Status,
             Route::Tokens,
             Route::Trust,
+            Route::UnlockUser(user.clone()),
+            Route::UpdateUser(user),
             Route::Users,
             Route::WatchAccess,
             Route::WatchNodes,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Subcommand;
-use teleport_core::api::{CreateToken, CreatedToken, TokenInfo};
+use teleport_core::api::{CreateToken, CreatedToken, TokenInfo, TokenPurpose};
 use teleport_core::clock::{Clock, SystemClock};
 use teleport_core::id::HostRole;
 use teleport_core::label::Labels;
@@ -37,13 +37,16 @@ pub(super) enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         format: Format,
     },
-    /// List tokens; their secrets are not kept and cannot be shown
+    /// List tokens and invites; their secrets are not kept and cannot be shown, so each has an id
     Ls {
+        /// Only tokens with these labels: key=value,key=value
+        #[arg(long)]
+        labels: Option<Labels>,
         /// How to print
         #[arg(short, long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Delete a token, by its id or its secret
+    /// Delete a token or an invite, by its id or its secret
     #[command(alias = "del")]
     Rm {
         /// The token
@@ -65,8 +68,9 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Add { roles, ttl, uses, value, labels, format } => {
             add(context, Wanted { roles, ttl, uses, value, labels }, format).await
         }
-        Command::Ls { format } => {
+        Command::Ls { labels, format } => {
             let mut tokens = context.api.tokens().await?;
+            tokens.retain(|token| labels.as_ref().is_none_or(|wanted| token.labels.contains(wanted)));
             tokens.sort_by_key(|token| (token.expires.is_none(), token.expires));
             format.print(&tokens, || list(&tokens))
         }
@@ -116,6 +120,15 @@ fn instructions(created: &CreatedToken, ttl: Duration, auth_address: &str) -> St
     )
 }
 
+/// The services that may join, or whose invite it is.
+fn purpose(token: &TokenInfo) -> String {
+    match &token.purpose {
+        TokenPurpose::Invite(user) => format!("invite of {user}"),
+        TokenPurpose::Reset(user) => format!("reset of {user}"),
+        _ => roles(&token.roles),
+    }
+}
+
 fn list(tokens: &[TokenInfo]) -> String {
     if tokens.is_empty() {
         return "No active tokens; `tctl tokens add --type=node` makes one".to_owned();
@@ -129,7 +142,7 @@ fn list(tokens: &[TokenInfo]) -> String {
                 Some(at) => format!("{at} ({})", format_duration(at.saturating_since(now))),
             };
             let uses = token.uses_left.map_or_else(|| "any".to_owned(), |uses| uses.to_string());
-            [token.id.clone(), roles(&token.roles), token.labels.to_string(), uses, expires]
+            [token.id.clone(), purpose(token), token.labels.to_string(), uses, expires]
         }),
     )
 }

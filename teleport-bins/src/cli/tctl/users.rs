@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
-use teleport_core::api::{ClusterStatus, CreateUser, Invite};
+use teleport_core::api::{ClusterStatus, CreateUser, Invite, ResetUser, UpdateUser};
 use teleport_core::clock::{Clock, SystemClock};
 use teleport_core::id::{OsLogin, RoleName, UserName};
 
-use super::super::{Format, table};
+use super::super::{Format, sanitize, table};
 use super::{Context, ttl};
 use crate::config::format_duration;
 
@@ -37,13 +37,37 @@ pub(super) enum Command {
         #[arg(short, long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Print a link by which the user sets a new password and second factor; unlocks the user
+    /// Print a link by which the user sets a new password and second factor; the old ones end now, and so does a lockout
     Reset {
         /// The user
         name: UserName,
+        /// How long the link is good, at most 24h
+        #[arg(long, default_value = "8h", value_parser = ttl)]
+        ttl: Duration,
         /// How to print
         #[arg(short, long, value_enum, default_value_t)]
         format: Format,
+    },
+    /// End the lockout of users after too many failed logins; password and second factors stay
+    Unlock {
+        /// The users
+        #[arg(value_delimiter = ',', required = true)]
+        names: Vec<UserName>,
+    },
+    /// Change roles, logins or traits of a user; what is not said stays. Certificates keep what they say until they expire
+    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+    Update {
+        /// The user
+        name: UserName,
+        /// All logins from now on
+        #[arg(long, value_delimiter = ',', group = "change")]
+        set_logins: Option<Vec<OsLogin>>,
+        /// All roles from now on
+        #[arg(long, value_delimiter = ',', group = "change")]
+        set_roles: Option<Vec<RoleName>>,
+        /// A trait and all its values from now on; without values it is removed. Repeatable
+        #[arg(long, value_name = "NAME=VALUE,VALUE", value_parser = parse_trait, group = "change")]
+        set_traits: Vec<(String, Vec<String>)>,
     },
     /// Delete users; certificates they hold stay valid until they expire
     Rm {
@@ -76,7 +100,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Add { name, logins, roles, ttl, format } => {
             let request = CreateUser { name, roles, logins, ttl: Some(ttl.as_secs()) };
             let invite = context.api.create_user(request).await?;
-            let link = link(context, &invite).await?;
+            let link = link(context, "invite", &invite).await?;
             format.print(&invite, || {
                 format!(
                     "User {:?} has been created but needs a password.\n{}",
@@ -85,9 +109,9 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
                 )
             })
         }
-        Command::Reset { name, format } => {
-            let invite = context.api.reset_user(name).await?;
-            let link = link(context, &invite).await?;
+        Command::Reset { name, ttl, format } => {
+            let invite = context.api.reset_user(name, ResetUser { ttl: Some(ttl.as_secs()) }).await?;
+            let link = link(context, "reset", &invite).await?;
             format.print(&invite, || {
                 format!("User {:?} has been reset.\n{}", invite.user.as_str(), explain(&invite, &link))
             })
@@ -97,7 +121,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
             let now = SystemClock::new().now();
             format.print(&users, || {
                 table(
-                    ["User", "Roles", "Logins", "Locked"],
+                    ["User", "Roles", "Logins", "Devices", "Locked"],
                     users.iter().map(|user| {
                         let roles: Vec<&str> = user.roles.iter().map(RoleName::as_str).collect();
                         let logins: Vec<&str> = user.logins.iter().map(OsLogin::as_str).collect();
@@ -107,10 +131,28 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
                             }
                             _ => String::new(),
                         };
-                        [user.name.to_string(), roles.join(","), logins.join(","), locked]
+                        let devices = user.mfa_devices.to_string();
+                        [user.name.to_string(), roles.join(","), logins.join(","), devices, locked]
                     }),
                 )
             })
+        }
+        Command::Unlock { names } => {
+            for name in names {
+                context.api.unlock_user(name.clone()).await.with_context(|| format!("user {name}"))?;
+                println!("User {:?} may log in again", name.as_str());
+            }
+            Ok(())
+        }
+        Command::Update { name, set_logins, set_roles, set_traits } => {
+            let mut request = UpdateUser { roles: set_roles, logins: set_logins, ..UpdateUser::default() };
+            for (key, values) in set_traits {
+                request.traits.entry(key).or_default().extend(values);
+            }
+            let changed = describe(&request);
+            context.api.update_user(name.clone(), request).await?;
+            println!("User {:?} has been updated:\n{changed}", name.as_str());
+            Ok(())
         }
         Command::Rm { names } => {
             for name in names {
@@ -122,19 +164,44 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
     }
 }
 
+/// Reads `name=value,value`, or `name=` for no values.
+fn parse_trait(text: &str) -> Result<(String, Vec<String>), String> {
+    let (name, values) = text.split_once('=').ok_or("write it like team=db,web, or team= to remove it")?;
+    let values = values.split(',').map(str::trim).filter(|value| !value.is_empty());
+    Ok((name.trim().to_owned(), values.map(str::to_owned).collect()))
+}
+
+/// A line for everything that was changed.
+fn describe(request: &UpdateUser) -> String {
+    let mut lines = Vec::new();
+    if let Some(roles) = &request.roles {
+        let roles: Vec<&str> = roles.iter().map(RoleName::as_str).collect();
+        lines.push(format!("  roles: {}", roles.join(",")));
+    }
+    if let Some(logins) = &request.logins {
+        let logins: Vec<&str> = logins.iter().map(OsLogin::as_str).collect();
+        lines.push(format!("  logins: {}", logins.join(",")));
+    }
+    lines.extend(request.traits.iter().map(|(name, values)| match values.as_slice() {
+        [] => format!("  trait {name} removed"),
+        values => format!("  trait {name}: {}", values.join(",")),
+    }));
+    lines.iter().map(|line| sanitize(line)).collect::<Vec<_>>().join("\n")
+}
+
 /// An invite's link, and what is to be said of it.
 struct Link {
     url: String,
     note: String,
 }
 
-async fn link(context: &Context, invite: &Invite) -> Result<Link> {
-    Ok(link_by(&context.api.status().await?, invite))
+async fn link(context: &Context, page: &str, invite: &Invite) -> Result<Link> {
+    Ok(link_by(&context.api.status().await?, page, invite))
 }
 
 /// The link leads to a proxy that is online, if there is one. Its fragment holds the CA pin, so that the first contact with the
 /// proxy is verified; browsers do not send fragments.
-fn link_by(status: &ClusterStatus, invite: &Invite) -> Link {
+fn link_by(status: &ClusterStatus, page: &str, invite: &Invite) -> Link {
     let newest = status.proxies.iter().max_by_key(|proxy| proxy.last_seen);
     let (address, note) = match newest {
         Some(proxy) if proxy.is_online(status.time) => (proxy.record.web_address.as_str(), String::new()),
@@ -152,7 +219,7 @@ fn link_by(status: &ClusterStatus, invite: &Invite) -> Link {
         ),
     };
     let pins: Vec<String> = status.ca_pins.iter().map(|pin| format!("pin={pin}")).collect();
-    let url = format!("https://{address}/web/invite/{}#{}", invite.token.expose(), pins.join("&"));
+    let url = format!("https://{address}/web/{page}/{}#{}", invite.token.expose(), pins.join("&"));
     Link { url, note }
 }
 
@@ -197,6 +264,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn traits_are_read_as_they_are_typed() {
+        let of = |values: &[&str]| values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>();
+        assert_eq!(parse_trait("team=db, web"), Ok(("team".to_owned(), of(&["db", "web"]))));
+        assert_eq!(parse_trait("team="), Ok(("team".to_owned(), of(&[]))));
+        assert_eq!(parse_trait("url=a=b"), Ok(("url".to_owned(), of(&["a=b"]))));
+        assert!(parse_trait("team").is_err());
+    }
+
+    #[test]
     fn the_link_leads_to_a_proxy_that_is_online() {
         let now = Timestamp::from_unix_secs(1_800_000_000);
         let proxy = |name: &str, ago: u64| Proxy {
@@ -222,15 +298,18 @@ mod tests {
             token: SecretString::new("secret"),
             expires: now.saturating_add(Duration::from_secs(3600)),
         };
-        let link =
-            link_by(&status(vec![proxy("gone", 3600), proxy("here", 20), proxy("lost", 600)]), &invite);
+        let link = link_by(
+            &status(vec![proxy("gone", 3600), proxy("here", 20), proxy("lost", 600)]),
+            "invite",
+            &invite,
+        );
         assert_eq!(link.url, "https://here.example.com:3080/web/invite/secret#");
         assert!(link.note.is_empty());
-        let link = link_by(&status(vec![proxy("gone", 3600), proxy("lost", 600)]), &invite);
-        assert!(link.url.contains("//lost.example.com:3080/"), "{}", link.url);
+        let link = link_by(&status(vec![proxy("gone", 3600), proxy("lost", 600)]), "reset", &invite);
+        assert!(link.url.contains("//lost.example.com:3080/web/reset/"), "{}", link.url);
         assert!(link.note.contains("no proxy is online") && link.note.contains("10m"), "{}", link.note);
         assert!(explain(&invite, &link).ends_with(&link.note));
-        let link = link_by(&status(Vec::new()), &invite);
+        let link = link_by(&status(Vec::new()), "invite", &invite);
         assert!(link.url.contains("<proxy>:3080") && link.note.contains("no proxy"), "{}", link.note);
     }
 }

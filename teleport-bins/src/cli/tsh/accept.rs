@@ -7,8 +7,10 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use qrcode::QrCode;
 use qrcode::render::unicode::Dense1x2;
-use teleport_core::api::{AcceptInvite, ApiErrorKind, InviteInfo};
+use teleport_core::api::{AcceptInvite, ApiErrorKind, InviteInfo, Ping};
 use teleport_core::cert::CaPin;
+use teleport_core::id::UserName;
+use teleport_core::password::{MIN_PASSWORD_LEN, check_password};
 use teleport_core::secret::SecretString;
 use teleport_ssh::client::openssh::ProxyAddress;
 use teleport_ssh::proxy_web::{WebClient, WebError, WebTrust};
@@ -40,9 +42,8 @@ fn parse_link(text: &str) -> Result<Link> {
         "the link looks like https://proxy:3080/web/invite/<token>#pin=sha256:<digits>; put it in quotes";
     let url = url::Url::parse(text).context(what)?;
     let (Some(host), "https") = (url.host_str(), url.scheme()) else { bail!(what) };
-    let Some(token) = url.path().strip_prefix("/web/invite/").filter(|token| !token.is_empty()) else {
-        bail!(what)
-    };
+    let token = ["/web/invite/", "/web/reset/"].iter().find_map(|page| url.path().strip_prefix(page));
+    let Some(token) = token.filter(|token| !token.is_empty()) else { bail!(what) };
     let pins = url.fragment().unwrap_or_default().split('&').filter_map(|part| part.strip_prefix("pin="));
     Ok(Link {
         proxy: parse_proxy(&format!("{host}:{}", url.port().unwrap_or(443)))?,
@@ -76,9 +77,18 @@ pub(super) async fn run(context: &Context, accept: Accept) -> Result<ExitCode> {
     if !link.pins.is_empty() {
         pins::save(context.profiles.home(), &link.proxy, &link.pins)?;
     }
-    println!("Welcome, {}. Add this to your authenticator app:\n\n{}", info.user, qr(&info)?);
-    println!("or type the secret into it:  {}  (time based, SHA1, 6 digits, 30 s)\n", info.secret.expose());
-    let password = new_password()?;
+    if without_code(&client.ping().await?) {
+        println!("Welcome, {}. This cluster asks for no one-time codes.", info.user);
+        let password = new_password(&info.user)?;
+        let request =
+            AcceptInvite { token: link.token, password, code: SecretString::default(), client_ip: None };
+        client.accept(&request).await.map_err(|error| explain(error, &link.pins))?;
+        done(&link.proxy, &info);
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("Welcome, {}. Add this to your authenticator app:\n", info.user);
+    show_device(&info.otpauth_url, &info.secret)?;
+    let password = new_password(&info.user)?;
     // A mistyped code is no reason to begin again.
     for attempts_left in (0..3).rev() {
         let code = ask_secret("One-time code from the app: ")?;
@@ -90,11 +100,7 @@ pub(super) async fn run(context: &Context, accept: Accept) -> Result<ExitCode> {
         };
         match client.accept(&request).await {
             Ok(()) => {
-                println!(
-                    "Done. Log in with:\n\n  tsh login --proxy={} --user={}",
-                    link.proxy.to_authority(),
-                    info.user
-                );
+                done(&link.proxy, &info);
                 return Ok(ExitCode::SUCCESS);
             }
             Err(WebError::Api(error)) if error.kind() == ApiErrorKind::Invalid && attempts_left > 0 => {
@@ -110,15 +116,33 @@ pub(super) fn trimmed(code: &SecretString) -> SecretString {
     SecretString::new(code.expose().trim())
 }
 
-fn new_password() -> Result<SecretString> {
+fn done(proxy: &ProxyAddress, info: &InviteInfo) {
+    println!("Done. Log in with:\n\n  tsh login --proxy={} --user={}", proxy.to_authority(), info.user);
+}
+
+/// Whether the cluster wants passwords alone. Said aloud: it is not what anybody should get used to.
+pub(super) fn without_code(ping: &Ping) -> bool {
+    let off = ping.second_factor == "off";
+    if off {
+        eprintln!(
+            "WARNING: this cluster has switched the second factor off; a password is all that protects it"
+        );
+    }
+    off
+}
+
+/// Asks for a password that `user` may have; on a terminal again until it is one.
+pub(super) fn new_password(user: &UserName) -> Result<SecretString> {
     use std::io::IsTerminal;
     loop {
-        let password = ask_secret("New password (at least 12 characters): ")?;
+        let password = ask_secret(&format!("New password (at least {MIN_PASSWORD_LEN} characters): "))?;
+        let weak = check_password(&password, user);
         if !std::io::stdin().is_terminal() {
+            weak?;
             return Ok(password);
         }
-        if password.len() < 12 {
-            eprintln!("That is too short.");
+        if let Err(weak) = weak {
+            eprintln!("{weak}");
         } else if ask_secret("The same again: ")? == password {
             return Ok(password);
         } else {
@@ -127,10 +151,14 @@ fn new_password() -> Result<SecretString> {
     }
 }
 
-fn qr(info: &InviteInfo) -> Result<String> {
-    let code = QrCode::new(info.otpauth_url.expose().as_bytes()).context("no QR code can be made")?;
+/// Prints a new second factor: for the camera, and to be typed.
+pub(super) fn show_device(otpauth_url: &SecretString, secret: &SecretString) -> Result<()> {
+    let code = QrCode::new(otpauth_url.expose().as_bytes()).context("no QR code can be made")?;
     // Terminals are dark: the code must be light on dark to be read by cameras.
-    Ok(code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build())
+    let code = code.render::<Dense1x2>().dark_color(Dense1x2::Light).light_color(Dense1x2::Dark).build();
+    println!("{code}");
+    println!("or type the secret into it:  {}  (time based, SHA1, 6 digits, 30 s)\n", secret.expose());
+    Ok(())
 }
 
 fn explain(error: WebError, expected: &[CaPin]) -> anyhow::Error {
@@ -174,11 +202,14 @@ mod tests {
         assert_eq!(link.token.expose(), "abc");
         assert_eq!(link.pins, [pin]);
         assert_eq!(parse_link("https://proxy/web/invite/abc").unwrap().proxy.port, 443);
+        assert_eq!(parse_link("https://proxy/web/reset/abc").unwrap().token.expose(), "abc");
         for bad in [
             "",
             "proxy:3080",
             "http://proxy/web/invite/abc",
             "https://proxy/web/invite/",
+            "https://proxy/web/reset/",
+            "https://proxy/web/other/abc",
             "https://proxy/x#pin=1",
         ] {
             assert!(parse_link(bad).is_err(), "{bad}");

@@ -9,6 +9,7 @@ use clap::Args;
 use serde_json::json;
 use teleport_core::cert::CaPin;
 use teleport_core::id::{OsLogin, RoleName};
+use teleport_core::secret::SecretString;
 use teleport_ssh::client::openssh::{self, ProxyAddress};
 use teleport_ssh::client::{Agent, LoginError, LoginInput, Profile, login};
 use teleport_ssh::proxy_web::{WebClient, WebTrust};
@@ -102,14 +103,18 @@ pub(super) async fn run(context: &Context, options: Login) -> Result<ExitCode> {
     let trust = trust(context, &proxy, &options)?;
     let client = WebClient::new(proxy.to_authority(), trust, Arc::clone(&context.clock));
     // Before anything is typed: is it there, and is it who it should be?
-    if let Err(teleport_ssh::proxy_web::WebError::Untrusted { address, seen, .. }) = client.ping().await {
+    let ping = client.ping().await;
+    if let Err(teleport_ssh::proxy_web::WebError::Untrusted { address, seen, .. }) = &ping {
         let mut expected = pins::load(context.profiles.home(), &proxy);
         expected.extend(&options.ca_pins);
         expected.extend(before.iter().flat_map(|before| before.trust.ca_pins()));
-        return Err(accept::untrusted(&address, &seen, &expected));
+        return Err(accept::untrusted(address, seen, &expected));
     }
     let password = ask_secret(&format!("Password of {}: ", super::super::sanitize(&user)))?;
-    let code = accept::trimmed(&ask_secret("One-time code: ")?);
+    let code = match &ping {
+        Ok(ping) if accept::without_code(ping) => SecretString::default(),
+        _ => accept::trimmed(&ask_secret("One-time code: ")?),
+    };
     let ttl = options.ttl.map(|minutes| minutes.saturating_mul(60));
     let input = LoginInput { user, password, code, ttl };
     let profile =

@@ -3,7 +3,9 @@
 mod accept;
 mod common;
 mod login;
+mod mfa;
 mod nodes;
+mod passwd;
 mod pins;
 mod recordings;
 pub(crate) mod session;
@@ -46,6 +48,13 @@ enum Command {
     Logout,
     /// List the nodes that you may reach
     Ls(nodes::Ls),
+    /// Your second factors
+    Mfa {
+        #[command(subcommand)]
+        command: mfa::Command,
+    },
+    /// Change your password
+    Passwd,
     /// Replay a recorded session
     Play(recordings::Play),
     /// For other programs: plain streams through the proxy
@@ -83,6 +92,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Login(login) => login::run(&context, login).await,
             Command::Logout => login::logout(&context).await,
             Command::Ls(ls) => nodes::run(&context, ls).await,
+            Command::Mfa { command } => mfa::run(&context, command).await,
+            Command::Passwd => passwd::run(&context).await,
             Command::Play(play) => recordings::play(&context, play).await,
             Command::Proxy { command } => ssh::proxy(&context, command).await,
             Command::Recordings { command } => recordings::run(&context, command).await,

@@ -11,6 +11,7 @@
     reason = "the suite fails by panicking"
 )]
 
+mod account;
 mod events;
 mod hosts;
 mod policy;
@@ -20,6 +21,10 @@ mod users;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::account::{
+    a_locked_user_is_unlocked, a_user_changes_the_password, a_user_has_several_devices,
+    invites_are_in_the_list_of_tokens, the_last_device_is_not_removed, users_are_updated,
+};
 pub use self::events::{events_carry_who_reports_them, sessions_are_reported_by_their_own_host};
 pub use self::hosts::{
     a_host_id_belongs_to_its_keys, a_token_admits_as_often_as_it_says, nodes_come_and_go,
@@ -61,6 +66,12 @@ pub async fn all(fixture: &dyn ApiFixture) {
     a_user_comes_logs_in_and_goes(fixture).await;
     refused_logins_look_alike(fixture).await;
     a_derived_certificate_is_never_wider(fixture).await;
+    a_user_changes_the_password(fixture).await;
+    a_user_has_several_devices(fixture).await;
+    the_last_device_is_not_removed(fixture).await;
+    users_are_updated(fixture).await;
+    a_locked_user_is_unlocked(fixture).await;
+    invites_are_in_the_list_of_tokens(fixture).await;
     a_token_admits_as_often_as_it_says(fixture).await;
     a_host_id_belongs_to_its_keys(fixture).await;
     tokens_are_listed_without_secrets(fixture).await;

@@ -6,14 +6,15 @@ use bytes::Bytes;
 
 use super::{ApiFixture, fresh_name, host, user, uuid};
 use crate::api::{
-    AcceptInvite, ApiError, ApiErrorKind, AuthApi, CreateToken, CreateUser, JoinRequest, LoginRequest,
-    ProxyRecord, RecordingQuery, ReissueRequest, RenewRequest,
+    AcceptInvite, AddMfaDevice, ApiError, ApiErrorKind, AuthApi, ChangePassword, CreateToken, CreateUser,
+    JoinRequest, LoginRequest, ProxyRecord, RecordingQuery, ReissueRequest, RemoveMfaDevice, RenewRequest,
+    ResetUser, UpdateUser,
 };
 use crate::audit::AuditQuery;
 use crate::auth::Caller;
 use crate::auth::policy::{CallerKind, Operation, Rule};
 use crate::cert::Identity;
-use crate::id::{HostId, HostRole, NodeName, RoleName, SessionId};
+use crate::id::{DeviceName, HostId, HostRole, NodeName, RoleName, SessionId};
 use crate::label::Labels;
 use crate::recording::RecordingMeta;
 use crate::resource::NodeRecord;
@@ -27,6 +28,8 @@ async fn call(
     operation: Operation,
 ) -> Result<(), ApiError> {
     let nothing = || SecretString::new("00000000000000000000000000000000");
+    let malformed = || SecretString::new("malformed");
+    let device = || DeviceName::new("phone").unwrap();
     let keys = || fixture.keys();
     let session = SessionId::from_uuid(uuid(fixture));
     let unknown = || fresh_name(fixture, "unknown");
@@ -71,6 +74,25 @@ async fn call(
         }
         Operation::ReissueUser => {
             api.reissue_user(ReissueRequest { keys: keys(), ttl: None }).await.map(drop)
+        }
+        Operation::ChangePassword => {
+            let request = ChangePassword { password: nothing(), code: malformed(), new_password: nothing() };
+            api.change_password(request).await
+        }
+        Operation::MfaDevices => api.mfa_devices().await.map(drop),
+        Operation::BeginMfaDevice => api.begin_mfa_device(device()).await.map(drop),
+        Operation::AddMfaDevice => {
+            let request = AddMfaDevice {
+                ticket: nothing(),
+                new_code: malformed(),
+                password: nothing(),
+                code: malformed(),
+            };
+            api.add_mfa_device(request).await.map(drop)
+        }
+        Operation::RemoveMfaDevice => {
+            let request = RemoveMfaDevice { name: device(), password: nothing(), code: malformed() };
+            api.remove_mfa_device(request).await
         }
         Operation::AnnounceNode => {
             let record = NodeRecord {
@@ -130,7 +152,9 @@ async fn call(
             };
             api.create_user(request).await.map(drop)
         }
-        Operation::ResetUser => api.reset_user(unknown()).await.map(drop),
+        Operation::ResetUser => api.reset_user(unknown(), ResetUser::default()).await.map(drop),
+        Operation::UpdateUser => api.update_user(unknown(), UpdateUser::default()).await,
+        Operation::UnlockUser => api.unlock_user(unknown()).await,
         Operation::Users => api.users().await.map(drop),
         Operation::DeleteUser => api.delete_user(unknown()).await,
         Operation::Roles => api.roles().await.map(drop),

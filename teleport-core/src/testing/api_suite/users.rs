@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::{ApiFixture, PASSWORD, admin, anonymous, as_user, code, fresh_name, host, refused, user};
-use crate::api::{AcceptInvite, ApiErrorKind, CreateUser, LoginRequest, ReissueRequest};
+use crate::api::{AcceptInvite, ApiErrorKind, CreateUser, LoginRequest, ReissueRequest, ResetUser};
 use crate::id::{HostRole, OsLogin, RoleName, UserName};
 use crate::secret::SecretString;
 
-fn create(name: &UserName) -> CreateUser {
+pub(super) fn create(name: &UserName) -> CreateUser {
     CreateUser {
         name: name.clone(),
         roles: vec![RoleName::new("access").unwrap()],
@@ -16,7 +16,12 @@ fn create(name: &UserName) -> CreateUser {
     }
 }
 
-fn login(fixture: &dyn ApiFixture, user: &str, password: &str, code: SecretString) -> LoginRequest {
+pub(super) fn login(
+    fixture: &dyn ApiFixture,
+    user: &str,
+    password: &str,
+    code: SecretString,
+) -> LoginRequest {
     LoginRequest {
         user: user.to_owned(),
         password: SecretString::new(password),
@@ -28,7 +33,7 @@ fn login(fixture: &dyn ApiFixture, user: &str, password: &str, code: SecretStrin
 }
 
 /// Makes a user with password and second factor; returns the factor's secret.
-async fn signed_up(fixture: &dyn ApiFixture, name: &UserName) -> SecretString {
+pub(super) async fn signed_up(fixture: &dyn ApiFixture, name: &UserName) -> SecretString {
     let invite = admin(fixture).create_user(create(name)).await.unwrap();
     let info = anonymous(fixture).invite(invite.token.clone()).await.unwrap();
     let accept = AcceptInvite {
@@ -88,13 +93,13 @@ pub async fn a_user_comes_logs_in_and_goes(fixture: &dyn ApiFixture) {
     let info = listed.iter().find(|user| user.name == name).expect("the user is listed");
     assert_eq!(info.logins.len(), 2);
 
-    let renewed = admin.reset_user(name.clone()).await.unwrap();
+    let renewed = admin.reset_user(name.clone(), ResetUser::default()).await.unwrap();
     assert_ne!(renewed.token, invite.token);
     public.invite(renewed.token.clone()).await.unwrap();
     admin.delete_user(name.clone()).await.unwrap();
     refused(public.invite(renewed.token).await, ApiErrorKind::NotFound);
     refused(admin.delete_user(name.clone()).await, ApiErrorKind::NotFound);
-    refused(admin.reset_user(name).await, ApiErrorKind::NotFound);
+    refused(admin.reset_user(name, ResetUser::default()).await, ApiErrorKind::NotFound);
 }
 
 /// E4, G-7: whatever is wrong, the answer is the same.

@@ -4,21 +4,22 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use teleport_core::api::{
-    AcceptInvite, AccessView, AdminApi, ApiResult, AuditApi, ClusterStatus, CreateToken, CreateUser,
-    CreatedToken, HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse,
-    NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest,
-    RenewRequest, TokenInfo, TrustApi, UserInfo,
+    AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditApi, ChangePassword,
+    ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, IdentityApi, Invite, InviteInfo,
+    JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping, PresenceApi,
+    ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, RemoveMfaDevice, RenewRequest,
+    ResetUser, TokenInfo, TrustApi, UpdateUser, UserInfo,
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
 use teleport_core::cert::TrustBundle;
-use teleport_core::id::{HostId, RoleName, SessionId, UserName};
+use teleport_core::id::{DeviceName, HostId, RoleName, SessionId, UserName};
 use teleport_core::recording::{RecordingInfo, RecordingMeta};
 use teleport_core::resource::{Node, NodeRecord, Role};
 use teleport_core::secret::SecretString;
 
 use super::AuthClient;
 use crate::rpc::routes::Route;
-use crate::rpc::server::{PartsBody, SecretBody};
+use crate::rpc::server::{NameBody, PartsBody, SecretBody};
 
 #[async_trait]
 impl PublicApi for AuthClient {
@@ -51,6 +52,29 @@ impl IdentityApi for AuthClient {
 
     async fn reissue_user(&self, request: ReissueRequest) -> ApiResult<LoginResponse> {
         self.call(Route::ReissueUser, &request).await
+    }
+}
+
+#[async_trait]
+impl AccountApi for AuthClient {
+    async fn change_password(&self, request: ChangePassword) -> ApiResult<()> {
+        self.order(Route::ChangePassword, &request).await
+    }
+
+    async fn mfa_devices(&self) -> ApiResult<Vec<MfaDevice>> {
+        self.fetch(Route::MfaDevices).await
+    }
+
+    async fn begin_mfa_device(&self, name: DeviceName) -> ApiResult<NewMfaDevice> {
+        self.call(Route::BeginMfaDevice, &NameBody { name }).await
+    }
+
+    async fn add_mfa_device(&self, request: AddMfaDevice) -> ApiResult<MfaDevice> {
+        self.call(Route::AddMfaDevice, &request).await
+    }
+
+    async fn remove_mfa_device(&self, request: RemoveMfaDevice) -> ApiResult<()> {
+        self.order(Route::RemoveMfaDevice, &request).await
     }
 }
 
@@ -136,8 +160,16 @@ impl AdminApi for AuthClient {
         self.call(Route::CreateUser, &request).await
     }
 
-    async fn reset_user(&self, user: UserName) -> ApiResult<Invite> {
-        self.fetch(Route::ResetUser(user)).await
+    async fn reset_user(&self, user: UserName, request: ResetUser) -> ApiResult<Invite> {
+        self.call(Route::ResetUser(user), &request).await
+    }
+
+    async fn update_user(&self, user: UserName, request: UpdateUser) -> ApiResult<()> {
+        self.order(Route::UpdateUser(user), &request).await
+    }
+
+    async fn unlock_user(&self, user: UserName) -> ApiResult<()> {
+        self.bytes(Route::UnlockUser(user), Bytes::new()).await.map(drop)
     }
 
     async fn users(&self) -> ApiResult<Vec<UserInfo>> {

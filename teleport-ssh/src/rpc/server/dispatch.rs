@@ -5,6 +5,7 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use teleport_core::api::{ApiResult, AuthApi};
+use teleport_core::id::DeviceName;
 use teleport_core::secret::{SecretString, wire};
 
 use super::watch::{Ends, stream};
@@ -17,6 +18,13 @@ use crate::rpc::routes::Route;
 pub(crate) struct SecretBody {
     #[serde(with = "wire")]
     pub(crate) token: SecretString,
+}
+
+/// What a new device shall be called.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NameBody {
+    pub(crate) name: DeviceName,
 }
 
 /// A number of parts.
@@ -36,8 +44,14 @@ pub(super) async fn dispatch(
     let body = async || read_body(body, max).await;
     match route {
         Route::AcceptInvite => done(api.accept_invite(parse(&body().await?)?).await?),
+        Route::AddMfaDevice => ok(&api.add_mfa_device(parse(&body().await?)?).await?),
         Route::AnnounceNode => done(api.announce_node(parse(&body().await?)?).await?),
         Route::AnnounceProxy => done(api.announce_proxy(parse(&body().await?)?).await?),
+        Route::BeginMfaDevice => {
+            let NameBody { name } = parse(&body().await?)?;
+            ok(&api.begin_mfa_device(name).await?)
+        }
+        Route::ChangePassword => done(api.change_password(parse(&body().await?)?).await?),
         Route::CompleteRecording(session) => {
             let PartsBody { parts } = parse(&body().await?)?;
             done(api.complete_recording(session, parts).await?)
@@ -53,6 +67,7 @@ pub(super) async fn dispatch(
         Route::Join => ok(&api.join(parse(&body().await?)?).await?),
         Route::KeepAlive => done(api.keep_alive().await?),
         Route::Login => ok(&api.login(parse(&body().await?)?).await?),
+        Route::MfaDevices => ok(&api.mfa_devices().await?),
         Route::Nodes => ok(&api.nodes().await?),
         Route::Ping => ok(&api.ping().await?),
         Route::PutRecordingPart(session, number) => {
@@ -62,14 +77,17 @@ pub(super) async fn dispatch(
         Route::RecordingParts(session) => ok(&PartsBody { parts: api.recording_parts(session).await? }),
         Route::Recordings => ok(&api.recordings(parse(&body().await?)?).await?),
         Route::ReissueUser => ok(&api.reissue_user(parse(&body().await?)?).await?),
+        Route::RemoveMfaDevice => done(api.remove_mfa_device(parse(&body().await?)?).await?),
         Route::RenewHost => ok(&api.renew_host(parse(&body().await?)?).await?),
-        Route::ResetUser(user) => ok(&api.reset_user(user).await?),
+        Route::ResetUser(user) => ok(&api.reset_user(user, parse(&body().await?)?).await?),
         Route::Role(name) => ok(&api.role(name).await?),
         Route::Roles => ok(&api.roles().await?),
         Route::SearchEvents => ok(&api.search_events(parse(&body().await?)?).await?),
         Route::Status => ok(&api.status().await?),
         Route::Tokens => ok(&api.tokens().await?),
         Route::Trust => ok(&api.trust().await?),
+        Route::UnlockUser(user) => done(api.unlock_user(user).await?),
+        Route::UpdateUser(user) => done(api.update_user(user, parse(&body().await?)?).await?),
         Route::Users => ok(&api.users().await?),
         Route::WatchAccess => Ok(stream(api.watch_access().await?, ends)),
         Route::WatchNodes => Ok(stream(api.watch_nodes().await?, ends)),
