@@ -7,6 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod account;
 mod audit;
 mod eviction;
 mod examples;

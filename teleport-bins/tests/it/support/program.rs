@@ -52,6 +52,14 @@ impl Output {
         assert!(!text.contains("panicked"), "{text}");
         line.to_owned()
     }
+
+    /// The same for a program that had something to warn of first.
+    #[track_caller]
+    pub(crate) fn refusal_after_warnings(mut self) -> String {
+        self.stderr =
+            self.stderr.split_inclusive('\n').filter(|line| !line.starts_with("WARNING: ")).collect();
+        self.refusal()
+    }
 }
 
 /// Runs a program without input.

@@ -61,11 +61,13 @@ impl User {
     pub(crate) fn accept(name: &str, printed: &str, home: &std::path::Path) -> Self {
         let link = link(printed);
         // The program tells the secret before it asks; a person types the code then.
-        let (program, secret) = Accepting::begin(&link, home);
+        let mut command = own("tsh");
+        command.arg("accept").arg(&link).env("TELEPORT_HOME", home);
+        let (program, secret) = Asking::begin(command);
         let mut user =
             Self { name: name.to_owned(), password: format!("correct horse {name}"), app: App::new(&secret) };
         let code = user.app.code();
-        let output = program.end(&user.password, &code);
+        let output = program.end(&[&user.password, &code]);
         assert!(output.status.success() && output.out().contains("Done. Log in with:"), "{output:?}");
         user
     }
@@ -86,19 +88,17 @@ pub(crate) fn link(printed: &str) -> String {
     line.unwrap_or_else(|| panic!("a link: {printed}")).to_owned()
 }
 
-/// A `tsh accept` that waits for password and code.
-pub(crate) struct Accepting {
+/// A `tsh` that has printed the secret of a second factor and waits for answers.
+pub(crate) struct Asking {
     child: std::process::Child,
     printed: std::thread::JoinHandle<Vec<u8>>,
 }
 
-impl Accepting {
+impl Asking {
     /// Starts it and reads the secret that it prints.
-    pub(crate) fn begin(link: &str, home: &std::path::Path) -> (Self, String) {
+    pub(crate) fn begin(mut command: Command) -> (Self, String) {
         use std::io::{BufRead, BufReader, Read};
         use std::process::Stdio;
-        let mut command = own("tsh");
-        command.arg("accept").arg(link).env("TELEPORT_HOME", home);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
@@ -124,10 +124,12 @@ impl Accepting {
     }
 
     /// Answers its questions.
-    pub(crate) fn end(mut self, password: &str, code: &str) -> Output {
+    pub(crate) fn end(mut self, answers: &[&str]) -> Output {
         use std::io::{Read, Write};
         let mut stdin = self.child.stdin.take().unwrap();
-        write!(stdin, "{password}\n{code}\n").unwrap();
+        for answer in answers {
+            writeln!(stdin, "{answer}").unwrap();
+        }
         drop(stdin);
         let stdout = self.printed.join().unwrap();
         let mut stderr = String::new();
