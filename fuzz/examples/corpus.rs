@@ -191,6 +191,18 @@ fn messages() {
     message('Q', r#"{"from":"2027-01-15T08:00:00.000Z","to":null,"limit":50}"#);
     message('U', r#"{"name":"alice","roles":["access"],"logins":["root","alice"]}"#);
     message('W', r#"{"name":"alice","roles":["access"],"logins":["root"],"locked_until":null}"#);
+    message('0', r#"{"password":"correct horse battery","code":"123456","new_password":"another sentence"}"#);
+    message(
+        '1',
+        r#"{"id":"0f8fad5b-d9cb-469f-a165-70867728950e","name":"phone","added":"2027-01-15T08:00:00.000Z","last_used":null}"#,
+    );
+    message(
+        '3',
+        r#"{"ticket":"phone:AAAA","new_code":"123456","password":"correct horse battery","code":"654321"}"#,
+    );
+    message('4', r#"{"name":"phone","password":"correct horse battery","code":"123456"}"#);
+    message('5', r#"{"roles":["access"],"logins":["root"],"traits":{"team":["db","web"]}}"#);
+    message('6', r#"{"ttl":28800}"#);
     for role in builtin_roles() {
         write("role", &role.metadata.name, json(&role));
     }

@@ -3,9 +3,10 @@
 
 use libfuzzer_sys::fuzz_target;
 use teleport_core::api::{
-    AcceptInvite, AccessView, ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, Invite,
-    InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, ProxyRecord, RecordingQuery,
-    ReissueRequest, RenewRequest, TokenInfo, UserInfo,
+    AcceptInvite, AccessView, AddMfaDevice, ChangePassword, ClusterStatus, CreateToken, CreateUser,
+    CreatedToken, HostCredentials, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice,
+    NewMfaDevice, NodeEvent, Ping, ProxyRecord, RecordingQuery, ReissueRequest, RemoveMfaDevice,
+    RenewRequest, ResetUser, TokenInfo, UpdateUser, UserInfo,
 };
 use teleport_core::cert::{IssuedCertificates, Subject, TrustBundle};
 use teleport_core::recording::{RecordingInfo, RecordingMeta};
@@ -26,6 +27,7 @@ fuzz_target!(|data: &[u8]| {
         b'K' TokenInfo, b'L' LoginRequest, b'M' RecordingMeta, b'N' NodeRecord, b'O' Node,
         b'P' ProxyRecord, b'Q' RecordingQuery, b'R' RenewRequest, b'S' Subject, b'T' ClusterStatus,
         b'U' CreateUser, b'V' AccessView, b'W' UserInfo, b'X' ReissueRequest, b'Y' LoginResponse,
-        b'Z' InviteInfo, b'a' RecordingInfo,
+        b'Z' InviteInfo, b'a' RecordingInfo, b'0' ChangePassword, b'1' MfaDevice, b'2' NewMfaDevice,
+        b'3' AddMfaDevice, b'4' RemoveMfaDevice, b'5' UpdateUser, b'6' ResetUser,
     );
 });

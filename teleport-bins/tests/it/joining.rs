@@ -120,6 +120,22 @@ fn a_token_may_stand_in_a_file() {
     node.stop();
 }
 
+/// Labels of a token are what its maker says of the node, whatever the node says of itself.
+#[test]
+fn labels_of_a_token_are_given_to_the_node() {
+    let lonely = Lonely::start();
+    let (token, pin) = lonely.machine.token("auth", &["--type=node", "--labels=env=prod,team=db"]);
+    let arguments =
+        [format!("--token={token}"), format!("--ca-pin={pin}"), "--labels=env=test,os=linux".into()];
+    let node = lonely.machine.start("node", &arguments.each_ref().map(String::as_str));
+    lonely.machine.wait_for_nodes("auth", 1);
+    let nodes = lonely.machine.tctl("auth", &["nodes", "ls", "--format=json"]).clean();
+    let nodes: serde_json::Value = serde_json::from_str(&nodes).unwrap();
+    let expected = serde_json::json!({"env": "prod", "os": "linux", "team": "db"});
+    assert_eq!(nodes[0]["labels"], expected, "{nodes}");
+    node.stop();
+}
+
 /// A clock that is wrong by some days.
 #[derive(Debug)]
 struct Wrong {

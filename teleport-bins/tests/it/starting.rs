@@ -209,3 +209,31 @@ fn completions_and_help_are_there_for_every_program() {
     status.arg("status");
     assert!(run(status).refusal().contains("SSH_SESSION_ID"));
 }
+
+/// Nobody runs a cluster on passwords alone without being told, and weak hashing is refused.
+#[test]
+fn passwords_alone_are_warned_of_at_each_start() {
+    let machine = Machine::new();
+    let with = |line: &str| {
+        let yaml = ALL.yaml().replace("auth_service:\n", &format!("auth_service:\n  {line}\n"));
+        machine.configure("all", "", &yaml);
+    };
+    let logged = || {
+        let process = machine.start("all", &[]);
+        let logged = process.logged();
+        process.stop();
+        logged
+    };
+    with("authentication: {second_factor: off}");
+    for _ in 0..2 {
+        let logged = logged();
+        assert!(logged.contains("WARN") && logged.contains("THE SECOND FACTOR IS OFF"), "{logged}");
+    }
+    with("authentication: {second_factor: otp}");
+    assert!(!logged().contains("SECOND FACTOR"));
+    with("password_hashing: {memory: 1MiB}");
+    let line = machine.cannot_start("all", &[]);
+    assert!(line.contains("auth_service.password_hashing") && line.contains("too weak"), "{line}");
+    with("authentication: {second_factor: none}");
+    assert!(machine.cannot_start("all", &[]).contains("write otp, or off for tests"));
+}
