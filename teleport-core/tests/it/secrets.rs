@@ -1,7 +1,8 @@
 //! D6, I4: secrets that are planted in a whole life of a cluster are found nowhere.
 
 use teleport_core::api::{
-    AcceptInvite, AdminApi, ApiErrorKind, CreateToken, CreateUser, JoinRequest, PublicApi, ResetUser,
+    AcceptInvite, AccountApi, AddMfaDevice, AdminApi, ApiErrorKind, ChangePassword, CreateToken, CreateUser,
+    JoinRequest, PublicApi, ResetUser,
 };
 use teleport_core::audit::EventKind;
 use teleport_core::auth::Caller;
@@ -45,6 +46,28 @@ async fn d6_no_secret_in_storage_audit_or_debug() {
     let login = cluster.login("alice", PASSWORD, cluster.code(&info.secret));
     shown.push(format!("{login:?}"));
     public.login(login).await.unwrap();
+    // Another device and another password.
+    cluster.next_step();
+    let account = cluster.as_user(&cluster.user("alice", &["access"], &["root"]));
+    let begun = account.begin_mfa_device("phone".parse().unwrap()).await.unwrap();
+    secrets.extend([begun.ticket.expose().to_owned(), begun.secret.expose().to_owned()]);
+    let add = AddMfaDevice {
+        ticket: begun.ticket.clone(),
+        new_code: cluster.code(&begun.secret),
+        password: SecretString::new(PASSWORD),
+        code: cluster.code(&info.secret),
+    };
+    shown.push(format!("{begun:?} {add:?}"));
+    account.add_mfa_device(add).await.unwrap();
+    cluster.next_step();
+    let change = ChangePassword {
+        password: SecretString::new(PASSWORD),
+        code: cluster.code(&begun.secret),
+        new_password: SecretString::new("a-planted-new-password"),
+    };
+    secrets.push("a-planted-new-password".to_owned());
+    shown.push(format!("{change:?}"));
+    account.change_password(change).await.unwrap();
     let wrong = cluster.login("alice", "a-planted-wrong-password", SecretString::new("123456"));
     secrets.push("a-planted-wrong-password".to_owned());
     shown.push(format!("{:?}", public.login(wrong).await));
