@@ -125,10 +125,12 @@ pub mod entropy;
 pub mod id;
 pub mod label;
 pub mod manual;
+mod pattern;
 pub mod recording;
 pub mod resource;
 pub mod secret;
 pub mod storage;
+mod suggest;
 pub mod target;
 pub mod task;
 #[cfg(any(test, feature = "test-support"))]

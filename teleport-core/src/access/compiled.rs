@@ -1,0 +1,394 @@
+//! Roles in the form that decisions need: everything that was written as text is parsed once.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::command::CommandPattern;
+use super::destination::DestinationPattern;
+use super::predicate::{Predicate, Scope};
+use super::template::Template;
+use crate::cert::Traits;
+use crate::id::{OsLogin, RoleName};
+use crate::label::LabelMatcher;
+use crate::resource::{
+    DocumentProblem, InvalidDocument, RULE_KINDS, Role, RoleConditions, RoleOptions, Rule, Verb,
+};
+use crate::suggest::did_you_mean;
+
+/// The longest name of a certificate's extension, in bytes.
+const MAX_EXTENSION_NAME: usize = 128;
+
+/// A role whose templates, predicates and patterns are compiled.
+///
+/// [`CompiledRole::new`] is the check of what administrators write. What is stored already was checked by whoever wrote it,
+/// perhaps an older version; of such a role, [`RoleSet`] takes what it understands, and where it does not understand, the role
+/// allows nothing and denies everything.
+#[derive(Clone)]
+pub struct CompiledRole {
+    role: Arc<Role>,
+    pub(super) allow: Half,
+    pub(super) deny: Half,
+    pub(super) extensions: Vec<(String, Template)>,
+}
+
+/// One half of a role.
+#[derive(Clone)]
+pub(super) struct Half {
+    pub(super) logins: Vec<LoginPattern>,
+    pub(super) expression: Option<Predicate>,
+    pub(super) rules: Vec<CompiledRule>,
+    pub(super) destinations: Option<Vec<DestinationPattern>>,
+    pub(super) commands: Option<Vec<CommandPattern>>,
+}
+
+#[derive(Clone)]
+pub(super) enum LoginPattern {
+    /// `*`, for denials.
+    Any,
+    Template(Template),
+}
+
+impl LoginPattern {
+    /// The logins that it stands for; `None` is all.
+    pub(super) fn expand(&self, traits: &Traits) -> Option<Vec<String>> {
+        match self {
+            Self::Any => None,
+            Self::Template(template) => Some(template.expand(traits)),
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct CompiledRule {
+    pub(super) rule: Rule,
+    pub(super) condition: Option<Predicate>,
+}
+
+impl CompiledRule {
+    pub(super) fn is_about(&self, kind: &str) -> bool {
+        self.rule.resources.iter().any(|resource| resource == "*" || resource == kind)
+    }
+
+    pub(super) fn allows(&self, kind: &str, verb: Verb) -> bool {
+        self.is_about(kind) && self.rule.verbs.iter().any(|allowed| allowed.allows(verb))
+    }
+
+    pub(super) fn denies(&self, kind: &str, verb: Verb) -> bool {
+        self.is_about(kind) && self.rule.verbs.iter().any(|denied| denied.denies(verb))
+    }
+}
+
+/// Which half of a role something stands in; what is not understood allows nothing in the one and denies everything in the
+/// other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    Allow,
+    Deny,
+}
+
+/// Compiles and takes note of what is wrong.
+struct Compiler {
+    side: Side,
+    problems: Vec<DocumentProblem>,
+}
+
+impl Compiler {
+    fn problem(&mut self, path: &str, message: impl fmt::Display) {
+        let side = match self.side {
+            Side::Allow => "allow",
+            Side::Deny => "deny",
+        };
+        self.problems.push(DocumentProblem::new(format!("spec.{side}.{path}"), message.to_string()));
+    }
+
+    fn half(&mut self, conditions: &RoleConditions) -> Half {
+        let expression = conditions.node_labels_expression.as_deref();
+        Half {
+            logins: self.logins(&conditions.logins),
+            expression: expression
+                .map(|source| self.predicate(source, Scope::Nodes, "node_labels_expression")),
+            rules: conditions.rules.iter().enumerate().map(|(index, rule)| self.rule(rule, index)).collect(),
+            destinations: conditions.permit_open.as_deref().map(|entries| self.destinations(entries)),
+            commands: conditions.commands.as_deref().map(|entries| self.commands(entries)),
+        }
+    }
+
+    fn logins(&mut self, entries: &[String]) -> Vec<LoginPattern> {
+        let mut logins = Vec::with_capacity(entries.len());
+        for (index, entry) in entries.iter().enumerate() {
+            let path = format!("logins[{index}]");
+            if entry == "*" {
+                match self.side {
+                    Side::Allow => {
+                        self.problem(&path, "`*` can only be denied; name the logins that are allowed")
+                    }
+                    Side::Deny => logins.push(LoginPattern::Any),
+                }
+                continue;
+            }
+            match Template::new(entry) {
+                Ok(template) => {
+                    if let Some(Err(error)) = template.as_literal().map(OsLogin::new) {
+                        // Harmless: it is nobody's login.
+                        self.problem(&path, format_args!("{entry:?}: {error}"));
+                    }
+                    logins.push(LoginPattern::Template(template));
+                }
+                Err(error) => {
+                    self.problem(&path, error);
+                    if self.side == Side::Deny {
+                        logins.push(LoginPattern::Any);
+                    }
+                }
+            }
+        }
+        logins
+    }
+
+    fn predicate(&mut self, source: &str, scope: Scope, path: &str) -> Predicate {
+        Predicate::new(source, scope).unwrap_or_else(|error| {
+            self.problem(path, error);
+            Predicate::constant(source, self.side == Side::Deny)
+        })
+    }
+
+    fn rule(&mut self, rule: &Rule, index: usize) -> CompiledRule {
+        let path = format!("rules[{index}]");
+        for (number, kind) in rule.resources.iter().enumerate() {
+            if !RULE_KINDS.contains(&kind.as_str()) {
+                let near = did_you_mean(kind, RULE_KINDS);
+                let message = format!("there are no resources of the kind {kind:?}{near}");
+                self.problem(&format!("{path}.resources[{number}]"), message);
+            }
+        }
+        if rule.resources.is_empty() || rule.verbs.is_empty() {
+            self.problem(&path, "a rule names at least one kind of resources and one verb");
+        }
+        let condition = rule.condition.as_deref();
+        CompiledRule {
+            condition: condition.map(|source| self.predicate(source, Scope::Rules, &format!("{path}.where"))),
+            rule: rule.clone(),
+        }
+    }
+
+    fn destinations(&mut self, entries: &[String]) -> Vec<DestinationPattern> {
+        let mut patterns = Vec::with_capacity(entries.len());
+        for (index, entry) in entries.iter().enumerate() {
+            match DestinationPattern::parse(entry) {
+                Ok(pattern) => patterns.push(pattern),
+                Err(error) => {
+                    self.problem(&format!("permit_open[{index}]"), error);
+                    if self.side == Side::Deny {
+                        patterns.push(DestinationPattern::anything(entry));
+                    }
+                }
+            }
+        }
+        patterns
+    }
+
+    fn commands(&mut self, entries: &[String]) -> Vec<CommandPattern> {
+        if self.side == Side::Deny {
+            self.problem(
+                "commands",
+                "commands can only be allowed: a shell has too many ways to write the same command",
+            );
+            return Vec::new();
+        }
+        let mut patterns = Vec::with_capacity(entries.len());
+        for (index, entry) in entries.iter().enumerate() {
+            match CommandPattern::parse(entry) {
+                Ok(pattern) => patterns.push(pattern),
+                Err(error) => self.problem(&format!("commands[{index}]"), error),
+            }
+        }
+        patterns
+    }
+
+    fn extensions(&mut self, options: &RoleOptions) -> Vec<(String, Template)> {
+        let mut extensions = Vec::new();
+        for (index, extension) in options.cert_extensions.iter().enumerate() {
+            let mut problem = |message: String| {
+                let path = format!("spec.options.cert_extensions[{index}]");
+                self.problems.push(DocumentProblem::new(path, message));
+            };
+            if extension.kind != "ssh" || extension.mode != "extension" {
+                problem("only the type \"ssh\" and the mode \"extension\" are known".to_owned());
+            } else if !is_free_extension(&extension.name) {
+                problem(format!(
+                    "an extension cannot be named {:?}; write it like login@example.com",
+                    extension.name
+                ));
+            } else {
+                match Template::new(&extension.value) {
+                    Ok(template) => extensions.push((extension.name.clone(), template)),
+                    Err(error) => problem(error.to_string()),
+                }
+            }
+        }
+        extensions
+    }
+}
+
+/// Whether a role may add an extension of this name: not those that OpenSSH or this product give a meaning.
+fn is_free_extension(name: &str) -> bool {
+    let Some((local, domain)) = name.split_once('@') else { return false };
+    let word = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    let ours = domain.eq_ignore_ascii_case("teleport-rs") || domain.eq_ignore_ascii_case("openssh.com");
+    name.len() <= MAX_EXTENSION_NAME && word(local) && word(domain) && !ours
+}
+
+impl CompiledRole {
+    /// Compiles a role that somebody wants to write.
+    ///
+    /// # Errors
+    /// [`InvalidDocument`] with everything that is wrong.
+    pub fn new(role: Role) -> Result<Self, InvalidDocument> {
+        let (compiled, problems) = Self::compile(role);
+        if problems.is_empty() { Ok(compiled) } else { Err(InvalidDocument { problems }) }
+    }
+
+    /// Compiles a role, and says what was not understood.
+    fn compile(role: Role) -> (Self, Vec<DocumentProblem>) {
+        let mut compiler = Compiler { side: Side::Allow, problems: Vec::new() };
+        if let Err(error) = RoleName::new(&role.metadata.name) {
+            compiler.problems.push(DocumentProblem::new("metadata.name", error.to_string()));
+        }
+        let allow = compiler.half(&role.spec.allow);
+        compiler.side = Side::Deny;
+        let deny = compiler.half(&role.spec.deny);
+        let extensions = compiler.extensions(&role.spec.options);
+        (Self { role: Arc::new(role), allow, deny, extensions }, compiler.problems)
+    }
+
+    /// The role's name.
+    pub fn name(&self) -> &str {
+        &self.role.metadata.name
+    }
+
+    /// The document.
+    pub fn role(&self) -> &Role {
+        &self.role
+    }
+
+    pub(super) fn options(&self) -> &RoleOptions {
+        &self.role.spec.options
+    }
+
+    pub(super) fn allow_labels(&self) -> &LabelMatcher {
+        &self.role.spec.allow.node_labels
+    }
+
+    pub(super) fn deny_labels(&self) -> &LabelMatcher {
+        &self.role.spec.deny.node_labels
+    }
+}
+
+impl fmt::Debug for CompiledRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CompiledRole({:?})", self.name())
+    }
+}
+
+/// What stands for a role of another version: it may hold denials.
+fn refusal(role: &Role) -> Role {
+    let mut refusal = Role::unreadable(role.metadata.name.clone());
+    refusal.metadata.expires = role.metadata.expires;
+    refusal
+}
+
+/// The roles that exist, compiled once; what views hold and [`AccessChecker`](super::AccessChecker) decides by. Cheap to clone.
+///
+/// Serialised as the list of the documents. One that cannot be read, as when a newer version wrote it, becomes one that denies
+/// everything ([`Role::unreadable`]): it refuses those who hold it, not everybody.
+#[derive(Clone, Default)]
+pub struct RoleSet(Arc<BTreeMap<String, CompiledRole>>);
+
+impl RoleSet {
+    /// Compiles roles. Where one is not understood, it allows nothing and denies everything, and the log says so.
+    pub fn new(roles: impl IntoIterator<Item = Role>) -> Self {
+        let compile = |role: Role| {
+            let role = if role.is_readable() { role } else { refusal(&role) };
+            let (compiled, problems) = CompiledRole::compile(role);
+            for problem in problems {
+                tracing::warn!(role = compiled.name(), %problem, "part of a role is not understood");
+            }
+            (compiled.name().to_owned(), compiled)
+        };
+        Self(Arc::new(roles.into_iter().map(compile).collect()))
+    }
+
+    /// The role of this name.
+    pub fn get(&self, name: &str) -> Option<&CompiledRole> {
+        self.0.get(name)
+    }
+
+    /// The documents, in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &Role> {
+        self.0.values().map(CompiledRole::role)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for RoleSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.keys()).finish()
+    }
+}
+
+impl PartialEq for RoleSet {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for RoleSet {}
+
+impl FromIterator<Role> for RoleSet {
+    fn from_iter<I: IntoIterator<Item = Role>>(roles: I) -> Self {
+        Self::new(roles)
+    }
+}
+
+impl From<Vec<Role>> for RoleSet {
+    fn from(roles: Vec<Role>) -> Self {
+        Self::new(roles)
+    }
+}
+
+impl Serialize for RoleSet {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for RoleSet {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let documents = Vec::<serde_json::Value>::deserialize(deserializer)?;
+        let role = |document: serde_json::Value| {
+            let name = document.pointer("/metadata/name").and_then(|name| name.as_str()).map(str::to_owned);
+            serde_json::from_value::<Role>(document).or_else(|error| {
+                // Without a name nobody knows whom to refuse.
+                let name = name.ok_or_else(|| serde::de::Error::custom("a role without a name"))?;
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(role = name, error, "a role cannot be read; whoever holds it is refused");
+                Ok(Role::unreadable(name))
+            })
+        };
+        documents.into_iter().map(role).collect()
+    }
+}
