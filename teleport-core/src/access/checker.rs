@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::compiled::{CompiledRole, Half, RoleSet};
 use super::decide::{NodeFacts, NodeVerdict, RuleVerdict};
+use super::filter::NodeFilter;
 use super::policy::SessionPolicy;
 use super::predicate::{Predicate, ResourceFacts, Subject};
 use super::{Denied, LoginGrant, RulePermit};
@@ -74,7 +75,8 @@ impl<'a> NodeCondition<'a> {
         }
     }
 
-    fn is_empty(&self) -> bool {
+    /// Whether it matches nothing.
+    pub(super) fn is_empty(&self) -> bool {
         !self.has_labels && self.expression.is_none()
     }
 }
@@ -227,6 +229,11 @@ impl<'a> AccessChecker<'a> {
         let facts = NodeFacts::new(self, node);
         self.node_denied_by(&facts).is_none()
             && self.roles.iter().any(|held| held.has_login && self.allows_node(held, &facts))
+    }
+
+    /// Decides about many nodes as [`AccessChecker::can_see`] does about one, and faster.
+    pub fn filter(&self) -> NodeFilter<'_, 'a> {
+        NodeFilter::new(self)
     }
 
     /// Decides whether `identity`, for whom this checker was made, may open a session on `node` as `login`.

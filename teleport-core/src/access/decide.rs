@@ -97,9 +97,9 @@ impl AccessChecker<'_> {
         let condition = &held.allowed_nodes;
         match (condition.has_labels, condition.expression) {
             (true, None) => labels_match(condition, facts),
-            (false, Some(expression)) => self.holds(expression, facts) == Some(true),
+            (false, Some(expression)) => self.holds(expression, facts.node) == Some(true),
             (true, Some(expression)) => {
-                labels_match(condition, facts) && self.holds(expression, facts) == Some(true)
+                labels_match(condition, facts) && self.holds(expression, facts.node) == Some(true)
             }
             (false, None) => false,
         }
@@ -109,7 +109,9 @@ impl AccessChecker<'_> {
     pub(super) fn denies_node(&self, held: &HeldRole<'_>, facts: &NodeFacts<'_>) -> bool {
         let condition = &held.denied_nodes;
         (condition.has_labels && labels_match(condition, facts))
-            || condition.expression.is_some_and(|expression| self.holds(expression, facts) != Some(false))
+            || condition
+                .expression
+                .is_some_and(|expression| self.holds(expression, facts.node) != Some(false))
     }
 
     pub(super) fn node_denied_by(&self, facts: &NodeFacts<'_>) -> Option<usize> {
@@ -117,10 +119,17 @@ impl AccessChecker<'_> {
         self.denying_nodes.iter().copied().find(denies)
     }
 
-    fn holds(&self, expression: &Predicate, facts: &NodeFacts<'_>) -> Option<bool> {
+    /// Whether a denying role's expression is true of the node.
+    pub(super) fn denied_by_expression(&self, node: &NodeRecord) -> bool {
+        let held = self.denying_nodes.iter().filter_map(|index| self.roles.get(*index));
+        let mut expressions = held.filter_map(|held| held.denied_nodes.expression);
+        expressions.any(|expression| self.holds(expression, node) != Some(false))
+    }
+
+    pub(super) fn holds(&self, expression: &Predicate, node: &NodeRecord) -> Option<bool> {
         let resource = ResourceFacts {
-            name: Some(facts.node.name.as_str()),
-            labels: Some(facts.node.labels.as_map()),
+            name: Some(node.name.as_str()),
+            labels: Some(node.labels.as_map()),
             session: None,
         };
         expression.evaluate(&self.facts(resource))

@@ -191,6 +191,37 @@ fn what_cannot_be_logged_in_to_is_not_seen() {
     }
 }
 
+/// More roles than a word has bits, and more values than are remembered.
+#[test]
+fn many_nodes_are_judged_as_one_is() {
+    let roles: Vec<Role> = (0..150)
+        .map(|number| {
+            let allow = conditions(&["root"], &format!(r#"{{"n":"{number}","env":"prod"}}"#));
+            let deny = if number % 3 == 0 { r#"{"n":"7","env":"prod"}"# } else { "{}" };
+            role(&format!("r{number}"), allow, conditions(&[], deny))
+        })
+        .collect();
+    let (identity, set) = (holder(&roles), RoleSet::new(roles));
+    let check = AccessChecker::for_identity(&identity, &set);
+    let mut filter = check.filter();
+    let seen = |filter: &mut NodeFilter<'_, '_>, labels: &str| {
+        let node = node(labels);
+        let seen = filter.can_see(&node);
+        assert_eq!(seen, check.can_see(&node), "{labels}");
+        seen
+    };
+    let count = (0..6000).filter(|number| seen(&mut filter, &format!("env=prod,n={number}"))).count();
+    assert_eq!(count, 149, "all roles but the denied one");
+    assert!(!seen(&mut filter, "env=prod,n=7"));
+    for labels in ["", "env=prod", "n=3", "env=test,n=3", "env=prod,n=5999"] {
+        assert!(!seen(&mut filter, labels), "{labels}");
+    }
+    assert!(seen(&mut filter, "env=prod,n=149"));
+    let none = self::identity(&[], &["root"]);
+    let check = AccessChecker::for_identity(&none, &set);
+    assert!(!check.filter().can_see(&node("env=prod,n=1")));
+}
+
 /// More keys than are looked up in advance.
 #[test]
 fn many_keys_are_all_looked_at() {

@@ -186,6 +186,11 @@ proptest! {
             check.check_login(&identity, &node(labels), &login(name)).is_ok()
         });
         prop_assert_eq!(check.can_see(&node(labels)), some);
+        // Many nodes at once, twice: what is remembered changes nothing.
+        let mut filter = check.filter();
+        for labels in NODES.iter().chain(&NODES) {
+            prop_assert_eq!(filter.can_see(&node(labels)), check.can_see(&node(labels)), "{}", labels);
+        }
     }
 
     /// The explanation is the decision: the same answer, by the same role, and what it says of each role adds up to it.
