@@ -83,7 +83,11 @@ fn words<T: fmt::Display>(items: impl IntoIterator<Item = T>) -> String {
 
 /// What is to be said of a role that cannot be read.
 fn unreadable(held: &HeldRole<'_>) -> Vec<String> {
-    if held.role.role().is_readable() { Vec::new() } else { vec!["cannot be read; it denies everything".to_owned()] }
+    if held.role.role().is_readable() {
+        Vec::new()
+    } else {
+        vec!["cannot be read; it denies everything".to_owned()]
+    }
 }
 
 /// What of a condition about nodes does not hold; `None` if all of it does.
@@ -281,8 +285,12 @@ impl AccessChecker<'_> {
         resource: ResourceFacts<'_>,
     ) -> RoleAccount {
         let facts = self.facts(resource);
-        let mut account =
-            RoleAccount { role: held.role.name().to_owned(), allows: false, denies: false, says: unreadable(held) };
+        let mut account = RoleAccount {
+            role: held.role.name().to_owned(),
+            allows: false,
+            denies: false,
+            says: unreadable(held),
+        };
         for (half, rules) in [("allow", &held.role.allow.rules), ("deny", &held.role.deny.rules)] {
             for (index, rule) in rules.iter().enumerate() {
                 let (concerned, unknown) = match half {

@@ -161,6 +161,30 @@ fn what_is_not_understood_fails_closed() {
     assert!(!grant(&[denied], "", "root").unwrap().policy.commands.permit("id"));
 }
 
+/// A role of another version means something else, whatever its words are here.
+#[test]
+fn a_role_that_cannot_be_read_refuses_its_holders() {
+    let all = role("all", conditions(&["root"], r#"{"*":"*"}"#), none());
+    let mut newer = role("newer", conditions(&["root"], r#"{"*":"*"}"#), none());
+    newer.version = "v2".to_owned();
+    newer.spec.allow.rules = vec![rule("user", None)];
+    let roles = [all, newer];
+    let denied = Denied::Unreadable { role: "newer".to_owned() };
+    assert_eq!(decide(&roles, "", "root"), Err(denied.clone()));
+    let (identity, set) = (holder(&roles), RoleSet::new(roles));
+    let check = AccessChecker::for_identity(&identity, &set);
+    assert_eq!(check.readable(), Err(denied.clone()));
+    assert_eq!(check.check_rule("user", Verb::List), Err(denied));
+    assert!(!check.can_see(&node("")) && !check.filter().can_see(&node("")));
+    assert!(!check.may_have_rule("user", Verb::List));
+    assert!(check.logins().is_empty() && !check.agent_forwarding() && !check.port_forwarding());
+    let explanation = check.explain_login(&node(""), &login("root"), None);
+    assert_eq!(explanation.role.as_deref(), Some("newer"));
+    assert!(explanation.to_string().contains("cannot be read; it denies everything"), "{explanation}");
+    let explanation = check.explain_rule("user", Verb::List, ResourceFacts::default());
+    assert_eq!(explanation.needed[0], "role newer must not deny it, or be taken from the user");
+}
+
 #[test]
 fn a_set_is_written_as_the_list_of_its_roles() {
     let set = RoleSet::new(builtin_roles());

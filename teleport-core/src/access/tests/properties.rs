@@ -81,13 +81,17 @@ prop_compose! {
 fn any_roles() -> impl Strategy<Value = Vec<Role>> {
     // Most roles deny nothing: else there would be nothing to look at.
     let denying = proptest::option::weighted(0.3, half());
-    proptest::collection::vec((half(), denying, options()), 0..5).prop_map(|halves| {
+    let readable = proptest::bool::weighted(0.95);
+    proptest::collection::vec((half(), denying, options(), readable), 0..5).prop_map(|halves| {
         halves
             .into_iter()
             .enumerate()
-            .map(|(index, (allow, deny, options))| {
+            .map(|(index, (allow, deny, options, readable))| {
                 let mut role = role(&format!("r{index}"), allow, deny.unwrap_or_default());
                 role.spec.options = options;
+                if !readable {
+                    role.version = "v2".to_owned();
+                }
                 role
             })
             .collect()
@@ -125,7 +129,7 @@ proptest! {
         let mut denied = false;
         let mut allowed = false;
         for one in &roles {
-            denied |= matches!(alone(one), Err(Denied::DeniedBy { .. }));
+            denied |= matches!(alone(one), Err(Denied::DeniedBy { .. } | Denied::Unreadable { .. }));
             let mut without = one.clone();
             without.spec.deny = none();
             allowed |= alone(&without).is_ok();
@@ -217,7 +221,7 @@ proptest! {
             }
             Err(denied) => {
                 prop_assert!(!explanation.allowed && !explanation.needed.is_empty());
-                if let Denied::DeniedBy { role } = denied {
+                if let Denied::DeniedBy { role } | Denied::Unreadable { role } = denied {
                     prop_assert_eq!(explanation.role.as_deref(), Some(role.as_str()));
                 }
             }
@@ -234,7 +238,7 @@ proptest! {
         let sum = explanation.roles.iter().any(|account| account.allows)
             && !explanation.roles.iter().any(|account| account.denies);
         prop_assert_eq!(explanation.allowed, sum, "{}", explanation);
-        if let Err(Denied::DeniedBy { role }) = permit {
+        if let Err(Denied::DeniedBy { role } | Denied::Unreadable { role }) = permit {
             prop_assert_eq!(explanation.role.as_deref(), Some(role.as_str()));
         }
         // What is allowed to all is allowed to each, and what may not be for any is for none.
