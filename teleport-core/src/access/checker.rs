@@ -3,11 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::compiled::{CompiledRole, Half, RoleSet};
+use super::compiled::{CompiledRole, Half};
 use super::decide::{NodeFacts, NodeVerdict, RuleVerdict};
 use super::filter::NodeFilter;
 use super::policy::SessionPolicy;
 use super::predicate::{Predicate, ResourceFacts, Subject};
+use super::set::RoleSet;
 use super::{Denied, LoginGrant, RulePermit};
 use crate::cert::{Traits, UserIdentity};
 use crate::id::{OsLogin, RoleName};

@@ -22,6 +22,7 @@ mod expr;
 mod filter;
 mod policy;
 mod predicate;
+mod set;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -29,13 +30,14 @@ mod transform;
 
 pub use self::checker::AccessChecker;
 pub use self::command::Commands;
-pub use self::compiled::{CompiledRole, RoleSet};
+pub use self::compiled::CompiledRole;
 pub use self::destination::{Destination, Destinations};
 pub use self::explain::{Explanation, RoleAccount};
 pub use self::expr::{InvalidExpression, MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_LEN};
 pub use self::filter::NodeFilter;
 pub use self::policy::{Merge, OPTION_RULES, OptionRule, SessionPolicy, option_table};
 pub use self::predicate::{Facts, Predicate, ResourceFacts, Scope, SessionFacts, Subject};
+pub use self::set::RoleSet;
 pub use self::template::{MAX_TEMPLATE_LEN, Template};
 use crate::cert::UserIdentity;
 use crate::id::{HostId, OsLogin};

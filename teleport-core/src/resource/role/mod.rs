@@ -5,6 +5,7 @@ mod keys;
 mod load;
 mod options;
 mod original;
+mod original_names;
 #[cfg(test)]
 mod tests;
 mod unreadable;
