@@ -50,7 +50,7 @@ fn nodes(count: usize) -> Vec<NodeRecord> {
 enum Style {
     /// Exact values; each role is about one team of a hundred.
     Exact,
-    /// A conditional expression instead.
+    /// An expression instead.
     Expression,
     /// A value with `*` and a regular expression.
     Patterns,
@@ -111,6 +111,16 @@ fn listing(c: &mut Criterion) {
         }
         group.finish();
     }
+    let mut group = c.benchmark_group("10,000 nodes, each decided by itself");
+    group.throughput(Throughput::Elements(NODES as u64));
+    for roles in [1, 10, 100] {
+        let (identity, set) = world(roles, Style::Exact);
+        let checker = AccessChecker::for_identity(&identity, &set);
+        group.bench_function(BenchmarkId::new("roles", roles), |b| {
+            b.iter(|| nodes.iter().filter(|node| checker.can_see(black_box(node))).count());
+        });
+    }
+    group.finish();
     let mut group = c.benchmark_group("list with 10 roles");
     let (identity, set) = world(10, Style::Exact);
     for count in [1_000, 10_000, 100_000] {

@@ -76,8 +76,7 @@ impl<'a> NodeCondition<'a> {
         }
     }
 
-    /// Whether it matches nothing.
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         !self.has_labels && self.expression.is_none()
     }
 }

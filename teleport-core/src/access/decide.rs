@@ -119,14 +119,7 @@ impl AccessChecker<'_> {
         self.denying_nodes.iter().copied().find(denies)
     }
 
-    /// Whether a denying role's expression is true of the node.
-    pub(super) fn denied_by_expression(&self, node: &NodeRecord) -> bool {
-        let held = self.denying_nodes.iter().filter_map(|index| self.roles.get(*index));
-        let mut expressions = held.filter_map(|held| held.denied_nodes.expression);
-        expressions.any(|expression| self.holds(expression, node) != Some(false))
-    }
-
-    pub(super) fn holds(&self, expression: &Predicate, node: &NodeRecord) -> Option<bool> {
+    fn holds(&self, expression: &Predicate, node: &NodeRecord) -> Option<bool> {
         let resource = ResourceFacts {
             name: Some(node.name.as_str()),
             labels: Some(node.labels.as_map()),

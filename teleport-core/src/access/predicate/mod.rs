@@ -4,6 +4,7 @@ mod compile;
 mod eval;
 mod facts;
 mod names;
+mod reads;
 #[cfg(test)]
 mod tests;
 
@@ -82,6 +83,12 @@ impl Predicate {
     /// The condition as it was written.
     pub fn source(&self) -> &str {
         &self.source
+    }
+
+    /// The keys of the labels on which it depends; `None` if it depends on more of the resource.
+    pub(super) fn labels(&self) -> Option<Vec<&str>> {
+        let mut keys = Vec::new();
+        self.condition.labels(&mut keys).is_ok().then_some(keys)
     }
 
     /// Whether it holds; `None` if that depends on a fact that is not given.
