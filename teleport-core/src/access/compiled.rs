@@ -15,6 +15,8 @@ use crate::resource::{
 };
 use crate::suggest::did_you_mean;
 
+/// The most entries of each list of a role: logins, rules, destinations, commands, extensions.
+pub const MAX_ENTRIES: usize = 1024;
 /// The longest name of a certificate's extension, in bytes.
 const MAX_EXTENSION_NAME: usize = 128;
 
@@ -102,6 +104,15 @@ impl Compiler {
     }
 
     fn half(&mut self, conditions: &RoleConditions) -> Half {
+        let lists = [
+            ("logins", conditions.logins.len()),
+            ("rules", conditions.rules.len()),
+            ("permit_open", conditions.permit_open.as_ref().map_or(0, Vec::len)),
+            ("commands", conditions.commands.as_ref().map_or(0, Vec::len)),
+        ];
+        for (path, _) in lists.into_iter().filter(|(_, len)| *len > MAX_ENTRIES) {
+            self.problem(path, format_args!("at most {MAX_ENTRIES} entries"));
+        }
         let expression = conditions.node_labels_expression.as_deref();
         Half {
             logins: self.logins(&conditions.logins),
@@ -207,6 +218,10 @@ impl Compiler {
 
     fn extensions(&mut self, options: &RoleOptions) -> Vec<(String, Template)> {
         let mut extensions = Vec::new();
+        if options.cert_extensions.len() > MAX_ENTRIES {
+            let message = format!("at most {MAX_ENTRIES} entries");
+            self.problems.push(DocumentProblem::new("spec.options.cert_extensions", message));
+        }
         for (index, extension) in options.cert_extensions.iter().enumerate() {
             let mut problem = |message: String| {
                 let path = format!("spec.options.cert_extensions[{index}]");

@@ -30,7 +30,7 @@ mod transform;
 
 pub use self::checker::AccessChecker;
 pub use self::command::Commands;
-pub use self::compiled::CompiledRole;
+pub use self::compiled::{CompiledRole, MAX_ENTRIES};
 pub use self::destination::{Destination, Destinations};
 pub use self::explain::{Explanation, RoleAccount};
 pub use self::expr::{InvalidExpression, MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_LEN};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{InvalidLabel, Labels, is_key};
+use super::{InvalidLabel, Labels, MAX_EXPRESSIONS, is_key};
 use crate::access::Template;
 use crate::cert::Traits;
 use crate::pattern::Pattern;
@@ -100,6 +100,10 @@ impl LabelMatcher {
     /// # Errors
     /// [`InvalidLabel`].
     pub fn new(source: BTreeMap<String, Vec<String>>) -> Result<Self, InvalidLabel> {
+        let expressions = source.values().flatten().filter(|value| value.starts_with('^'));
+        if expressions.count() > MAX_EXPRESSIONS {
+            return Err(InvalidLabel::TooManyExpressions);
+        }
         let mut keys = Vec::with_capacity(source.len());
         for (key, values) in &source {
             if key == "*" {
@@ -251,5 +255,8 @@ mod tests {
         ] {
             assert!(serde_json::from_str::<LabelMatcher>(bad).is_err(), "{bad}");
         }
+        let many = |count| BTreeMap::from([("env".to_owned(), vec!["^a$".to_owned(); count])]);
+        assert!(LabelMatcher::new(many(MAX_EXPRESSIONS)).is_ok());
+        assert_eq!(LabelMatcher::new(many(MAX_EXPRESSIONS + 1)), Err(InvalidLabel::TooManyExpressions));
     }
 }

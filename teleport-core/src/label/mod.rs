@@ -13,6 +13,8 @@ pub(crate) use self::matcher::ResolvedKey;
 
 /// The most labels of one node.
 pub const MAX_LABELS: usize = 64;
+/// The most regular expressions of one matcher: each takes memory wherever roles are held.
+pub const MAX_EXPRESSIONS: usize = 256;
 /// The longest label value, in bytes.
 pub const MAX_VALUE_LEN: usize = 256;
 
@@ -51,6 +53,9 @@ pub enum InvalidLabel {
         /// What is wrong with it.
         reason: String,
     },
+    /// More than [`MAX_EXPRESSIONS`] regular expressions.
+    #[error("a matcher has at most {MAX_EXPRESSIONS} regular expressions")]
+    TooManyExpressions,
     /// More than [`MAX_LABELS`].
     #[error("a node has at most {MAX_LABELS} labels")]
     TooMany,

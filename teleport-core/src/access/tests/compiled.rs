@@ -68,6 +68,11 @@ fn malformed_roles_are_refused_with_place_and_reason() {
             "spec.deny.commands",
             "can only be allowed",
         ),
+        (
+            change(|role| role.spec.deny.logins = vec!["a".to_owned(); MAX_ENTRIES + 1]),
+            "spec.deny.logins",
+            "at most 1024",
+        ),
     ];
     for (role, path, says) in cases {
         let error = CompiledRole::new(role).unwrap_err();
