@@ -282,6 +282,7 @@ fn texts() {
         r#"Rresource.metadata.labels["env"] == "prod" || has_prefix(resource.metadata.name, "web-")"#,
         r#"Requals(user.spec.roles, set("access")) && session.login == "root""#,
         r#"T{{internal.logins}}"#,
+        r#"Qname == "web-1" && contains(split(labels["teams"], ","), "ops")"#,
         r#"Tdev-{{email.local(external["email"])}}-x"#,
         r#"T{{regexp.replace(strings.lower(external.email), "^(.*)@.*$", "$1")}}"#,
     ];

@@ -73,6 +73,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(source) = std::str::from_utf8(data) else { return };
     match kind {
         b'N' => predicate(source, Scope::Nodes),
+        b'Q' => predicate(source, Scope::Queries),
         b'R' => predicate(source, Scope::Rules),
         b'T' => template(source),
         _ => {}

@@ -44,6 +44,7 @@ pub(super) enum List {
     LabelsMatching(Pattern),
     Mapped(Box<List>, Transform),
     Participants,
+    Split(Text, String),
     Texts(Vec<Text>),
     Trait(String),
     UserRoles,
@@ -155,15 +156,24 @@ fn call(expr: &Expr, name: &str, args: &[Expr], scope: Scope) -> Result<Value, M
         ("contains_any", [of, items]) => Condition::ContainsAny(list(of, scope)?, list(items, scope)?),
         ("equals", [left, right]) => same(left, right, scope)?,
         ("exists", [of]) => Condition::Exists(list(of, scope)?),
-        ("has_prefix", [of, with]) => Condition::HasPrefix(list(of, scope)?, text(with, scope)?),
+        ("has_prefix" | "hasPrefix", [of, with]) => {
+            Condition::HasPrefix(list(of, scope)?, text(with, scope)?)
+        }
         ("has_suffix", [of, with]) => Condition::HasSuffix(list(of, scope)?, text(with, scope)?),
         ("labels_matching", [keys]) => match scope {
-            Scope::Nodes => return Ok(Value::List(List::LabelsMatching(pattern(keys)?))),
+            Scope::Nodes | Scope::Queries => return Ok(Value::List(List::LabelsMatching(pattern(keys)?))),
             Scope::Rules => {
-                return Err(Mistake::new(expr.at, "labels_matching() exists only in node_labels_expression"));
+                return Err(Mistake::new(
+                    expr.at,
+                    "labels_matching() exists only in node_labels_expression and queries",
+                ));
             }
         },
         ("regexp.match", [of, expression]) => Condition::Match(list(of, scope)?, pattern(expression)?),
+        ("split", [of, at]) => {
+            let at = literal(at, "the separator")?.to_owned();
+            return Ok(Value::List(List::Split(text(of, scope)?, at)));
+        }
         ("set", items) => {
             let items = items.iter().map(|item| text(item, scope)).collect::<Result<_, _>>()?;
             return Ok(Value::List(List::Texts(items)));
@@ -180,10 +190,11 @@ fn unknown(expr: &Expr, name: &str) -> Mistake {
         "contains_any" => "contains_any(list, items)",
         "equals" => "equals(a, b)",
         "exists" => "exists(x)",
-        "has_prefix" => "has_prefix(x, \"text\")",
+        "has_prefix" | "hasPrefix" => "has_prefix(x, \"text\")",
         "has_suffix" => "has_suffix(x, \"text\")",
         "labels_matching" => "labels_matching(\"pattern\")",
         "regexp.match" => "regexp.match(x, \"pattern\")",
+        "split" => "split(text, \"separator\")",
         _ => {
             let known = || FUNCTIONS.into_iter().chain(TRANSFORMS);
             let near = did_you_mean(name, known());

@@ -107,6 +107,11 @@ impl List {
                 let session = facts.resource.session.ok_or(Unknown)?;
                 Ok(session.participants.iter().any(|user| passes(user)))
             }
+            Self::Split(text, at) => {
+                let value = text.value(facts)?.unwrap_or_default();
+                let mut parts = value.split(at.as_str()).map(str::trim).filter(|part| !part.is_empty());
+                Ok(parts.any(passes))
+            }
             Self::Texts(texts) => {
                 for text in texts {
                     if text.value(facts)?.is_some_and(|value| passes(&value)) {

@@ -13,6 +13,8 @@ use std::fmt;
 use self::compile::Condition;
 pub use self::facts::{Facts, ResourceFacts, SessionFacts, Subject};
 use super::expr::{InvalidExpression, parse};
+use crate::cert::Traits;
+use crate::resource::NodeRecord;
 
 /// Where a predicate stands, and so what it can speak about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,6 +22,8 @@ use super::expr::{InvalidExpression, parse};
 pub enum Scope {
     /// `node_labels_expression`: about the user and a node.
     Nodes,
+    /// A search among nodes, as in `tsh ls --query`: about a node.
+    Queries,
     /// `where` of a rule: about the user and a resource or session.
     Rules,
 }
@@ -28,9 +32,10 @@ pub enum Scope {
 ///
 /// | about | in |
 /// | --- | --- |
-/// | `user.metadata.name`, `user.spec.roles`, `user.spec.traits["name"]` | both |
-/// | `resource.metadata.name`, `resource.metadata.labels["key"]` | both; in `node_labels_expression` the resource is the node |
-/// | `labels["key"]`, `labels.key`, `labels_matching("pattern")` | `node_labels_expression` |
+/// | `user.metadata.name`, `user.spec.roles`, `user.spec.traits["name"]` | `node_labels_expression`, `where` |
+/// | `resource.metadata.name`, `resource.metadata.labels["key"]` | everywhere; the resource may be a node |
+/// | `labels["key"]`, `labels.key`, `labels_matching("pattern")` | `node_labels_expression`, queries |
+/// | `name` | queries |
 /// | `session.participants`, `session.login`, `session.server_id`, `session.server_hostname` | `where` |
 ///
 /// | function | is true if |
@@ -42,7 +47,7 @@ pub enum Scope {
 /// | `has_prefix(x, "text")`, `has_suffix(x, "text")` | a value begins or ends so |
 /// | `exists(x)` | there is a value |
 ///
-/// `set("a", "b")` is a list; `email.local(x)`, `regexp.replace(x, "expression", "replacement")`, `strings.lower(x)` and
+/// `set("a", "b")` is a list, and so is `split(text, ",")`, of what stands between the commas; `email.local(x)`, `regexp.replace(x, "expression", "replacement")`, `strings.lower(x)` and
 /// `strings.upper(x)` change each value. `&&` binds closer than `||`, `!` closer than both. A label or trait that is not
 /// there has no value: it equals the empty text, and is contained in nothing and matched by nothing.
 ///
@@ -89,6 +94,18 @@ impl Predicate {
     pub(super) fn labels(&self) -> Option<Vec<&str>> {
         let mut keys = Vec::new();
         self.condition.labels(&mut keys).is_ok().then_some(keys)
+    }
+
+    /// Whether it holds of a node, whoever asks: for [`Scope::Queries`]. What depends on the user does not hold.
+    pub fn matches_node(&self, node: &NodeRecord) -> bool {
+        static NO_TRAITS: Traits = Traits::new();
+        let subject = Subject { name: "", roles: &[], traits: &NO_TRAITS };
+        let resource = ResourceFacts {
+            name: Some(node.name.as_str()),
+            labels: Some(node.labels.as_map()),
+            session: None,
+        };
+        self.evaluate(&Facts { subject, resource }) == Some(true)
     }
 
     /// Whether it holds; `None` if that depends on a fact that is not given.

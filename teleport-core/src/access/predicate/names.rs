@@ -6,7 +6,7 @@ use super::compile::{List, Text, Value};
 use crate::suggest::did_you_mean;
 
 /// The functions that are no [transforms](super::super::transform::TRANSFORMS).
-pub(super) const FUNCTIONS: [&str; 10] = [
+pub(super) const FUNCTIONS: [&str; 11] = [
     "contains",
     "contains_all",
     "contains_any",
@@ -17,28 +17,38 @@ pub(super) const FUNCTIONS: [&str; 10] = [
     "labels_matching",
     "regexp.match",
     "set",
+    "split",
 ];
 
-/// Complete names, for suggestions.
-const NODE_NAMES: [&str; 6] = [
-    "labels",
-    "resource.metadata.labels",
-    "resource.metadata.name",
-    "user.metadata.name",
-    "user.spec.roles",
-    "user.spec.traits",
+const QUERIES: &[Scope] = &[Scope::Queries];
+const NODES: &[Scope] = &[Scope::Nodes, Scope::Queries];
+const ROLES: &[Scope] = &[Scope::Nodes, Scope::Rules];
+const RULES: &[Scope] = &[Scope::Rules];
+
+/// Complete names, and where they exist.
+const NAMES: [(&str, &[Scope]); 11] = [
+    ("labels", NODES),
+    ("name", QUERIES),
+    ("resource.metadata.labels", &[Scope::Nodes, Scope::Rules, Scope::Queries]),
+    ("resource.metadata.name", &[Scope::Nodes, Scope::Rules, Scope::Queries]),
+    ("session.login", RULES),
+    ("session.participants", RULES),
+    ("session.server_hostname", RULES),
+    ("session.server_id", RULES),
+    ("user.metadata.name", ROLES),
+    ("user.spec.roles", ROLES),
+    ("user.spec.traits", ROLES),
 ];
-const RULE_NAMES: [&str; 9] = [
-    "resource.metadata.labels",
-    "resource.metadata.name",
-    "session.login",
-    "session.participants",
-    "session.server_hostname",
-    "session.server_id",
-    "user.metadata.name",
-    "user.spec.roles",
-    "user.spec.traits",
-];
+
+/// Where something exists that does not exist everywhere.
+fn places(scopes: &[Scope]) -> String {
+    let place = |scope: &Scope| match scope {
+        Scope::Nodes => "node_labels_expression",
+        Scope::Queries => "queries",
+        Scope::Rules => "`where` of rules",
+    };
+    scopes.iter().map(place).collect::<Vec<_>>().join(" and ")
+}
 
 /// What a name stands for.
 pub(super) fn resolve(expr: &Expr, steps: &[String], scope: Scope) -> Result<Value, Mistake> {
@@ -46,23 +56,31 @@ pub(super) fn resolve(expr: &Expr, steps: &[String], scope: Scope) -> Result<Val
     let keyed = |what: &str| {
         Mistake::new(expr.at, format!("which of {what}?")).hint(format!("write {what}[\"name\"]"))
     };
-    let value = match (scope, steps.as_slice()) {
-        (_, ["user", "metadata", "name"]) => Value::Text(Text::UserName),
-        (_, ["user", "spec", "roles"]) => Value::List(List::UserRoles),
-        (_, ["user", "spec", "traits", name]) => Value::List(List::Trait((*name).to_owned())),
-        (_, ["user", "spec", "traits"]) => return Err(keyed("user.spec.traits")),
-        (_, ["resource", "metadata", "name"]) => Value::Text(Text::ResourceName),
-        (_, ["resource", "metadata", "labels", key]) | (Scope::Nodes, ["labels", key]) => {
-            Value::Text(Text::Label((*key).to_owned()))
-        }
-        (_, ["resource", "metadata", "labels"]) => return Err(keyed("resource.metadata.labels")),
-        (Scope::Nodes, ["labels"]) => return Err(keyed("labels")),
-        (Scope::Rules, ["session" | "ssh_session" | "session_tracker", "participants"]) => {
+    let name = steps.join(".");
+    let known = NAMES.iter().find(|(known, _)| name == *known || name.starts_with(&format!("{known}.")));
+    if let Some((_, scopes)) = known
+        && !scopes.contains(&scope)
+    {
+        return Err(Mistake::new(expr.at, format!("{name:?} exists only in {}", places(scopes))));
+    }
+    let value = match steps.as_slice() {
+        ["user", "metadata", "name"] => Value::Text(Text::UserName),
+        ["user", "spec", "roles"] => Value::List(List::UserRoles),
+        ["user", "spec", "traits", name] => Value::List(List::Trait((*name).to_owned())),
+        ["user", "spec", "traits"] => return Err(keyed("user.spec.traits")),
+        ["resource", "metadata", "name"] => Value::Text(Text::ResourceName),
+        ["name"] if scope == Scope::Queries => Value::Text(Text::ResourceName),
+        ["resource", "metadata", "labels", key] => Value::Text(Text::Label((*key).to_owned())),
+        ["labels", key] if scope != Scope::Rules => Value::Text(Text::Label((*key).to_owned())),
+        ["resource", "metadata", "labels"] => return Err(keyed("resource.metadata.labels")),
+        ["labels"] if scope != Scope::Rules => return Err(keyed("labels")),
+        ["session", "participants"] => Value::List(List::Participants),
+        ["ssh_session" | "session_tracker", "participants"] if scope == Scope::Rules => {
             Value::List(List::Participants)
         }
-        (Scope::Rules, ["session", "login"]) => Value::Text(Text::SessionLogin),
-        (Scope::Rules, ["session", "server_hostname"]) => Value::Text(Text::SessionServerName),
-        (Scope::Rules, ["session", "server_id"]) => Value::Text(Text::SessionServerId),
+        ["session", "login"] => Value::Text(Text::SessionLogin),
+        ["session", "server_hostname"] => Value::Text(Text::SessionServerName),
+        ["session", "server_id"] => Value::Text(Text::SessionServerId),
         _ => return Err(unknown(expr, &steps, scope)),
     };
     Ok(value)
@@ -70,22 +88,13 @@ pub(super) fn resolve(expr: &Expr, steps: &[String], scope: Scope) -> Result<Val
 
 fn unknown(expr: &Expr, steps: &[&str], scope: Scope) -> Mistake {
     let name = steps.join(".");
-    let (names, others): (&[&str], &[&str]) = match scope {
-        Scope::Nodes => (&NODE_NAMES, &RULE_NAMES),
-        Scope::Rules => (&RULE_NAMES, &NODE_NAMES),
-    };
-    if others.iter().any(|other| name == *other || name.starts_with(&format!("{other}."))) {
-        let place = match scope {
-            Scope::Nodes => "only in `where` of rules",
-            Scope::Rules => "only in node_labels_expression",
-        };
-        return Mistake::new(expr.at, format!("{name:?} exists {place}"));
-    }
+    let in_scope = NAMES.iter().filter(|(_, scopes)| scopes.contains(&scope)).map(|(name, _)| *name);
+    let names: Vec<&str> = in_scope.collect();
     if FUNCTIONS.contains(&name.as_str()) {
         return Mistake::new(expr.at, format!("{name:?} is a function")).hint(format!("write {name}(…)"));
     }
     // A mistyped beginning is compared with beginnings of the same length.
-    for known in names {
+    for known in &names {
         let known_steps: Vec<&str> = known.split('.').collect();
         let beginning = steps.get(..known_steps.len()).map(|steps| steps.join("."));
         if beginning

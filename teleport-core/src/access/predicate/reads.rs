@@ -48,6 +48,7 @@ impl List {
         match self {
             Self::LabelsMatching(_) | Self::Participants => Err(More),
             Self::Mapped(of, _) => of.labels(keys),
+            Self::Split(text, _) => text.labels(keys),
             Self::Texts(texts) => texts.iter().try_for_each(|text| text.labels(keys)),
             Self::Trait(_) | Self::UserRoles => Ok(()),
         }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::cert::Traits;
 use crate::id::RoleName;
+use crate::resource::NodeRecord;
 
 fn values(values: &[&str]) -> Vec<String> {
     values.iter().map(|value| (*value).to_owned()).collect()
@@ -21,7 +22,7 @@ fn evaluate(source: &str, scope: Scope, known: bool) -> Option<bool> {
     ]);
     let roles = [RoleName::new("access").unwrap(), RoleName::new("auditor").unwrap()];
     let labels = BTreeMap::from(
-        [("env", "prod"), ("team", "dev"), ("aws/region", "eu-1"), ("aws/zone", "b")]
+        [("env", "prod"), ("team", "dev"), ("aws/region", "eu-1"), ("aws/zone", "b"), ("teams", "dev, ops")]
             .map(|(key, value)| (key.to_owned(), value.to_owned())),
     );
     let session = SessionFacts {
@@ -113,6 +114,41 @@ fn conditions_about_resources() {
 }
 
 #[test]
+fn queries_are_about_nodes_alone() {
+    for (source, expected) in [
+        (r#"name == "web-1" && labels["env"] == "prod""#, true),
+        (r#"hasPrefix(name, "db-")"#, false),
+        (r#"has_suffix(resource.metadata.name, "-1")"#, true),
+        (r#"regexp.match(labels_matching("aws/*"), "eu-*")"#, true),
+        (r#"contains(split(labels["teams"], ","), "ops")"#, true),
+        (r#"contains(split(labels["teams"], ","), "op")"#, false),
+        (r#"contains(split(labels["nothing"], ","), "")"#, false),
+    ] {
+        assert_eq!(evaluate(source, Scope::Queries, true), Some(expected), "{source}");
+        let node = NodeRecord {
+            host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
+            name: "web-1".parse().unwrap(),
+            address: "192.0.2.7:3022".to_owned(),
+            labels: "env=prod,aws/region=eu-1".parse().unwrap(),
+            version: "1".to_owned(),
+        };
+        let mut labels = node.labels.as_map().clone();
+        labels.insert("teams".to_owned(), "dev, ops".to_owned());
+        let node = NodeRecord { labels: crate::label::Labels::new(labels).unwrap(), ..node };
+        assert_eq!(Predicate::new(source, Scope::Queries).unwrap().matches_node(&node), expected, "{source}");
+    }
+    for (source, says) in [
+        (r#"user.metadata.name == "x""#, "exists only in node_labels_expression and `where` of rules"),
+        (r#"contains(user.spec.traits["x"], "y")"#, "exists only in"),
+        (r#"session.login == "x""#, "exists only in `where` of rules"),
+        (r#"nam == "x""#, "did you mean \"name\""),
+    ] {
+        let error = Predicate::new(source, Scope::Queries).unwrap_err().to_string();
+        assert!(error.contains(says), "{source}: {error}");
+    }
+}
+
+#[test]
 fn what_is_not_known_decides_nothing_unless_the_answer_is_the_same_either_way() {
     for (source, expected) in [
         ("contains(session.participants, user.metadata.name)", None),
@@ -151,7 +187,9 @@ fn mistakes_are_found_when_it_is_written() {
         (r#"regexp.match(labels["x"], labels["y"])"#, Nodes, 27, "must be a text"),
         ("contains == true", Nodes, 1, "is a function"),
         (r#"contains(session.participants, "x")"#, Nodes, 10, "only in `where`"),
-        (r#"labels["x"] == "y""#, Rules, 1, "only in node_labels_expression"),
+        (r#"labels["x"] == "y""#, Rules, 1, "only in node_labels_expression and queries"),
+        (r#"name == "y""#, Nodes, 1, "only in queries"),
+        (r#"contains(split(labels["x"], labels["y"]), "z")"#, Nodes, 29, "must be a text"),
         (r#"exists(labels_matching("x"))"#, Rules, 8, "only in node_labels_expression"),
         (
             "contains(sesion.participants, user.metadata.name)",
