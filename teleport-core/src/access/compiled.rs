@@ -261,7 +261,11 @@ impl CompiledRole {
     /// # Errors
     /// [`InvalidDocument`] with everything that is wrong.
     pub fn new(role: Role) -> Result<Self, InvalidDocument> {
-        let (compiled, problems) = Self::compile(role);
+        let readable = role.is_readable();
+        let (compiled, mut problems) = Self::compile(role);
+        if !readable {
+            problems.insert(0, DocumentProblem::new("version", "must be \"v1\", of the kind \"role\""));
+        }
         if problems.is_empty() { Ok(compiled) } else { Err(InvalidDocument { problems }) }
     }
 

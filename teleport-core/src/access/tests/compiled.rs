@@ -68,6 +68,8 @@ fn malformed_roles_are_refused_with_place_and_reason() {
             "spec.deny.commands",
             "can only be allowed",
         ),
+        (change(|role| role.version = "v2".to_owned()), "version", "must be \"v1\""),
+        (change(|role| role.kind = "user".to_owned()), "version", "of the kind \"role\""),
         (
             change(|role| role.spec.deny.logins = vec!["a".to_owned(); MAX_ENTRIES + 1]),
             "spec.deny.logins",

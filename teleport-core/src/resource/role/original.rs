@@ -8,6 +8,8 @@ use super::load::{DocumentProblem, InvalidDocument, LoadedRole, read};
 use super::original_names::{CONDITIONS, OPTIONS, OTHER_CONDITIONS, OTHER_KINDS, OTHER_OPTIONS, RESTRICTING};
 use crate::suggest::did_you_mean;
 
+const NOT_ENFORCED: &str = "not enforced: sessions are less restricted than the document says";
+
 #[derive(Default)]
 struct Import {
     ignored: Vec<String>,
@@ -74,6 +76,15 @@ impl Import {
         self.ignored.push(format!("{path}: {why}"));
     }
 
+    /// Takes note of something that does not exist here, unless it says nothing.
+    fn leave_out(&mut self, name: &str, value: &Value, path: &str) {
+        if says_nothing(value) {
+            return;
+        }
+        let restricts = RESTRICTING.contains(&name);
+        self.ignore(path, if restricts { NOT_ENFORCED } else { "not about SSH, or not offered" });
+    }
+
     fn metadata(&mut self, metadata: &Value) -> Value {
         let mut ours = json!({});
         let known = ["description", "expires", "id", "labels", "name", "namespace", "revision"];
@@ -122,17 +133,7 @@ impl Import {
             let path = join(path, key);
             let name = key.as_str();
             if RESTRICTING.contains(&name) || OTHER_OPTIONS.contains(&name) {
-                if !says_nothing(value) {
-                    let restricts = RESTRICTING.contains(&name);
-                    self.ignore(
-                        &path,
-                        if restricts {
-                            "not enforced: sessions are less restricted than the document says"
-                        } else {
-                            "not about SSH sessions, or not offered"
-                        },
-                    );
-                }
+                self.leave_out(name, value, &path);
                 continue;
             }
             if value.is_null() {
@@ -210,10 +211,8 @@ impl Import {
                         put(&mut ours, key, value.clone());
                     }
                 }
-                name if OTHER_CONDITIONS.contains(&name) => {
-                    if !says_nothing(value) {
-                        self.ignore(&path, "not about SSH, or not offered");
-                    }
+                name if RESTRICTING.contains(&name) || OTHER_CONDITIONS.contains(&name) => {
+                    self.leave_out(name, value, &path);
                 }
                 _ => {
                     let known = CONDITIONS.into_iter().chain(OTHER_CONDITIONS);

@@ -1,8 +1,13 @@
 //! The words of the original, by what becomes of them.
 
-/// Options that restrict sessions, and that nothing here enforces: whoever relied on them must hear it.
-pub(super) const RESTRICTING: [&str; 4] =
-    ["device_trust_mode", "mfa_verification_interval", "request_access", "require_session_mfa"];
+/// Options and conditions that restrict sessions, and that nothing here enforces: whoever relied on them must hear it.
+pub(super) const RESTRICTING: [&str; 5] = [
+    "device_trust_mode",
+    "mfa_verification_interval",
+    "request_access",
+    "require_session_join",
+    "require_session_mfa",
+];
 /// Options that are not about SSH sessions, or not offered.
 pub(super) const OTHER_OPTIONS: [&str; 15] = [
     "cert_format",
@@ -41,7 +46,7 @@ pub(super) const OPTIONS: [&str; 14] = [
 /// Conditions that are read.
 pub(super) const CONDITIONS: [&str; 4] = ["logins", "node_labels", "node_labels_expression", "rules"];
 /// Conditions about other things than SSH, or not offered.
-pub(super) const OTHER_CONDITIONS: [&str; 43] = [
+pub(super) const OTHER_CONDITIONS: [&str; 42] = [
     "account_assignments",
     "app_labels",
     "app_labels_expression",
@@ -75,7 +80,6 @@ pub(super) const OTHER_CONDITIONS: [&str; 43] = [
     "mcp",
     "namespaces",
     "request",
-    "require_session_join",
     "review_requests",
     "spiffe",
     "windows_desktop_labels",

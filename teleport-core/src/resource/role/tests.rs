@@ -195,6 +195,7 @@ fn a_role_of_the_original_is_read_for_what_is_about_ssh() {
                 "kubernetes_groups": [],
                 "db_users": ["postgres"],
                 "namespaces": ["default"],
+                "require_session_join": [{ "name": "watched", "filter": "true", "kinds": ["ssh"], "count": 1 }],
                 "join_sessions": [{ "name": "all", "roles": ["*"], "kinds": ["*"], "modes": ["*"] }],
                 "rules": [
                     { "resources": ["session", "app"], "verbs": ["list", "readnosecrets"], "where": "contains(session.participants, user.metadata.name)" },
@@ -232,11 +233,12 @@ fn a_role_of_the_original_is_read_for_what_is_about_ssh() {
             "spec.allow.app_labels: not about SSH, or not offered",
             "spec.allow.db_users: not about SSH, or not offered",
             "spec.allow.join_sessions: not about SSH, or not offered",
+            "spec.allow.require_session_join: not enforced: sessions are less restricted than the document says",
             "spec.allow.rules[0].resources: there are no resources of the kind \"app\"",
             "spec.allow.rules[1].resources: there are no resources of the kind \"access_request\"",
             "spec.allow.rules[2].actions: not offered",
-            "spec.options.desktop_clipboard: not about SSH sessions, or not offered",
-            "spec.options.enhanced_recording: not about SSH sessions, or not offered",
+            "spec.options.desktop_clipboard: not about SSH, or not offered",
+            "spec.options.enhanced_recording: not about SSH, or not offered",
             "spec.options.require_session_mfa: not enforced: sessions are less restricted than the document says",
         ]
     );
