@@ -122,7 +122,7 @@ impl fmt::Debug for AccessChecker<'_> {
 }
 
 impl<'a> AccessChecker<'a> {
-    /// For a user, among the roles that exist. Also takes `&UserIdentity`.
+    /// For a user, among the roles that exist. Also takes `&UserIdentity` and `&User`.
     pub fn new(subject: impl Into<Subject<'a>>, existing: &'a RoleSet) -> Self {
         let subject = subject.into();
         let mut names: Vec<&RoleName> = subject.roles.iter().collect();
@@ -130,7 +130,7 @@ impl<'a> AccessChecker<'a> {
         names.dedup();
         let mut keys = Vec::new();
         let found = names.into_iter().filter_map(|name| existing.get(name.as_str()));
-        let mut roles: Vec<HeldRole<'a>> =
+        let roles: Vec<HeldRole<'a>> =
             found.map(|role| HeldRole::new(role, subject.traits, &mut keys)).collect();
         let indices = |says: fn(&HeldRole<'_>) -> bool| -> Vec<usize> {
             roles.iter().enumerate().filter(|(_, held)| says(held)).map(|(index, _)| index).collect()
@@ -139,9 +139,7 @@ impl<'a> AccessChecker<'a> {
         let denying_logins =
             indices(|held| held.denied_logins.as_ref().is_none_or(|logins| !logins.is_empty()));
         let unreadable = roles.iter().position(|held| !held.role.role().is_readable());
-        let mut checker =
-            Self { subject, roles: Vec::new(), keys, denying_nodes, denying_logins, unreadable };
-        checker.roles.append(&mut roles);
+        let mut checker = Self { subject, roles, keys, denying_nodes, denying_logins, unreadable };
         let permitted = |held: &HeldRole<'_>| {
             held.allowed_logins.iter().any(|login| checker.login_denied_by(login).is_none())
         };

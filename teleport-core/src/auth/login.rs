@@ -8,7 +8,7 @@ use super::lockout::{self, Charge};
 use super::password::{self, PasswordRecord};
 use super::policy::Permit;
 use super::totp::{self, Step, TotpRecord};
-use crate::access::{AccessChecker, Subject};
+use crate::access::AccessChecker;
 use crate::api::{ApiError, ApiResult, LoginRequest, LoginResponse};
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::{IssuedCertificates, MAX_USER_TTL, MIN_USER_TTL, Permits, UserGrant};
@@ -181,8 +181,7 @@ async fn grant(
     login_ip: Option<IpAddr>,
 ) -> ApiResult<UserGrant> {
     let roles = call.roles().await?;
-    let subject = Subject { name: &user.metadata.name, roles: &user.spec.roles, traits: &user.spec.traits };
-    let access = AccessChecker::new(subject, &roles);
+    let access = AccessChecker::new(user, &roles);
     access.readable().map_err(|denied| ApiError::denied().because(denied))?;
     let by_roles = access.max_session_ttl().unwrap_or(MAX_USER_TTL);
     let ttl = asked.unwrap_or(call.auth.config.user_ttl).min(by_roles).clamp(MIN_USER_TTL, MAX_USER_TTL);

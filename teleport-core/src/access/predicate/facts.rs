@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::cert::{Traits, UserIdentity};
 use crate::id::RoleName;
+use crate::resource::User;
 
 /// The user who is decided about.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +21,12 @@ pub struct Subject<'a> {
 impl<'a> From<&'a UserIdentity> for Subject<'a> {
     fn from(identity: &'a UserIdentity) -> Self {
         Self { name: identity.user.as_str(), roles: &identity.roles, traits: &identity.traits }
+    }
+}
+
+impl<'a> From<&'a User> for Subject<'a> {
+    fn from(user: &'a User) -> Self {
+        Self { name: &user.metadata.name, roles: &user.spec.roles, traits: &user.spec.traits }
     }
 }
 
