@@ -213,6 +213,16 @@ fn messages() {
     );
     write(
         "role",
+        "all",
+        r#"{"kind":"role","version":"v1","metadata":{"name":"r"},"spec":{"allow":{"logins":["{{email.local(external.email)}}"],"node_labels":{"team":"{{external.team}}"},"node_labels_expression":"labels.env == \"prod\"","permit_open":["*.example.com:443","10.0.0.0/8:1-9"],"commands":["id","cat *"],"rules":[{"resources":["user"],"verbs":["read"],"where":"user.metadata.name == \"alice\""}]},"options":{"max_session_ttl":"8h0m0s","ssh_port_forwarding":{"local":{"enabled":true}},"record_session":{"ssh":"strict"},"cert_extensions":[{"name":"a@b","value":"{{internal.logins}}"}],"lock":"strict"}}}"#,
+    );
+    write(
+        "role",
+        "original",
+        r#"{"kind":"role","version":"v3","metadata":{"name":"r","namespace":"default"},"spec":{"allow":{"logins":["{{internal.logins}}"],"kubernetes_groups":["view"],"rules":[{"resources":["session","app"],"verbs":["list"],"where":"contains(session.participants, user.metadata.name)"}]},"options":{"forward_agent":"yes","client_idle_timeout":"never","require_session_mfa":true}}}"#,
+    );
+    write(
+        "role",
         "user",
         r#"{"kind":"user","version":"v1","metadata":{"name":"alice","labels":{"a":"b"}},"spec":{"roles":["access"],"traits":{"logins":["root"]}}}"#,
     );
@@ -273,6 +283,23 @@ fn texts() {
     ];
     for (index, text) in targets.into_iter().enumerate() {
         write("target", &index.to_string(), text);
+    }
+    let conditions = [
+        r#"Nlabels["env"] == "prod" && !(labels.team != "a")"#,
+        r#"Ncontains(user.spec.traits["teams"], labels["team"]) || exists(labels["x"])"#,
+        r#"Nregexp.match(labels_matching("e*"), "^(prod|te.t)$")"#,
+        r#"Ncontains_any(email.local(user.spec.traits.teams), set("b", strings.upper("a")))"#,
+        r#"Ncontains(regexp.replace(user.spec.traits["teams"], `^(.)@.*$`, "$1"), "b")"#,
+        r#"Rcontains(session.participants, user.metadata.name)"#,
+        r#"Rresource.metadata.labels["env"] == "prod" || has_prefix(resource.metadata.name, "web-")"#,
+        r#"Requals(user.spec.roles, set("access")) && session.login == "root""#,
+        r#"T{{internal.logins}}"#,
+        r#"Qname == "web-1" && contains(split(labels["teams"], ","), "ops")"#,
+        r#"Tdev-{{email.local(external["email"])}}-x"#,
+        r#"T{{regexp.replace(strings.lower(external.email), "^(.*)@.*$", "$1")}}"#,
+    ];
+    for (index, text) in conditions.into_iter().enumerate() {
+        write("predicate", &index.to_string(), text);
     }
     write("token", "static", "node,proxy:secret-0123456789");
     write("token", "file", "auth:/etc/token");

@@ -1,42 +1,85 @@
-//! Roles and users as administrators write them, and what follows from a role.
+//! Roles and users as administrators write them, and what follows from a role. Also roles of the original.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use teleport_core::access::{AccessChecker, expand};
+use teleport_core::access::{AccessChecker, CompiledRole, ResourceFacts, RoleSet, Subject};
 use teleport_core::cert::Traits;
+use teleport_core::clock::Timestamp;
 use teleport_core::id::RoleName;
-use teleport_core::label::Labels;
-use teleport_core::resource::{Role, User, Verb};
+use teleport_core::resource::{NodeRecord, Role, User, Verb, load_role};
+use teleport_core::testing::user_identity;
+use teleport_fuzz::certificate::HOST_ID;
 use teleport_fuzz::json::round_trip;
+
+fn node(labels: &str) -> NodeRecord {
+    NodeRecord {
+        host_id: HOST_ID.parse().unwrap(),
+        name: "web-1".parse().unwrap(),
+        address: "192.0.2.7:3022".to_owned(),
+        labels: labels.parse().unwrap(),
+        version: "1".to_owned(),
+    }
+}
 
 fuzz_target!(|data: &[u8]| {
     round_trip::<User>(data);
-    let Some(role) = round_trip::<Role>(data) else { return };
-    let Ok(name) = RoleName::new(&role.metadata.name) else { return };
-    let traits = Traits::from([("logins".to_owned(), vec!["root".to_owned(), "-l".to_owned()])]);
-    for template in &role.spec.allow.logins {
-        expand(template, &traits);
+    if let Ok(document) = serde_json::from_slice(data)
+        && let Ok(loaded) = load_role(&document)
+    {
+        // What was loaded is a document of ours, and says nothing that it ignores.
+        let written = serde_json::to_value(&loaded.role).unwrap();
+        let again = load_role(&written).expect("what was loaded can be loaded");
+        assert_eq!((again.role, again.ignored.len()), (loaded.role.clone(), 0));
+        decide(&loaded.role);
     }
-    let labels: Labels = "env=prod,team=a".parse().unwrap();
-    let names = [name];
-    let alone = std::slice::from_ref(&role);
-    let checker = AccessChecker::new(&names, &traits, alone);
+    if let Some(role) = round_trip::<Role>(data) {
+        decide(&role);
+    }
+});
+
+fn decide(role: &Role) {
+    let Ok(name) = RoleName::new(&role.metadata.name) else { return };
+    let readable = CompiledRole::new(role.clone()).is_ok() && role.is_readable();
+    let set = RoleSet::new([role.clone()]);
+    let mut identity = user_identity("alice", "example.com", &[], &["root", "alice"], Timestamp::MAX);
+    identity.roles = vec![name];
+    identity.traits = Traits::from([("logins".to_owned(), vec!["root".to_owned(), "-l".to_owned()])]);
+    let checker = AccessChecker::for_identity(&identity, &set);
+    let mut filter = checker.filter();
     for login in checker.logins() {
         assert!(!login.as_str().starts_with('-'));
         assert!(!role.spec.deny.logins.iter().any(|denied| denied == "*" || denied == login.as_str()));
     }
-    if role.spec.deny.node_labels.matches(&labels) {
-        assert!(!checker.can_see(&labels), "a denial wins");
+    for labels in ["", "env=prod,team=a", "env=test,os=linux"] {
+        let node = node(labels);
+        let sees = checker.can_see(&node);
+        assert_eq!(filter.can_see(&node), sees);
+        if role.spec.deny.node_labels.matches(&node.labels) {
+            assert!(!sees, "a denial wins");
+        }
+        for login in ["root", "alice"] {
+            let login = login.parse().unwrap();
+            let decision = checker.check_login(&identity, &node, &login);
+            let explained = checker.explain_login(&node, &login, Some(&identity.logins));
+            assert_eq!(explained.allowed, decision.is_ok(), "{explained}");
+            assert!(sees || decision.is_err());
+        }
     }
     for verb in Verb::EACH {
-        if checker.check_rule("user", verb).is_ok() {
-            assert!(!role.spec.allow.rules.is_empty());
-            // The same role once more, denying what it allows, allows nothing.
-            let mut mirrored = role.clone();
-            mirrored.spec.deny = role.spec.allow.clone();
-            assert!(AccessChecker::new(&names, &traits, &[mirrored]).check_rule("user", verb).is_err());
+        let decision = checker.check_rule("user", verb);
+        assert_eq!(checker.explain_rule("user", verb, ResourceFacts::default()).allowed, decision.is_ok());
+        if decision.is_ok() {
+            assert!(!role.spec.allow.rules.is_empty() && checker.may_have_rule("user", verb));
+            if readable {
+                // The same role once more, denying what it allows, allows nothing.
+                let mut mirrored = role.clone();
+                mirrored.spec.deny.rules = role.spec.allow.rules.clone();
+                let mirrored = RoleSet::new([mirrored]);
+                assert!(AccessChecker::for_identity(&identity, &mirrored).check_rule("user", verb).is_err());
+            }
         }
     }
     // Without the role nothing is allowed, whatever it says.
-    assert!(AccessChecker::new(&[], &traits, alone).logins().is_empty());
-});
+    let nobody = Subject { name: "alice", roles: &[], traits: &identity.traits };
+    assert!(AccessChecker::new(nobody, &set).logins().is_empty());
+}

@@ -178,7 +178,7 @@ impl Trial {
         if interactive {
             eprintln!("You are on the node now; this shell is recorded. `exit` ends it.\n");
         }
-        let command = (!options.command.is_empty()).then(|| options.command.join(" "));
+        let command = command_line(&options.command);
         let code = session::run(&node, command, WantTerminal::Auto).await?;
         node.disconnect().await;
         if interactive && !options.no_replay {
@@ -303,4 +303,13 @@ async fn user_logs_in(
     let input = LoginInput { user: info.user.to_string(), password, code: code(now)?, ttl: None };
     let address = ProxyAddress::parse(&web.to_string())?;
     Ok(login(&client, address, input, &*os.clock, &*os.entropy).await?)
+}
+
+/// What the node's shell is to run: a single word is a line for it, several are a program and its arguments as they stand.
+fn command_line(words: &[String]) -> Option<String> {
+    match words {
+        [] => None,
+        [line] => Some(line.clone()),
+        words => Some(words.iter().map(|word| openssh::shell_quote(word)).collect::<Vec<_>>().join(" ")),
+    }
 }

@@ -126,10 +126,12 @@ pub mod id;
 pub mod label;
 pub mod manual;
 pub mod password;
+mod pattern;
 pub mod recording;
 pub mod resource;
 pub mod secret;
 pub mod storage;
+mod suggest;
 pub mod target;
 pub mod task;
 #[cfg(any(test, feature = "test-support"))]

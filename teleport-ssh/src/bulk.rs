@@ -108,10 +108,14 @@ mod tests {
     use super::*;
 
     fn read(buffers: &mut Buffers, len: usize) -> (Bytes, usize) {
+        read_of(buffers, len, 7)
+    }
+
+    fn read_of(buffers: &mut Buffers, len: usize, byte: u8) -> (Bytes, usize) {
         let current = buffers.current();
         assert!(current.is_empty(), "what was taken is gone");
         assert!(current.capacity() >= len.min(4), "there is room");
-        current.extend_from_slice(&vec![7; len.min(current.capacity())]);
+        current.extend_from_slice(&vec![byte; len.min(current.capacity())]);
         let at = current.as_ptr() as usize;
         (buffers.take(), at)
     }
@@ -136,8 +140,10 @@ mod tests {
     #[test]
     fn what_is_held_for_ever_is_never_written_over() {
         let mut buffers = Buffers::new(8, 64);
-        let held: Vec<Bytes> = (0..100).map(|_| read(&mut buffers, 64).0).collect();
-        assert!(held.iter().all(|data| data.iter().all(|byte| *byte == 7)));
+        let held: Vec<Bytes> = (0..100).map(|round| read_of(&mut buffers, 64, round).0).collect();
+        for (data, round) in held.iter().zip(0..) {
+            assert!(data.iter().all(|byte| *byte == round), "{round}: {data:?}");
+        }
         assert!(buffers.used.len() <= MAX_KEPT);
     }
 

@@ -87,7 +87,7 @@ pub(crate) struct Try {
     /// Show the daemon's log
     #[arg(short, long)]
     pub(crate) debug: bool,
-    /// Run this on the node instead of a shell, and return its status
+    /// Run this on the node instead of a shell, and return its status: a line for the shell, or a program and its arguments
     #[arg(last = true)]
     pub(crate) command: Vec<String>,
 }

@@ -41,7 +41,7 @@ pub fn sample(settings: &Settings) -> String {
          teleport:\n\
          \x20 # The name of this host in lists; its host name if left out.\n\
          \x20 nodename: {nodename}\n\
-         \x20 # State, keys and recordings. Nobody else may read it.\n\
+         \x20 # State, keys and recordings. Nobody else may write to it; what is secret in it only its owner can read.\n\
          \x20 data_dir: {data_dir}\n\
          \x20 # Where the auth service is, unless it runs here.\n\
          {auth_server}\

@@ -22,7 +22,8 @@ struct RawMode;
 impl RawMode {
     fn enter() -> Option<Self> {
         let interactive = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
-        (interactive && enable_raw_mode().is_ok()).then_some(Self)
+        // Made only then: its end writes to the terminal.
+        (interactive && enable_raw_mode().is_ok()).then(|| Self)
     }
 }
 

@@ -33,6 +33,15 @@ fn a_command_is_run_and_its_status_returned() {
 }
 
 #[test]
+fn the_words_of_a_command_stay_apart() {
+    let temporary = TempDir::new().unwrap();
+    let mut words = trial(temporary.path());
+    words.args(["--", "sh", "-c", "printf '<%s>' \"$@\"; exit 7", "sh", "a b", "$HOME", "it's"]);
+    let output = run(words);
+    assert_eq!((output.out(), output.code()), ("<a b><$HOME><it's>", 7), "{}", output.stderr);
+}
+
+#[test]
 fn output_and_complaints_stay_apart() {
     let temporary = TempDir::new().unwrap();
     let mut fails = trial(temporary.path());

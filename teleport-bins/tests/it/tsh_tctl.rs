@@ -91,6 +91,9 @@ fn from_an_invite_to_a_replay() {
     assert!(shown.contains(session) && shown.contains("complete"), "{shown}");
     let text = run(tsh(&home, &["play", session, "--format=text"])).clean();
     assert!(text.contains("out\n") && text.contains("err\n"), "{text:?}");
+    // What is no terminal gets what was shown and nothing of ours.
+    let piped = run(tsh(&home, &["play", session])).clean();
+    assert!(piped.contains("out\n") && !piped.contains('\u{1b}'), "{piped:?}");
     let lines = run(tsh(&home, &["play", session, "--format=json"])).clean();
     let frames: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(frames.len() >= 3, "{lines}");

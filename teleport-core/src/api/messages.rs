@@ -5,11 +5,12 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::RoleSet;
 use crate::cert::{CaPin, IssuedCertificates, SubjectKeys, Traits, TrustBundle};
 use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
 use crate::label::Labels;
-use crate::resource::{NODE_ONLINE_FOR, NODE_RETENTION, Node, Role};
+use crate::resource::{NODE_ONLINE_FOR, NODE_RETENTION, Node};
 use crate::secret::{SecretString, wire};
 
 /// Answer to a ping.
@@ -156,32 +157,12 @@ pub struct AccessView {
     /// Whom to trust.
     pub trust: TrustBundle,
     /// The roles that exist. One that cannot be read here, as when a newer auth service sends it, becomes one that denies
-    /// everything ([`Role::unreadable`]): it refuses those who hold it, not everybody.
-    #[serde(deserialize_with = "roles_or_refusals")]
-    pub roles: Vec<Role>,
+    /// everything ([`Role::unreadable`](crate::resource::Role::unreadable)): it refuses those who hold it, not everybody.
+    pub roles: RoleSet,
     /// From where the cluster's proxies connect, as the auth service has seen it: many users are behind each of these addresses, so what one of them does is
     /// not to be held against the address.
     #[serde(default)]
     pub proxies: Vec<IpAddr>,
-}
-
-fn roles_or_refusals<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Role>, D::Error> {
-    let documents = Vec::<serde_json::Value>::deserialize(deserializer)?;
-    let role = |document: serde_json::Value| {
-        let name = document.pointer("/metadata/name").and_then(|name| name.as_str()).map(str::to_owned);
-        match serde_json::from_value::<Role>(document) {
-            Ok(role) if role.is_readable() => Ok(role),
-            unreadable => {
-                // Without a name nobody knows whom to refuse.
-                let name = name.ok_or_else(|| serde::de::Error::custom("a role without a name"))?;
-                let error = unreadable.err();
-                let error = error.as_ref().map(|error| error as &dyn std::error::Error);
-                tracing::warn!(role = name, error, "a role cannot be read; whoever holds it is refused");
-                Ok(Role::unreadable(name))
-            }
-        }
-    };
-    documents.into_iter().map(role).collect()
 }
 
 /// A change to the nodes.

@@ -1,12 +1,11 @@
 //! One call: who, when, what was permitted, and the event that says so.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use super::login::chain;
 use super::policy::{CallerKind, Operation, Permit, Rule, Scope};
 use super::{Caller, Inner, eviction};
-use crate::access::AccessChecker;
+use crate::access::{AccessChecker, RoleSet, Subject};
 use crate::api::{ApiError, ApiErrorKind, ApiResult};
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::{Identity, TrustBundle};
@@ -107,7 +106,8 @@ impl<'a> OpContext<'a> {
             return Ok(Err(Unauthorized::Deleted));
         };
         let now = &user.record.spec;
-        let by_now = AccessChecker::new(&now.roles, &now.traits, &roles).check_rule(kind, verb);
+        let subject = Subject { name: identity.user.as_str(), roles: &now.roles, traits: &now.traits };
+        let by_now = AccessChecker::new(subject, &roles).check_rule(kind, verb);
         Ok(by_now.map(drop).map_err(Unauthorized::RolesNow))
     }
 
@@ -201,7 +201,7 @@ impl<'a> OpContext<'a> {
     }
 
     /// The roles that exist.
-    pub(super) async fn roles(&self) -> ApiResult<Arc<Vec<crate::resource::Role>>> {
+    pub(super) async fn roles(&self) -> ApiResult<RoleSet> {
         self.auth.role_cache.current(self.now).await
     }
 }

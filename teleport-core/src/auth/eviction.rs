@@ -70,21 +70,26 @@ pub(super) async fn evict(call: &OpContext<'_>, _permit: Permit<'_>, host: HostI
         for key in &presence {
             present |= auth.ports.backend.get(key).await?.is_some();
         }
-        if is_evicted(auth, host).await? {
+        let again = is_evicted(auth, host).await?;
+        if again && !present {
             return Err(ApiError::new(ApiErrorKind::Conflict, format!("host {host} was removed before")));
         }
         if known.is_none() && !present {
             return Err(ApiError::not_found(format_args!("host {host}")));
         }
-        // What was issued last is valid for no longer than what would be issued now.
-        let newest = known.as_ref().map_or(Timestamp::EPOCH, |known| known.record.expires);
-        let record = EvictedHost {
-            host_id: host,
-            at: call.now,
-            by: call.caller.to_string(),
-            expires: super::join::bound_until(call).max(newest),
-        };
-        let mut batch = auth.evicted.write_in(Batch::new(), &record, Condition::Absent)?;
+        // Of one that was removed before only what is still listed goes: a removal can always be completed.
+        let mut batch = Batch::new();
+        if !again {
+            // What was issued last is valid for no longer than what would be issued now.
+            let newest = known.as_ref().map_or(Timestamp::EPOCH, |known| known.record.expires);
+            let record = EvictedHost {
+                host_id: host,
+                at: call.now,
+                by: call.caller.to_string(),
+                expires: super::join::bound_until(call).max(newest),
+            };
+            batch = auth.evicted.write_in(batch, &record, Condition::Absent)?;
+        }
         for key in presence {
             batch = batch.with(key, Condition::Any, Action::Delete);
         }
@@ -114,11 +119,13 @@ impl Membership {
     async fn evicted(&mut self) -> ApiResult<()> {
         loop {
             let Some(watch) = &mut self.watch else {
-                // Watched first and asked then, so that nothing falls between.
-                self.watch = Some(self.auth.evicted.watch().await?);
+                // Watched first and asked then, so that nothing falls between. Kept only once the answer is there: who drops
+                // this in between, as each item of the stream does, has to be answered by the next call.
+                let watch = self.auth.evicted.watch().await?;
                 if is_evicted(&self.auth, self.host).await? {
                     return Ok(());
                 }
+                self.watch = Some(watch);
                 continue;
             };
             match watch.next().await {

@@ -120,7 +120,7 @@ async fn grant(
     login_ip: Option<IpAddr>,
 ) -> ApiResult<UserGrant> {
     let roles = call.roles().await?;
-    let access = AccessChecker::new(&user.spec.roles, &user.spec.traits, &roles);
+    let access = AccessChecker::new(user, &roles);
     access.readable().map_err(|denied| ApiError::denied().because(denied))?;
     let by_roles = access.max_session_ttl().unwrap_or(MAX_USER_TTL);
     let ttl = asked.unwrap_or(call.auth.config.user_ttl).min(by_roles).clamp(MIN_USER_TTL, MAX_USER_TTL);

@@ -41,7 +41,8 @@ pub(super) async fn list(call: &OpContext<'_>, permit: Permit<'_>) -> ApiResult<
             if call.check_rule("node", Verb::List).await?.is_err() {
                 let roles = call.roles().await?;
                 let access = AccessChecker::for_identity(user, &roles);
-                nodes.retain(|node| access.can_see(&node.record.labels));
+                let mut filter = access.filter();
+                nodes.retain(|node| filter.can_see(&node.record));
             }
         } else {
             nodes.clear();

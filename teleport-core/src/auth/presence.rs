@@ -6,14 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use super::context::OpContext;
-use super::names;
 use super::policy::Permit;
+use super::{eviction, names};
 use crate::api::{ApiError, ApiErrorKind, ApiResult, ProxyRecord};
 use crate::clock::Timestamp;
 use crate::id::HostId;
 use crate::label::Labels;
 use crate::resource::{NODE_RETENTION, NodeRecord};
-use crate::storage::{BackendExt, Record, StorageError};
+use crate::storage::{Action, Batch, Condition, Record, StorageError};
 use crate::token::is_address;
 
 const MAX_VERSION: usize = 64;
@@ -93,8 +93,24 @@ pub(super) async fn announce_node(
     }
     let value = serde_json::to_vec(&node).map_err(ApiError::internal)?;
     let key = call.auth.nodes.key(&node.host_id.to_string())?;
-    call.auth.ports.backend.put(&key, value.into(), Some(until(call.now))).await?;
-    Ok(())
+    let batch = Batch::new().put(key, Condition::Any, value, Some(until(call.now)));
+    write(call, permit, host.host_id, batch).await
+}
+
+/// Writes what a host says of itself, unless it was removed since the call was permitted: what was deleted with it must not come
+/// back.
+async fn write(call: &OpContext<'_>, permit: Permit<'_>, host: HostId, batch: Batch) -> ApiResult<()> {
+    let batch = eviction::unless_evicted(call.auth, batch, host)?;
+    match call.auth.ports.backend.commit(batch).await {
+        Ok(_) => Ok(()),
+        Err(error @ StorageError::Conflict { .. }) => {
+            if eviction::is_evicted(call.auth, host).await? {
+                return Err(call.deny_evicted(permit.operation()).await);
+            }
+            Err(error.into())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn until(now: Timestamp) -> Timestamp {
@@ -104,9 +120,15 @@ fn until(now: Timestamp) -> Timestamp {
 pub(super) async fn keep_alive(call: &OpContext<'_>, permit: Permit<'_>) -> ApiResult<()> {
     let host = permit.host().ok_or_else(ApiError::denied)?;
     let key = call.auth.nodes.key(&host.host_id.to_string())?;
-    match call.auth.ports.backend.touch(&key, Some(until(call.now))).await {
+    let touch = Action::Touch { expires: Some(until(call.now)) };
+    let batch = Batch::new().with(key, Condition::Exists, touch);
+    let batch = eviction::unless_evicted(call.auth, batch, host.host_id)?;
+    match call.auth.ports.backend.commit(batch).await {
         Ok(_) => Ok(()),
         Err(error @ StorageError::Conflict { .. }) => {
+            if eviction::is_evicted(call.auth, host.host_id).await? {
+                return Err(call.deny_evicted(permit.operation()).await);
+            }
             Err(ApiError::new(ApiErrorKind::NotFound, "the node is not known; announce it again")
                 .because(error))
         }
@@ -127,14 +149,13 @@ pub(super) async fn announce_proxy(
     check_endpoint("SSH address", &proxy.ssh_address, permit)?;
     check_version(&proxy.version)?;
     proxy.name = host.name.clone();
+    let (id, expires) = (proxy.host_id.to_string(), Some(until(call.now)));
     let value = serde_json::to_vec(&proxy).map_err(ApiError::internal)?;
-    let key = call.auth.proxies.key(&proxy.host_id.to_string())?;
-    call.auth.ports.backend.put(&key, value.into(), Some(until(call.now))).await?;
+    let batch = Batch::new().put(call.auth.proxies.key(&id)?, Condition::Any, value, expires);
     let sources = ProxySources::new(&proxy, call.caller.remote());
     let value = serde_json::to_vec(&sources).map_err(ApiError::internal)?;
-    let key = call.auth.proxy_sources.key(&proxy.host_id.to_string())?;
-    call.auth.ports.backend.put(&key, value.into(), Some(until(call.now))).await?;
-    Ok(())
+    let batch = batch.put(call.auth.proxy_sources.key(&id)?, Condition::Any, value, expires);
+    write(call, permit, host.host_id, batch).await
 }
 
 /// From where a proxy connects: single addresses, never networks. Whence it called is seen and not said, so it cannot be made up;

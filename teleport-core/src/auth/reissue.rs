@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::context::OpContext;
 use super::login::{issue, permits};
 use super::policy::Permit;
-use crate::access::{AccessChecker, Denied};
+use crate::access::{AccessChecker, Denied, RoleSet, Subject};
 use crate::api::{ApiError, ApiErrorKind, ApiResult, LoginResponse, ReissueRequest};
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::{MIN_USER_TTL, Permits, Traits, UserGrant, UserIdentity};
 use crate::clock::Timestamp;
-use crate::resource::{Role, UserSpec};
+use crate::resource::UserSpec;
 
 /// Why nothing can be derived from a certificate. For the audit event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +30,7 @@ pub(super) enum NotDerivable {
 pub(super) fn attenuate(
     identity: &UserIdentity,
     user: &UserSpec,
-    existing: &[Role],
+    existing: &RoleSet,
     asked: Option<Duration>,
     now: Timestamp,
 ) -> Result<UserGrant, NotDerivable> {
@@ -45,8 +45,9 @@ pub(super) fn attenuate(
     let roles: Vec<_> = identity.roles.iter().filter(|role| user.roles.contains(role)).cloned().collect();
     // Current traits, and all current roles beside the remaining ones: a denial that came later, by whichever of them,
     // must not be lost because the certificate does not know of it.
-    let access = AccessChecker::new(&roles, &user.traits, existing);
-    let today = AccessChecker::new(&user.roles, &user.traits, existing);
+    let subject = Subject { name: identity.user.as_str(), roles: &roles, traits: &user.traits };
+    let access = AccessChecker::new(subject, existing);
+    let today = AccessChecker::new(Subject { roles: &user.roles, ..subject }, existing);
     today.readable()?;
     let now_allowed = today.logins();
     let by_roles = access.max_session_ttl().unwrap_or(left).max(MIN_USER_TTL);
@@ -116,7 +117,7 @@ mod tests {
 
     use super::*;
     use crate::id::{ClusterName, OsLogin, RoleName, UserName};
-    use crate::resource::{RoleConditions, RoleOptions, RoleSpec};
+    use crate::resource::{Role, RoleConditions, RoleOptions, RoleSpec};
 
     const NOW: Timestamp = Timestamp::from_unix_secs(1_800_000_000);
     const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -170,14 +171,15 @@ mod tests {
             forward_agent in any::<bool>(),
             port_forwarding in any::<bool>(),
             there in proptest::collection::vec((any::<bool>(), any::<bool>()), NAMES.len()),
-        ) -> Vec<Role> {
+        ) -> RoleSet {
             let conditions = |logins| RoleConditions { logins, ..RoleConditions::default() };
             NAMES.iter().zip(logins).zip(there).filter(|(_, (there, _))| *there).map(|((name, mut logins), (_, denies))| {
                 if template {
                     logins.push("{{internal.logins}}".to_owned());
                 }
                 let deny = if denies { vec!["{{internal.denied}}".to_owned()] } else { Vec::new() };
-                let options = RoleOptions { max_session_ttl: ttl, forward_agent, port_forwarding };
+                let max_session_ttl = Duration::from_secs(ttl);
+                let options = RoleOptions { max_session_ttl, forward_agent, port_forwarding, ..RoleOptions::default() };
                 Role::new(*name, RoleSpec { allow: conditions(logins), deny: conditions(deny), options })
             }).collect()
         }
@@ -209,7 +211,8 @@ mod tests {
                     prop_assert!(NOW.saturating_add(grant.ttl) <= parent.expires);
                     prop_assert!(grant.roles.iter().all(|role| parent.roles.contains(role) && user.roles.contains(role)));
                     prop_assert!(grant.logins.iter().all(|login| parent.logins.contains(login)));
-                    let fresh = AccessChecker::new(&user.roles, &user.traits, &existing);
+                    let subject = Subject { name: "alice", roles: &user.roles, traits: &user.traits };
+                    let fresh = AccessChecker::new(subject, &existing);
                     prop_assert!(grant.logins.iter().all(|login| fresh.logins().contains(login)));
                     for (name, values) in &grant.traits {
                         let has = |traits: &Traits, value| traits.get(name).is_some_and(|values| values.contains(value));
@@ -233,7 +236,7 @@ mod tests {
     fn a9_a_bound_command_is_not_lost() {
         let mut identity = crate::testing::user_identity("alice", "example.com", &[], &[], Timestamp::MAX);
         identity.force_command = Some("uptime".to_owned());
-        let derived = attenuate(&identity, &UserSpec::default(), &[], None, NOW);
+        let derived = attenuate(&identity, &UserSpec::default(), &RoleSet::default(), None, NOW);
         assert_eq!(derived, Err(NotDerivable::ForceCommand));
     }
 }

@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 
 use super::context::OpContext;
 use super::policy::Permit;
+use crate::access::RoleSet;
 use crate::api::{ApiError, ApiResult};
 use crate::clock::Timestamp;
 use crate::id::RoleName;
@@ -31,7 +32,7 @@ pub(super) struct RoleCache {
 struct Followed {
     watch: Watch,
     by_name: BTreeMap<String, Role>,
-    snapshot: Arc<Vec<Role>>,
+    snapshot: RoleSet,
 }
 
 impl RoleCache {
@@ -40,12 +41,12 @@ impl RoleCache {
     }
 
     /// All roles that exist at `now`.
-    pub(super) async fn current(&self, now: Timestamp) -> ApiResult<Arc<Vec<Role>>> {
+    pub(super) async fn current(&self, now: Timestamp) -> ApiResult<RoleSet> {
         let mut state = self.state.lock().await;
         if let Some(followed) = state.as_mut()
             && followed.catch_up(now)
         {
-            return Ok(Arc::clone(&followed.snapshot));
+            return Ok(followed.snapshot.clone());
         }
         // First use, or the watch has ended: watch anew, then list, so that nothing falls between.
         *state = None;
@@ -53,9 +54,9 @@ impl RoleCache {
         let watch = self.backend.watch(&prefix).await?;
         let items = self.backend.list(&prefix).await?;
         let by_name = items.iter().map(|item| (item.key.leaf().to_owned(), decode(item))).collect();
-        let mut followed = Followed { watch, by_name, snapshot: Arc::default() };
+        let mut followed = Followed { watch, by_name, snapshot: RoleSet::default() };
         followed.publish(now);
-        let snapshot = Arc::clone(&followed.snapshot);
+        let snapshot = followed.snapshot.clone();
         *state = Some(followed);
         Ok(snapshot)
     }
@@ -103,8 +104,7 @@ impl Followed {
     }
 
     fn publish(&mut self, now: Timestamp) {
-        self.snapshot =
-            Arc::new(self.by_name.values().filter(|role| !has_expired(role, now)).cloned().collect());
+        self.snapshot = self.by_name.values().filter(|role| !has_expired(role, now)).cloned().collect();
     }
 }
 
@@ -134,9 +134,9 @@ pub(super) async fn existing(call: &OpContext<'_>, mut names: Vec<RoleName>) -> 
     names.dedup();
     let roles = call.roles().await?;
     for name in &names {
-        match roles.iter().find(|role| role.metadata.name == name.as_str()) {
+        match roles.get(name.as_str()) {
             None => return Err(ApiError::invalid(format!("there is no role {name}"))),
-            Some(role) if !role.is_readable() => {
+            Some(role) if !role.role().is_readable() => {
                 return Err(ApiError::invalid(format!("the stored document of role {name} cannot be read")));
             }
             Some(_) => {}

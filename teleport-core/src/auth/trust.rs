@@ -52,11 +52,7 @@ async fn view(auth: &Inner) -> ApiResult<AccessView> {
     let roles = auth.role_cache.current(auth.ports.clock.now()).await?;
     let sources = auth.proxy_sources.list().await?;
     let proxies: BTreeSet<IpAddr> = sources.into_iter().flat_map(|stored| stored.record.addresses).collect();
-    Ok(AccessView {
-        trust: auth.ports.issuer.trust().await?,
-        roles: roles.to_vec(),
-        proxies: proxies.into_iter().collect(),
-    })
+    Ok(AccessView { trust: auth.ports.issuer.trust().await?, roles, proxies: proxies.into_iter().collect() })
 }
 
 /// What a view is made of: roles, authorities, proxies.

@@ -5,12 +5,15 @@
 //! | [`threat_model`] | who attacks, what is promised, what is not |
 //! | [`trust_and_keys`] | which keys exist, where they are made, what each can do |
 //! | [`join`] | how a host becomes a member and stays one |
+//! | [`roles`] | who may log in where, as whom, and may do what |
 //! | [`defaults`] | every number, and its reason |
 
 #[doc = include_str!("defaults.md")]
 pub mod defaults {}
 #[doc = include_str!("join.md")]
 pub mod join {}
+#[doc = include_str!("roles.md")]
+pub mod roles {}
 #[doc = include_str!("threat_model.md")]
 pub mod threat_model {}
 #[doc = include_str!("trust_and_keys.md")]

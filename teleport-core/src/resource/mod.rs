@@ -2,6 +2,7 @@
 
 mod node;
 mod role;
+mod span;
 mod user;
 
 use std::collections::BTreeMap;
@@ -9,7 +10,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::node::{NODE_ONLINE_FOR, NODE_RETENTION, Node, NodeRecord};
-pub use self::role::{Role, RoleConditions, RoleOptions, RoleSpec, Rule, Verb, builtin_roles};
+pub use self::role::{
+    CertExtension, DocumentProblem, InvalidDocument, LoadedRole, LockMode, PortForwarding, RULE_KINDS,
+    RecordSession, RecordingMode, Role, RoleConditions, RoleOptions, RoleSpec, Rule, Switch, Verb,
+    builtin_roles, load_role,
+};
+pub use self::span::{InvalidSpan, MAX_SPAN, format_span, parse_span};
 pub use self::user::{User, UserSpec};
 use crate::clock::Timestamp;
 use crate::storage::{Record, Revision};

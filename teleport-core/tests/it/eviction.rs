@@ -1,5 +1,7 @@
 //! A host that was removed: nothing is done for it any more, whatever certificates it holds.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
@@ -12,8 +14,9 @@ use teleport_core::auth::{Caller, EvictedHost};
 use teleport_core::cert::HostIdentity;
 use teleport_core::id::{HostRole, SessionId};
 use teleport_core::label::Labels;
+use teleport_core::resource::NodeRecord;
 use teleport_core::secret::SecretString;
-use teleport_core::storage::Repo;
+use teleport_core::storage::{BackendExt, Key, Repo};
 use teleport_core::testing::subject_keys;
 
 use crate::cluster::{Cluster, at_once};
@@ -126,18 +129,103 @@ async fn a_renewal_at_the_same_moment_does_not_bring_a_host_back() {
     }
 }
 
-#[tokio::test]
-async fn a_proxy_is_removed_like_a_node_and_its_streams_end() {
-    let cluster = Cluster::new().await;
-    let (host, _) = joined(&cluster, HostRole::Proxy).await;
-    let proxy = cluster.as_host(&host);
-    let record = ProxyRecord {
+fn node_record(host: &HostIdentity) -> NodeRecord {
+    NodeRecord {
+        host_id: host.host_id,
+        name: host.name.clone(),
+        address: "192.0.2.7:3022".to_owned(),
+        labels: Labels::default(),
+        version: "1".to_owned(),
+    }
+}
+
+fn proxy_record(host: &HostIdentity) -> ProxyRecord {
+    ProxyRecord {
         host_id: host.host_id,
         name: host.name.clone(),
         web_address: "192.0.2.1:3080".to_owned(),
         ssh_address: "192.0.2.1:3023".to_owned(),
         version: "1".to_owned(),
-    };
+    }
+}
+
+/// Nothing of what a host says of itself is stored.
+async fn is_not_listed(cluster: &Cluster, host: &HostIdentity) -> bool {
+    for collection in ["nodes", "proxies", "proxy-sources"] {
+        let key = Key::new(&format!("{collection}/{}", host.host_id)).unwrap();
+        if cluster.backend.get(&key).await.unwrap().is_some() {
+            return false;
+        }
+    }
+    true
+}
+
+/// Calls that were permitted just before the removal must not write after it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn announcements_at_the_same_moment_do_not_bring_a_host_back() {
+    for round in 0..40 {
+        let cluster = Cluster::new().await;
+        let role = if round % 2 == 0 { HostRole::Node } else { HostRole::Proxy };
+        let (host, _) = joined(&cluster, role).await;
+        let (api, admin) = (cluster.as_host(&host), cluster.admin());
+        let removed = Arc::new(AtomicBool::new(false));
+        let announcers = (0..8).map(|number| {
+            let (api, host, removed) = (api.clone(), host.clone(), Arc::clone(&removed));
+            async move {
+                // Until each has met the removal, so that it happens amid announcements.
+                while !removed.load(Ordering::SeqCst) {
+                    let outcome = match role {
+                        _ if number % 4 == 3 => api.keep_alive().await,
+                        HostRole::Node => api.announce_node(node_record(&host)).await,
+                        _ => api.announce_proxy(proxy_record(&host)).await,
+                    };
+                    match outcome.map_err(|error| error.kind()) {
+                        Ok(()) | Err(ApiErrorKind::NotFound | ApiErrorKind::Denied) => {}
+                        Err(kind) => assert_eq!(kind, ApiErrorKind::Evicted),
+                    }
+                    tokio::task::yield_now().await;
+                }
+            }
+            .boxed()
+        });
+        let stop = Arc::clone(&removed);
+        let removal = async move {
+            tokio::task::yield_now().await;
+            admin.delete_node(host.host_id).await.unwrap();
+            stop.store(true, Ordering::SeqCst);
+        }
+        .boxed();
+        at_once(announcers.chain([removal])).await;
+        assert!(is_not_listed(&cluster, &host).await, "{role:?}, round {round}");
+    }
+}
+
+/// What an older version left behind, or another hand wrote: a removal can be repeated until nothing is listed.
+#[tokio::test]
+async fn what_is_listed_of_a_removed_host_can_be_removed() {
+    let cluster = Cluster::new().await;
+    let (host, _) = joined(&cluster, HostRole::Node).await;
+    cluster.as_host(&host).announce_node(node_record(&host)).await.unwrap();
+    let key = Key::new(&format!("nodes/{}", host.host_id)).unwrap();
+    let item = cluster.backend.get(&key).await.unwrap().unwrap();
+    cluster.admin().delete_node(host.host_id).await.unwrap();
+    cluster.backend.put(&key, item.value, item.expires).await.unwrap();
+    assert_eq!(cluster.admin().nodes().await.unwrap().len(), 1);
+
+    cluster.admin().delete_node(host.host_id).await.unwrap();
+    assert!(cluster.admin().nodes().await.unwrap().is_empty());
+    assert_eq!(cluster.audit.count(EventKind::NodeDelete), 2);
+    let error = cluster.admin().delete_node(host.host_id).await.unwrap_err();
+    assert_eq!(error.kind(), ApiErrorKind::Conflict, "{error}");
+    assert_eq!(cluster.as_host(&host).keep_alive().await.unwrap_err().kind(), ApiErrorKind::Evicted);
+}
+
+#[tokio::test]
+async fn a_proxy_is_removed_like_a_node_and_its_streams_end() {
+    let cluster = Cluster::new().await;
+    let (host, _) = joined(&cluster, HostRole::Proxy).await;
+    let proxy = cluster.as_host(&host);
+    let record = proxy_record(&host);
     proxy.announce_proxy(record.clone()).await.unwrap();
     let mut nodes = proxy.watch_nodes().await.unwrap();
     nodes.next().await.unwrap().unwrap();

@@ -204,7 +204,7 @@ async fn ttl_is_the_least_of_what_everybody_wants() {
     assert_eq!(life(Some(u64::MAX)).await, 30 * 3600);
     let mut access = cluster.admin().role("access".parse().unwrap()).await.unwrap();
     access.metadata.revision = None;
-    access.spec.options.max_session_ttl = 3600;
+    access.spec.options.max_session_ttl = Duration::from_secs(3600);
     let value = serde_json::to_vec(&access).unwrap();
     cluster.backend.put(&"roles/access".parse().unwrap(), value.into(), None).await.unwrap();
     assert_eq!(life(None).await, 3600);

@@ -74,13 +74,13 @@ async fn bootstrap_leaves_changed_roles_alone() {
     let cluster = Cluster::new().await;
     let mut access = cluster.admin().role("access".parse().unwrap()).await.unwrap();
     assert!(access.metadata.revision.take().is_some());
-    access.spec.options.max_session_ttl = 60;
+    access.spec.options.max_session_ttl = std::time::Duration::from_secs(60);
     let value = serde_json::to_vec(&access).unwrap();
     cluster.backend.put(&"roles/access".parse().unwrap(), value.into(), None).await.unwrap();
     cluster.auth.bootstrap().await.unwrap();
     assert_eq!(
         cluster.admin().role("access".parse().unwrap()).await.unwrap().spec.options.max_session_ttl,
-        60
+        std::time::Duration::from_secs(60)
     );
     assert_eq!(cluster.admin().roles().await.unwrap().len(), 3);
 }

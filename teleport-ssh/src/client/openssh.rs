@@ -205,8 +205,8 @@ fn shell_words(options: &[String]) -> String {
     options.iter().map(|option| format!("-o {}", shell_quote(option))).collect::<Vec<_>>().join(" ")
 }
 
-/// One word for a shell.
-fn shell_quote(text: &str) -> String {
+/// One word for a POSIX shell, quoted if it needs it.
+pub fn shell_quote(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/:=@,+".contains(&byte);
     if !text.is_empty() && text.bytes().all(plain) {
         text.to_owned()

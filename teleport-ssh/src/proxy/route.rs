@@ -138,7 +138,7 @@ pub fn resolve(
     let not_found = |missing| RouteError::NotFound { target: target.to_string(), missing };
     let found = find(&target.host, nodes, cluster);
     // Each filter narrows what is left, so that the reason names the first obstacle.
-    let visible = narrow(found, Missing::Unknown, |node| checker.can_see(&node.record.labels));
+    let visible = narrow(found, Missing::Unknown, |node| checker.can_see(&node.record));
     let online = visible.and_then(|nodes| narrow(nodes, Missing::Invisible, |node| node.is_online(now)));
     let ported =
         online.and_then(|nodes| narrow(nodes, Missing::Offline, |node| port_fits(node, target.port)));

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 use async_trait::async_trait;
 use futures_util::stream::BoxStream;
+use teleport_core::access::RoleSet;
 use teleport_core::api::ApiResult;
 use teleport_core::cert::TrustBundle;
 use teleport_core::id::ClusterName;
@@ -20,7 +21,7 @@ fn view() -> AccessView {
             host_tls_ca: Vec::new(),
         },
         proxies: Vec::new(),
-        roles: Vec::new(),
+        roles: RoleSet::default(),
     }
 }
 

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
 use std::collections::BTreeMap;
 
+use teleport_core::access::{RoleSet, Subject};
 use teleport_core::api::NodeEvent;
 use teleport_core::cert::Traits;
 use teleport_core::label::LabelMatcher;
@@ -52,14 +53,14 @@ fn route(target: &str) -> Result<HostId, RouteError> {
                 logins: vec!["root".to_owned()],
                 node_labels: LabelMatcher::new(BTreeMap::from([("env".to_owned(), vec!["prod".to_owned()])]))
                     .unwrap(),
-                rules: Vec::new(),
+                ..RoleConditions::default()
             },
             ..RoleSpec::default()
         },
     );
     let traits = Traits::new();
-    let roles = [role];
-    let checker = AccessChecker::new(&["access".parse().unwrap()], &traits, &roles);
+    let (names, roles) = (["access".parse().unwrap()], RoleSet::new([role]));
+    let checker = AccessChecker::new(Subject { name: "alice", roles: &names, traits: &traits }, &roles);
     let cluster = ClusterName::new("example.com").unwrap();
     resolve(&target.parse().unwrap(), &table, &checker, &cluster, NOW).map(|route| route.host_id())
 }

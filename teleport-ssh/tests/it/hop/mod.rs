@@ -167,7 +167,7 @@ impl World {
                 allow: RoleConditions {
                     logins: vec![os_user()],
                     node_labels: serde_json::from_str(r#"{"env":"test"}"#).unwrap(),
-                    rules: Vec::new(),
+                    ..RoleConditions::default()
                 },
                 ..RoleSpec::default()
             },
@@ -175,7 +175,7 @@ impl World {
         let access = Arc::new(Access {
             view: watch::Sender::new(AccessView {
                 trust: ca.trust_bundle(),
-                roles: vec![role],
+                roles: vec![role].into(),
                 proxies: Vec::new(),
             }),
             nodes: watch::Sender::default(),

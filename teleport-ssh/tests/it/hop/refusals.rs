@@ -109,7 +109,7 @@ async fn the_proxy_refuses_holders_of_a_role_that_cannot_be_read() {
     let world = World::start().await;
     world.sshd("web").await;
     let user = world.user("alice").await;
-    world.access.view.send_modify(|view| view.roles = vec![Role::unreadable("access")]);
+    world.access.view.send_modify(|view| view.roles = vec![Role::unreadable("access")].into());
     let unreadable = |event: &AuditEvent| {
         event.error.as_deref().is_some_and(|error| error.contains("role access cannot be read"))
     };

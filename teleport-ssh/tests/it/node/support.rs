@@ -16,6 +16,7 @@ use ssh_key::private::Ed25519Keypair;
 use ssh_key::{Certificate, LineEnding, PrivateKey};
 use teleport_backend::memory::MemoryBackend;
 use teleport_ca::CertificateAuthority;
+use teleport_core::access::RoleSet;
 use teleport_core::api::{
     AccessView, ApiError, ApiResult, AuditApi, HostCredentials, IdentityApi, LoginResponse, NodeEvent,
     PresenceApi, ProxyRecord, RecordingApi, RecordingQuery, ReissueRequest, RenewRequest, TrustApi,
@@ -304,7 +305,7 @@ impl TestNode {
         let mut trust = material.trust.clone();
         trust.user_ca = vec![neutral(&user_ca)];
         let auth =
-            TestAuth::new(AccessView { trust: trust.clone(), roles: builtin_roles(), proxies: Vec::new() });
+            TestAuth::new(AccessView { trust: trust.clone(), roles: builtin_roles().into(), proxies: Vec::new() });
         let dir = tempfile::tempdir().unwrap();
         let access: Arc<TestAuth> = Arc::clone(&auth);
         let builder = NodeServer::builder(HostIdentityHandle::new(material), access, service, clock, entropy)
@@ -385,6 +386,7 @@ impl TestNode {
 
     /// Replaces the roles that exist.
     pub(crate) async fn roles(&self, roles: Vec<Role>) {
+        let roles = RoleSet::from(roles);
         self.auth.view.send_modify(|view| view.roles.clone_from(&roles));
         let changed = self.status.view().wait_for(|view| view.roles == roles);
         tokio::time::timeout(PATIENCE, changed).await.unwrap();

@@ -1,0 +1,67 @@
+//! What conditions are evaluated against.
+
+use std::collections::BTreeMap;
+
+use crate::cert::{Traits, UserIdentity};
+use crate::id::RoleName;
+use crate::resource::User;
+
+/// The user who is decided about.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "callers build it; a new property must make them think")]
+pub struct Subject<'a> {
+    /// The user's name.
+    pub name: &'a str,
+    /// The user's roles.
+    pub roles: &'a [RoleName],
+    /// The user's traits.
+    pub traits: &'a Traits,
+}
+
+impl<'a> From<&'a UserIdentity> for Subject<'a> {
+    fn from(identity: &'a UserIdentity) -> Self {
+        Self { name: identity.user.as_str(), roles: &identity.roles, traits: &identity.traits }
+    }
+}
+
+impl<'a> From<&'a User> for Subject<'a> {
+    fn from(user: &'a User) -> Self {
+        Self { name: &user.metadata.name, roles: &user.spec.roles, traits: &user.spec.traits }
+    }
+}
+
+/// A session or its recording, as far as it is known.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "callers build it")]
+pub struct SessionFacts<'a> {
+    /// The users who took part.
+    pub participants: &'a [&'a str],
+    /// The login on the node.
+    pub login: &'a str,
+    /// The node's host id.
+    pub server_id: &'a str,
+    /// The node's name.
+    pub server_hostname: &'a str,
+}
+
+/// A resource, as far as it is known. What is `None` makes conditions about it undecided.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "callers build it")]
+pub struct ResourceFacts<'a> {
+    /// Its name.
+    pub name: Option<&'a str>,
+    /// Its labels.
+    pub labels: Option<&'a BTreeMap<String, String>>,
+    /// The session that it is.
+    pub session: Option<SessionFacts<'a>>,
+}
+
+/// Everything that a condition can ask about.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "callers build it")]
+pub struct Facts<'a> {
+    /// Who.
+    pub subject: Subject<'a>,
+    /// What.
+    pub resource: ResourceFacts<'a>,
+}

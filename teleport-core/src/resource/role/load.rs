@@ -1,0 +1,106 @@
+//! From a document to a role.
+
+use std::fmt;
+
+use serde_json::Value;
+
+use super::{Role, keys, original};
+use crate::access::CompiledRole;
+
+/// One thing that is wrong with a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DocumentProblem {
+    /// Where: `spec.allow.rules[0].where`. Empty for the whole.
+    pub path: String,
+    /// What is wrong there.
+    pub message: String,
+}
+
+impl DocumentProblem {
+    pub(crate) fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { path: path.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for DocumentProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.path.is_empty() {
+            f.write_str(&self.message)
+        } else {
+            write!(f, "{}: {}", self.path, self.message)
+        }
+    }
+}
+
+/// A document is not what it should be. All that is wrong with it, in the order of the document.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+#[non_exhaustive]
+pub struct InvalidDocument {
+    /// What is wrong; at least one.
+    pub problems: Vec<DocumentProblem>,
+}
+
+impl From<DocumentProblem> for InvalidDocument {
+    fn from(problem: DocumentProblem) -> Self {
+        Self { problems: vec![problem] }
+    }
+}
+
+/// A role as it was read from a document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadedRole {
+    /// The role, of our own version.
+    pub role: Role,
+    /// What the document says that this role does not: one line each, with the place. Empty for documents of our own version.
+    pub ignored: Vec<String>,
+}
+
+/// Reads a role as administrators write it: of our own version `v1`, or of the versions `v3` to `v8` of the original.
+///
+/// Everything that can be wrong with it is found here: unknown keys, templates, predicates, regular expressions, kinds of
+/// resources. What is loaded can be decided by.
+///
+/// Documents of the original have the defaults of their own version: in `v3` a role with logins and without `node_labels`
+/// matches every node, since `v4` none. What is not about SSH, or not offered here, is left out and named in
+/// [`LoadedRole::ignored`].
+///
+/// # Errors
+/// [`InvalidDocument`], with everything that is wrong.
+pub fn load_role(document: &Value) -> Result<LoadedRole, InvalidDocument> {
+    let field = |name: &str| document.get(name).and_then(Value::as_str);
+    if !document.is_object() {
+        return Err(DocumentProblem::new(
+            "",
+            "a role is a map with the keys kind, version, metadata and spec",
+        )
+        .into());
+    }
+    if field("kind") != Some("role") {
+        return Err(DocumentProblem::new("kind", "must be \"role\"").into());
+    }
+    let loaded = match field("version") {
+        Some("v1") => {
+            let mut problems = Vec::new();
+            keys::check(document, &keys::ROLE, "", &mut problems);
+            if !problems.is_empty() {
+                return Err(InvalidDocument { problems });
+            }
+            LoadedRole { role: read(document.clone())?, ignored: Vec::new() }
+        }
+        Some(version @ ("v3" | "v4" | "v5" | "v6" | "v7" | "v8")) => original::load(document, version)?,
+        _ => {
+            let message = "must be \"v1\", or \"v3\" to \"v8\" for a role of the original";
+            return Err(DocumentProblem::new("version", message).into());
+        }
+    };
+    CompiledRole::new(loaded.role.clone())?;
+    Ok(loaded)
+}
+
+/// Reads the values; the keys are known to be right.
+pub(super) fn read(document: Value) -> Result<Role, InvalidDocument> {
+    serde_json::from_value(document).map_err(|error| DocumentProblem::new("", error.to_string()).into())
+}
