@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::authorize::chain;
 use super::handler::Slot;
+use super::not_started::tell;
 use super::{AuditPolicy, Shared};
 use crate::engine::transport::{Account, Link};
 use crate::session::machine::Launch;
@@ -23,8 +24,6 @@ use crate::session::{
 
 /// The longest command in the header of a recording, in bytes.
 const MAX_RECORDED_COMMAND: usize = 16 << 10;
-/// The exit status of a session that was not begun.
-const NOT_BEGUN: u32 = 254;
 
 /// All that a session needs.
 pub(super) struct Start {
@@ -55,7 +54,7 @@ pub(super) async fn run(start: Start) {
             let output = SessionOutput::new(write, link, closed, Box::new(NoRecorder::new()));
             let event = node.event(EventKind::SessionRejected).user(&grant.identity.user).login(&grant.login);
             node.audit.send(event.remote(Some(peer)).error(&reason)).await;
-            refuse(&output, "teleport: the session cannot be recorded, so it is not begun\r\n").await;
+            tell(&output, "teleport: the session cannot be recorded, so it is not begun\r\n").await;
             return;
         }
     };
@@ -68,7 +67,7 @@ pub(super) async fn run(start: Start) {
         // The start may still be written, late: what follows it says that nothing came of it.
         let event = details.of(EventKind::SessionRejected);
         node.audit.note(event.error("the session's start could not be written to the audit log in time"));
-        refuse(&output, "teleport: the audit log cannot be written, so the session is not begun\r\n").await;
+        tell(&output, "teleport: the audit log cannot be written, so the session is not begun\r\n").await;
         return;
     }
     let registered = node.sessions.enter(id, &grant.identity.user, &grant.login, started);
@@ -129,19 +128,12 @@ fn cut(mut command: String) -> String {
     command
 }
 
-fn command(kind: &SessionKind) -> Option<String> {
+/// The text of a command, for records.
+pub(super) fn command(kind: &SessionKind) -> Option<String> {
     match kind {
         SessionKind::Exec(line) => Some(String::from_utf8_lossy(line).into_owned()),
         SessionKind::Shell => None,
     }
-}
-
-async fn refuse(output: &SessionOutput, text: &'static str) {
-    let _ = output.stderr(text.as_bytes()).await;
-    let channel = output.channel();
-    let _ = channel.exit_status(NOT_BEGUN).await;
-    let _ = channel.eof().await;
-    let _ = channel.close().await;
 }
 
 /// What all events of one session say.

@@ -2,6 +2,7 @@
 
 mod backpressure;
 mod certificates;
+mod commands;
 mod embedded;
 mod hostile;
 mod logins;
