@@ -10,10 +10,12 @@ use teleport_core::audit::{AuditEvent, EventKind};
 use teleport_core::clock::Timestamp;
 use teleport_core::id::SessionId;
 use teleport_core::recording::{NoRecorder, RecordingMeta, SessionEnd};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::authorize::chain;
 use super::handler::Slot;
+use super::lifetime::{self, Over};
 use super::not_started::tell;
 use super::{AuditPolicy, Shared};
 use crate::engine::transport::{Account, Link};
@@ -37,14 +39,28 @@ pub(super) struct Start {
     pub(super) account: Account,
     pub(super) link: Link,
     pub(super) closed: CancellationToken,
+    pub(super) ending: watch::Receiver<Option<Over>>,
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
 }
 
 /// Runs a session to its end.
 pub(super) async fn run(start: Start) {
-    let Start { node, handle, grant, launch, channel, slot, mut events, account, link, closed, peer, local } =
-        start;
+    let Start {
+        node,
+        handle,
+        grant,
+        launch,
+        channel,
+        slot,
+        mut events,
+        account,
+        link,
+        closed,
+        mut ending,
+        peer,
+        local,
+    } = start;
     let (read, write) = channel.split();
     let input = SessionInput::new(read, account);
     let begun = begin(&node, &grant, &launch).await;
@@ -58,7 +74,7 @@ pub(super) async fn run(start: Start) {
             return;
         }
     };
-    let output = SessionOutput::new(write, link, closed, recorder);
+    let output = SessionOutput::new(write, link, closed.clone(), recorder);
     events.record_to(&output);
     let details = Details::new(&node, &grant, &launch, id, peer, local);
     if details.announce(&node).await.is_err() {
@@ -72,6 +88,7 @@ pub(super) async fn run(start: Start) {
     }
     let registered = node.sessions.enter(id, &grant.identity.user, &grant.login, started);
     let Launch { kind, original_command, terminal, env } = launch;
+    let interactive = terminal.is_some();
     let material = node.identity.current();
     let request = SessionRequest {
         id,
@@ -87,8 +104,12 @@ pub(super) async fn run(start: Start) {
     };
     let channel = SessionChannel { request, input, output: output.clone(), events };
     // If this task is dropped or the service panics, the end is told all the same.
-    let guard = Ending { output: Some(output), node: Arc::clone(&node), details, started };
-    let status = node.service.run(grant, channel).await;
+    let mut guard = Ending { output: Some(output.clone()), node: Arc::clone(&node), details, started };
+    let session = node.service.run(grant, channel);
+    let (status, over) = lifetime::attend(session, &output, interactive, &closed, &mut ending).await;
+    if let Some(over) = over {
+        guard.details.event = guard.details.event.clone().field("reason", over.to_string());
+    }
     guard.end(&handle, status, slot).await;
     drop(registered);
 }

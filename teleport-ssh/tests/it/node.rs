@@ -5,6 +5,7 @@ mod certificates;
 mod commands;
 mod embedded;
 mod hostile;
+mod lifetimes;
 mod logins;
 mod sessions;
 mod support;

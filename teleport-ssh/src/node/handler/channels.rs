@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Connection;
 use crate::engine::transport::Account;
 use crate::node::authorize::{self, Refusal, chain};
+use crate::node::lifetime::Over;
 use crate::session::EventSender;
 use crate::session::machine::{Machine, SessionPolicy};
 
@@ -28,6 +29,8 @@ enum NoSession {
     Access(#[from] Refusal),
     #[error("the node is shutting down")]
     Draining,
+    #[error("the connection is being ended: {0}")]
+    Ending(Over),
     #[error("too many sessions on one connection: at most {limit} at a time")]
     TooMany { limit: usize },
 }
@@ -37,7 +40,7 @@ impl NoSession {
     fn told(&self) -> ChannelOpenFailure {
         match self {
             Self::Access(_) => ChannelOpenFailure::AdministrativelyProhibited,
-            Self::Draining => ChannelOpenFailure::ResourceShortage,
+            Self::Draining | Self::Ending(_) => ChannelOpenFailure::ResourceShortage,
             Self::TooMany { .. } => {
                 ChannelOpenFailure::Other { code: RESOURCE_SHORTAGE, reason: self.to_string() }
             }
@@ -147,6 +150,9 @@ impl Connection {
     fn may_open(&self, grant: &LoginGrant) -> Result<(), NoSession> {
         if self.node.shutdown.is_draining() {
             return Err(NoSession::Draining);
+        }
+        if let Some(over) = self.tether.over() {
+            return Err(NoSession::Ending(over));
         }
         let record = self.node.record.borrow().clone();
         let newest = authorize::again(grant, self.node.clock.now(), &self.node.view, &record)?;

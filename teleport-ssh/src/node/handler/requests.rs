@@ -86,6 +86,7 @@ impl Connection {
             account: open.account.clone(),
             link: self.link.clone(),
             closed: open.closed.clone(),
+            ending: self.tether.ending(),
             peer: self.peer,
             local: self.local,
         };
