@@ -139,6 +139,11 @@ impl AccessCache {
         }
     }
 
+    /// Tells of each new view from now on.
+    pub(crate) fn changes(&self) -> Changes {
+        Changes { versions: self.0.versions.subscribe(), _cache: self.clone() }
+    }
+
     fn alone(&self) -> Option<Instant> {
         *self.0.alone_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -214,6 +219,21 @@ impl AccessCache {
             }
         }
         None
+    }
+}
+
+/// When there is a new view.
+pub(crate) struct Changes {
+    versions: watch::Receiver<u64>,
+    /// Keeps the sender alive.
+    _cache: AccessCache,
+}
+
+impl Changes {
+    /// Waits for the next one; several at once are one. Cancel safe.
+    pub(crate) async fn next(&mut self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.versions.changed().await;
     }
 }
 

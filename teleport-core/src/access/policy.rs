@@ -94,7 +94,7 @@ pub fn option_table() -> String {
     table
 }
 
-/// What counts for one session. The node enforces it.
+/// What counts for one session. Nodes enforce it, as far as the manual's chapter on [`roles`](crate::manual::roles) says.
 ///
 /// The options of **all** the user's roles count, by [`OPTION_RULES`], whichever of them grants the session. Only
 /// [`destinations`](Self::destinations) and [`commands`](Self::commands) are those of the roles that grant this login on this
@@ -113,7 +113,7 @@ pub struct SessionPolicy {
     pub disconnect_expired_cert: bool,
     /// Whether files may be copied. Never if commands are restricted: who can write files can run what they like.
     pub file_copy: bool,
-    /// After how long without a sign of the client the connection ends; `None` is as the cluster says.
+    /// After how long without input and output the connection ends; `None` is as the cluster says.
     pub idle_timeout: Option<Duration>,
     /// Whether connections may be forwarded from the client's side.
     pub local_forwarding: bool,

@@ -17,8 +17,9 @@ use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use russh::{ChannelMsg, Sig};
@@ -38,15 +39,31 @@ const MESSAGE_COST: isize = 128;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Link(Arc<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     closed: AtomicBool,
+    born: Instant,
+    /// When something last moved on a channel: milliseconds since `born`.
+    moved: AtomicU64,
     /// Bytes that were read and not taken.
     waiting: AtomicIsize,
     /// How many writers wait for window or for their turn.
     writers: AtomicUsize,
     /// Of the task that runs the connection.
     waker: AtomicWaker,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            closed: AtomicBool::default(),
+            born: Instant::now(),
+            moved: AtomicU64::default(),
+            waiting: AtomicIsize::default(),
+            writers: AtomicUsize::default(),
+            waker: AtomicWaker::default(),
+        }
+    }
 }
 
 impl Link {
@@ -59,6 +76,21 @@ impl Link {
     pub(crate) fn close(&self) {
         self.0.closed.store(true, Ordering::SeqCst);
         self.0.waker.wake();
+    }
+
+    /// Something moved: input or requests came on a channel, or output went. What the SSH library asks and answers by itself to
+    /// learn whether the other side lives is no sign of anybody.
+    pub(crate) fn moves(&self) {
+        self.0.moved.fetch_max(self.millis(), Ordering::Relaxed);
+    }
+
+    /// For how long nothing has moved.
+    pub(crate) fn idle(&self) -> Duration {
+        Duration::from_millis(self.millis().saturating_sub(self.0.moved.load(Ordering::Relaxed)))
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.0.born.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// An account for a new channel.
@@ -125,6 +157,7 @@ struct Channel {
 impl Account {
     /// A message with so many bytes of [`payload`] was put in the channel's queue. Returns how much waits in it now, in bytes.
     pub(crate) fn arrived(&self, data: usize) -> usize {
+        self.0.link.moves();
         if self.0.closed.load(Ordering::SeqCst) {
             return 0;
         }

@@ -76,6 +76,15 @@ pub(super) fn again(
     if now >= grant.identity.expires {
         return Err(CertRejected::Expired.into());
     }
+    newest(grant, cache, node)
+}
+
+/// What the roles say now of who was let in, whether or not the certificate has ended.
+pub(super) fn newest(
+    grant: &LoginGrant,
+    cache: &AccessCache,
+    node: &NodeRecord,
+) -> Result<LoginGrant, Refusal> {
     let view = cache.usable()?;
     let checker = AccessChecker::for_identity(&grant.identity, &view.roles);
     Ok(checker.check_login(&grant.identity, node, &grant.login)?)

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::handler::{Connection, ConnectionError, Progress, Slots};
+use super::lifetime::{self, Tether};
 use crate::engine::transport::{Link, Transport};
 use crate::engine::{ConfigError, server_config_for};
 use crate::identity::{HostIdentityHandle, HostMaterial};
@@ -24,6 +25,9 @@ const GOODBYE_LIMIT: Duration = Duration::from_secs(2);
 /// How long a client whose last session has ended has to hang up by itself. Stock `ssh` forgets the status of its command when it is
 /// told to go before it has gone.
 const HANG_UP_LIMIT: Duration = Duration::from_secs(1);
+
+/// How long the sessions of a connection that the node ends have to say so.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
 /// The library's configuration of the newest identity.
 pub(super) struct ConfigCache(Mutex<(Arc<HostMaterial>, Arc<russh::server::Config>)>);
@@ -70,9 +74,18 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
     let cut = CutOnDrop(link.clone());
     let (progress, mut progressed) = watch::channel(Progress::Connected);
     let slots = Slots::default();
-    let handler = Connection::new(Arc::clone(&node), link.clone(), peer, local, progress, slots.clone());
+    let tether = Tether::new();
+    let handler = Connection::new(
+        Arc::clone(&node),
+        link.clone(),
+        peer,
+        local,
+        progress,
+        slots.clone(),
+        tether.clone(),
+    );
     let config = node.configs.current(&node.identity);
-    let transport = Transport::new(stream, link);
+    let transport = Transport::new(stream, link.clone());
     let banner =
         tokio::time::timeout(BANNER_LIMIT.min(node.login_grace), run_stream(config, transport, handler));
     let mut session = tokio::select! {
@@ -127,8 +140,21 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
         }
         return;
     }
+    link.moves();
     let ended = tokio::select! {
         ended = &mut session => ended,
+        over = lifetime::over(&node, &tether, &link) => {
+            tether.end(over);
+            let goodbye = async {
+                // Their terminals show why before the connection goes.
+                let _ = tokio::time::timeout(LAST_WORDS_LIMIT, slots.none()).await;
+                let goodbye = handle.disconnect(Disconnect::ByApplication, over.to_string(), String::new());
+                let _ = tokio::time::timeout(GOODBYE_LIMIT, async { (goodbye.await, (&mut session).await) }).await;
+                drop(cut);
+            };
+            tokio::join!(goodbye, lifetime::announce(&node, &tether, peer, local, over));
+            return;
+        }
         () = idle_and_draining(&node, &slots) => {
             if tokio::time::timeout(HANG_UP_LIMIT, &mut session).await.is_ok() {
                 return;

@@ -23,6 +23,7 @@ pub(super) use self::channels::{Slot, Slots};
 pub(super) use self::login::Progress;
 use self::requests::{signal_name, terminal_size};
 use super::Shared;
+use super::lifetime::Tether;
 use crate::engine::transport::{Link, pty_payload, signal_payload};
 use crate::session::Terminal;
 use crate::session::machine::Request;
@@ -46,6 +47,7 @@ pub(super) struct Connection {
     local: SocketAddr,
     progress: watch::Sender<Progress>,
     slots: Slots,
+    tether: Tether,
     failures: u32,
     probes: u32,
     /// The login that was asked for, and by which method beside certificates, until a certificate was refused and told of.
@@ -66,6 +68,7 @@ impl Connection {
         local: SocketAddr,
         progress: watch::Sender<Progress>,
         slots: Slots,
+        tether: Tether,
     ) -> Self {
         Self {
             node,
@@ -74,6 +77,7 @@ impl Connection {
             local,
             progress,
             slots,
+            tether,
             failures: 0,
             probes: 0,
             pending: None,
@@ -144,6 +148,9 @@ impl Handler for Connection {
     }
 
     async fn auth_succeeded(&mut self, _session: &mut Session) -> Result<(), ConnectionError> {
+        if let Some(grant) = &self.grant {
+            self.tether.let_in(grant.clone());
+        }
         self.progress.send_replace(Progress::Authenticated);
         Ok(())
     }

@@ -12,6 +12,8 @@ mod audit;
 mod authorize;
 mod connection;
 mod handler;
+mod lifetime;
+mod not_started;
 mod session_task;
 
 use std::fmt;

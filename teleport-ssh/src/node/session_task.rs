@@ -10,10 +10,13 @@ use teleport_core::audit::{AuditEvent, EventKind};
 use teleport_core::clock::Timestamp;
 use teleport_core::id::SessionId;
 use teleport_core::recording::{NoRecorder, RecordingMeta, SessionEnd};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::authorize::chain;
 use super::handler::Slot;
+use super::lifetime::{self, Over};
+use super::not_started::tell;
 use super::{AuditPolicy, Shared};
 use crate::engine::transport::{Account, Link};
 use crate::session::machine::Launch;
@@ -23,8 +26,6 @@ use crate::session::{
 
 /// The longest command in the header of a recording, in bytes.
 const MAX_RECORDED_COMMAND: usize = 16 << 10;
-/// The exit status of a session that was not begun.
-const NOT_BEGUN: u32 = 254;
 
 /// All that a session needs.
 pub(super) struct Start {
@@ -38,14 +39,28 @@ pub(super) struct Start {
     pub(super) account: Account,
     pub(super) link: Link,
     pub(super) closed: CancellationToken,
+    pub(super) ending: watch::Receiver<Option<Over>>,
     pub(super) peer: SocketAddr,
     pub(super) local: SocketAddr,
 }
 
 /// Runs a session to its end.
 pub(super) async fn run(start: Start) {
-    let Start { node, handle, grant, launch, channel, slot, mut events, account, link, closed, peer, local } =
-        start;
+    let Start {
+        node,
+        handle,
+        grant,
+        launch,
+        channel,
+        slot,
+        mut events,
+        account,
+        link,
+        closed,
+        mut ending,
+        peer,
+        local,
+    } = start;
     let (read, write) = channel.split();
     let input = SessionInput::new(read, account);
     let begun = begin(&node, &grant, &launch).await;
@@ -55,11 +70,11 @@ pub(super) async fn run(start: Start) {
             let output = SessionOutput::new(write, link, closed, Box::new(NoRecorder::new()));
             let event = node.event(EventKind::SessionRejected).user(&grant.identity.user).login(&grant.login);
             node.audit.send(event.remote(Some(peer)).error(&reason)).await;
-            refuse(&output, "teleport: the session cannot be recorded, so it is not begun\r\n").await;
+            tell(&output, "teleport: the session cannot be recorded, so it is not begun\r\n").await;
             return;
         }
     };
-    let output = SessionOutput::new(write, link, closed, recorder);
+    let output = SessionOutput::new(write, link, closed.clone(), recorder);
     events.record_to(&output);
     let details = Details::new(&node, &grant, &launch, id, peer, local);
     if details.announce(&node).await.is_err() {
@@ -68,11 +83,12 @@ pub(super) async fn run(start: Start) {
         // The start may still be written, late: what follows it says that nothing came of it.
         let event = details.of(EventKind::SessionRejected);
         node.audit.note(event.error("the session's start could not be written to the audit log in time"));
-        refuse(&output, "teleport: the audit log cannot be written, so the session is not begun\r\n").await;
+        tell(&output, "teleport: the audit log cannot be written, so the session is not begun\r\n").await;
         return;
     }
     let registered = node.sessions.enter(id, &grant.identity.user, &grant.login, started);
     let Launch { kind, original_command, terminal, env } = launch;
+    let interactive = terminal.is_some();
     let material = node.identity.current();
     let request = SessionRequest {
         id,
@@ -88,8 +104,12 @@ pub(super) async fn run(start: Start) {
     };
     let channel = SessionChannel { request, input, output: output.clone(), events };
     // If this task is dropped or the service panics, the end is told all the same.
-    let guard = Ending { output: Some(output), node: Arc::clone(&node), details, started };
-    let status = node.service.run(grant, channel).await;
+    let mut guard = Ending { output: Some(output.clone()), node: Arc::clone(&node), details, started };
+    let session = node.service.run(grant, channel);
+    let (status, over) = lifetime::attend(session, &output, interactive, &closed, &mut ending).await;
+    if let Some(over) = over {
+        guard.details.event = guard.details.event.clone().field("reason", over.to_string());
+    }
     guard.end(&handle, status, slot).await;
     drop(registered);
 }
@@ -129,19 +149,12 @@ fn cut(mut command: String) -> String {
     command
 }
 
-fn command(kind: &SessionKind) -> Option<String> {
+/// The text of a command, for records.
+pub(super) fn command(kind: &SessionKind) -> Option<String> {
     match kind {
         SessionKind::Exec(line) => Some(String::from_utf8_lossy(line).into_owned()),
         SessionKind::Shell => None,
     }
-}
-
-async fn refuse(output: &SessionOutput, text: &'static str) {
-    let _ = output.stderr(text.as_bytes()).await;
-    let channel = output.channel();
-    let _ = channel.exit_status(NOT_BEGUN).await;
-    let _ = channel.eof().await;
-    let _ = channel.close().await;
 }
 
 /// What all events of one session say.

@@ -142,6 +142,7 @@ impl SessionOutput {
         if !self.record(|recorder, at| recorder.output(at, stream, &data)) {
             return Err(OutputClosed::Recording);
         }
+        output.link.moves();
         let _waits = output.link.output_waits();
         let send = async {
             match stream {

@@ -2,8 +2,10 @@
 
 mod backpressure;
 mod certificates;
+mod commands;
 mod embedded;
 mod hostile;
+mod lifetimes;
 mod logins;
 mod sessions;
 mod support;

@@ -127,7 +127,7 @@ pub struct RoleOptions {
     /// Whether X11 may be forwarded. One role suffices.
     #[serde(skip_serializing_if = "is_default")]
     pub permit_x11_forwarding: bool,
-    /// After how long without a sign of the client a connection ends; zero is never. The shortest of all roles counts.
+    /// After how long without input and output a connection ends; zero is never. The shortest of all roles counts.
     #[serde(with = "span", skip_serializing_if = "is_default")]
     pub client_idle_timeout: Duration,
     /// Whether connections end with their certificate. One role suffices.

@@ -135,3 +135,23 @@ fn a_message_weighs_what_its_sender_chose() {
         assert_eq!(payload(&message), 0, "{message:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_on_a_channel_or_goes_out_is_a_sign_of_somebody() {
+    let link = Link::new();
+    let account = link.account();
+    let minute = Duration::from_secs(60);
+    tokio::time::advance(minute).await;
+    assert_eq!(link.idle(), minute, "since the beginning");
+    account.arrived(1);
+    assert_eq!(link.idle(), Duration::ZERO);
+    tokio::time::advance(minute).await;
+    account.taken(1);
+    assert_eq!(link.idle(), minute, "that something was taken is our own doing");
+    account.close();
+    account.arrived(1);
+    assert_eq!(link.idle(), Duration::ZERO, "also where it is thrown away");
+    tokio::time::advance(minute).await;
+    link.moves();
+    assert_eq!(link.idle(), Duration::ZERO);
+}

@@ -11,12 +11,42 @@ use tokio_util::sync::CancellationToken;
 
 use super::Connection;
 use crate::engine::transport::Account;
-use crate::node::authorize::{self, chain};
+use crate::node::authorize::{self, Refusal, chain};
+use crate::node::lifetime::Over;
 use crate::session::EventSender;
 use crate::session::machine::{Machine, SessionPolicy};
 
 /// `SSH_OPEN_ADMINISTRATIVELY_PROHIBITED`
 const ADMINISTRATIVELY_PROHIBITED: u32 = 1;
+
+/// `SSH_OPEN_RESOURCE_SHORTAGE`
+const RESOURCE_SHORTAGE: u32 = 4;
+
+/// Why a client that was let in may not have one more session now.
+#[derive(Debug, thiserror::Error)]
+enum NoSession {
+    #[error(transparent)]
+    Access(#[from] Refusal),
+    #[error("the node is shutting down")]
+    Draining,
+    #[error("the connection is being ended: {0}")]
+    Ending(Over),
+    #[error("too many sessions on one connection: at most {limit} at a time")]
+    TooMany { limit: usize },
+}
+
+impl NoSession {
+    /// What the client is told.
+    fn told(&self) -> ChannelOpenFailure {
+        match self {
+            Self::Access(_) => ChannelOpenFailure::AdministrativelyProhibited,
+            Self::Draining | Self::Ending(_) => ChannelOpenFailure::ResourceShortage,
+            Self::TooMany { .. } => {
+                ChannelOpenFailure::Other { code: RESOURCE_SHORTAGE, reason: self.to_string() }
+            }
+        }
+    }
+}
 
 /// A session channel.
 pub(super) struct Open {
@@ -85,10 +115,14 @@ impl Connection {
             reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
             return;
         };
-        if let Some((reason, failure)) = self.no_session(grant) {
-            tracing::info!(peer = %self.peer, %reason, "session refused");
-            self.node.audit.note(self.event(EventKind::SessionRejected).error(reason));
-            reply.reject(failure).await;
+        if let Err(why) = self.may_open(grant) {
+            tracing::info!(peer = %self.peer, reason = %chain(&why), "session refused");
+            let event = self.event(EventKind::SessionRejected).error(chain(&why));
+            self.node.audit.note(match why {
+                NoSession::TooMany { limit } => event.field("reason", "max_sessions").field("max", limit),
+                _ => event,
+            });
+            reply.reject(why.told()).await;
             return;
         }
         let policy = SessionPolicy {
@@ -112,19 +146,20 @@ impl Connection {
         reply.accept().await;
     }
 
-    /// Why a client that was let in may not have one more session now.
-    fn no_session(&self, grant: &LoginGrant) -> Option<(String, ChannelOpenFailure)> {
+    /// Whether a client that was let in may have one more session now.
+    fn may_open(&self, grant: &LoginGrant) -> Result<(), NoSession> {
         if self.node.shutdown.is_draining() {
-            return Some(("the node is shutting down".to_owned(), ChannelOpenFailure::ResourceShortage));
+            return Err(NoSession::Draining);
         }
-        if self.slots.count() >= self.node.max_sessions {
-            let text = "too many sessions on one connection".to_owned();
-            return Some((text, ChannelOpenFailure::ResourceShortage));
+        if let Some(over) = self.tether.over() {
+            return Err(NoSession::Ending(over));
         }
         let record = self.node.record.borrow().clone();
-        authorize::again(grant, self.node.clock.now(), &self.node.view, &record)
-            .err()
-            .map(|why| (chain(&why), ChannelOpenFailure::AdministrativelyProhibited))
+        let newest = authorize::again(grant, self.node.clock.now(), &self.node.view, &record)?;
+        let roles =
+            newest.policy.max_sessions.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+        let limit = self.node.max_sessions.min(roles);
+        if self.slots.count() >= limit { Err(NoSession::TooMany { limit }) } else { Ok(()) }
     }
 
     /// Refuses a channel that would lead elsewhere.

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use russh::server::Session;
 use russh::{ChannelId, Sig};
+use teleport_core::access::LoginGrant;
 use teleport_core::audit::EventKind;
 
 use super::{Connection, ConnectionError};
+use crate::node::authorize;
+use crate::node::not_started::{self, NotStarted};
 use crate::node::session_task::{self, Start};
 use crate::session::machine::{Launch, Request, Verdict};
 use crate::session::{SessionEvents, SessionKind, TerminalSize};
@@ -58,18 +61,24 @@ impl Connection {
         Ok(())
     }
 
-    /// Begins a session in a task of its own; `false` if there is nothing to begin it on.
+    /// Begins a session in a task of its own, or tells there why it is not begun; `false` if there is nothing to begin it on.
     fn start(&mut self, id: ChannelId, launch: Launch, session: &Session) -> bool {
+        let permitted = self.grant.as_ref().map(|grant| self.permitted(grant, &launch.kind));
         let Some(open) = self.channels.get_mut(&id) else { return false };
         let (Some((channel, slot)), Some(grant)) = (open.channel.take(), &self.grant) else { return false };
         let (sender, events) = SessionEvents::new(open.closed.clone());
         open.events = Some(sender);
         let interactive = matches!(launch.kind, SessionKind::Shell);
         tracing::debug!(peer = %self.peer, user = %grant.identity.user, interactive, "session asked for");
+        let (grant, refused) = match permitted {
+            Some(Ok(newest)) => (newest, None),
+            Some(Err(why)) => (grant.clone(), Some(why)),
+            None => return false,
+        };
         let start = Start {
             node: Arc::clone(&self.node),
             handle: session.handle(),
-            grant: grant.clone(),
+            grant,
             launch,
             channel,
             slot,
@@ -77,11 +86,23 @@ impl Connection {
             account: open.account.clone(),
             link: self.link.clone(),
             closed: open.closed.clone(),
+            ending: self.tether.ending(),
             peer: self.peer,
             local: self.local,
         };
-        self.node.tasks.spawn(session_task::run(start));
+        match refused {
+            None => self.node.tasks.spawn(session_task::run(start)),
+            Some(why) => self.node.tasks.spawn(not_started::run(start, why)),
+        };
         true
+    }
+
+    /// Decides by the newest roles: a channel may have been open for long before something is started on it.
+    fn permitted(&self, grant: &LoginGrant, kind: &SessionKind) -> Result<LoginGrant, NotStarted> {
+        let record = self.node.record.borrow().clone();
+        let newest = authorize::again(grant, self.node.clock.now(), &self.node.view, &record)?;
+        not_started::check(&newest.policy, kind)?;
+        Ok(newest)
     }
 
     /// Counts what the library has put into a channel's queue.

@@ -1,0 +1,198 @@
+//! How long a connection may live by the policy of its user: until nothing moves on it for too long, or until its certificate
+//! ends.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use teleport_core::access::{LoginGrant, SessionPolicy};
+use teleport_core::audit::EventKind;
+use teleport_core::clock::Timestamp;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::authorize;
+use crate::engine::transport::Link;
+use crate::session::{ExitStatus, SessionOutput};
+
+/// The longest time until the clock is looked at again: it may be set, or stand still while the machine sleeps.
+const LOOK: Duration = Duration::from_secs(60);
+/// How long the user's terminal has to take the word that the connection ends.
+const TELL_LIMIT: Duration = Duration::from_secs(1);
+/// How long a session has to end when it is told to. More than what processes have to obey their hang-up.
+const END_LIMIT: Duration = Duration::from_secs(10);
+
+/// Why a connection that was let in is ended. The texts are for the user and the audit log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Over {
+    #[error("the certificate has expired")]
+    Expired,
+    #[error("nothing was typed or shown for {}", span(*after))]
+    Idle {
+        /// How long is too long.
+        after: Duration,
+    },
+}
+
+/// What a connection and whoever drives it tell each other.
+#[derive(Clone, Debug)]
+pub(super) struct Tether {
+    granted: Arc<OnceLock<LoginGrant>>,
+    ending: watch::Sender<Option<Over>>,
+}
+
+impl Tether {
+    /// For a new connection.
+    pub(super) fn new() -> Self {
+        Self { granted: Arc::default(), ending: watch::Sender::new(None) }
+    }
+
+    /// The client was let in.
+    pub(super) fn let_in(&self, grant: LoginGrant) {
+        // The library authenticates a connection once.
+        let _ = self.granted.set(grant);
+    }
+
+    /// Whether the node is ending the connection, and why.
+    pub(super) fn over(&self) -> Option<Over> {
+        *self.ending.borrow()
+    }
+
+    /// Tells the sessions of the connection that it ends.
+    pub(super) fn end(&self, over: Over) {
+        self.ending.send_replace(Some(over));
+    }
+
+    /// For a session, which may learn of the end.
+    pub(super) fn ending(&self) -> watch::Receiver<Option<Over>> {
+        self.ending.subscribe()
+    }
+}
+
+/// `1h30m`, as administrators write it.
+fn span(of: Duration) -> String {
+    let seconds = of.as_secs();
+    let parts = [(seconds / 3600, 'h'), (seconds / 60 % 60, 'm'), (seconds % 60, 's')];
+    let text: String =
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect();
+    if text.is_empty() { format!("{}ms", of.as_millis()) } else { text }
+}
+
+/// How long a connection may go on before it must be looked at again; `None` is for ever, unless the policy changes.
+///
+/// # Errors
+/// Why it must not go on.
+fn rest(
+    policy: &SessionPolicy,
+    expires: Timestamp,
+    now: Timestamp,
+    idle: Duration,
+) -> Result<Option<Duration>, Over> {
+    let certificate = policy.disconnect_expired_cert.then(|| expires.saturating_since(now));
+    if certificate.is_some_and(|rest| rest.is_zero()) {
+        return Err(Over::Expired);
+    }
+    let quiet = policy.idle_timeout.map(|after| (after, after.saturating_sub(idle)));
+    if let Some((after, rest)) = quiet
+        && rest.is_zero()
+    {
+        return Err(Over::Idle { after });
+    }
+    Ok(certificate.into_iter().chain(quiet.map(|(_, rest)| rest)).min())
+}
+
+/// Resolves when the connection of a client that was let in must end, by the newest roles. Cancel safe.
+pub(super) async fn over(node: &Shared, tether: &Tether, link: &Link) -> Over {
+    let Some(grant) = tether.granted.get() else { return std::future::pending().await };
+    let mut policy = grant.policy.clone();
+    let mut changes = node.view.changes();
+    loop {
+        let record = node.record.borrow().clone();
+        // Whoever may not log in any more keeps what was begun, under the rules that counted last.
+        if let Ok(newest) = authorize::newest(grant, &node.view, &record) {
+            policy = newest.policy;
+        }
+        loop {
+            let rest = match rest(&policy, grant.identity.expires, node.clock.now(), link.idle()) {
+                Ok(rest) => rest,
+                Err(over) => return over,
+            };
+            let look = async {
+                match rest {
+                    Some(rest) => tokio::time::sleep(rest.min(LOOK)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = look => {}
+                () = changes.next() => break,
+            }
+        }
+    }
+}
+
+/// Tells the audit log that the node ends a connection.
+pub(super) async fn announce(
+    node: &Shared,
+    tether: &Tether,
+    peer: SocketAddr,
+    local: SocketAddr,
+    over: Over,
+) {
+    let mut event = node
+        .event(EventKind::ClientDisconnect)
+        .remote(Some(peer))
+        .field("addr.local", local.to_string())
+        .field("reason", over.to_string());
+    if let Some(grant) = tether.granted.get() {
+        tracing::info!(%peer, user = %grant.identity.user, reason = %over, "connection ended by the node");
+        event = event.user(&grant.identity.user).login(&grant.login);
+    }
+    node.audit.send(event).await;
+}
+
+/// Runs a session to its end, which may be that of its connection: the user is told, and the session is asked to end and then
+/// made to.
+pub(super) async fn attend(
+    session: impl Future<Output = ExitStatus>,
+    output: &SessionOutput,
+    terminal: bool,
+    closed: &CancellationToken,
+    ending: &mut watch::Receiver<Option<Over>>,
+) -> (ExitStatus, Option<Over>) {
+    let mut session = pin!(session);
+    let over = tokio::select! {
+        status = &mut session => return (status, None),
+        over = said(ending) => over,
+    };
+    let text = format!("\r\nteleport: the connection ends: {over}\r\n");
+    let tell = async { if terminal { output.stdout(text).await } else { output.stderr(text).await } };
+    let ended = async {
+        // A terminal whose window is full is not waited for.
+        let _ = tokio::time::timeout(TELL_LIMIT, tell).await;
+        closed.cancel();
+        tokio::time::sleep(END_LIMIT).await;
+    };
+    let status = tokio::select! {
+        status = &mut session => status,
+        () = ended => ExitStatus::Disconnected,
+    };
+    (status, Some(over))
+}
+
+/// Resolves when the end was said. Cancel safe.
+async fn said(ending: &mut watch::Receiver<Option<Over>>) -> Over {
+    if let Ok(over) = ending.wait_for(Option::is_some).await
+        && let Some(over) = *over
+    {
+        return over;
+    }
+    // The connection is gone; that is told in another way.
+    std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests;

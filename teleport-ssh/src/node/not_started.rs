@@ -1,0 +1,93 @@
+//! What a user who was let in may not start: why, and how the user and the audit log are told.
+
+use teleport_core::access::{LoginGrant, SessionPolicy};
+use teleport_core::audit::EventKind;
+use teleport_core::recording::NoRecorder;
+
+use super::authorize::{Refusal, chain};
+use super::session_task::{Start, command};
+use crate::session::{SessionInput, SessionKind, SessionOutput};
+
+/// The exit status of a session that was not begun.
+const NOT_BEGUN: u32 = 254;
+
+/// Why what was asked for on a channel is not started.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotStarted {
+    /// What has changed since the channel was opened.
+    #[error(transparent)]
+    Access(#[from] Refusal),
+    #[error("no role that grants the session permits the command")]
+    Command,
+    #[error("the roles that grant the session permit only certain commands, and no shell")]
+    Shell,
+}
+
+impl NotStarted {
+    /// What the user is told. Whoever may run some commands may know that others are not among them; why access is gone
+    /// altogether is for the audit log.
+    const fn told(&self) -> &'static str {
+        match self {
+            Self::Access(_) => "teleport: access denied\r\n",
+            Self::Command => "teleport: your roles do not permit this command on this node\r\n",
+            Self::Shell => "teleport: your roles permit only certain commands on this node, and no shell\r\n",
+        }
+    }
+
+    const fn event(&self) -> EventKind {
+        match self {
+            Self::Command => EventKind::ExecFailure,
+            Self::Access(_) | Self::Shell => EventKind::SessionRejected,
+        }
+    }
+}
+
+/// Checks that what would run, which is the forced command if there is one, is permitted.
+pub(super) fn check(policy: &SessionPolicy, kind: &SessionKind) -> Result<(), NotStarted> {
+    match kind {
+        SessionKind::Shell if policy.shell() => Ok(()),
+        SessionKind::Shell => Err(NotStarted::Shell),
+        SessionKind::Exec(_) if policy.commands.is_unrestricted() => Ok(()),
+        // What is no text is on no list.
+        SessionKind::Exec(line) => match std::str::from_utf8(line) {
+            Ok(line) if policy.commands.permit(line) => Ok(()),
+            _ => Err(NotStarted::Command),
+        },
+    }
+}
+
+/// Tells the audit log and the user, and closes the channel. The session's place is held until then.
+pub(super) async fn run(start: Start, why: NotStarted) {
+    let Start { node, grant, launch, channel, slot, account, link, closed, peer, local, .. } = start;
+    let (read, write) = channel.split();
+    // What the client sends is thrown away from now on.
+    drop(SessionInput::new(read, account));
+    let output = SessionOutput::new(write, link, closed, Box::new(NoRecorder::new()));
+    let LoginGrant { identity, login, role, .. } = &grant;
+    let reason = chain(&why);
+    tracing::info!(%peer, user = %identity.user, %login, %reason, "session refused");
+    let mut event = node
+        .event(why.event())
+        .user(&identity.user)
+        .login(login)
+        .remote(Some(peer))
+        .field("addr.local", local.to_string())
+        .field("role", role.as_str())
+        .field("interactive", launch.terminal.is_some())
+        .error(reason);
+    if let Some(command) = command(&launch.kind) {
+        event = event.field("command", command);
+    }
+    node.audit.send(event).await;
+    tell(&output, why.told()).await;
+    drop(slot);
+}
+
+/// Tells the user that a session is not begun, and closes its channel.
+pub(super) async fn tell(output: &SessionOutput, text: &'static str) {
+    let _ = output.stderr(text.as_bytes()).await;
+    let channel = output.channel();
+    let _ = channel.exit_status(NOT_BEGUN).await;
+    let _ = channel.eof().await;
+    let _ = channel.close().await;
+}
