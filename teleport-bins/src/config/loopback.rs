@@ -42,6 +42,7 @@ impl Settings {
                 static_tokens: Vec::new(),
                 storage: format!("redb:{}", data_dir.join("backend.redb").display()),
                 recordings: Default::default(),
+                bootstrap: None,
             }),
             proxy: Some(ProxySettings {
                 web_listen: free(),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use teleport_core::auth::RecordingLimits;
+use teleport_core::auth::{Backup, RecordingLimits};
 use teleport_core::cert::CaPin;
 use teleport_core::id::{ClusterName, HostRole, NodeName};
 use teleport_core::label::Labels;
@@ -80,6 +80,8 @@ pub struct AuthSettings {
     pub storage: String,
     /// What one host may hand in of recordings.
     pub recordings: RecordingLimits,
+    /// What the cluster begins with, if it is empty.
+    pub bootstrap: Option<Backup>,
 }
 
 /// The proxy.
@@ -237,6 +239,7 @@ impl Settings {
                 public_addresses: hosts(file.auth_service.public_addr),
                 static_tokens: file.auth_service.tokens,
                 recordings: recording_limits(&file.auth_service.recordings)?,
+                bootstrap: None,
                 storage: match shared.storage.kind.as_deref() {
                     None | Some("redb") => default,
                     Some("memory") => "memory:".to_owned(),

@@ -7,9 +7,11 @@
 //! Every method does four things in this order: authorise (no step goes on without the [`Permit`](policy::Permit)), act,
 //! audit, answer. What could not be audited is not answered with success.
 
+mod backup;
 mod caller;
 mod config;
 mod context;
+mod documents;
 mod eviction;
 mod handle;
 mod invites;
@@ -34,6 +36,7 @@ mod users;
 use std::fmt;
 use std::sync::Arc;
 
+pub use self::backup::{Backup, RestoreError, RestorePorts, Restored, restore};
 pub use self::caller::Caller;
 pub use self::config::{AuthConfig, LockoutConfig, PasswordConfig, RecordingLimits};
 pub use self::eviction::EvictedHost;
@@ -140,8 +143,10 @@ impl AuthService {
     /// changed stay as they are. May be called at every start, by several services at once.
     ///
     /// # Errors
-    /// [`ApiErrorKind::Unavailable`](crate::api::ApiErrorKind::Unavailable).
+    /// [`ApiErrorKind::Unavailable`](crate::api::ApiErrorKind::Unavailable);
+    /// [`ApiErrorKind::Conflict`](crate::api::ApiErrorKind::Conflict) if a restore has not come to its end.
     pub async fn bootstrap(&self) -> Result<(), ApiError> {
+        backup::check_whole(&*self.0.ports.backend).await?;
         for role in builtin_roles() {
             match self.0.roles.create(&role).await {
                 Err(error) if !error.is_conflict() => return Err(error.into()),

@@ -76,7 +76,7 @@ pub(super) async fn create(
     Ok(CreatedToken { token: secret, info, ca_pins })
 }
 
-fn role_names(record: &TokenRecord) -> Vec<&'static str> {
+pub(super) fn role_names(record: &TokenRecord) -> Vec<&'static str> {
     record.roles.iter().map(|role| role.as_str()).collect()
 }
 
@@ -109,7 +109,7 @@ pub(super) async fn delete(call: &OpContext<'_>, _permit: Permit<'_>, token: &Se
 }
 
 /// The token whose id begins with these digits, if it is one only.
-async fn by_id(call: &OpContext<'_>, id: &str) -> ApiResult<Option<Stored<TokenRecord>>> {
+pub(super) async fn by_id(call: &OpContext<'_>, id: &str) -> ApiResult<Option<Stored<TokenRecord>>> {
     if !(MIN_ID_LEN..=MAX_ID_LEN).contains(&id.len()) || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(None);
     }

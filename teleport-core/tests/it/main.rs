@@ -8,6 +8,7 @@
 )]
 
 mod admin;
+mod backup;
 mod cluster;
 mod eviction;
 mod failures;

@@ -18,13 +18,16 @@ pub(crate) const MAX_PUBLIC_BODY: usize = 256 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     AcceptInvite,
+    AddUser,
     AnnounceNode,
     AnnounceProxy,
     CompleteRecording(SessionId),
     CreateRecording,
+    CreateRole,
     CreateToken,
     CreateUser,
     DeleteNode(HostId),
+    DeleteRole(RoleName),
     DeleteToken,
     DeleteUser(UserName),
     EmitEvents,
@@ -40,13 +43,20 @@ pub(crate) enum Route {
     Recordings,
     ReissueUser,
     RenewHost,
+    ReplaceRole,
+    ReplaceToken,
+    ReplaceUser,
     ResetUser(UserName),
     Role(RoleName),
     Roles,
     SearchEvents,
+    Secrets,
     Status,
+    TokenDocuments,
     Tokens,
     Trust,
+    User(UserName),
+    UserDocuments,
     Users,
     WatchAccess,
     WatchNodes,
@@ -63,13 +73,21 @@ impl Route {
             | Self::Role(_)
             | Self::Roles
             | Self::Status
+            | Self::TokenDocuments
             | Self::Tokens
             | Self::Trust
+            | Self::User(_)
+            | Self::UserDocuments
             | Self::Users
             | Self::WatchAccess
             | Self::WatchNodes => Method::GET,
-            Self::AnnounceNode | Self::AnnounceProxy | Self::PutRecordingPart(..) => Method::PUT,
-            Self::DeleteNode(_) | Self::DeleteUser(_) => Method::DELETE,
+            Self::AnnounceNode
+            | Self::AnnounceProxy
+            | Self::PutRecordingPart(..)
+            | Self::ReplaceRole
+            | Self::ReplaceToken
+            | Self::ReplaceUser => Method::PUT,
+            Self::DeleteNode(_) | Self::DeleteRole(_) | Self::DeleteUser(_) => Method::DELETE,
             _ => Method::POST,
         }
     }
@@ -133,10 +151,21 @@ impl Route {
             ("status", None, ..) => Self::Status,
             ("users", None, ..) if *method == Method::GET => Self::Users,
             ("users", None, ..) => Self::CreateUser,
+            ("users", Some(name), None, ..) if *method == Method::GET => Self::User(name.parse().ok()?),
             ("users", Some(name), None, ..) => Self::DeleteUser(name.parse().ok()?),
             ("users", Some(name), Some("reset"), None, _) => Self::ResetUser(name.parse().ok()?),
-            ("roles", None, ..) => Self::Roles,
-            ("roles", Some(name), None, ..) => Self::Role(name.parse().ok()?),
+            ("roles", None, ..) if *method == Method::GET => Self::Roles,
+            ("roles", None, ..) if *method == Method::PUT => Self::ReplaceRole,
+            ("roles", None, ..) => Self::CreateRole,
+            ("roles", Some(name), None, ..) if *method == Method::GET => Self::Role(name.parse().ok()?),
+            ("roles", Some(name), None, ..) => Self::DeleteRole(name.parse().ok()?),
+            // In full, as documents. A place of their own: `users` lists less, and any word may be a name below it.
+            ("documents", Some("users"), None, ..) if *method == Method::GET => Self::UserDocuments,
+            ("documents", Some("users"), None, ..) if *method == Method::PUT => Self::ReplaceUser,
+            ("documents", Some("users"), None, ..) => Self::AddUser,
+            ("documents", Some("tokens"), None, ..) if *method == Method::GET => Self::TokenDocuments,
+            ("documents", Some("tokens"), None, ..) => Self::ReplaceToken,
+            ("documents", Some("secrets"), None, ..) => Self::Secrets,
             ("tokens", None, ..) if *method == Method::GET => Self::Tokens,
             ("tokens", None, ..) => Self::CreateToken,
             ("tokens", Some("delete"), None, ..) => Self::DeleteToken,
@@ -156,15 +185,18 @@ impl fmt::Display for Route {
         f.write_str("/v1/")?;
         match self {
             Self::AcceptInvite => f.write_str("invites/accept"),
+            Self::AddUser | Self::ReplaceUser | Self::UserDocuments => f.write_str("documents/users"),
             Self::AnnounceNode => f.write_str("presence/node"),
             Self::AnnounceProxy => f.write_str("presence/proxy"),
             Self::CompleteRecording(id) => write!(f, "recordings/{id}/complete"),
             Self::CreateRecording => f.write_str("recordings"),
+            Self::CreateRole | Self::ReplaceRole | Self::Roles => f.write_str("roles"),
             Self::CreateToken | Self::Tokens => f.write_str("tokens"),
             Self::CreateUser | Self::Users => f.write_str("users"),
             Self::DeleteNode(id) => write!(f, "nodes/{id}"),
+            Self::DeleteRole(name) | Self::Role(name) => write!(f, "roles/{name}"),
             Self::DeleteToken => f.write_str("tokens/delete"),
-            Self::DeleteUser(name) => write!(f, "users/{name}"),
+            Self::DeleteUser(name) | Self::User(name) => write!(f, "users/{name}"),
             Self::EmitEvents => f.write_str("events"),
             Self::Invite => f.write_str("invites/show"),
             Self::Join => f.write_str("join"),
@@ -178,10 +210,10 @@ impl fmt::Display for Route {
             Self::Recordings => f.write_str("recordings/search"),
             Self::ReissueUser => f.write_str("identity/user"),
             Self::RenewHost => f.write_str("identity/host"),
+            Self::ReplaceToken | Self::TokenDocuments => f.write_str("documents/tokens"),
             Self::ResetUser(name) => write!(f, "users/{name}/reset"),
-            Self::Role(name) => write!(f, "roles/{name}"),
-            Self::Roles => f.write_str("roles"),
             Self::SearchEvents => f.write_str("events/search"),
+            Self::Secrets => f.write_str("documents/secrets"),
             Self::Status => f.write_str("status"),
             Self::Trust => f.write_str("trust"),
             Self::WatchAccess => f.write_str("access/watch"),
@@ -201,13 +233,16 @@ mod tests {
         let user = UserName::new("alice@example.com").unwrap();
         vec![
             Route::AcceptInvite,
+            Route::AddUser,
             Route::AnnounceNode,
             Route::AnnounceProxy,
             Route::CompleteRecording(session),
             Route::CreateRecording,
+            Route::CreateRole,
             Route::CreateToken,
             Route::CreateUser,
             Route::DeleteNode(host),
+            Route::DeleteRole(RoleName::new("access").unwrap()),
             Route::DeleteToken,
             Route::DeleteUser(user.clone()),
             Route::EmitEvents,
@@ -223,13 +258,20 @@ mod tests {
             Route::Recordings,
             Route::ReissueUser,
             Route::RenewHost,
-            Route::ResetUser(user),
+            Route::ReplaceRole,
+            Route::ReplaceToken,
+            Route::ReplaceUser,
+            Route::ResetUser(user.clone()),
             Route::Role(RoleName::new("access").unwrap()),
             Route::Roles,
             Route::SearchEvents,
+            Route::Secrets,
             Route::Status,
+            Route::TokenDocuments,
             Route::Tokens,
             Route::Trust,
+            Route::User(user),
+            Route::UserDocuments,
             Route::Users,
             Route::WatchAccess,
             Route::WatchNodes,

@@ -11,6 +11,7 @@
     reason = "the suite fails by panicking"
 )]
 
+mod documents;
 mod events;
 mod hosts;
 mod policy;
@@ -20,6 +21,10 @@ mod users;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::documents::{
+    roles_are_written_under_their_revision, tokens_are_changed_without_their_secret,
+    users_are_written_under_their_revision,
+};
 pub use self::events::{events_carry_who_reports_them, sessions_are_reported_by_their_own_host};
 pub use self::hosts::{
     a_host_id_belongs_to_its_keys, a_token_admits_as_often_as_it_says, nodes_come_and_go,
@@ -70,6 +75,9 @@ pub async fn all(fixture: &dyn ApiFixture) {
     recordings_belong_to_their_host_and_user(fixture).await;
     events_carry_who_reports_them(fixture).await;
     sessions_are_reported_by_their_own_host(fixture).await;
+    roles_are_written_under_their_revision(fixture).await;
+    users_are_written_under_their_revision(fixture).await;
+    tokens_are_changed_without_their_secret(fixture).await;
     the_policy_table_holds(fixture).await;
 }
 

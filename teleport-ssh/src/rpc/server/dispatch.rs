@@ -36,6 +36,7 @@ pub(super) async fn dispatch(
     let body = async || read_body(body, max).await;
     match route {
         Route::AcceptInvite => done(api.accept_invite(parse(&body().await?)?).await?),
+        Route::AddUser => ok(&api.add_user(parse(&body().await?)?).await?),
         Route::AnnounceNode => done(api.announce_node(parse(&body().await?)?).await?),
         Route::AnnounceProxy => done(api.announce_proxy(parse(&body().await?)?).await?),
         Route::CompleteRecording(session) => {
@@ -43,9 +44,11 @@ pub(super) async fn dispatch(
             done(api.complete_recording(session, parts).await?)
         }
         Route::CreateRecording => done(api.create_recording(parse(&body().await?)?).await?),
+        Route::CreateRole => ok(&api.create_role(parse(&body().await?)?).await?),
         Route::CreateToken => ok(&api.create_token(parse(&body().await?)?).await?),
         Route::CreateUser => ok(&api.create_user(parse(&body().await?)?).await?),
         Route::DeleteNode(node) => done(api.delete_node(node).await?),
+        Route::DeleteRole(name) => done(api.delete_role(name).await?),
         Route::DeleteToken => done(api.delete_token(parse::<SecretBody>(&body().await?)?.token).await?),
         Route::DeleteUser(user) => done(api.delete_user(user).await?),
         Route::EmitEvents => done(api.emit_events(parse(&body().await?)?).await?),
@@ -63,13 +66,20 @@ pub(super) async fn dispatch(
         Route::Recordings => ok(&api.recordings(parse(&body().await?)?).await?),
         Route::ReissueUser => ok(&api.reissue_user(parse(&body().await?)?).await?),
         Route::RenewHost => ok(&api.renew_host(parse(&body().await?)?).await?),
+        Route::ReplaceRole => ok(&api.replace_role(parse(&body().await?)?).await?),
+        Route::ReplaceToken => ok(&api.replace_token(parse(&body().await?)?).await?),
+        Route::ReplaceUser => ok(&api.replace_user(parse(&body().await?)?).await?),
         Route::ResetUser(user) => ok(&api.reset_user(user).await?),
         Route::Role(name) => ok(&api.role(name).await?),
         Route::Roles => ok(&api.roles().await?),
         Route::SearchEvents => ok(&api.search_events(parse(&body().await?)?).await?),
+        Route::Secrets => ok(&api.secrets().await?),
         Route::Status => ok(&api.status().await?),
+        Route::TokenDocuments => ok(&api.token_documents().await?),
         Route::Tokens => ok(&api.tokens().await?),
         Route::Trust => ok(&api.trust().await?),
+        Route::User(name) => ok(&api.user(name).await?),
+        Route::UserDocuments => ok(&api.user_documents().await?),
         Route::Users => ok(&api.users().await?),
         Route::WatchAccess => Ok(stream(api.watch_access().await?, ends)),
         Route::WatchNodes => Ok(stream(api.watch_nodes().await?, ends)),
