@@ -9,7 +9,7 @@ use teleport_core::api::{
 };
 use teleport_core::cert::{IssuedCertificates, Subject, TrustBundle};
 use teleport_core::recording::{RecordingInfo, RecordingMeta};
-use teleport_core::resource::{Node, NodeRecord};
+use teleport_core::resource::{Node, NodeRecord, Role, Secrets, Token, User};
 use teleport_fuzz::json::round_trip;
 
 macro_rules! messages {
@@ -26,6 +26,6 @@ fuzz_target!(|data: &[u8]| {
         b'K' TokenInfo, b'L' LoginRequest, b'M' RecordingMeta, b'N' NodeRecord, b'O' Node,
         b'P' ProxyRecord, b'Q' RecordingQuery, b'R' RenewRequest, b'S' Subject, b'T' ClusterStatus,
         b'U' CreateUser, b'V' AccessView, b'W' UserInfo, b'X' ReissueRequest, b'Y' LoginResponse,
-        b'Z' InviteInfo, b'a' RecordingInfo,
+        b'Z' InviteInfo, b'a' RecordingInfo, b'b' Role, b'c' Secrets, b'd' Token, b'e' User,
     );
 });
