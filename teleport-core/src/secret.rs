@@ -117,7 +117,6 @@ pub mod optional_wire {
     ///
     /// # Errors
     /// Those of the serializer.
-    #[expect(clippy::ref_option, reason = "the form that serde calls")]
     pub fn serialize<S: Serializer>(secret: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
         secret.as_ref().map(SecretString::expose).serialize(serializer)
     }

@@ -109,7 +109,7 @@ pub(super) async fn delete(call: &OpContext<'_>, _permit: Permit<'_>, token: &Se
 }
 
 /// The token whose id begins with these digits, if it is one only.
-pub(super) async fn by_id(call: &OpContext<'_>, id: &str) -> ApiResult<Option<Stored<TokenRecord>>> {
+async fn by_id(call: &OpContext<'_>, id: &str) -> ApiResult<Option<Stored<TokenRecord>>> {
     if !(MIN_ID_LEN..=MAX_ID_LEN).contains(&id.len()) || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(None);
     }

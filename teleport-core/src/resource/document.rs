@@ -10,6 +10,7 @@ use crate::suggest::did_you_mean;
 /// What a document describes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "documents are few, and taken apart at once")]
 pub enum Document {
     /// A role.
     Role(Role),

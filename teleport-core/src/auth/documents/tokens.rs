@@ -5,7 +5,7 @@ use crate::api::{ApiError, ApiResult};
 use crate::audit::{AuditEvent, EventKind};
 use crate::auth::context::{OpContext, contended};
 use crate::auth::policy::Permit;
-use crate::auth::tokens::{by_id, role_names};
+use crate::auth::tokens::role_names;
 use crate::id::HostRole;
 use crate::resource::{Metadata, Token, TokenSpec};
 use crate::storage::{Revision, Stored};
@@ -70,7 +70,9 @@ pub(in crate::auth) async fn replace_token(
     roles.sort_unstable();
     roles.dedup();
     for _ in 0..ATTEMPTS {
-        let stored = by_id(call, id).await?.filter(|stored| stored.record.id == id);
+        // Those of before there were names have none.
+        let all = call.auth.tokens.list().await?;
+        let stored = all.into_iter().find(|stored| !id.is_empty() && stored.record.id == id);
         let stored = stored.ok_or_else(|| ApiError::not_found(format_args!("token {id:?}")))?;
         // As for a new one: who may make tokens must not become the auth host by one, nor keep one alive.
         let of_auth = [&roles, &stored.record.roles].iter().any(|roles| roles.contains(&HostRole::Auth));

@@ -117,11 +117,12 @@ pub(super) fn read(document: Value) -> Result<Role, InvalidDocument> {
 
 /// The values that cannot be read, each with its place, which the reader of the whole does not tell.
 fn misfits(document: &Value) -> Vec<DocumentProblem> {
+    type Read = fn(&str, &Value) -> Option<serde_json::Error>;
     fn alone<T: DeserializeOwned>(key: &str, value: &Value) -> Option<serde_json::Error> {
         serde_json::from_value::<T>(json!({ key: value })).err()
     }
     let mut problems = Vec::new();
-    let reads: [(&str, fn(&str, &Value) -> Option<serde_json::Error>); 3] = [
+    let reads: [(&str, Read); 3] = [
         ("allow", alone::<RoleConditions>),
         ("deny", alone::<RoleConditions>),
         ("options", alone::<RoleOptions>),
