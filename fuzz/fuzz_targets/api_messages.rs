@@ -10,7 +10,7 @@ use teleport_core::api::{
 };
 use teleport_core::cert::{IssuedCertificates, Subject, TrustBundle};
 use teleport_core::recording::{RecordingInfo, RecordingMeta};
-use teleport_core::resource::{Node, NodeRecord};
+use teleport_core::resource::{Node, NodeRecord, Role, Secrets, Token, User};
 use teleport_fuzz::json::round_trip;
 
 macro_rules! messages {
@@ -29,5 +29,6 @@ fuzz_target!(|data: &[u8]| {
         b'U' CreateUser, b'V' AccessView, b'W' UserInfo, b'X' ReissueRequest, b'Y' LoginResponse,
         b'Z' InviteInfo, b'a' RecordingInfo, b'0' ChangePassword, b'1' MfaDevice, b'2' NewMfaDevice,
         b'3' AddMfaDevice, b'4' RemoveMfaDevice, b'5' UpdateUser, b'6' ResetUser,
+        b'b' Role, b'c' Secrets, b'd' Token, b'e' User,
     );
 });

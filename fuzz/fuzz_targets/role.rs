@@ -1,4 +1,4 @@
-//! Roles and users as administrators write them, and what follows from a role. Also roles of the original.
+//! Resources as administrators write them, and what follows from a role. Also those of the original.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -6,7 +6,7 @@ use teleport_core::access::{AccessChecker, CompiledRole, ResourceFacts, RoleSet,
 use teleport_core::cert::Traits;
 use teleport_core::clock::Timestamp;
 use teleport_core::id::RoleName;
-use teleport_core::resource::{NodeRecord, Role, User, Verb, load_role};
+use teleport_core::resource::{Document, NodeRecord, Role, User, Verb, load_document, load_role};
 use teleport_core::testing::user_identity;
 use teleport_fuzz::certificate::HOST_ID;
 use teleport_fuzz::json::round_trip;
@@ -34,6 +34,19 @@ fuzz_target!(|data: &[u8]| {
     }
     if let Some(role) = round_trip::<Role>(data) {
         decide(&role);
+    }
+    if let Ok(document) = serde_json::from_slice(data)
+        && let Ok(loaded) = load_document(&document)
+    {
+        let written = match &loaded.document {
+            Document::Role(role) => serde_json::to_value(role).unwrap(),
+            Document::Secrets(secrets) => serde_json::to_value(secrets).unwrap(),
+            Document::Token(token) => serde_json::to_value(token).unwrap(),
+            Document::User(user) => serde_json::to_value(user).unwrap(),
+            _ => return,
+        };
+        let again = load_document(&written).expect("what was loaded can be loaded");
+        assert_eq!((again.document, again.ignored.len()), (loaded.document, 0));
     }
 });
 

@@ -107,6 +107,29 @@ pub mod wire {
     }
 }
 
+/// The same for a secret that may be absent.
+pub mod optional_wire {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::SecretString;
+
+    /// Writes the secret in clear.
+    ///
+    /// # Errors
+    /// Those of the serializer.
+    pub fn serialize<S: Serializer>(secret: &Option<SecretString>, serializer: S) -> Result<S::Ok, S::Error> {
+        secret.as_ref().map(SecretString::expose).serialize(serializer)
+    }
+
+    /// Reads a secret.
+    ///
+    /// # Errors
+    /// Those of the deserializer.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SecretString>, D::Error> {
+        Ok(Option::<String>::deserialize(deserializer)?.map(SecretString::new))
+    }
+}
+
 /// What was to be opened is not what was sealed: other key, other context, or damaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("sealed data cannot be opened with this key and context")]

@@ -5,9 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
+use teleport_core::auth::Backup;
 use teleport_core::id::HostRole;
 
 use super::common::Commands;
+use crate::config::yaml::resources;
 use crate::config::{FileConfig, Overrides, Settings, load, sample};
 use crate::daemon;
 
@@ -24,7 +26,7 @@ enum Command {
     /// Print a commented configuration file
     Configure(Start),
     /// Run the services of this host
-    Start(Start),
+    Start(Run),
     /// Inside a session: print who and where you are
     Status,
     /// Try everything on this machine: a cluster on loopback and a recorded shell in it
@@ -73,6 +75,16 @@ struct Start {
     /// Log more
     #[arg(short, long)]
     debug: bool,
+}
+
+/// A daemon that runs.
+#[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    start: Start,
+    /// At the first start of the auth service: a backup that the cluster begins with, as `tctl get all` writes it
+    #[arg(long, value_name = "FILE")]
+    bootstrap: Option<PathBuf>,
 }
 
 /// What may be said about a trial.
@@ -130,6 +142,17 @@ impl Start {
     }
 }
 
+/// Reads a backup. What of it is ignored is told on stderr.
+fn backup(path: &std::path::Path) -> Result<Backup> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let documents = resources(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+    for line in documents.iter().flat_map(|document| &document.loaded.ignored) {
+        eprintln!("WARNING: {}: {}", path.display(), super::sanitize(line));
+    }
+    let documents = documents.into_iter().map(|document| document.loaded.document);
+    Backup::new(documents).with_context(|| path.display().to_string())
+}
+
 fn severity(file: &FileConfig) -> Result<String> {
     match file.teleport.log.severity.as_deref().map(str::to_ascii_lowercase).as_deref() {
         None => Ok("info".to_owned()),
@@ -156,8 +179,13 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             print!("{}", sample(&settings));
             Ok(ExitCode::SUCCESS)
         }
-        Command::Start(start) => {
-            let (settings, level, json) = start.settings()?;
+        Command::Start(Run { start, bootstrap }) => {
+            let (mut settings, level, json) = start.settings()?;
+            if let Some(path) = bootstrap {
+                let auth = settings.auth.as_mut();
+                let auth = auth.context("--bootstrap is for the host that runs the auth service")?;
+                auth.bootstrap = Some(backup(&path)?);
+            }
             super::start_logging(&level, json)?;
             daemon::main(settings)
         }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer};
 
 use super::Size;
+use super::yaml::explain;
 
 /// `/etc/teleport.yaml`. Every key has a default; flags of the command line override it.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -264,35 +265,6 @@ pub fn parse(text: &str) -> Result<FileConfig, String> {
         None | Some("v1" | "v2" | "v3") => Ok(config),
         Some(other) => Err(format!("version {other:?} is not known; write `version: v3`")),
     }
-}
-
-fn explain(error: &serde_saphyr::Error) -> String {
-    let error = error.without_snippet();
-    let text = error.to_string();
-    let message = text.lines().next().unwrap_or_default();
-    let place = error.location().map(|at| format!("line {}, column {}: ", at.line(), at.column()));
-    let suggestion = unknown_key(message).map(|meant| format!("; did you mean `{meant}`?"));
-    // The library may say the place itself; once is enough.
-    let message = match message.find(" at line ") {
-        Some(at) => &message[..at],
-        None => message,
-    };
-    format!("{}{message}{}", place.unwrap_or_default(), suggestion.unwrap_or_default())
-}
-
-/// The key that was probably meant by the one that serde complains of.
-fn unknown_key(message: &str) -> Option<&str> {
-    let rest = message.split_once("unknown field `")?.1;
-    let (key, rest) = rest.split_once('`')?;
-    let known = rest.split_once("expected ")?.1;
-    let known = known.strip_prefix("one of ").unwrap_or(known);
-    known
-        .split(',')
-        .map(|known| known.trim().trim_matches('`'))
-        .map(|known| (strsim::damerau_levenshtein(key, known), known))
-        .filter(|(distance, known)| *distance <= 1 + known.len() / 3)
-        .min()
-        .map(|(_, known)| known)
 }
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ impl Settings {
                 recordings: Default::default(),
                 second_factor: Default::default(),
                 password: Default::default(),
+                bootstrap: None,
             }),
             proxy: Some(ProxySettings {
                 web_listen: free(),

@@ -6,6 +6,7 @@ mod loopback;
 mod sample;
 mod settings;
 mod size;
+pub(crate) mod yaml;
 
 pub use self::duration::{format_duration, parse_duration};
 pub use self::file::{ConfigError, FileConfig, load, parse};

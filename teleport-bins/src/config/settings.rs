@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use teleport_core::auth::{PasswordConfig, RecordingLimits, SecondFactor};
+use teleport_core::auth::{Backup, PasswordConfig, RecordingLimits, SecondFactor};
 use teleport_core::cert::CaPin;
 use teleport_core::id::{ClusterName, HostRole, NodeName};
 use teleport_core::label::Labels;
@@ -84,6 +84,8 @@ pub struct AuthSettings {
     pub second_factor: SecondFactor,
     /// How passwords are hashed.
     pub password: PasswordConfig,
+    /// What the cluster begins with, if it is empty.
+    pub bootstrap: Option<Backup>,
 }
 
 /// The proxy.
@@ -243,6 +245,7 @@ impl Settings {
                 recordings: recording_limits(&file.auth_service.recordings)?,
                 second_factor: second_factor(&file.auth_service.authentication)?,
                 password: password_hashing(&file.auth_service.password_hashing)?,
+                bootstrap: None,
                 storage: match shared.storage.kind.as_deref() {
                     None | Some("redb") => default,
                     Some("memory") => "memory:".to_owned(),

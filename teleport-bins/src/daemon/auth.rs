@@ -7,7 +7,8 @@ use teleport_backend::audit::file::FileAuditLog;
 use teleport_backend::recordings::fs::FsRecordingStore;
 use teleport_ca::{CaError, CertificateAuthority};
 use teleport_core::api::{AdminApi, CreateToken, HostCredentials, JoinRequest, PublicApi};
-use teleport_core::auth::{AuthConfig, AuthService, Caller, Ports};
+use teleport_core::audit::AuditLog;
+use teleport_core::auth::{AuthConfig, AuthService, Caller, Ports, RestorePorts, restore};
 use teleport_core::cert::{CaPin, SubjectKeys};
 use teleport_core::id::{ClusterName, HostRole};
 use teleport_core::storage::Backend;
@@ -40,11 +41,30 @@ impl LocalAuth {
                 .context("the master key cannot be used")?;
         let sealer: Arc<dyn teleport_core::secret::Sealer> = Arc::new(sealer);
         let backend = teleport_backend::open(&settings.storage, Arc::clone(&os.clock)).await?;
+        let audit = Arc::new(FileAuditLog::open(data_dir.join("audit")).await?);
         let asked = match &settings.cluster_name {
             Some(name) => name.clone(),
             None => ClusterName::new(default_name)
                 .context("the host's name is no cluster name; say --cluster-name")?,
         };
+        if let Some(backup) = &settings.bootstrap {
+            let ports = RestorePorts {
+                backend: Arc::clone(&backend),
+                sealer: Arc::clone(&sealer),
+                audit: Arc::clone(&audit) as Arc<dyn AuditLog>,
+                clock: Arc::clone(&os.clock),
+                entropy: Arc::clone(&os.entropy),
+            };
+            // Before the authority is opened: the backup may hold it.
+            let done = restore(&ports, &asked, backup).await.context("--bootstrap")?;
+            tracing::info!(
+                roles = done.roles,
+                users = done.users,
+                secrets = done.secrets,
+                left_out = done.left_out,
+                "the cluster was restored from a backup"
+            );
+        }
         let open = |cluster: ClusterName| {
             CertificateAuthority::open_or_create(
                 cluster,
@@ -74,7 +94,7 @@ impl LocalAuth {
             issuer: Arc::new(authority),
             sealer,
             recordings: Arc::new(FsRecordingStore::open(data_dir.join("recordings")).await?),
-            audit: Arc::new(FileAuditLog::open(data_dir.join("audit")).await?),
+            audit,
             clock: Arc::clone(&os.clock),
             entropy: Arc::clone(&os.entropy),
         };

@@ -17,6 +17,7 @@ mod limits;
 mod lockout;
 mod openssh;
 mod processes;
+mod resources;
 mod secrets;
 mod starting;
 mod support;

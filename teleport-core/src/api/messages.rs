@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
 use crate::label::Labels;
 use crate::resource::{NODE_ONLINE_FOR, NODE_RETENTION, Node};
-use crate::secret::{SecretString, wire};
+use crate::secret::{SecretString, optional_wire, wire};
 
 /// Answer to a ping.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -305,26 +305,6 @@ pub struct CreateToken {
     /// The secret; a random one if absent.
     #[serde(default, with = "optional_wire")]
     pub value: Option<SecretString>,
-}
-
-mod optional_wire {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use crate::secret::SecretString;
-
-    #[expect(clippy::ref_option, reason = "the form that serde calls")]
-    pub(super) fn serialize<S: Serializer>(
-        secret: &Option<SecretString>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        secret.as_ref().map(SecretString::expose).serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<SecretString>, D::Error> {
-        Ok(Option::<String>::deserialize(deserializer)?.map(SecretString::new))
-    }
 }
 
 /// A join token, its secret shown once.

@@ -30,7 +30,8 @@ use crate::audit::{AuditEvent, AuditPage, AuditQuery};
 use crate::cert::TrustBundle;
 use crate::id::{DeviceName, HostId, RoleName, SessionId, UserName};
 use crate::recording::{RecordingInfo, RecordingMeta};
-use crate::resource::{Node, NodeRecord, Role};
+use crate::resource::{Node, NodeRecord, Role, Secrets, Token, User};
+use crate::storage::Revision;
 
 /// Shorthand of this module.
 pub type ApiResult<T> = Result<T, ApiError>;
@@ -313,6 +314,76 @@ pub trait AdminApi: fmt::Debug + Send + Sync + 'static {
     async fn delete_node(&self, node: HostId) -> ApiResult<()>;
 }
 
+/// Resources as documents, as administrators write and keep them. Roles are read by [`AdminApi::roles`].
+///
+/// A document with a revision replaces only that revision; without one it replaces whatever is stored. Nothing that could not be
+/// decided by is stored.
+#[async_trait]
+pub trait ResourceApi: fmt::Debug + Send + Sync + 'static {
+    /// Writes a role that does not exist. Its revision is not looked at.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Conflict`] if it exists, [`ApiErrorKind::Invalid`] with what is wrong with it.
+    async fn create_role(&self, role: Role) -> ApiResult<Revision>;
+
+    /// Replaces a role.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], [`ApiErrorKind::Conflict`] if it has another revision, [`ApiErrorKind::Invalid`].
+    async fn replace_role(&self, role: Role) -> ApiResult<Revision>;
+
+    /// Deletes a role that nobody holds. A user who is given it at this very moment holds one that does not exist: it grants
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], [`ApiErrorKind::Conflict`] if users hold it, [`ApiErrorKind::Invalid`] for a built-in one.
+    async fn delete_role(&self, name: RoleName) -> ApiResult<()>;
+
+    /// All users, with their revisions.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`].
+    async fn user_documents(&self) -> ApiResult<Vec<User>>;
+
+    /// One user, with the revision.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`].
+    async fn user(&self, name: UserName) -> ApiResult<User>;
+
+    /// Writes a user who does not exist and has no password and no invite yet; [`AdminApi::reset_user`] makes one.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Conflict`] if the user exists, [`ApiErrorKind::Invalid`] with what is wrong.
+    async fn add_user(&self, user: User) -> ApiResult<Revision>;
+
+    /// Replaces what is known of a user. Password and second factors stay.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], [`ApiErrorKind::Conflict`] if the user has another revision, [`ApiErrorKind::Invalid`].
+    async fn replace_user(&self, user: User) -> ApiResult<Revision>;
+
+    /// All join tokens that can still be used, with their revisions and without their secrets. Those of the configuration are not
+    /// among them.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`].
+    async fn token_documents(&self) -> ApiResult<Vec<Token>>;
+
+    /// Replaces what is known of a join token. Its secret stays.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], [`ApiErrorKind::Conflict`] if it has another revision, [`ApiErrorKind::Invalid`].
+    async fn replace_token(&self, token: Token) -> ApiResult<Revision>;
+
+    /// What a backup needs beside the documents: see [`SecretsSpec`](crate::resource::SecretsSpec). For whoever holds the data
+    /// directory of the auth service, and for nobody else.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`].
+    async fn secrets(&self) -> ApiResult<Secrets>;
+}
+
 /// What a node needs.
 pub trait NodeAccess: IdentityApi + PresenceApi + TrustApi + RecordingApi + AuditApi {}
 impl<T: IdentityApi + PresenceApi + TrustApi + RecordingApi + AuditApi + ?Sized> NodeAccess for T {}
@@ -322,5 +393,5 @@ pub trait ProxyAccess: PublicApi + IdentityApi + PresenceApi + TrustApi + AuditA
 impl<T: PublicApi + IdentityApi + PresenceApi + TrustApi + AuditApi + ?Sized> ProxyAccess for T {}
 
 /// Everything: what the auth service offers and its client speaks.
-pub trait AuthApi: NodeAccess + ProxyAccess + AccountApi + AdminApi {}
-impl<T: NodeAccess + ProxyAccess + AccountApi + AdminApi + ?Sized> AuthApi for T {}
+pub trait AuthApi: NodeAccess + ProxyAccess + AccountApi + AdminApi + ResourceApi {}
+impl<T: NodeAccess + ProxyAccess + AccountApi + AdminApi + ResourceApi + ?Sized> AuthApi for T {}

@@ -51,12 +51,18 @@ kinds! {
     JoinTokenCreate = "join_token.create" "TJT00I",
     /// A join token was deleted.
     JoinTokenDelete = "join_token.delete" "TJT01I",
+    /// A join token was changed.
+    JoinTokenUpdate = "join_token.update" "TJT02I",
     /// A second factor was added.
     MfaAdd = "mfa.add" "T1006I",
     /// A second factor was removed.
     MfaDelete = "mfa.delete" "T1007I",
     /// A node or a proxy was removed from the cluster.
     NodeDelete = "node.delete" "TND01I",
+    /// A cluster was restored from a backup.
+    BackupRestore = "backup.restore" "TBK01I",
+    /// The sealed secrets of the cluster were read, for a backup.
+    BackupSecrets = "backup.secrets" "TBK00I",
     /// A connection was forwarded.
     Port = "port" "T3003I",
     /// A connection was not forwarded.
@@ -73,6 +79,12 @@ kinds! {
     RecordingAccess = "session.recording.access" "T2012I",
     /// A terminal changed its size.
     Resize = "resize" "T2002I",
+    /// A role was made.
+    RoleCreate = "role.created" "T9000I",
+    /// A role was deleted.
+    RoleDelete = "role.deleted" "T9001I",
+    /// A role was changed.
+    RoleUpdate = "role.updated" "T9002I",
     /// A session ended.
     SessionEnd = "session.end" "T2004I",
     /// A session was refused.

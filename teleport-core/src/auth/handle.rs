@@ -10,7 +10,7 @@ use futures_util::stream::BoxStream;
 use super::context::OpContext;
 use super::policy::Operation as Op;
 use super::{
-    Caller, Inner, account, eviction, invites, join, log, login, nodes, presence, recordings, reissue,
+    Caller, Inner, account, backup, documents, eviction, invites, join, log, login, nodes, presence, recordings, reissue,
     tokens, trust, users,
 };
 use crate::api::{
@@ -18,14 +18,15 @@ use crate::api::{
     ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, IdentityApi, Invite, InviteInfo,
     JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping, PresenceApi,
     ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, RemoveMfaDevice, RenewRequest,
-    ResetUser, TokenInfo, TrustApi, UpdateUser, UserInfo,
+    ResetUser, ResourceApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
 };
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
 use crate::cert::TrustBundle;
 use crate::id::{DeviceName, HostId, RoleName, SessionId, UserName};
 use crate::recording::{RecordingInfo, RecordingMeta};
-use crate::resource::{Node, NodeRecord, Role};
+use crate::resource::{Node, NodeRecord, Role, Secrets, Token, User};
 use crate::secret::SecretString;
+use crate::storage::Revision;
 
 /// The auth service as one caller sees it. Cheap to clone.
 ///
@@ -308,5 +309,58 @@ impl AdminApi for AuthHandle {
     async fn delete_node(&self, node: HostId) -> ApiResult<()> {
         let call = self.call();
         call.run(Op::DeleteNode, |permit| eviction::evict(&call, permit, node)).await
+    }
+}
+
+#[async_trait]
+impl ResourceApi for AuthHandle {
+    async fn create_role(&self, role: Role) -> ApiResult<Revision> {
+        let call = self.call();
+        call.run(Op::CreateRole, |permit| documents::create_role(&call, permit, role)).await
+    }
+
+    async fn replace_role(&self, role: Role) -> ApiResult<Revision> {
+        let call = self.call();
+        call.run(Op::ReplaceRole, |permit| documents::replace_role(&call, permit, role)).await
+    }
+
+    async fn delete_role(&self, name: RoleName) -> ApiResult<()> {
+        let call = self.call();
+        call.run(Op::DeleteRole, |permit| documents::delete_role(&call, permit, &name)).await
+    }
+
+    async fn user_documents(&self) -> ApiResult<Vec<User>> {
+        let call = self.call();
+        call.run(Op::UserDocuments, |permit| documents::users(&call, permit)).await
+    }
+
+    async fn user(&self, name: UserName) -> ApiResult<User> {
+        let call = self.call();
+        call.run(Op::User, |permit| documents::user(&call, permit, &name)).await
+    }
+
+    async fn add_user(&self, user: User) -> ApiResult<Revision> {
+        let call = self.call();
+        call.run(Op::AddUser, |permit| documents::add_user(&call, permit, user)).await
+    }
+
+    async fn replace_user(&self, user: User) -> ApiResult<Revision> {
+        let call = self.call();
+        call.run(Op::ReplaceUser, |permit| documents::replace_user(&call, permit, user)).await
+    }
+
+    async fn token_documents(&self) -> ApiResult<Vec<Token>> {
+        let call = self.call();
+        call.run(Op::TokenDocuments, |permit| documents::tokens(&call, permit)).await
+    }
+
+    async fn replace_token(&self, token: Token) -> ApiResult<Revision> {
+        let call = self.call();
+        call.run(Op::ReplaceToken, |permit| documents::replace_token(&call, permit, token)).await
+    }
+
+    async fn secrets(&self) -> ApiResult<Secrets> {
+        let call = self.call();
+        call.run(Op::Secrets, |permit| backup::secrets(&call, permit)).await
     }
 }

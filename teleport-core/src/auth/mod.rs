@@ -8,10 +8,12 @@
 //! audit, answer. What could not be audited is not answered with success.
 
 mod account;
+mod backup;
 mod caller;
 mod config;
 mod context;
 mod devices;
+mod documents;
 mod eviction;
 mod handle;
 mod invites;
@@ -37,6 +39,7 @@ mod users;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+pub use self::backup::{Backup, RestoreError, RestorePorts, Restored, restore};
 pub use self::caller::Caller;
 pub use self::config::{
     AuthConfig, LockoutConfig, PasswordConfig, RecordingLimits, SecondFactor, WeakHashing,
@@ -160,7 +163,8 @@ impl AuthService {
     /// changed stay as they are. May be called at every start, by several services at once.
     ///
     /// # Errors
-    /// [`ApiErrorKind::Unavailable`](crate::api::ApiErrorKind::Unavailable).
+    /// [`ApiErrorKind::Unavailable`](crate::api::ApiErrorKind::Unavailable);
+    /// [`ApiErrorKind::Conflict`](crate::api::ApiErrorKind::Conflict) if a restore has not come to its end.
     pub async fn bootstrap(&self) -> Result<(), ApiError> {
         if self.0.config.second_factor == SecondFactor::Off {
             tracing::warn!(
@@ -168,6 +172,7 @@ impl AuthService {
                  set auth_service.authentication.second_factor to otp"
             );
         }
+        backup::check_whole(&*self.0.ports.backend).await?;
         for role in builtin_roles() {
             match self.0.roles.create(&role).await {
                 Err(error) if !error.is_conflict() => return Err(error.into()),

@@ -175,6 +175,16 @@ table! {
     Tokens            "tokens"                [No,  No,  No,  Yes, Yes, Role("token", List)];
     DeleteToken       "delete_token"          [No,  No,  No,  Yes, Yes, Role("token", Delete)];
     DeleteNode        "delete_node"           [No,  No,  No,  Yes, Yes, Role("node", Delete)];
+    CreateRole        "create_role"           [No,  No,  No,  Yes, Yes, Role("role", Create)];
+    ReplaceRole       "replace_role"          [No,  No,  No,  Yes, Yes, Role("role", Update)];
+    DeleteRole        "delete_role"           [No,  No,  No,  Yes, Yes, Role("role", Delete)];
+    UserDocuments     "user_documents"        [No,  No,  No,  Yes, Yes, Role("user", List)];
+    User              "user"                  [No,  No,  No,  Yes, Yes, Role("user", Read)];
+    AddUser           "add_user"              [No,  No,  No,  Yes, Yes, Role("user", Create)];
+    ReplaceUser       "replace_user"          [No,  No,  No,  Yes, Yes, Role("user", Update)];
+    TokenDocuments    "token_documents"       [No,  No,  No,  Yes, Yes, Role("token", List)];
+    ReplaceToken      "replace_token"         [No,  No,  No,  Yes, Yes, Role("token", Update)];
+    Secrets           "secrets"               [No,  No,  No,  Yes, Yes, No];
 }
 
 /// The whole table as text, for humans and for the golden file.

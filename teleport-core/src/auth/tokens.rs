@@ -78,7 +78,7 @@ pub(super) async fn create(
     Ok(CreatedToken { token: secret, info, ca_pins })
 }
 
-fn role_names(record: &TokenRecord) -> Vec<&'static str> {
+pub(super) fn role_names(record: &TokenRecord) -> Vec<&'static str> {
     record.roles.iter().map(|role| role.as_str()).collect()
 }
 

@@ -16,7 +16,7 @@ use crate::storage::{BackendExt, Prefix, Repo, RepoError, Watch, WatchEnd, Watch
 
 /// Where `teleport-ca` keeps what it issues with. A change there is looked at at once; that of another issuer after
 /// [`AuthConfig::trust_refresh`](super::AuthConfig::trust_refresh).
-const AUTHORITIES: &str = "ca";
+pub(super) const AUTHORITIES: &str = "ca";
 
 pub(super) fn ping(call: &OpContext<'_>) -> Ping {
     Ping {

@@ -20,14 +20,14 @@ use crate::storage::{
 const ATTEMPTS: usize = 16;
 
 /// The trait that `{{internal.logins}}` stands for.
-const LOGINS: &str = "logins";
+pub(super) const LOGINS: &str = "logins";
 
 /// The longest name of a trait, in bytes.
 const MAX_TRAIT_NAME: usize = 64;
 /// The most bytes of all traits of a user: they are a part of each certificate.
 const MAX_TRAITS: usize = 8 << 10;
 
-fn not_found(user: &UserName) -> ApiError {
+pub(super) fn not_found(user: &UserName) -> ApiError {
     ApiError::not_found(format_args!("user {user}"))
 }
 
@@ -37,7 +37,7 @@ fn key_in<R: Record>(user: &UserName) -> ApiResult<Key> {
 }
 
 /// Adds forgetting password, second factor and attempts to a batch.
-fn forget_credentials(batch: Batch, user: &UserName) -> ApiResult<Batch> {
+pub(super) fn forget_credentials(batch: Batch, user: &UserName) -> ApiResult<Batch> {
     let batch = batch.with(key_in::<PasswordRecord>(user)?, Condition::Any, Action::Delete).with(
         key_in::<TotpRecord>(user)?,
         Condition::Any,
@@ -47,7 +47,7 @@ fn forget_credentials(batch: Batch, user: &UserName) -> ApiResult<Batch> {
 }
 
 /// Whether a user of this name would look in the audit log like a [`Caller`](super::Caller) that is no user.
-fn is_reserved(name: &UserName) -> bool {
+pub(super) fn is_reserved(name: &UserName) -> bool {
     let first = name.as_str().split('.').next().unwrap_or_default();
     matches!(name.as_str(), "anonymous" | "local-admin") || first.parse::<HostId>().is_ok()
 }

@@ -1,22 +1,30 @@
 //! What administrators and hosts describe: documents of a kind, a version, metadata and a specification.
 
+mod document;
 mod node;
 mod role;
+mod secrets;
 mod span;
+mod token;
 mod user;
+mod view;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::document::{Document, LoadedDocument, load_document};
 pub use self::node::{NODE_ONLINE_FOR, NODE_RETENTION, Node, NodeRecord};
 pub use self::role::{
     CertExtension, DocumentProblem, InvalidDocument, LoadedRole, LockMode, PortForwarding, RULE_KINDS,
     RecordSession, RecordingMode, Role, RoleConditions, RoleOptions, RoleSpec, Rule, Switch, Verb,
     builtin_roles, load_role,
 };
+pub use self::secrets::{SealedRecord, Secrets, SecretsSpec};
 pub use self::span::{InvalidSpan, MAX_SPAN, format_span, parse_span};
+pub use self::token::{Token, TokenSpec};
 pub use self::user::{User, UserSpec};
+pub use self::view::{AuthorityView, NodeView, authority_views, node_view};
 use crate::clock::Timestamp;
 use crate::storage::{Record, Revision};
 

@@ -1,10 +1,11 @@
 //! What administrators asked for and did not get, and who they are, in the audit log.
 
-use teleport_core::api::{AdminApi, ApiErrorKind, CreateToken, CreateUser, ResetUser, UpdateUser};
+use teleport_core::api::{AdminApi, ApiErrorKind, CreateToken, CreateUser, ResetUser, ResourceApi, UpdateUser};
 use teleport_core::audit::EventKind;
 use teleport_core::auth::policy::Operation;
 use teleport_core::id::{HostRole, UserName};
 use teleport_core::label::Labels;
+use teleport_core::resource::{Metadata, Role, RoleSpec, Token, TokenSpec, User, UserSpec};
 use teleport_core::secret::SecretString;
 
 use crate::cluster::Cluster;
@@ -20,6 +21,9 @@ async fn a_change_that_was_not_made_is_in_the_audit_log() {
     let roles = || UpdateUser { roles: Some(Vec::new()), ..UpdateUser::default() };
     let unknown = cluster.host("web-1", HostRole::Node).host_id;
     let secret = "a-secret-that-nobody-shall-read";
+    let role = |name: &str| Role::new(name, RoleSpec::default());
+    let user = |name: &str| User::new(name, UserSpec::default());
+    let described = Token::described(Metadata::default(), TokenSpec::default());
     let outcomes = [
         (Operation::CreateUser, alice.create_user(create()).await.map(drop), ApiErrorKind::Conflict, "alice"),
         (
@@ -48,6 +52,37 @@ async fn a_change_that_was_not_made_is_in_the_audit_log() {
             alice.delete_node(unknown).await,
             ApiErrorKind::NotFound,
             &unknown.to_string(),
+        ),
+        (
+            Operation::CreateRole,
+            alice.create_role(role("a b")).await.map(drop),
+            ApiErrorKind::Invalid,
+            "name",
+        ),
+        (
+            Operation::ReplaceRole,
+            alice.replace_role(role("nonesuch")).await.map(drop),
+            ApiErrorKind::NotFound,
+            "nonesuch",
+        ),
+        (
+            Operation::DeleteRole,
+            alice.delete_role("access".parse().unwrap()).await,
+            ApiErrorKind::Invalid,
+            "built in",
+        ),
+        (Operation::AddUser, alice.add_user(user("alice")).await.map(drop), ApiErrorKind::Conflict, "alice"),
+        (
+            Operation::ReplaceUser,
+            alice.replace_user(user("nobody")).await.map(drop),
+            ApiErrorKind::NotFound,
+            "nobody",
+        ),
+        (
+            Operation::ReplaceToken,
+            alice.replace_token(described).await.map(drop),
+            ApiErrorKind::Invalid,
+            "metadata.expires",
         ),
     ];
     // Every operation that the table calls administration is among them.

@@ -57,11 +57,14 @@ suite! {
     proxies_are_in_the_status
     recordings_belong_to_their_host_and_user
     refused_logins_look_alike
+    roles_are_written_under_their_revision
     sessions_are_reported_by_their_own_host
     the_last_device_is_not_removed
     the_policy_table_holds
+    tokens_are_changed_without_their_secret
     tokens_are_listed_without_secrets
     users_are_updated
+    users_are_written_under_their_revision
     watchers_see_changes
 }
 

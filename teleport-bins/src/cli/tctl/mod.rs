@@ -3,6 +3,7 @@
 mod connect;
 mod events;
 mod nodes;
+mod resources;
 mod status;
 mod tokens;
 mod users;
@@ -58,16 +59,24 @@ struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Make resources from documents (YAML or JSON, one or many): role, user, token
+    Create(resources::Create),
+    /// Change a resource in $EDITOR
+    Edit(resources::Edit),
     /// Search the audit log
     Events {
         #[command(subcommand)]
         command: events::Command,
     },
+    /// Print resources as documents; `all` is a backup
+    Get(resources::Get),
     /// Nodes of the cluster
     Nodes {
         #[command(subcommand)]
         command: nodes::Command,
     },
+    /// Remove resources
+    Rm(resources::Rm),
     /// Roles of the cluster
     Roles {
         #[command(subcommand)]
@@ -80,6 +89,8 @@ enum Command {
         #[command(subcommand)]
         command: tokens::Command,
     },
+    /// Replace resources by documents: only the revision that they were read with, if they name one
+    Update(resources::Update),
     /// Users of the cluster
     Users {
         #[command(subcommand)]
@@ -112,11 +123,16 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     super::client_runtime()?.block_on(async {
         let context = connect::connect(&options).await?;
         match command {
+            Command::Create(create) => resources::create(&context, create).await,
+            Command::Edit(edit) => resources::edit(&context, edit).await,
             Command::Events { command } => events::run(&context, command).await,
+            Command::Get(get) => resources::get(&context, get).await,
             Command::Nodes { command } => nodes::run(&context, command).await,
+            Command::Rm(rm) => resources::rm(&context, rm).await,
             Command::Roles { command } => users::run_roles(&context, command).await,
             Command::Status(status) => status::run(&context, status).await,
             Command::Tokens { command } => tokens::run(&context, command).await,
+            Command::Update(update) => resources::update(&context, update).await,
             Command::Users { command } => users::run(&context, command).await,
         }
     })?;

@@ -84,7 +84,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
 }
 
 /// The host of this name: a node, else a proxy. A machine that is both removes its node by the name.
-async fn find(context: &Context, name: &str) -> Result<HostId> {
+pub(super) async fn find(context: &Context, name: &str) -> Result<HostId> {
     let nodes = context.api.nodes().await?;
     let nodes = nodes.iter().filter(|node| node.record.name.as_str() == name).map(|node| node.record.host_id);
     let mut named: Vec<HostId> = nodes.collect();

@@ -1,4 +1,4 @@
-//! Which keys documents of roles may have. Every unknown one is a mistake, found with its place and a suggestion.
+//! Which keys documents may have. Every unknown one is a mistake, found with its place and a suggestion.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::suggest::did_you_mean;
 
 /// The keys below a place in a document.
 #[derive(Debug)]
-pub(super) enum Shape {
+pub(in crate::resource) enum Shape {
     /// A list of such.
     List(&'static Shape),
     /// Named ones.
@@ -47,25 +47,25 @@ const OPTIONS: Shape = Map(&[
     ),
 ]);
 
+/// What all resources have in common.
+pub(in crate::resource) const METADATA: Shape =
+    Map(&[("description", Leaf), ("expires", Leaf), ("labels", Leaf), ("name", Leaf), ("revision", Leaf)]);
+
 /// A role of our own version.
-pub(super) const ROLE: Shape = Map(&[
+pub(in crate::resource) const ROLE: Shape = Map(&[
     ("kind", Leaf),
-    (
-        "metadata",
-        Map(&[
-            ("description", Leaf),
-            ("expires", Leaf),
-            ("labels", Leaf),
-            ("name", Leaf),
-            ("revision", Leaf),
-        ]),
-    ),
+    ("metadata", METADATA),
     ("spec", Map(&[("allow", CONDITIONS), ("deny", CONDITIONS), ("options", OPTIONS)])),
     ("version", Leaf),
 ]);
 
 /// Adds a problem for every key of `value` that `shape` does not know.
-pub(super) fn check(value: &Value, shape: &Shape, path: &str, problems: &mut Vec<DocumentProblem>) {
+pub(in crate::resource) fn check(
+    value: &Value,
+    shape: &Shape,
+    path: &str,
+    problems: &mut Vec<DocumentProblem>,
+) {
     match (shape, value) {
         (Map(known), Value::Object(object)) => {
             for (key, value) in object {
@@ -86,11 +86,11 @@ pub(super) fn check(value: &Value, shape: &Shape, path: &str, problems: &mut Vec
     }
 }
 
-pub(super) fn join(path: &str, key: &str) -> String {
+pub(in crate::resource) fn join(path: &str, key: &str) -> String {
     if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }
 
-pub(super) fn unknown<'a>(
+pub(in crate::resource) fn unknown<'a>(
     path: &str,
     key: &str,
     known: impl IntoIterator<Item = &'a str>,

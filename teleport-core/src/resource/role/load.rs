@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use serde_json::Value;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
-use super::{Role, keys, original};
+use super::{Role, RoleConditions, RoleOptions, keys, original};
 use crate::access::CompiledRole;
 
 /// One thing that is wrong with a document.
@@ -102,5 +103,37 @@ pub fn load_role(document: &Value) -> Result<LoadedRole, InvalidDocument> {
 
 /// Reads the values; the keys are known to be right.
 pub(super) fn read(document: Value) -> Result<Role, InvalidDocument> {
-    serde_json::from_value(document).map_err(|error| DocumentProblem::new("", error.to_string()).into())
+    let mut problems = misfits(&document);
+    match serde_json::from_value(document) {
+        Ok(role) => Ok(role),
+        Err(error) => {
+            if problems.is_empty() {
+                problems.push(DocumentProblem::new("", error.to_string()));
+            }
+            Err(InvalidDocument { problems })
+        }
+    }
+}
+
+/// The values that cannot be read, each with its place, which the reader of the whole does not tell.
+fn misfits(document: &Value) -> Vec<DocumentProblem> {
+    type Read = fn(&str, &Value) -> Option<serde_json::Error>;
+    fn alone<T: DeserializeOwned>(key: &str, value: &Value) -> Option<serde_json::Error> {
+        serde_json::from_value::<T>(json!({ key: value })).err()
+    }
+    let mut problems = Vec::new();
+    let reads: [(&str, Read); 3] = [
+        ("allow", alone::<RoleConditions>),
+        ("deny", alone::<RoleConditions>),
+        ("options", alone::<RoleOptions>),
+    ];
+    for (part, read) in reads {
+        let keys = document.get("spec").and_then(|spec| spec.get(part)).and_then(Value::as_object);
+        for (key, value) in keys.into_iter().flatten() {
+            if let Some(error) = read(key, value) {
+                problems.push(DocumentProblem::new(format!("spec.{part}.{key}"), error.to_string()));
+            }
+        }
+    }
+    problems
 }

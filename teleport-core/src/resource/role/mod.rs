@@ -1,7 +1,7 @@
 //! Roles: which users may log in where, as whom, and may do what with resources.
 
 mod builtin;
-mod keys;
+pub(super) mod keys;
 mod load;
 mod options;
 mod original;

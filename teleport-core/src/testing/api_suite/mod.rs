@@ -12,6 +12,7 @@
 )]
 
 mod account;
+mod documents;
 mod events;
 mod hosts;
 mod policy;
@@ -24,6 +25,10 @@ use std::time::Duration;
 pub use self::account::{
     a_locked_user_is_unlocked, a_user_changes_the_password, a_user_has_several_devices,
     invites_are_in_the_list_of_tokens, the_last_device_is_not_removed, users_are_updated,
+};
+pub use self::documents::{
+    roles_are_written_under_their_revision, tokens_are_changed_without_their_secret,
+    users_are_written_under_their_revision,
 };
 pub use self::events::{events_carry_who_reports_them, sessions_are_reported_by_their_own_host};
 pub use self::hosts::{
@@ -81,6 +86,9 @@ pub async fn all(fixture: &dyn ApiFixture) {
     recordings_belong_to_their_host_and_user(fixture).await;
     events_carry_who_reports_them(fixture).await;
     sessions_are_reported_by_their_own_host(fixture).await;
+    roles_are_written_under_their_revision(fixture).await;
+    users_are_written_under_their_revision(fixture).await;
+    tokens_are_changed_without_their_secret(fixture).await;
     the_policy_table_holds(fixture).await;
 }
 

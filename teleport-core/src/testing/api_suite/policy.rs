@@ -17,7 +17,7 @@ use crate::cert::Identity;
 use crate::id::{DeviceName, HostId, HostRole, NodeName, RoleName, SessionId};
 use crate::label::Labels;
 use crate::recording::RecordingMeta;
-use crate::resource::NodeRecord;
+use crate::resource::{Metadata, NodeRecord, Role, Token, TokenSpec, User, UserSpec};
 use crate::secret::SecretString;
 
 /// Calls an operation with arguments that are refused as wrong, or change nothing, if the caller may call it.
@@ -172,6 +172,19 @@ async fn call(
         Operation::Tokens => api.tokens().await.map(drop),
         Operation::DeleteToken => api.delete_token(nothing()).await,
         Operation::DeleteNode => api.delete_node(host_id).await,
+        Operation::CreateRole => api.create_role(Role::unreadable("nonesuch")).await.map(drop),
+        Operation::ReplaceRole => api.replace_role(Role::unreadable("nonesuch")).await.map(drop),
+        Operation::DeleteRole => api.delete_role(RoleName::new("nonesuch").unwrap()).await,
+        Operation::UserDocuments => api.user_documents().await.map(drop),
+        Operation::User => api.user(unknown()).await.map(drop),
+        Operation::AddUser => api.add_user(User::new("no user", UserSpec::default())).await.map(drop),
+        Operation::ReplaceUser => api.replace_user(User::new("no user", UserSpec::default())).await.map(drop),
+        Operation::TokenDocuments => api.token_documents().await.map(drop),
+        Operation::ReplaceToken => {
+            let token = Token::described(Metadata::default(), TokenSpec::default());
+            api.replace_token(token).await.map(drop)
+        }
+        Operation::Secrets => api.secrets().await.map(drop),
     }
 }
 

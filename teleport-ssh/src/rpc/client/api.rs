@@ -8,14 +8,15 @@ use teleport_core::api::{
     ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, IdentityApi, Invite, InviteInfo,
     JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping, PresenceApi,
     ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, RemoveMfaDevice, RenewRequest,
-    ResetUser, TokenInfo, TrustApi, UpdateUser, UserInfo,
+    ResetUser, ResourceApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
 use teleport_core::cert::TrustBundle;
 use teleport_core::id::{DeviceName, HostId, RoleName, SessionId, UserName};
 use teleport_core::recording::{RecordingInfo, RecordingMeta};
-use teleport_core::resource::{Node, NodeRecord, Role};
+use teleport_core::resource::{Node, NodeRecord, Role, Secrets, Token, User};
 use teleport_core::secret::SecretString;
+use teleport_core::storage::Revision;
 
 use super::AuthClient;
 use crate::rpc::routes::Route;
@@ -202,5 +203,48 @@ impl AdminApi for AuthClient {
 
     async fn delete_node(&self, node: HostId) -> ApiResult<()> {
         self.bytes(Route::DeleteNode(node), Bytes::new()).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl ResourceApi for AuthClient {
+    async fn create_role(&self, role: Role) -> ApiResult<Revision> {
+        self.call(Route::CreateRole, &role).await
+    }
+
+    async fn replace_role(&self, role: Role) -> ApiResult<Revision> {
+        self.call(Route::ReplaceRole, &role).await
+    }
+
+    async fn delete_role(&self, name: RoleName) -> ApiResult<()> {
+        self.bytes(Route::DeleteRole(name), Bytes::new()).await.map(drop)
+    }
+
+    async fn user_documents(&self) -> ApiResult<Vec<User>> {
+        self.fetch(Route::UserDocuments).await
+    }
+
+    async fn user(&self, name: UserName) -> ApiResult<User> {
+        self.fetch(Route::User(name)).await
+    }
+
+    async fn add_user(&self, user: User) -> ApiResult<Revision> {
+        self.call(Route::AddUser, &user).await
+    }
+
+    async fn replace_user(&self, user: User) -> ApiResult<Revision> {
+        self.call(Route::ReplaceUser, &user).await
+    }
+
+    async fn token_documents(&self) -> ApiResult<Vec<Token>> {
+        self.fetch(Route::TokenDocuments).await
+    }
+
+    async fn replace_token(&self, token: Token) -> ApiResult<Revision> {
+        self.call(Route::ReplaceToken, &token).await
+    }
+
+    async fn secrets(&self) -> ApiResult<Secrets> {
+        self.fetch(Route::Secrets).await
     }
 }

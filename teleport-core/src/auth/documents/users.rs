@@ -1,0 +1,129 @@
+//! Users, without their secrets.
+
+use super::{check_expiry, exists, not_replaced, replacing};
+use crate::api::{ApiError, ApiResult};
+use crate::audit::{AuditEvent, EventKind};
+use crate::auth::context::OpContext;
+use crate::auth::policy::Permit;
+use crate::auth::roles;
+use crate::auth::users::{LOGINS, forget_credentials, is_reserved, not_found};
+use crate::cert::{MAX_PRINCIPALS, Traits};
+use crate::id::{OsLogin, UserName};
+use crate::resource::{Spec, User, UserSpec};
+use crate::storage::{Batch, Condition, Revision, Stored};
+
+/// The most bytes of all traits of a user, as JSON: they are part of every certificate.
+const MAX_TRAITS_LEN: usize = 8 * 1024;
+
+fn shown(stored: Stored<User>) -> User {
+    let mut user = stored.record;
+    user.metadata.revision = Some(stored.revision);
+    user
+}
+
+pub(in crate::auth) async fn users(call: &OpContext<'_>, _permit: Permit<'_>) -> ApiResult<Vec<User>> {
+    Ok(call.auth.users.list().await?.into_iter().map(shown).collect())
+}
+
+pub(in crate::auth) async fn user(
+    call: &OpContext<'_>,
+    _permit: Permit<'_>,
+    name: &UserName,
+) -> ApiResult<User> {
+    let stored = call.auth.users.get(name.as_str()).await?;
+    stored.map(shown).ok_or_else(|| not_found(name))
+}
+
+/// What can be said without looking at what is stored.
+pub(in crate::auth) fn check_user(user: &User) -> ApiResult<UserName> {
+    if user.kind != UserSpec::KIND || user.version != UserSpec::VERSION {
+        return Err(ApiError::invalid(format!(
+            "a user has the kind \"user\" and the version \"v1\", not {:?} and {:?}",
+            user.kind, user.version
+        )));
+    }
+    let name = UserName::new(&user.metadata.name)
+        .map_err(|error| ApiError::invalid(format!("metadata.name: {error}")))?;
+    if is_reserved(&name) {
+        return Err(ApiError::invalid(
+            "metadata.name: the audit log knows hosts and administrators by this name; choose another",
+        ));
+    }
+    check_traits(&user.spec.traits)?;
+    Ok(name)
+}
+
+fn check_traits(traits: &Traits) -> ApiResult<()> {
+    let logins = traits.get(LOGINS).map(Vec::as_slice).unwrap_or_default();
+    for (index, login) in logins.iter().enumerate() {
+        if let Err(error) = OsLogin::new(login) {
+            return Err(ApiError::invalid(format!("spec.traits.{LOGINS}[{index}]: {error}")));
+        }
+    }
+    if logins.len() > MAX_PRINCIPALS {
+        return Err(ApiError::invalid(format!(
+            "spec.traits.{LOGINS}: a user has at most {MAX_PRINCIPALS} logins"
+        )));
+    }
+    let len = serde_json::to_vec(traits).map_err(ApiError::internal)?.len();
+    if len > MAX_TRAITS_LEN {
+        return Err(ApiError::invalid(format!(
+            "spec.traits: all traits have at most {MAX_TRAITS_LEN} bytes"
+        )));
+    }
+    Ok(())
+}
+
+/// The user as it is stored, and the revision that it replaces.
+async fn checked(call: &OpContext<'_>, mut user: User) -> ApiResult<(UserName, User, Option<Revision>)> {
+    let name = check_user(&user)?;
+    check_expiry(call, &user.metadata)?;
+    let revision = user.metadata.revision.take();
+    user.spec.roles = roles::existing(call, user.spec.roles).await?;
+    Ok((name, user, revision))
+}
+
+fn event(kind: EventKind, user: &User) -> AuditEvent {
+    let roles: Vec<String> = user.spec.roles.iter().map(ToString::to_string).collect();
+    let logins = user.spec.traits.get(LOGINS).cloned().unwrap_or_default();
+    AuditEvent::new(kind)
+        .field("name", user.metadata.name.as_str())
+        .field("roles", roles)
+        .field("logins", logins)
+}
+
+pub(in crate::auth) async fn add_user(
+    call: &OpContext<'_>,
+    _permit: Permit<'_>,
+    user: User,
+) -> ApiResult<Revision> {
+    let (name, user, _) = checked(call, user).await?;
+    let batch = call.auth.users.write_in(Batch::new(), &user, Condition::Absent)?;
+    // Nothing of a former user of this name may come to life again.
+    let batch = forget_credentials(batch, &name)?;
+    let revision = match call.auth.ports.backend.commit(batch).await {
+        Err(error) if error.is_conflict() => {
+            return Err(exists(format_args!("user {name}")).because(error));
+        }
+        outcome => outcome?,
+    };
+    call.audit(vec![call.by_caller(event(EventKind::UserCreate, &user))]).await?;
+    Ok(revision)
+}
+
+pub(in crate::auth) async fn replace_user(
+    call: &OpContext<'_>,
+    _permit: Permit<'_>,
+    user: User,
+) -> ApiResult<Revision> {
+    let (name, user, revision) = checked(call, user).await?;
+    let written = match call.auth.users.write(&user, replacing(revision)).await {
+        Err(error) if error.is_conflict() => {
+            let key = call.auth.users.key(name.as_str())?;
+            return Err(not_replaced(call, &key, &format!("user {name}"), revision).await.because(error));
+        }
+        outcome => outcome?,
+    };
+    call.audit(vec![call.by_caller(event(EventKind::UserUpdate, &user))]).await?;
+    Ok(written)
+}
