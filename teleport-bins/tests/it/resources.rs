@@ -110,7 +110,11 @@ fn what_is_wrong_is_one_line_that_says_where() {
     for (from, to, parts) in [
         ("    logins", "    logisn", ["line 7, column 5", "did you mean \"logins\"?"]),
         ("kind: role", "kind: roel", ["line 1", "did you mean \"role\"?"]),
-        ("{env: prod}", "{env: '^(prod$'}", ["line 8, column 5: spec.allow.node_labels", "regular expression"]),
+        (
+            "{env: prod}",
+            "{env: '^(prod$'}",
+            ["line 8, column 5: spec.allow.node_labels", "regular expression"],
+        ),
         ("{env: prod}", "{}\n    node_labels_expression: 'labels['", ["line 9", "node_labels_expression"]),
         ("[deploy]", "['{{internal.x']", ["line 7", "logins[0]"]),
         ("[deploy]", "['*']", ["line 7", "logins"]),

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use data_encoding::BASE64;
 
-use super::devices::TotpRecord;
 use super::context::OpContext;
+use super::devices::TotpRecord;
 use super::documents::invalid;
 use super::password::PasswordRecord;
 use super::policy::Permit;

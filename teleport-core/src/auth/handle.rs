@@ -10,8 +10,8 @@ use futures_util::stream::BoxStream;
 use super::context::OpContext;
 use super::policy::Operation as Op;
 use super::{
-    Caller, Inner, account, backup, documents, eviction, invites, join, log, login, nodes, presence, recordings, reissue,
-    tokens, trust, users,
+    Caller, Inner, account, backup, documents, eviction, invites, join, log, login, nodes, presence,
+    recordings, reissue, tokens, trust, users,
 };
 use crate::api::{
     AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditApi, ChangePassword,

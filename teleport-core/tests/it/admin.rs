@@ -1,6 +1,8 @@
 //! What administrators asked for and did not get, and who they are, in the audit log.
 
-use teleport_core::api::{AdminApi, ApiErrorKind, CreateToken, CreateUser, ResetUser, ResourceApi, UpdateUser};
+use teleport_core::api::{
+    AdminApi, ApiErrorKind, CreateToken, CreateUser, ResetUser, ResourceApi, UpdateUser,
+};
 use teleport_core::audit::EventKind;
 use teleport_core::auth::policy::Operation;
 use teleport_core::id::{HostRole, UserName};
