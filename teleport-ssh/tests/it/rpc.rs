@@ -8,6 +8,7 @@ mod identity;
 mod join;
 mod mtls;
 mod passes;
+mod strangers;
 mod suite;
 mod watch;
 mod web;
