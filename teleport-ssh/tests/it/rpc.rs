@@ -7,6 +7,7 @@ mod hostile;
 mod identity;
 mod join;
 mod mtls;
+mod origin;
 mod passes;
 mod strangers;
 mod suite;
