@@ -8,6 +8,7 @@ use teleport_core::auth::RecordingLimits;
 use teleport_core::cert::CaPin;
 use teleport_core::id::{ClusterName, HostRole, NodeName};
 use teleport_core::label::Labels;
+use teleport_core::recording::MAX_PART_LEN;
 use teleport_core::secret::SecretString;
 
 use super::file::{RecordingsSection, YesNo};
@@ -323,7 +324,14 @@ fn hosts(list: Option<super::file::OneOrMany>) -> Vec<String> {
 
 fn recording_limits(section: &RecordingsSection) -> Result<RecordingLimits> {
     let mut limits = RecordingLimits::default();
-    if let Some(Size(bytes)) = section.max_size {
+    if let Some(size @ Size(bytes)) = section.max_size {
+        let part = MAX_PART_LEN as u64;
+        if bytes < part {
+            bail!(
+                "auth_service.recordings.max_size: {size} is less than one part of a recording; at least {}",
+                Size(part)
+            );
+        }
         limits.recording_bytes = bytes;
     }
     if let Some(Size(bytes)) = section.max_size_per_day {
