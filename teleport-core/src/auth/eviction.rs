@@ -176,16 +176,18 @@ pub(super) fn while_member<T: Send + 'static>(
     items: BoxStream<'static, ApiResult<T>>,
 ) -> BoxStream<'static, ApiResult<T>> {
     let Some(host) = caller.host().filter(|host| host.role != HostRole::Auth) else { return items };
-    let membership = Membership { auth: Arc::clone(auth), host: host.host_id, watch: None };
-    stream::unfold(Some((membership, items)), |state| async move {
-        let (mut membership, mut items) = state?;
+    let mut membership = Membership { auth: Arc::clone(auth), host: host.host_id, watch: None };
+    // One future for all items: items that come faster than the storage answers must not put the question off for ever.
+    let evicted = Box::pin(async move { membership.evicted().await });
+    stream::unfold(Some((evicted, items)), |state| async move {
+        let (mut evicted, mut items) = state?;
         let item = tokio::select! {
             biased;
-            evicted = membership.evicted() => Some(Err(evicted.err().unwrap_or_else(ApiError::evicted))),
+            outcome = &mut evicted => Some(Err(outcome.err().unwrap_or_else(ApiError::evicted))),
             item = items.next() => item,
         }?;
         let goes_on = item.is_ok();
-        Some((item, goes_on.then_some((membership, items))))
+        Some((item, goes_on.then_some((evicted, items))))
     })
     .boxed()
 }
