@@ -41,7 +41,8 @@ async fn proxy(world: &World, way: Arc<dyn Connector>) -> SocketAddr {
     address
 }
 
-async fn in_one_process(world: &World) -> Arc<dyn Connector> {
+/// A way to the auth service of `world` for services of its process.
+pub(super) async fn in_one_process(world: &World) -> Arc<dyn Connector> {
     let (connector, listener) = pipe();
     let service = Arc::new(world.service.clone());
     let bound = AuthServer::builder(service, world.identity.clone(), world.clock())
