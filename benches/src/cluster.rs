@@ -108,8 +108,13 @@ impl Cluster {
     /// # Errors
     /// When the identity cannot be read.
     pub fn admin(&self) -> Result<AuthClient> {
-        let store = IdentityStore::open(self.dir.join("data/identity/auth"))?;
-        let material = store.load(HostRole::Auth)?.context("the auth service has an identity")?;
+        self.host(HostRole::Auth)
+    }
+
+    /// The auth service, as a host of this cluster calls it.
+    fn host(&self, role: HostRole) -> Result<AuthClient> {
+        let store = IdentityStore::open(self.dir.join("data/identity").join(role.as_str()))?;
+        let material = store.load(role)?.context("the service has an identity")?;
         Ok(self.client(ClientIdentity::Host(HostIdentityHandle::new(material))))
     }
 
@@ -144,9 +149,9 @@ impl Cluster {
             ["access", "editor", "auditor"].map(RoleName::new).into_iter().collect::<Result<_, _>>()?;
         let request = CreateUser { name: UserName::new("alice")?, roles, logins: vec![login()?], ttl: None };
         let invite = admin.create_user(request).await?;
-        let trust = teleport_core::api::TrustApi::trust(&admin).await?;
-        let anonymous = self.client(ClientIdentity::Anonymous(trust));
-        let info = anonymous.invite(invite.token.clone()).await?;
+        // As the proxy does for people at its own routes.
+        let web = self.host(HostRole::Proxy)?;
+        let info = web.invite(invite.token.clone()).await?;
         let password = SecretString::new("correct horse battery staple");
         let now = clock.now();
         let code = |at| one_time_code(&info.secret, at).context("the second factor cannot be used");
@@ -154,7 +159,7 @@ impl Cluster {
         let before = code(now.saturating_sub(Duration::from_secs(30)))?;
         let accept =
             AcceptInvite { token: invite.token, password: password.clone(), code: before, client_ip: None };
-        anonymous.accept_invite(accept).await?;
+        web.accept_invite(accept).await?;
         let (ssh, tls) = (SshKeyPair::generate(&entropy)?, TlsKeyPair::generate(&entropy)?);
         let keys = SubjectKeys { ssh: ssh.public(), tls: tls.public() };
         let request = LoginRequest {
@@ -165,7 +170,7 @@ impl Cluster {
             ttl: None,
             client_ip: None,
         };
-        let answer = anonymous.login(request).await?;
+        let answer = web.login(request).await?;
         // Until the proxy has heard of the node, nobody gets there.
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
         while admin.nodes().await?.is_empty() {

@@ -36,12 +36,14 @@
 //! use teleport_backend::memory::MemoryBackend;
 //! use teleport_core::api::{AcceptInvite, AdminApi, CreateUser, LoginRequest, PublicApi};
 //! use teleport_core::auth::{AuthConfig, AuthService, Caller, Ports, one_time_code};
-//! use teleport_core::clock::Clock;
+//! use teleport_core::cert::Identity;
+//! use teleport_core::clock::{Clock, Timestamp};
 //! use teleport_core::entropy::SystemEntropy;
-//! use teleport_core::id::ClusterName;
+//! use teleport_core::id::{ClusterName, HostRole};
 //! use teleport_core::secret::SecretString;
 //! use teleport_core::testing::{
-//!     KnownKeySealer, ManualClock, MemoryAudit, MemoryRecordings, UnsignedIssuer, subject_keys,
+//!     KnownKeySealer, ManualClock, MemoryAudit, MemoryRecordings, UnsignedIssuer, host_identity,
+//!     subject_keys,
 //! };
 //!
 //! let cluster = ClusterName::new("example.com")?;
@@ -71,8 +73,10 @@
 //! };
 //! let invite = admin.create_user(alice).await?;
 //!
-//! // The user, of whom nothing is known but the invite.
-//! let public = auth.acting_as(Caller::Anonymous { remote: None });
+//! // The user, of whom nothing is known but the invite, at a proxy, which calls for the user.
+//! let id = "0f8fad5b-d9cb-469f-a165-70867728950e";
+//! let proxy = host_identity(id, "proxy-1", "example.com", HostRole::Proxy, Timestamp::MAX);
+//! let public = auth.acting_as(Caller::Identity(Identity::Host(proxy), None));
 //! let info = public.invite(invite.token.clone()).await?;
 //! let code = |clock: &ManualClock| one_time_code(&info.secret, clock.now()).ok_or("no secret");
 //! let password = SecretString::new("correct horse battery staple");

@@ -101,27 +101,24 @@ impl AccessCache {
         let _ = self.0.evicted.subscribe().wait_for(|evicted| *evicted).await;
     }
 
-    /// Waits for the first view. Cancel safe.
-    pub async fn ready(&self) -> Arc<AccessView> {
-        let mut versions = self.0.versions.subscribe();
-        loop {
-            if let Some(view) = self.current() {
-                return view;
-            }
-            // The sender lives in `self`, so waiting cannot fail.
-            let _ = versions.changed().await;
-        }
+    /// Waits for the first view; `None` once this host is removed from the cluster, for then there is none any more. Cancel safe.
+    pub async fn ready(&self) -> Option<Arc<AccessView>> {
+        self.wait_for(|_| true).await
     }
 
-    /// Waits for a view that `wanted` accepts. Cancel safe.
-    pub async fn wait_for(&self, wanted: impl Fn(&AccessView) -> bool) -> Arc<AccessView> {
+    /// Waits for a view that `wanted` accepts; `None` once this host is removed from the cluster. Cancel safe.
+    pub async fn wait_for(&self, wanted: impl Fn(&AccessView) -> bool) -> Option<Arc<AccessView>> {
         let mut versions = self.0.versions.subscribe();
         loop {
+            if *self.0.evicted.borrow() {
+                return None;
+            }
             if let Some(view) = self.current()
                 && wanted(&view)
             {
-                return view;
+                return Some(view);
             }
+            // The sender lives in `self`, so waiting cannot fail.
             let _ = versions.changed().await;
         }
     }

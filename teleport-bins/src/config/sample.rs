@@ -65,7 +65,7 @@ pub fn sample(settings: &Settings) -> String {
          \x20 listen_addr: 0.0.0.0:3025\n\
          \x20 # Tokens that never expire; prefer `tctl tokens add`.\n\
          \x20 # tokens: [\"node:/etc/teleport.node-token\"]\n\
-         \x20 # What one node may hand in: one recording, and all of one day (UTC). What is beyond stays on the node.\n\
+         \x20 # What one node may hand in: one recording, and all of one day (UTC), half of it of one user. What is beyond stays on the node.\n\
          \x20 recordings:\n\
          \x20   max_size: {max_size}\n\
          \x20   max_size_per_day: {max_size_per_day}\n\
@@ -141,6 +141,9 @@ mod tests {
         );
         let again = Settings::resolve(parse(&printed).unwrap(), Overrides::default()).unwrap();
         assert_eq!(again.auth.unwrap().recordings, limits);
+        let short = parse("auth_service:\n  recordings: {max_size: 1B}\n").unwrap();
+        let error = Settings::resolve(short, Overrides::default()).unwrap_err();
+        assert!(error.to_string().contains("at least 1MiB"), "{error}");
         let none = parse("auth_service:\n  recordings: {max_count_per_day: 0}\n").unwrap();
         assert!(Settings::resolve(none, Overrides::default()).is_err());
     }

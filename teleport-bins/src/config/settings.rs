@@ -8,6 +8,7 @@ use teleport_core::auth::{Backup, PasswordConfig, RecordingLimits, SecondFactor}
 use teleport_core::cert::CaPin;
 use teleport_core::id::{ClusterName, HostRole, NodeName};
 use teleport_core::label::Labels;
+use teleport_core::recording::MAX_PART_LEN;
 use teleport_core::secret::SecretString;
 
 use super::file::{AuthenticationSection, FactorName, PasswordHashingSection, RecordingsSection, YesNo};
@@ -354,7 +355,14 @@ fn password_hashing(section: &PasswordHashingSection) -> Result<PasswordConfig> 
 
 fn recording_limits(section: &RecordingsSection) -> Result<RecordingLimits> {
     let mut limits = RecordingLimits::default();
-    if let Some(Size(bytes)) = section.max_size {
+    if let Some(size @ Size(bytes)) = section.max_size {
+        let part = MAX_PART_LEN as u64;
+        if bytes < part {
+            bail!(
+                "auth_service.recordings.max_size: {size} is less than one part of a recording; at least {}",
+                Size(part)
+            );
+        }
         limits.recording_bytes = bytes;
     }
     if let Some(Size(bytes)) = section.max_size_per_day {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use teleport_core::api::{AuthApi, IdentityApi, NodeAccess, RecordingApi};
+use teleport_core::api::{AuditApi, AuthApi, IdentityApi, NodeAccess, RecordingApi};
 use teleport_core::id::HostRole;
 use teleport_core::task::{Shutdown, TaskScope};
 use teleport_ssh::identity::{HostIdentityHandle, HostMaterial, HostName, IdentityStore, Renewal, renew};
@@ -166,7 +166,8 @@ impl Member {
         services: &Services,
     ) -> Result<SocketAddr> {
         let spool = Spool::open(data_dir.join("spool"), SpoolLimits::default())?;
-        let uploader = Uploader::new(spool.clone(), Arc::clone(&self.api) as Arc<dyn RecordingApi>);
+        let uploader = Uploader::new(spool.clone(), Arc::clone(&self.api) as Arc<dyn RecordingApi>)
+            .audit(Arc::clone(&self.api) as Arc<dyn AuditApi>);
         back.1.spawn(uploader.run(back.0.clone()));
         let api: Arc<AuthClient> = self.api;
         let api: Arc<dyn NodeAccess> = api;

@@ -114,9 +114,11 @@ impl Default for LockoutConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecordingLimits {
-    /// The most bytes of one recording, rounded up to whole parts. 4 GiB, as much as a node's spool holds.
+    /// The most bytes of one recording; at least a part, [`MAX_PART_LEN`](crate::recording::MAX_PART_LEN). What is longer is refused,
+    /// and set aside at its node. 2 GiB, half of what a node's spool holds.
     pub recording_bytes: u64,
-    /// The most bytes that a host may hand in on one day (UTC). Each part counts as 4 KiB at least. 20 GiB.
+    /// The most bytes that a host may hand in on one day (UTC). Each part counts as 4 KiB at least, a recording as
+    /// 16 KiB. One user's sessions get at most half of it. 20 GiB.
     pub host_day_bytes: u64,
     /// The most recordings that a host may begin on one day. 250,000, nearly three a second.
     pub host_day_recordings: u64,
@@ -130,7 +132,7 @@ pub struct RecordingLimits {
 impl Default for RecordingLimits {
     fn default() -> Self {
         Self {
-            recording_bytes: 4 << 30,
+            recording_bytes: 2 << 30,
             host_day_bytes: 20 << 30,
             host_day_recordings: 250_000,
             max_age: Duration::from_secs(30 * 24 * 3600),

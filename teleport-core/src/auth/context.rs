@@ -140,9 +140,17 @@ impl<'a> OpContext<'a> {
         outcome
     }
 
-    /// Refuses a call of a host that was removed.
+    /// Refuses a call of a host that was removed. It may call as often as it likes: the audit log gets a line a minute.
     pub(super) async fn deny_evicted(&self, operation: Operation) -> ApiError {
-        ApiError::evicted().because(self.deny(operation, Unauthorized::Evicted.to_string()).await)
+        let host = self.caller.host().map(|host| host.host_id);
+        let reason = match host.map_or(Some(0), |host| self.auth.refusals.is_due(host, self.now)) {
+            None => return ApiError::evicted().because(ApiError::denied()),
+            Some(0) => Unauthorized::Evicted.to_string(),
+            Some(more) => {
+                format!("{}; {more} more of its calls since the last such event", Unauthorized::Evicted)
+            }
+        };
+        ApiError::evicted().because(self.deny(operation, reason).await)
     }
 
     /// Refuses a call after an event that says why.

@@ -1,6 +1,8 @@
 //! Hosts are removed: from then on nothing is done for them, whatever certificates they still hold.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::stream::{self, BoxStream, StreamExt};
 use serde::{Deserialize, Serialize};
@@ -55,6 +57,34 @@ pub(super) async fn is_evicted(auth: &Inner, host: HostId) -> ApiResult<bool> {
 /// Adds the condition that the host was not removed.
 pub(super) fn unless_evicted(auth: &Inner, batch: Batch, host: HostId) -> ApiResult<Batch> {
     Ok(batch.with(auth.evicted.key(&host.to_string())?, Condition::Absent, Action::Keep))
+}
+
+/// How often the audit log says of a removed host that it still calls.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// When it was last written down of which removed host that it was refused, and how often it was refused since.
+#[derive(Debug, Default)]
+pub(super) struct Refusals(Mutex<HashMap<HostId, (Timestamp, u64)>>);
+
+impl Refusals {
+    /// Whether a refusal is to be written down: how many were not, since the last one that was; `None` if this is such a one.
+    pub(super) fn is_due(&self, host: HostId, now: Timestamp) -> Option<u64> {
+        let mut hosts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match hosts.get_mut(&host) {
+            Some((told, more)) if now < told.saturating_add(TOLD_EVERY) => {
+                *more = more.saturating_add(1);
+                None
+            }
+            known => {
+                let more = known.map_or(0, |(_, more)| *more);
+                // Those that went away for good are not kept.
+                let forgotten = now.saturating_sub(TOLD_EVERY * 60);
+                hosts.retain(|_, (told, _)| *told > forgotten);
+                hosts.insert(host, (now, 0));
+                Some(more)
+            }
+        }
+    }
 }
 
 /// Removes a node or a proxy: it disappears from the lists, and every call of it is refused from now on.
@@ -146,16 +176,18 @@ pub(super) fn while_member<T: Send + 'static>(
     items: BoxStream<'static, ApiResult<T>>,
 ) -> BoxStream<'static, ApiResult<T>> {
     let Some(host) = caller.host().filter(|host| host.role != HostRole::Auth) else { return items };
-    let membership = Membership { auth: Arc::clone(auth), host: host.host_id, watch: None };
-    stream::unfold(Some((membership, items)), |state| async move {
-        let (mut membership, mut items) = state?;
+    let mut membership = Membership { auth: Arc::clone(auth), host: host.host_id, watch: None };
+    // One future for all items: items that come faster than the storage answers must not put the question off for ever.
+    let evicted = Box::pin(async move { membership.evicted().await });
+    stream::unfold(Some((evicted, items)), |state| async move {
+        let (mut evicted, mut items) = state?;
         let item = tokio::select! {
             biased;
-            evicted = membership.evicted() => Some(Err(evicted.err().unwrap_or_else(ApiError::evicted))),
+            outcome = &mut evicted => Some(Err(outcome.err().unwrap_or_else(ApiError::evicted))),
             item = items.next() => item,
         }?;
         let goes_on = item.is_ok();
-        Some((item, goes_on.then_some((membership, items))))
+        Some((item, goes_on.then_some((evicted, items))))
     })
     .boxed()
 }

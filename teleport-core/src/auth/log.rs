@@ -8,6 +8,7 @@
 
 use super::context::OpContext;
 use super::policy::Permit;
+use super::sessions::Owner;
 use crate::api::{ApiError, ApiResult};
 use crate::audit::{AuditEvent, AuditPage, AuditQuery, EventKind, MAX_EVENTS};
 use crate::id::{HostRole, SessionId};
@@ -32,7 +33,9 @@ const fn may_report(role: HostRole, kind: EventKind) -> bool {
         EventKind::Exec
         | EventKind::Resize
         | EventKind::SessionEnd
-        | EventKind::SessionStart => matches!(role, HostRole::Node),
+        | EventKind::SessionStart
+        // That its spool is full.
+        | EventKind::SessionUploadFailure => matches!(role, HostRole::Node),
         _ => false,
     }
 }
@@ -80,7 +83,7 @@ pub(super) async fn emit(
     let foreign = |session: &SessionId| {
         let by_recording = call.auth.session_hosts.owner(*session);
         let owner = by_recording.or_else(|| call.auth.session_reporters.owner(*session));
-        owner.is_some_and(|owner| owner != host.host_id)
+        owner.is_some_and(|owner| owner.host != host.host_id)
     };
     if let Some(session) = events.iter().filter_map(|event| event.sid).find(foreign) {
         return Err(call
@@ -96,7 +99,7 @@ pub(super) async fn emit(
         call.audit(events).await?;
     }
     for session in begun {
-        call.auth.session_reporters.remember(session, host.host_id);
+        call.auth.session_reporters.remember(session, Owner { host: host.host_id, user: None });
     }
     Ok(())
 }

@@ -31,6 +31,7 @@ mod quota;
 mod recordings;
 mod reissue;
 mod roles;
+mod sessions;
 mod tokens;
 mod totp;
 mod trust;
@@ -50,8 +51,8 @@ pub use self::handle::AuthHandle;
 pub use self::join::HostRecord;
 use self::password::Hasher;
 use self::quota::Quotas;
-use self::recordings::SessionHosts;
 use self::roles::RoleCache;
+use self::sessions::SessionOwners;
 pub use self::totp::one_time_code;
 use crate::api::{ApiError, ProxyRecord};
 use crate::audit::AuditLog;
@@ -103,15 +104,16 @@ struct Inner {
     proxy_sources: Repo<presence::ProxySources>,
     hosts: Repo<HostRecord>,
     evicted: Repo<EvictedHost>,
+    refusals: eviction::Refusals,
     hasher: Hasher,
     /// Made at the first login: that needs randomness.
     decoy: OnceLock<Decoy>,
     /// By their recordings, so that not every part asks the store.
-    session_hosts: SessionHosts,
+    session_hosts: SessionOwners,
     quotas: Quotas,
     usage: Repo<quota::Usage>,
     /// By who reported their start. Apart, because a report is only a word.
-    session_reporters: SessionHosts,
+    session_reporters: SessionOwners,
 }
 
 impl Inner {
@@ -148,12 +150,13 @@ impl AuthService {
             proxy_sources: Repo::new(repo()),
             hosts: Repo::new(repo()),
             evicted: Repo::new(repo()),
+            refusals: eviction::Refusals::default(),
             hasher: Hasher::new(config.password),
             decoy: OnceLock::new(),
-            session_hosts: SessionHosts::default(),
+            session_hosts: SessionOwners::default(),
             quotas: Quotas::default(),
             usage: Repo::new(repo()),
-            session_reporters: SessionHosts::default(),
+            session_reporters: SessionOwners::default(),
             ports,
             config,
         }))

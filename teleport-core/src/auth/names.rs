@@ -12,13 +12,15 @@ use super::context::OpContext;
 use super::policy::Permit;
 use super::presence::host_of;
 use crate::api::{ApiError, ApiResult, ProxyRecord};
+use crate::cert::Identity;
 use crate::id::{ClusterName, HostRole};
 use crate::storage::Record;
 
 /// The first of `names` by which a proxy or the cluster is found, for a host that calls from `client` and is to be a `role`.
 ///
-/// Proxies may share names: several can stand behind one. So may a node on the same machine as the proxy, which is seen by where
-/// both call from; `client` is `None` for hosts in the process of the auth service.
+/// Proxies may share names: several can stand behind one. So may the services in the process of the auth service: their calls come
+/// from nowhere. Nobody else is on the same machine as a proxy, wherever the call seems to come from: all that a proxy passes on
+/// comes from its own address, or from a loopback address.
 ///
 /// # Errors
 /// When storage fails.
@@ -28,11 +30,13 @@ pub(super) async fn taken<'n>(
     client: Option<IpAddr>,
     names: impl IntoIterator<Item = &'n str>,
 ) -> ApiResult<Option<&'n str>> {
-    let local = match client {
-        Some(ip) => ip.is_loopback(),
-        None => true,
+    let here = match call.caller {
+        Caller::LocalAdmin => true,
+        // A proxy asks for others.
+        Caller::Identity(Identity::Host(host), None) => host.role != HostRole::Proxy,
+        _ => false,
     };
-    if role == HostRole::Proxy || local || *call.caller == Caller::LocalAdmin {
+    if role == HostRole::Proxy || here {
         return Ok(None);
     }
     let mut sources = call.auth.proxy_sources.list().await?;
@@ -80,15 +84,11 @@ impl Found {
 
 fn is_taken(name: &str, client: Option<IpAddr>, cluster: &ClusterName, proxies: &[Found]) -> bool {
     let (alone, within) = (spelling(name), within(name, cluster));
-    let same_machine = |proxy: &Found| client.is_some_and(|ip| proxy.from.contains(&ip));
-    // Who calls from an address has it.
-    let own = client.is_some_and(|ip| alone == ip.to_string());
-    let of_proxy = proxies
-        .iter()
-        .filter(|proxy| !same_machine(proxy))
-        .any(|proxy| proxy.names.contains(&alone) || proxy.names.contains(&within));
-    let of_cluster = alone == spelling(cluster.as_str()) && !proxies.iter().any(same_machine);
-    (of_proxy && !own) || of_cluster
+    // Who calls from an address has it, unless it is one from which others are passed on.
+    let passed_on = |ip: &IpAddr| ip.is_loopback() || proxies.iter().any(|proxy| proxy.from.contains(ip));
+    let own = client.filter(|ip| !passed_on(ip)).is_some_and(|ip| alone == ip.to_string());
+    let of_proxy = proxies.iter().any(|proxy| proxy.names.contains(&alone) || proxy.names.contains(&within));
+    (of_proxy && !own) || alone == spelling(cluster.as_str())
 }
 
 /// Names as DNS compares them, addresses in their one form.
@@ -136,7 +136,9 @@ mod tests {
             "Example.com",
         ] {
             assert!(taken(name, "198.51.100.7"), "{name}");
-            assert!(!taken(name, "192.0.2.1"), "{name}: on the proxy's own machine");
+            for passed_on in ["192.0.2.1", "127.0.0.1", "::1", "unknown"] {
+                assert!(taken(name, passed_on), "{name} from {passed_on}");
+            }
         }
         assert!(!taken("2001:db8::7", "2001:db8::7"), "it calls from there");
         for name in ["web-1", "gate-2", "xproxy.example.com", "192.0.2.1", "198.51.100.7", "localhost", "com"]

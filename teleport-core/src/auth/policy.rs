@@ -137,9 +137,10 @@ table! {
     // Operation                              anonymous node proxy auth local user
     Ping              "ping"                  [Yes, Yes, Yes, Yes, Yes, Yes];
     Join              "join"                  [Yes, No,  Yes, No,  Yes, No];
-    Login             "login"                 [Yes, No,  Yes, No,  Yes, Yes];
-    Invite            "invite"                [Yes, No,  Yes, No,  Yes, Yes];
-    AcceptInvite      "accept_invite"         [Yes, No,  Yes, No,  Yes, Yes];
+    // People do these three at a proxy, which rates them and says where they sit.
+    Login             "login"                 [No,  No,  Yes, No,  Yes, No];
+    Invite            "invite"                [No,  No,  Yes, No,  Yes, No];
+    AcceptInvite      "accept_invite"         [No,  No,  Yes, No,  Yes, No];
     RenewHost         "renew_host"            [No,  Own, Own, Own, No,  No];
     ReissueUser       "reissue_user"          [No,  No,  No,  No,  No,  Own];
     ChangePassword    "change_password"       [No,  No,  No,  No,  No,  Own];

@@ -159,8 +159,8 @@ pub(super) async fn announce_proxy(
 }
 
 /// From where a proxy connects: single addresses, never networks. Whence it called is seen and not said, so it cannot be made up;
-/// only a proxy on the auth service's own machine, whose call comes from nowhere or from a loopback address, is asked for
-/// the addresses that it announces.
+/// only a proxy in the process of the auth service, whose call comes from nowhere, is asked for the addresses that it announces. A
+/// call from a loopback address may have been passed on by another proxy, and says nothing.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ProxySources {
     host_id: HostId,
@@ -171,9 +171,8 @@ impl ProxySources {
     fn new(proxy: &ProxyRecord, caller: Option<SocketAddr>) -> Self {
         // A loopback address means another machine to each who reads it.
         let of_one = |ip: &IpAddr| !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast();
-        let seen = caller.map(|caller| caller.ip().to_canonical()).filter(of_one);
-        let addresses = match seen {
-            Some(seen) => BTreeSet::from([seen]),
+        let addresses = match caller {
+            Some(seen) => [seen.ip().to_canonical()].into_iter().filter(of_one).collect(),
             None => {
                 let announced = [&proxy.web_address, &proxy.ssh_address];
                 let announced = announced.into_iter().filter_map(|text| text.parse::<SocketAddr>().ok());
@@ -259,9 +258,11 @@ mod tests {
             sources.addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(addresses(&proxy, "[::ffff:198.51.100.7]:1"), ["198.51.100.7"]);
-        // On the auth service's own machine.
-        for here in ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "none"] {
-            assert_eq!(addresses(&proxy, here), ["192.0.2.1"], "{here}");
+        // In the auth service's own process.
+        assert_eq!(addresses(&proxy, "none"), ["192.0.2.1"]);
+        // Perhaps passed on, by a proxy on the auth service's machine.
+        for unknown in ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert!(addresses(&proxy, unknown).is_empty(), "{unknown}");
         }
         // Nothing that stands for more than one machine.
         for ssh_address in

@@ -10,7 +10,7 @@ use super::context::{OpContext, contended};
 use crate::api::{ApiError, ApiErrorKind, ApiResult};
 use crate::audit::{AuditEvent, EventKind};
 use crate::clock::Timestamp;
-use crate::id::{HostId, SessionId};
+use crate::id::{HostId, SessionId, UserName};
 use crate::recording::MAX_PART_LEN;
 use crate::storage::{Condition, Record};
 
@@ -19,8 +19,12 @@ const ATTEMPTS: usize = 64;
 /// What is reserved at a time, so that not every part writes to the storage: bytes and recordings. What is left of it when the
 /// service ends is lost for the day.
 const BLOCK: Amount = Amount { bytes: 64 << 20, recordings: 64 };
-/// What even the shortest part or description occupies on a disk.
+/// What even the shortest part occupies on a disk.
 const LEAST: u64 = 4096;
+/// What an empty recording occupies on a disk: its description, its places in the lists, its directory.
+const EMPTY: u64 = 4 * LEAST;
+/// One user has this part of what a host may record on a day, so that nobody uses up everybody's.
+const USER_SHARE: u64 = 2;
 const DAY: u64 = 86_400;
 
 /// Recordings, and their bytes.
@@ -33,10 +37,10 @@ pub(super) struct Amount {
 
 impl Amount {
     /// A recording that begins.
-    pub(super) const RECORDING: Self = Self { bytes: LEAST, recordings: 1 };
+    pub(super) const RECORDING: Self = Self { bytes: EMPTY, recordings: 1 };
 
     /// A part of a recording.
-    pub(super) fn part(len: usize) -> Self {
+    fn part(len: usize) -> Self {
         Self { bytes: u64::try_from(len).unwrap_or(u64::MAX).max(LEAST), recordings: 0 }
     }
 
@@ -73,11 +77,16 @@ impl Amount {
     }
 }
 
-/// What was reserved for a host on a day, by all auth services.
+/// For whom something is reserved: a host, or one user on it, who has a share of what the host has.
+type Place = (HostId, Option<UserName>);
+
+/// What was reserved for a host, or for a user on it, on a day, by all auth services.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Usage {
     host_id: HostId,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<UserName>,
     /// Days since 1970, UTC.
     day: u64,
     reserved: Amount,
@@ -89,12 +98,17 @@ impl Record for Usage {
     const COLLECTION: &'static str = "recording-usage";
 
     fn key(&self) -> String {
-        self.host_id.to_string()
+        key(self.host_id, self.user.as_ref())
     }
 
     fn expires(&self) -> Option<Timestamp> {
         Some(end_of(self.day))
     }
+}
+
+/// All ids have the same length, so that it stands for one place.
+fn key(host: HostId, user: Option<&UserName>) -> String {
+    user.map_or_else(|| host.to_string(), |user| format!("{host}.{user}"))
 }
 
 fn end_of(day: u64) -> Timestamp {
@@ -107,12 +121,12 @@ const MAX_TOLD: usize = 8192;
 /// What this service has reserved and not used, and what it has complained of.
 #[derive(Debug, Default)]
 pub(super) struct Quotas {
-    left: Mutex<HashMap<HostId, (u64, Amount)>>,
+    left: Mutex<HashMap<Place, (u64, Amount)>>,
     too_long: Mutex<HashSet<SessionId>>,
 }
 
 impl Quotas {
-    fn lock(&self) -> MutexGuard<'_, HashMap<HostId, (u64, Amount)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Place, (u64, Amount)>> {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -126,9 +140,9 @@ impl Quotas {
     }
 
     /// Uses `amount` of what is there for the day; what is missing if it is too little.
-    fn use_up(&self, host: HostId, day: u64, amount: Amount) -> Result<(), Amount> {
+    fn use_up(&self, place: &Place, day: u64, amount: Amount) -> Result<(), Amount> {
         let mut left = self.lock();
-        let there = left.get_mut(&host).filter(|(of, _)| *of == day);
+        let there = left.get_mut(place).filter(|(of, _)| *of == day);
         match there {
             Some((_, there)) => match there.minus(amount) {
                 Some(rest) => {
@@ -141,35 +155,72 @@ impl Quotas {
         }
     }
 
-    fn add(&self, host: HostId, day: u64, amount: Amount) {
+    fn add(&self, place: Place, day: u64, amount: Amount) {
         let mut left = self.lock();
         // Yesterday's are of no use to anybody.
         left.retain(|_, (of, _)| *of == day);
-        let (_, there) = left.entry(host).or_insert((day, Amount::default()));
+        let (_, there) = left.entry(place).or_insert((day, Amount::default()));
         *there = there.plus(amount);
     }
 }
 
-/// Uses up `amount` of what `host` may record today.
+/// Uses up what a part takes, of the share of its user and of what the host has. First the share: who has used it up takes
+/// nothing of what is there for all.
 ///
 /// # Errors
 /// [`ApiErrorKind::TooMany`] if it is too much; the first one of a day is in the audit log.
-pub(super) async fn charge(call: &OpContext<'_>, host: HostId, amount: Amount) -> ApiResult<()> {
+pub(super) async fn charge_part(
+    call: &OpContext<'_>,
+    host: HostId,
+    user: Option<&UserName>,
+    len: usize,
+) -> ApiResult<()> {
+    let amount = Amount::part(len);
+    let Some(user) = user else { return charge(call, host, None, amount).await };
+    charge(call, host, Some(user), amount).await?;
+    let charged = charge(call, host, None, amount).await;
+    if charged.is_err() {
+        // It is tried again and again, and must not be counted each time.
+        call.auth.quotas.add((host, Some(user.clone())), call.now.unix_secs() / DAY, amount);
+    }
+    charged
+}
+
+/// Uses up `amount` of what `host`, or `user` on it, may record today.
+///
+/// # Errors
+/// [`ApiErrorKind::TooMany`] if it is too much; the first one of a day is in the audit log.
+pub(super) async fn charge(
+    call: &OpContext<'_>,
+    host: HostId,
+    user: Option<&UserName>,
+    amount: Amount,
+) -> ApiResult<()> {
     let limits = &call.auth.config.recordings;
-    let limit = Amount { bytes: limits.host_day_bytes, recordings: limits.host_day_recordings };
+    let bytes = match user {
+        None => limits.host_day_bytes,
+        Some(_) => limits.host_day_bytes / USER_SHARE,
+    };
+    let limit = Amount { bytes, recordings: limits.host_day_recordings };
+    let place = (host, user.cloned());
     let day = call.now.unix_secs() / DAY;
     for _ in 0..ATTEMPTS {
-        let Err(missing) = call.auth.quotas.use_up(host, day, amount) else { return Ok(()) };
-        let stored = call.auth.usage.get(&host.to_string()).await?;
+        let Err(missing) = call.auth.quotas.use_up(&place, day, amount) else { return Ok(()) };
+        let stored = call.auth.usage.get(&key(host, user)).await?;
         let condition = stored.as_ref().map_or(Condition::Absent, |stored| Condition::Is(stored.revision));
         let usage = stored.map(|stored| stored.record).filter(|usage| usage.day == day);
-        let mut usage =
-            usage.unwrap_or(Usage { host_id: host, day, reserved: Amount::default(), told: false });
+        let mut usage = usage.unwrap_or_else(|| Usage {
+            host_id: host,
+            user: user.cloned(),
+            day,
+            reserved: Amount::default(),
+            told: false,
+        });
         let free = usage.reserved.up_to(limit);
         let reservation = missing.reservation(free);
         let enough = reservation.minus(missing).is_some();
         if !enough && usage.told {
-            return Err(used_up(limit, day));
+            return Err(used_up(user, limit, day));
         }
         if enough {
             usage.reserved = usage.reserved.plus(reservation);
@@ -181,12 +232,15 @@ pub(super) async fn charge(call: &OpContext<'_>, host: HostId, amount: Amount) -
             outcome => outcome?,
         };
         if !enough {
-            let error = used_up(limit, day);
-            let event = AuditEvent::new(EventKind::SessionUploadFailure).error(&error);
+            let error = used_up(user, limit, day);
+            let mut event = AuditEvent::new(EventKind::SessionUploadFailure).error(&error);
+            if let Some(user) = user {
+                event = event.field("session_user", user.as_str());
+            }
             call.audit(vec![call.by_caller(event)]).await?;
             return Err(error);
         }
-        call.auth.quotas.add(host, day, reservation);
+        call.auth.quotas.add(place.clone(), day, reservation);
     }
     Err(contended())
 }
@@ -215,12 +269,18 @@ pub(super) async fn check_length(
     Err(error)
 }
 
-fn used_up(limit: Amount, day: u64) -> ApiError {
+fn used_up(user: Option<&UserName>, limit: Amount, day: u64) -> ApiError {
     let Amount { bytes, recordings } = limit;
-    let text = format!(
-        "the recordings of this host have reached their limit for a day, {bytes} bytes or {recordings} recordings; \
-         more are taken from {} on",
-        end_of(day)
-    );
+    let from = end_of(day);
+    let text = match user {
+        None => format!(
+            "the recordings of this host have reached their limit for a day, {bytes} bytes or {recordings} recordings; \
+             more are taken from {from} on"
+        ),
+        Some(user) => format!(
+            "the recordings of {user} on this host have reached one user's limit for a day, {bytes} bytes; \
+             more are taken from {from} on"
+        ),
+    };
     ApiError::new(ApiErrorKind::TooMany, text)
 }

@@ -1,7 +1,5 @@
 //! Recordings: nodes write their own sessions, users read theirs, auditors read all.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,10 +7,11 @@ use bytes::Bytes;
 use super::context::OpContext;
 use super::policy::{Permit, Scope};
 use super::quota::{self, Amount};
+use super::sessions::Owner;
 use crate::api::{ApiError, ApiErrorKind, ApiResult, RecordingQuery};
 use crate::audit::{AuditEvent, EventKind};
 use crate::clock::Timestamp;
-use crate::id::{HostId, SessionId};
+use crate::id::SessionId;
 use crate::recording::{MAX_PART_LEN, MAX_PARTS, RecordingError, RecordingInfo, RecordingMeta};
 use crate::resource::Verb;
 
@@ -29,49 +28,25 @@ fn api_error(error: RecordingError, session: SessionId) -> ApiError {
     }
 }
 
-/// Which host owns which session, of those that were seen last.
-#[derive(Debug, Default)]
-pub(super) struct SessionHosts(Mutex<HashMap<SessionId, HostId>>);
-
-/// Remembered sessions, at most. What was forgotten is asked again.
-const MAX_REMEMBERED: usize = 8192;
-
-impl SessionHosts {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, HostId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn owner(&self, session: SessionId) -> Option<HostId> {
-        self.lock().get(&session).copied()
-    }
-
-    pub(super) fn remember(&self, session: SessionId, host: HostId) {
-        let mut hosts = self.lock();
-        if hosts.len() >= MAX_REMEMBERED {
-            hosts.clear();
-        }
-        hosts.insert(session, host);
-    }
-}
-
 /// That the calling host recorded this session. The id of a session says nothing about its host: only what was written
 /// down when the recording began does.
-async fn check_owner(call: &OpContext<'_>, permit: Permit<'_>, session: SessionId) -> ApiResult<()> {
+async fn check_owner(call: &OpContext<'_>, permit: Permit<'_>, session: SessionId) -> ApiResult<Owner> {
     let caller = permit.host().ok_or_else(ApiError::denied)?;
     let remembered = call.auth.session_hosts.owner(session);
     let owner = match remembered {
         Some(owner) => owner,
         None => {
             let info = call.auth.ports.recordings.info(session).await;
-            let owner = info.map_err(|error| api_error(error, session))?.meta.host_id;
-            call.auth.session_hosts.remember(session, owner);
+            let meta = info.map_err(|error| api_error(error, session))?.meta;
+            let owner = Owner { host: meta.host_id, user: Some(meta.user) };
+            call.auth.session_hosts.remember(session, owner.clone());
             owner
         }
     };
-    if owner == caller.host_id {
-        Ok(())
+    if owner.host == caller.host_id {
+        Ok(owner)
     } else {
-        Err(call.deny(permit.operation(), format!("session {session} is of host {owner}")).await)
+        Err(call.deny(permit.operation(), format!("session {session} is of host {}", owner.host)).await)
     }
 }
 
@@ -91,13 +66,14 @@ pub(super) async fn create(
         // Begun before: an upload that goes on. It stays where it is in the list, whatever the time is now.
         Ok(known) => meta.started = known.meta.started,
         Err(RecordingError::NotFound) => {
-            quota::charge(call, host.host_id, Amount::RECORDING).await?;
+            quota::charge(call, host.host_id, None, Amount::RECORDING).await?;
             meta.started = credible(call, meta.started);
         }
         Err(error) => return Err(api_error(error, session)),
     }
     call.auth.ports.recordings.create(&meta).await.map_err(|error| api_error(error, session))?;
-    call.auth.session_hosts.remember(session, host.host_id);
+    let owner = Owner { host: host.host_id, user: Some(meta.user) };
+    call.auth.session_hosts.remember(session, owner);
     Ok(())
 }
 
@@ -124,9 +100,9 @@ pub(super) async fn put_part(
         )));
     }
     let host = permit.host().ok_or_else(ApiError::denied)?;
-    check_owner(call, permit, session).await?;
+    let owner = check_owner(call, permit, session).await?;
     quota::check_length(call, session, number, part.len()).await?;
-    quota::charge(call, host.host_id, Amount::part(part.len())).await?;
+    quota::charge_part(call, host.host_id, owner.user.as_ref(), part.len()).await?;
     let stored = call.auth.ports.recordings.put_part(session, number, part).await;
     stored.map_err(|error| api_error(error, session))
 }
@@ -146,7 +122,7 @@ pub(super) async fn complete(
     let store = &call.auth.ports.recordings;
     let info = store.info(session).await.map_err(|error| api_error(error, session))?;
     store.complete(session, parts, call.now).await.map_err(|error| api_error(error, session))?;
-    call.auth.session_hosts.lock().remove(&session);
+    call.auth.session_hosts.forget(session);
     // Completing again is allowed (the answer may have been lost), but it happened once.
     if info.completed.is_some() {
         return Ok(());

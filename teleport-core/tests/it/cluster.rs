@@ -90,6 +90,16 @@ impl Cluster {
         self.auth.acting_as(Caller::Anonymous { remote: Some("192.0.2.99:4711".parse().unwrap()) })
     }
 
+    /// A person at a proxy's web page, for whom the proxy calls.
+    pub(crate) fn web(&self) -> AuthHandle {
+        self.auth.acting_as(self.web_caller())
+    }
+
+    pub(crate) fn web_caller(&self) -> Caller {
+        let proxy = Identity::Host(self.host("proxy-1", HostRole::Proxy));
+        Caller::Identity(proxy, Some("192.0.2.1:4711".parse().unwrap()))
+    }
+
     pub(crate) fn as_host(&self, host: &HostIdentity) -> AuthHandle {
         self.auth.acting_as(Caller::Identity(Identity::Host(host.clone()), None))
     }
@@ -133,14 +143,14 @@ impl Cluster {
             })
             .await
             .unwrap();
-        let info = self.anonymous().invite(invite.token.clone()).await.unwrap();
+        let info = self.web().invite(invite.token.clone()).await.unwrap();
         let accept = AcceptInvite {
             token: invite.token,
             password: SecretString::new(PASSWORD),
             code: self.code(&info.secret),
             client_ip: None,
         };
-        self.anonymous().accept_invite(accept).await.unwrap();
+        self.web().accept_invite(accept).await.unwrap();
         info.secret
     }
 

@@ -17,7 +17,7 @@ async fn what_cannot_be_audited_is_not_answered_with_success() {
     cluster.next_step();
     cluster.audit.set_broken(true);
     let login = cluster.login("alice", PASSWORD, cluster.code(&secret));
-    assert_eq!(cluster.anonymous().login(login).await.unwrap_err().kind(), ApiErrorKind::Unavailable);
+    assert_eq!(cluster.web().login(login).await.unwrap_err().kind(), ApiErrorKind::Unavailable);
     let alice = cluster.user("alice", &["access"], &["root"]);
     let request = ReissueRequest { keys: subject_keys(1), ttl: None };
     let error = cluster.as_user(&alice).reissue_user(request).await.unwrap_err();
@@ -27,7 +27,7 @@ async fn what_cannot_be_audited_is_not_answered_with_success() {
     cluster.audit.set_broken(false);
     cluster.next_step();
     let login = cluster.login("alice", PASSWORD, cluster.code(&secret));
-    assert!(cluster.anonymous().login(login).await.is_ok());
+    assert!(cluster.web().login(login).await.is_ok());
 }
 
 #[tokio::test]
@@ -54,6 +54,6 @@ async fn without_storage_nobody_gets_in() {
     cluster.next_step();
     cluster.backend.close().await;
     let login = cluster.login("alice", PASSWORD, cluster.code(&secret));
-    assert_eq!(cluster.anonymous().login(login).await.unwrap_err().kind(), ApiErrorKind::Unavailable);
+    assert_eq!(cluster.web().login(login).await.unwrap_err().kind(), ApiErrorKind::Unavailable);
     assert_eq!(cluster.issuer.issued(), 0);
 }

@@ -203,10 +203,20 @@ async fn d4_a_node_takes_no_name_of_a_proxy() {
     }
     assert_eq!(cluster.issuer.issued(), 0);
     assert_eq!(cluster.admin().tokens().await.unwrap()[0].uses_left, Some(3), "a refusal costs no use");
-    // On the proxy's own machine both have the same names; and several proxies may stand behind one.
-    let machine =
-        cluster.auth.acting_as(Caller::Anonymous { remote: Some("192.0.2.2:5001".parse().unwrap()) });
-    machine.join(named("gate", &["proxy.example.net"])).await.unwrap();
+    // All that a proxy passes on comes from its own address, and from a loopback address on the auth service's machine; and what
+    // a proxy in this process asks for others is asked by nobody of this process.
+    for (from, reported) in [
+        (Caller::Anonymous { remote: "192.0.2.2:5001".parse().ok() }, None),
+        (Caller::Anonymous { remote: "127.0.0.1:5001".parse().ok() }, None),
+        (Caller::Anonymous { remote: None }, None),
+        (Caller::Identity(Identity::Host(gate.clone()), None), None),
+        (Caller::Identity(Identity::Host(gate.clone()), None), "127.0.0.1".parse().ok()),
+        (Caller::Identity(Identity::Host(gate.clone()), None), "192.0.2.2".parse().ok()),
+    ] {
+        let request = JoinRequest { client_ip: reported, ..named("gate", &["proxy.example.net"]) };
+        let error = cluster.auth.acting_as(from.clone()).join(request).await.unwrap_err();
+        assert_eq!(error.kind(), ApiErrorKind::Denied, "{from} {reported:?}");
+    }
     cluster.anonymous().join(named("web-1", &["web-1.example.net"])).await.unwrap();
 
     let node = cluster.host("web-1", HostRole::Node);
@@ -229,6 +239,11 @@ async fn d4_a_node_takes_no_name_of_a_proxy() {
         assert!(error.to_string().contains("by which a proxy"), "{error}");
         let denied = cluster.audit.last(EventKind::ApiDenied).unwrap();
         assert!(denied.error.unwrap().contains(address));
+    }
+    // In the process of the auth service the proxy's names are the node's, too.
+    cluster.as_host(&node).renew_host(renewal("proxy.example.net")).await.unwrap();
+    for passed_on in ["192.0.2.2:5002", "127.0.0.1:5002"] {
+        from(&node, passed_on).renew_host(renewal("proxy.example.net")).await.unwrap_err();
     }
     api.renew_host(renewal("198.51.100.7")).await.unwrap();
     api.announce_node(record("198.51.100.7:3022")).await.unwrap();

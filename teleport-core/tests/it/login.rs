@@ -34,7 +34,8 @@ async fn e1_two_hundred_logins_with_one_code_one_succeeds() {
         let attempts = (0..200).map(|number| {
             let request = cluster.login("alice", PASSWORD, code.clone());
             let service = if number % 2 == 0 { cluster.auth.clone() } else { second.clone() };
-            async move { service.acting_as(Caller::Anonymous { remote: None }).login(request).await }
+            let caller = cluster.web_caller();
+            async move { service.acting_as(caller).login(request).await }
         });
         let outcomes = at_once(attempts).await;
         let succeeded = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
@@ -42,7 +43,7 @@ async fn e1_two_hundred_logins_with_one_code_one_succeeds() {
         assert_eq!(cluster.issuer.issued(), u64::try_from(round).unwrap());
         // Not in a step before, either.
         let old = cluster.login("alice", PASSWORD, code);
-        assert!(cluster.anonymous().login(old).await.is_err());
+        assert!(cluster.web().login(old).await.is_err());
     }
 }
 
@@ -56,7 +57,8 @@ async fn e1_guesses_at_the_same_moment_do_not_get_more_tries() {
     let attempts = (0..60).map(|_| {
         let request = cluster.login("alice", PASSWORD, SecretString::new(format!("{wrong:06}")));
         let service = cluster.auth.clone();
-        async move { service.acting_as(Caller::Anonymous { remote: None }).login(request).await }
+        let caller = cluster.web_caller();
+        async move { service.acting_as(caller).login(request).await }
     });
     assert!(at_once(attempts).await.iter().all(Result::is_err));
     let looked_at = cluster
@@ -79,7 +81,7 @@ async fn e2_a_failure_is_durable_before_it_is_answered() {
         let wrong = cluster.login("alice", "wrong password", cluster.code(&secret));
         // The process dies in the middle of the call, as soon as the attempt is charged and before it is looked at.
         let service = cluster.second();
-        let api = service.acting_as(Caller::Anonymous { remote: None });
+        let api = service.acting_as(cluster.web_caller());
         let mut call = Box::pin(api.login(wrong));
         let charged = async || cluster.backend.get(&"lockouts/alice".parse().unwrap()).await.unwrap();
         let before = charged().await;
@@ -95,7 +97,7 @@ async fn e2_a_failure_is_durable_before_it_is_answered() {
     assert!(cluster.admin().users().await.unwrap()[0].locked_until.is_some());
     cluster.next_step();
     let right = cluster.login("alice", PASSWORD, cluster.code(&secret));
-    assert!(cluster.anonymous().login(right).await.is_err());
+    assert!(cluster.web().login(right).await.is_err());
     assert_eq!(reason(&cluster), "locked after too many failures");
 }
 
@@ -106,11 +108,11 @@ async fn e2_a_lock_holds_for_half_an_hour_and_an_administrator_ends_it() {
     cluster.next_step();
     for _ in 0..5 {
         let wrong = cluster.login("alice", PASSWORD, SecretString::new("000000"));
-        assert!(cluster.anonymous().login(wrong).await.is_err());
+        assert!(cluster.web().login(wrong).await.is_err());
     }
     let attempt = async || {
         cluster.next_step();
-        cluster.anonymous().login(cluster.login("alice", PASSWORD, cluster.code(&secret))).await
+        cluster.web().login(cluster.login("alice", PASSWORD, cluster.code(&secret))).await
     };
     assert!(attempt().await.is_err());
     cluster.clock.advance(Duration::from_secs(28 * 60));
@@ -120,12 +122,12 @@ async fn e2_a_lock_holds_for_half_an_hour_and_an_administrator_ends_it() {
     // A success forgets the failures before it.
     for _ in 0..4 {
         let wrong = cluster.login("alice", PASSWORD, SecretString::new("000000"));
-        assert!(cluster.anonymous().login(wrong).await.is_err());
+        assert!(cluster.web().login(wrong).await.is_err());
     }
     assert!(attempt().await.is_ok());
     for _ in 0..5 {
         let wrong = cluster.login("alice", PASSWORD, SecretString::new("000000"));
-        assert!(cluster.anonymous().login(wrong).await.is_err());
+        assert!(cluster.web().login(wrong).await.is_err());
     }
     assert!(cluster.admin().users().await.unwrap()[0].locked_until.is_some());
     cluster.admin().reset_user("alice".parse().unwrap(), ResetUser::default()).await.unwrap();
@@ -142,10 +144,10 @@ async fn e3_other_spellings_share_the_counter() {
     cluster.next_step();
     for spelling in ["Alice", "ALICE", " alice", "alice ", "aLiCe"] {
         let wrong = cluster.login(spelling, "wrong password", cluster.code(&secret));
-        assert!(cluster.anonymous().login(wrong).await.is_err());
+        assert!(cluster.web().login(wrong).await.is_err());
     }
     let right = cluster.login("alice", PASSWORD, cluster.code(&secret));
-    assert!(cluster.anonymous().login(right).await.is_err());
+    assert!(cluster.web().login(right).await.is_err());
     assert_eq!(reason(&cluster), "locked after too many failures");
 }
 
@@ -154,7 +156,7 @@ async fn guessing_names_does_not_fill_the_storage() {
     let cluster = Cluster::with(|config| config.password.memory = 8).await;
     for number in 0..3000 {
         let guess = cluster.login(&format!("nobody{number}"), "x", SecretString::new("000000"));
-        assert!(cluster.anonymous().login(guess).await.is_err());
+        assert!(cluster.web().login(guess).await.is_err());
     }
     let counters =
         cluster.backend.list(&teleport_core::storage::Prefix::new("unknown_logins").unwrap()).await;
@@ -180,7 +182,7 @@ async fn e4_a_huge_password_costs_nothing() {
     for _ in 0..5 {
         let request = cluster.login("alice", &"x".repeat(1 << 20), SecretString::new("000000"));
         let start = Instant::now();
-        let error = cluster.anonymous().login(request).await.unwrap_err();
+        let error = cluster.web().login(request).await.unwrap_err();
         fastest = fastest.min(start.elapsed());
         assert_eq!(error.kind(), ApiErrorKind::Invalid);
     }
@@ -195,7 +197,7 @@ async fn ttl_is_the_least_of_what_everybody_wants() {
     let life = async |ttl: Option<u64>| {
         cluster.next_step();
         let request = LoginRequest { ttl, ..cluster.login("alice", PASSWORD, cluster.code(&secret)) };
-        let response = cluster.anonymous().login(request).await.unwrap();
+        let response = cluster.web().login(request).await.unwrap();
         response.certificates.valid_before.saturating_since(cluster.now()).as_secs()
     };
     assert_eq!(life(None).await, 12 * 3600);
@@ -218,11 +220,10 @@ async fn the_certificate_says_what_roles_give_and_where_the_login_came_from() {
     cluster.next_step();
     let elsewhere: std::net::IpAddr = "203.0.113.5".parse().unwrap();
     let claimed = Some(elsewhere);
-    let request =
-        LoginRequest { client_ip: claimed, ..cluster.login("alice", PASSWORD, cluster.code(&secret)) };
-    let response = cluster.anonymous().login(request).await.unwrap();
+    let response =
+        cluster.web().login(cluster.login("alice", PASSWORD, cluster.code(&secret))).await.unwrap();
     let said = UnsignedIssuer::read(&response.certificates);
-    assert_eq!(said["login_ip"], "192.0.2.99", "a client's own word does not count");
+    assert_eq!(said["login_ip"], serde_json::Value::Null, "the proxy's own address is not the user's");
     assert_eq!(said["logins"], serde_json::json!(["root"]));
     assert_eq!(said["permits"]["pty"], true);
     assert_eq!(said["permits"]["x11_forwarding"], false);
@@ -278,7 +279,7 @@ async fn compare(cluster: &Cluster, users: [&str; 2], rounds: usize) -> (f64, f6
             let index = (round + turn) % 2;
             let request = cluster.login(users[index], "wrong password", SecretString::new("000000"));
             let start = Instant::now();
-            assert!(cluster.anonymous().login(request).await.is_err());
+            assert!(cluster.web().login(request).await.is_err());
             if round >= 10 {
                 times[index].push(start.elapsed().as_secs_f64());
             }

@@ -46,14 +46,22 @@ async fn a_host_hands_in_so_many_bytes_a_day() {
     let first = meta(&cluster, &host, cluster.now());
     api.create_recording(first.clone()).await.unwrap();
     api.put_recording_part(first.session, 0, part(MIB)).await.unwrap();
-    api.put_recording_part(first.session, 1, part(MIB)).await.unwrap();
+    // Half a day's is one user's: somebody else takes the other half.
+    let second = RecordingMeta { user: "bob".parse().unwrap(), ..meta(&cluster, &host, cluster.now()) };
+    api.create_recording(second.clone()).await.unwrap();
+    api.put_recording_part(second.session, 0, part(MIB)).await.unwrap();
     // What the description takes is counted, too.
+    let first = RecordingMeta { user: "carol".parse().unwrap(), ..meta(&cluster, &host, cluster.now()) };
+    api.create_recording(first.clone()).await.unwrap();
     let mut refused = Vec::new();
-    for _ in 0..3 {
-        refused.push(api.put_recording_part(first.session, 2, part(MIB)).await.unwrap_err());
+    for number in 0..3 {
+        let user = format!("dave-{number}").parse().unwrap();
+        let third = RecordingMeta { user, ..meta(&cluster, &host, cluster.now()) };
+        api.create_recording(third.clone()).await.unwrap();
+        refused.push(api.put_recording_part(first.session, 0, part(MIB)).await.unwrap_err());
         // An auth service that starts anew or stands beside has the same limit.
         let other = cluster.second().acting_as(Caller::Identity(Identity::Host(host.clone()), None));
-        refused.push(other.put_recording_part(first.session, 2, part(MIB)).await.unwrap_err());
+        refused.push(other.put_recording_part(third.session, 0, part(MIB)).await.unwrap_err());
     }
     for error in refused {
         assert_eq!(error.kind(), ApiErrorKind::TooMany, "so the node keeps its spool and comes again");
@@ -74,11 +82,40 @@ async fn a_host_hands_in_so_many_bytes_a_day() {
     other_api.put_recording_part(its.session, 0, part(MIB)).await.unwrap();
 
     // What is begun can be ended, and the next day brings new room.
-    assert_eq!(api.recording_parts(first.session).await.unwrap(), 2);
+    assert_eq!(api.recording_parts(first.session).await.unwrap(), 0);
     cluster.clock.advance(Duration::from_secs(86_400));
     api.create_recording(first.clone()).await.unwrap();
-    api.put_recording_part(first.session, 2, part(MIB)).await.unwrap();
-    api.complete_recording(first.session, 3).await.unwrap();
+    api.put_recording_part(first.session, 0, part(MIB)).await.unwrap();
+    api.complete_recording(first.session, 1).await.unwrap();
+}
+
+/// Who shows endless output has no say over the recordings of others.
+#[tokio::test]
+async fn one_user_has_half_of_what_a_host_hands_in() {
+    const MIB: usize = 1 << 20;
+    let cluster = Cluster::with(|config| config.recordings.host_day_bytes = 8 << 20).await;
+    let (host, api) = node(&cluster);
+    let mut taken = 0;
+    // Over as many sessions as she likes.
+    for _ in 0..6 {
+        let alice = meta(&cluster, &host, cluster.now());
+        api.create_recording(alice.clone()).await.unwrap();
+        match api.put_recording_part(alice.session, 0, part(MIB)).await {
+            Ok(()) => taken += 1,
+            Err(error) => {
+                assert_eq!(error.kind(), ApiErrorKind::TooMany);
+                assert!(error.message().contains("of alice on this host"), "{error}");
+            }
+        }
+    }
+    assert_eq!(taken, 4);
+    assert_eq!(cluster.audit.count(EventKind::SessionUploadFailure), 1, "one for the day");
+    let bob = RecordingMeta { user: "bob".parse().unwrap(), ..meta(&cluster, &host, cluster.now()) };
+    api.create_recording(bob.clone()).await.unwrap();
+    for number in 0..3 {
+        api.put_recording_part(bob.session, number, part(MIB)).await.unwrap();
+    }
+    api.complete_recording(bob.session, 3).await.unwrap();
 }
 
 /// Empty ones cost little, but not nothing.
@@ -102,14 +139,25 @@ async fn a_host_begins_so_many_recordings_a_day() {
 
 #[tokio::test]
 async fn many_tiny_parts_cost_what_they_occupy() {
-    let cluster = Cluster::with(|config| config.recordings.host_day_bytes = 100 * 4096).await;
+    let cluster = Cluster::with(|config| config.recordings.host_day_bytes = 2 * 100 * 4096).await;
     let (host, api) = node(&cluster);
     let first = meta(&cluster, &host, cluster.now());
     api.create_recording(first.clone()).await.unwrap();
-    for number in 0..99 {
+    for number in 0..100 {
         api.put_recording_part(first.session, number, part(1)).await.unwrap();
     }
-    let error = api.put_recording_part(first.session, 99, part(1)).await.unwrap_err();
+    let error = api.put_recording_part(first.session, 100, part(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ApiErrorKind::TooMany);
+}
+
+#[tokio::test]
+async fn empty_recordings_cost_what_they_occupy() {
+    let cluster = Cluster::with(|config| config.recordings.host_day_bytes = 10 * 16_384).await;
+    let (host, api) = node(&cluster);
+    for _ in 0..10 {
+        api.create_recording(meta(&cluster, &host, cluster.now())).await.unwrap();
+    }
+    let error = api.create_recording(meta(&cluster, &host, cluster.now())).await.unwrap_err();
     assert_eq!(error.kind(), ApiErrorKind::TooMany);
 }
 

@@ -118,7 +118,7 @@ async fn who_holds_an_unreadable_role_gets_no_certificate_and_administers_nothin
     damage(&cluster, UNREADABLE[0]).await;
     cluster.next_step();
     let login = cluster.login("alice", PASSWORD, cluster.code(&secret));
-    assert_eq!(cluster.anonymous().login(login).await.unwrap_err().kind(), ApiErrorKind::Denied);
+    assert_eq!(cluster.web().login(login).await.unwrap_err().kind(), ApiErrorKind::Denied);
     let logged = cluster.audit.last(EventKind::UserLoginFailure).unwrap().error.unwrap();
     assert!(logged.contains("role guarded cannot be read"), "{logged}");
     for error in [

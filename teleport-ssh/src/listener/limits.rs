@@ -125,6 +125,12 @@ pub(crate) struct Startup {
     counted: bool,
 }
 
+impl Startup {
+    pub(crate) const fn is_exempt(&self) -> bool {
+        self.exempt
+    }
+}
+
 /// The state of a listener's limits.
 #[derive(Debug)]
 pub(crate) struct Gate {

@@ -8,7 +8,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -140,7 +140,12 @@ impl Door {
         match admitted {
             Ok(startup) => {
                 self.0.counters.accepted.fetch_add(1, Ordering::Relaxed);
-                Some(Admitted { door: self.clone(), startup, outcome: Outcome::NoAttempt })
+                Some(Admitted {
+                    door: self.clone(),
+                    startup,
+                    outcome: Outcome::NoAttempt,
+                    crashed: AtomicBool::new(false),
+                })
             }
             Err(reason) => {
                 self.0.counters.refused.fetch_add(1, Ordering::Relaxed);
@@ -157,6 +162,7 @@ pub struct Admitted {
     door: Door,
     startup: Startup,
     outcome: Outcome,
+    crashed: AtomicBool,
 }
 
 impl Admitted {
@@ -168,10 +174,16 @@ impl Admitted {
         }
     }
 
-    /// The handling of this connection failed by a defect.
-    pub fn crashed(&mut self) {
-        self.door.0.counters.panics.fetch_add(1, Ordering::Relaxed);
-        self.outcome = Outcome::Crashed;
+    /// The handling of this connection failed by a defect. Counted once for a connection.
+    pub fn crashed(&self) {
+        if !self.crashed.swap(true, Ordering::Relaxed) {
+            self.door.0.counters.panics.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it comes from an address that is exempt: a proxy's, behind which there are many.
+    pub(crate) fn is_exempt(&self) -> bool {
+        self.startup.is_exempt()
     }
 }
 
@@ -180,7 +192,9 @@ impl Drop for Admitted {
         if std::thread::panicking() {
             self.crashed();
         }
-        self.door.gate().ended(self.startup, self.outcome, Instant::now());
+        let crashed = self.crashed.load(Ordering::Relaxed);
+        let outcome = if crashed { Outcome::Crashed } else { self.outcome };
+        self.door.gate().ended(self.startup, outcome, Instant::now());
     }
 }
 

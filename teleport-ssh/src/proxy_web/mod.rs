@@ -1,8 +1,9 @@
 //! The proxy's HTTPS: the small part that the public may see, and the way to the auth service.
 //!
 //! It decides nothing. Login, join and invites are passed on to the auth service with the client's address; how often one address may ask
-//! is limited here. Connections that ask for the protocol `teleport-auth@<cluster>` are passed through, byte for byte: their TLS ends
-//! at the auth service. With the name of the cluster's services in SNI the proxy presents its own identity, so that clients can
+//! is limited here ([`WebRates`]). Connections that ask for the protocol `teleport-auth@<cluster>` are passed through, byte for byte: their
+//! TLS ends at the auth service. How often one address may connect so is limited here as well ([`PassLimits`]), and what one may ask
+//! for there without a certificate by the auth service: a few calls, of which only joining tries a secret. With the name of the cluster's services in SNI the proxy presents its own identity, so that clients can
 //! verify it by a CA pin even when browsers are shown a certificate of a public authority.
 
 mod certificate;
@@ -28,6 +29,7 @@ pub use self::certificate::{CertificateError, WebCertificate};
 pub(crate) use self::client::{Exchange, from_json, to_json};
 pub use self::client::{WebClient, WebError, WebTrust};
 use self::connection::Connections;
+pub use self::pass::PassLimits;
 use self::pass::Passes;
 pub(crate) use self::peek::hello;
 pub(crate) use self::routes::JOIN_PATH;
@@ -35,9 +37,9 @@ use self::routes::{Routes, Throttle};
 use crate::identity::HostIdentityHandle;
 use crate::listener::limits::Limits;
 use crate::listener::{BindError, Door, Ports};
-use crate::rpc::{Connector, Rate, STRANGERS_GONE};
+use crate::rpc::{Connector, Rate};
 
-/// How often one address may ask.
+/// How often one address may ask on the routes of the proxy itself. For what is passed on to the auth service see [`PassLimits`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "configuration; see `Default`")]
 pub struct WebRates {
@@ -76,7 +78,7 @@ impl ProxyWeb {
             ssh_address: None,
             rates: WebRates::default(),
             limits: default_limits(),
-            pass_limits: default_pass_limits(),
+            pass_limits: PassLimits::default(),
         }
     }
 }
@@ -85,25 +87,6 @@ impl ProxyWeb {
 fn default_limits() -> Limits {
     let base = Limits::default();
     Limits { per_source: 64, startup_begin: 1000, startup_full: 2000, penalties: false, ..base }
-}
-
-/// To the auth service all that is passed on comes from this proxy's address, so it cannot tell one stranger from another: it is
-/// limited here, by source and in all, to half of what the auth service gives one proxy
-/// ([`Limits::per_exempt`]). This proxy's own calls, and those of whoever is known, always find room there.
-///
-/// The proxy does not see who shows a certificate, because TLS ends at the auth service. But that lets nobody without one stay: what has
-/// lasted longer than that is no stranger's. For the same reason bytes are not limited here: a node may begin with a recording, and looks
-/// like everybody else. The auth service knows with whom it deals, and takes little from strangers: few requests at a time, short ones.
-fn default_pass_limits() -> Limits {
-    let base = Limits::default();
-    Limits {
-        per_source: 256,
-        startup_begin: base.per_exempt / 4,
-        startup_full: base.per_exempt / 2,
-        login_grace: STRANGERS_GONE,
-        penalties: false,
-        ..base
-    }
 }
 
 /// Settings of a [`ProxyWeb`].
@@ -118,7 +101,7 @@ pub struct ProxyWebBuilder {
     ssh_address: Option<String>,
     rates: WebRates,
     limits: Limits,
-    pass_limits: Limits,
+    pass_limits: PassLimits,
 }
 
 impl fmt::Debug for ProxyWebBuilder {
@@ -171,10 +154,9 @@ impl ProxyWebBuilder {
         self
     }
 
-    /// Other limits for those who are passed on to the auth service. They count as unauthenticated for
-    /// [`Limits::login_grace`], within which the auth service must have shown out who is.
+    /// Other limits for those who are passed on to the auth service.
     #[must_use]
-    pub fn pass_limits(mut self, limits: Limits) -> Self {
+    pub const fn pass_limits(mut self, limits: PassLimits) -> Self {
         self.pass_limits = limits;
         self
     }
@@ -197,12 +179,13 @@ impl ProxyWebBuilder {
     pub async fn bind(self) -> Result<BoundWeb, BindError> {
         let grace = self.limits.login_grace;
         let ports = Ports::open(self.addresses, self.limits, Arc::clone(&self.entropy))?;
+        let clock = Arc::clone(&self.clock);
         let throttle = Throttle::new(self.rates, Arc::clone(&self.clock));
         let connections = Connections {
             routes: Arc::new(Routes::new(Arc::clone(&self.api), throttle, self.ssh_address)),
             tls: certificate::server_config(self.identity.clone(), self.certificate, self.clock),
             identity: self.identity,
-            passes: self.auth.map(|auth| Passes::new(auth, self.pass_limits, self.entropy)),
+            passes: self.auth.map(|auth| Passes::new(auth, self.pass_limits, clock, self.entropy)),
             grace,
         };
         Ok(BoundWeb { api: self.api, ports, connections: Arc::new(connections) })

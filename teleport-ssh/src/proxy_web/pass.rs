@@ -3,21 +3,21 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use teleport_core::api::ProxyAccess;
+use teleport_core::clock::Clock;
 use teleport_core::entropy::Entropy;
 use teleport_core::task::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::peek::Hello;
-use crate::listener::limits::{Limits, Outcome};
+use crate::listener::limits::{Limits, Outcome, Source};
 use crate::listener::{Admitted, Door};
-use crate::rpc::limits::{Guest, Guests};
-use crate::rpc::{Connector, Prefixed};
+use crate::rpc::limits::{Buckets, Guest, Guests};
+use crate::rpc::{Connector, Prefixed, Rate, STRANGERS_GONE};
 
 /// Connections that are passed on at the same time, from one source and in all, however long they last. Behind one address there
 /// may be a whole site of nodes.
@@ -30,6 +30,33 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long connections go on after draining has begun, or after the auth service has ended its side.
 const FAREWELL: Duration = Duration::from_secs(5);
 
+/// Limits for those whom a proxy passes on to the auth service, as far as they may be strangers.
+///
+/// To an auth service elsewhere all that is passed on comes from this proxy's address, so it cannot tell one stranger from another:
+/// they are limited here, by where they come from. The defaults keep them to half of the connections that the auth service
+/// takes from one proxy ([`Limits::per_exempt`]): this proxy's own calls, and those of whoever is known, always find room there.
+///
+/// The proxy does not see who shows a certificate, because TLS ends at the auth service. But that lets nobody without one stay: whoever
+/// is still connected after about half a minute is no stranger and does not count any more. Bytes are not limited: a node may
+/// begin with a recording, and looks like everybody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_structs, reason = "configuration; see `Default`")]
+pub struct PassLimits {
+    /// Connections of one source at the same time.
+    pub per_source: u32,
+    /// Connections of all sources at the same time. From half of it on, new ones are refused at random.
+    pub strangers: u32,
+    /// How often one source may connect, members of the cluster included. A stranger's connection is good for a few calls.
+    pub rate: Rate,
+}
+
+impl Default for PassLimits {
+    fn default() -> Self {
+        let strangers = Limits::default().per_exempt / 2;
+        Self { per_source: 256, strangers, rate: Rate::per_minute(240, 512) }
+    }
+}
+
 /// The way to the auth service, and how many are on it.
 #[derive(Debug)]
 pub(super) struct Passes {
@@ -38,8 +65,9 @@ pub(super) struct Passes {
     guests: Guests,
     /// Those who may be strangers.
     door: Door,
-    /// Until when they may be.
-    probation: Duration,
+    /// How often each source has come.
+    rate: Mutex<Buckets<Source>>,
+    clock: Arc<dyn Clock>,
     open: watch::Sender<bool>,
 }
 
@@ -52,10 +80,28 @@ pub(super) struct Pass {
 }
 
 impl Passes {
-    pub(super) fn new(auth: Arc<dyn Connector>, limits: Limits, entropy: Arc<dyn Entropy>) -> Self {
-        let probation = limits.login_grace;
-        let guests = Guests::new(PASSED_PER_SOURCE, PASSED);
-        Self { auth, guests, door: Door::new(limits, entropy), probation, open: watch::Sender::new(false) }
+    pub(super) fn new(
+        auth: Arc<dyn Connector>,
+        limits: PassLimits,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        let PassLimits { per_source, strangers, rate } = limits;
+        let limits = Limits {
+            per_source,
+            startup_begin: strangers / 2,
+            startup_full: strangers,
+            penalties: false,
+            ..Limits::default()
+        };
+        Self {
+            auth,
+            guests: Guests::new(PASSED_PER_SOURCE, PASSED),
+            door: Door::new(limits, entropy),
+            rate: Mutex::new(Buckets::new(rate)),
+            clock,
+            open: watch::Sender::new(false),
+        }
     }
 
     /// Lets connections pass from the moment on when the auth service has answered this proxy. From then on it knows the
@@ -70,6 +116,15 @@ impl Passes {
     /// A place, if there is one.
     pub(super) fn admit(&self, peer: SocketAddr) -> Option<Pass> {
         let places = || Some((self.guests.admit(peer.ip())?, self.door.admit(peer.ip())?));
+        if !self
+            .rate
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(Source::of(peer.ip()), self.clock.now())
+        {
+            tracing::info!(%peer, "too many connections to the auth service in a short time");
+            return None;
+        }
         let Some((guest, admitted)) = places() else {
             tracing::info!(%peer, "too many connections to the auth service");
             return None;
@@ -81,7 +136,7 @@ impl Passes {
     /// no certificate: who is here for longer than that takes is no stranger any more.
     pub(super) async fn pass_on(
         &self,
-        mut stream: TcpStream,
+        mut stream: impl AsyncRead + AsyncWrite + Unpin,
         hello: Hello,
         mut pass: Pass,
         shutdown: &Shutdown,
@@ -91,7 +146,7 @@ impl Passes {
         if tokio::time::timeout(PATIENCE, open.wait_for(|open| *open)).await.is_err() {
             return;
         }
-        let mut upstream = match self.auth.connect().await {
+        let mut upstream = match self.auth.connect_for(pass.peer).await {
             Ok(upstream) => upstream,
             Err(error) => {
                 tracing::warn!(
@@ -108,7 +163,7 @@ impl Passes {
             tokio::time::sleep(FAREWELL).await;
         };
         let known = async {
-            tokio::time::sleep(self.probation).await;
+            tokio::time::sleep(STRANGERS_GONE).await;
             pass.admitted.record(Outcome::Authenticated);
             std::future::pending::<()>().await;
         };
@@ -156,9 +211,70 @@ async fn copy(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
-    use tokio::io::AsyncReadExt as _;
+    use async_trait::async_trait;
+    use bytes::BytesMut;
+    use teleport_core::entropy::SystemEntropy;
+    use teleport_core::testing::ManualClock;
+    use tokio::io::{AsyncReadExt as _, DuplexStream};
 
     use super::*;
+    use crate::rpc::BoxedIo;
+
+    /// An auth service that says nothing.
+    #[derive(Debug, Default)]
+    struct Silent(Mutex<Vec<DuplexStream>>);
+
+    #[async_trait]
+    impl Connector for Silent {
+        async fn connect(&self) -> io::Result<BoxedIo> {
+            let (ours, theirs) = tokio::io::duplex(64);
+            self.0.lock().unwrap().push(theirs);
+            Ok(Box::new(ours))
+        }
+    }
+
+    fn passes(limits: PassLimits) -> (Arc<Passes>, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::default());
+        let entropy = Arc::new(SystemEntropy::new());
+        let passes = Passes::new(Arc::new(Silent::default()), limits, clock.clone(), entropy);
+        passes.open.send_replace(true);
+        (Arc::new(passes), clock)
+    }
+
+    fn hello() -> Hello {
+        Hello { bytes: BytesMut::new(), protocols: Vec::new() }
+    }
+
+    /// Whoever has stayed for longer than the auth service lets strangers stay has shown a certificate.
+    #[tokio::test(start_paused = true)]
+    async fn who_stays_is_no_stranger() {
+        let (passes, _) = passes(PassLimits { per_source: 1, ..PassLimits::default() });
+        let peer = "192.0.2.1:4711".parse().unwrap();
+        let pass = passes.admit(peer).unwrap();
+        let (_client, near) = tokio::io::duplex(64);
+        let passing = async { passes.pass_on(near, hello(), pass, &Shutdown::new()).await };
+        let watching = async {
+            assert!(passes.admit(peer).is_none());
+            tokio::time::sleep(STRANGERS_GONE.saturating_sub(Duration::from_secs(1))).await;
+            assert!(passes.admit(peer).is_none(), "it may be a stranger still");
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            assert!(passes.admit(peer).is_some());
+        };
+        tokio::select! {
+            () = passing => unreachable!("nobody ended it"),
+            () = watching => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn one_source_comes_only_so_often() {
+        let (passes, clock) = passes(PassLimits { rate: Rate::per_minute(60, 3), ..PassLimits::default() });
+        let (one, other) = ("192.0.2.1:1".parse().unwrap(), "192.0.2.2:1".parse().unwrap());
+        let come = |peer| (0..10).filter(|_| passes.admit(peer).is_some()).count();
+        assert_eq!((come(one), come(one), come(other)), (3, 0, 3));
+        clock.advance(Duration::from_secs(2));
+        assert_eq!(come(one), 2);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn who_says_nothing_after_the_end_loses_the_place() {

@@ -9,6 +9,7 @@
 //! The byte path copies output once and never waits: a full queue or a full spool becomes a gap in the recording that says
 //! how much was lost.
 
+mod room;
 mod spool;
 mod upload;
 

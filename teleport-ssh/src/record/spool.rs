@@ -17,10 +17,13 @@ use teleport_core::recording::{Encoder, OutputStream, RecordedEvent, Recorder, R
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Recorders;
+use super::room::Room;
+use super::{Recorders, upload};
 
 /// The most bytes on their way to the spool thread. What does not fit becomes a gap.
 const MAX_QUEUED: usize = 16 << 20;
+/// What each message takes beside its output, about: many small ones are bounded as well.
+const OVERHEAD: usize = 128;
 /// After some events the spool's thread lets more of them gather: to wake it for each would cost more than to write them.
 const GATHER_FOR: Duration = Duration::from_millis(2);
 /// How long output may wait in memory: what a `kill -9` can lose.
@@ -45,14 +48,19 @@ pub struct SpoolError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "embedders build it")]
 pub struct SpoolLimits {
-    /// The most bytes on disk; beyond it output is left out, with gaps that say so.
+    /// The most bytes on disk that wait for their upload, half of it of one user. Beyond it output of sessions that run is left
+    /// out, with gaps that say so, and new sessions cannot be recorded. Recordings that were refused do not count: of them as
+    /// much as half of this is kept, the newest.
     pub max_bytes: u64,
+    /// The most bytes of one recording; beyond it output is left out, with a gap that says so. Less than what the auth service
+    /// takes, so that no recording is refused for its length.
+    pub max_recording_bytes: u64,
 }
 
 impl Default for SpoolLimits {
-    /// 4 GiB.
+    /// 4 GiB, and 1 GiB of one recording.
     fn default() -> Self {
-        Self { max_bytes: 4 << 30 }
+        Self { max_bytes: 4 << 30, max_recording_bytes: 1 << 30 }
     }
 }
 
@@ -71,6 +79,7 @@ struct Inner {
     queue: Sender<Message>,
     queued: Arc<AtomicUsize>,
     closed: Arc<Notify>,
+    room: Arc<Room>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -102,15 +111,21 @@ impl Spool {
         let dir = dir.into();
         let fail = |source| SpoolError { path: dir.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(fail)?;
-        let mut used = 0;
+        let room = Arc::new(Room::new(dir.clone(), limits.max_bytes));
         for entry in fs::read_dir(&dir).map_err(fail)? {
-            let entry = entry.map_err(fail)?;
-            let path = entry.path();
-            used += entry.metadata().map(|data| data.len()).unwrap_or_default();
+            let path = entry.map_err(fail)?.path();
             if path.extension().is_some_and(|extension| extension == OPEN) {
                 fs::rename(&path, path.with_extension(CLOSED)).map_err(fail)?;
             }
         }
+        for path in waiting(&dir).map_err(fail)? {
+            // One that cannot be read counts for all, and is set aside by the upload.
+            if let Some(meta) = upload::meta_of(&path) {
+                room.own(meta.session, meta.user);
+            }
+        }
+        room.count().map_err(fail)?;
+        room.trim_refused();
         let (queue, messages) = channel();
         let queued = Arc::new(AtomicUsize::new(0));
         let closed = Arc::new(Notify::new());
@@ -120,15 +135,15 @@ impl Spool {
             queued: Arc::clone(&queued),
             closed: Arc::clone(&closed),
             files: HashMap::new(),
-            used,
+            room: Arc::clone(&room),
             counted: true,
-            max: limits.max_bytes,
+            max_recording: limits.max_recording_bytes,
         };
         let thread = std::thread::Builder::new()
             .name("recording-spool".into())
             .spawn(|| worker.run())
             .map_err(fail)?;
-        Ok(Self(Arc::new(Inner { dir, queue, queued, closed, thread: Some(thread) })))
+        Ok(Self(Arc::new(Inner { dir, queue, queued, closed, room, thread: Some(thread) })))
     }
 
     /// The directory.
@@ -143,28 +158,53 @@ impl Spool {
 
     /// The recordings that wait for their upload.
     pub(super) fn waiting(&self) -> io::Result<Vec<PathBuf>> {
-        let mut paths = Vec::new();
-        for entry in fs::read_dir(&self.0.dir)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == CLOSED) {
-                paths.push(path);
-            }
-        }
-        paths.sort();
-        Ok(paths)
+        waiting(&self.0.dir)
     }
+
+    pub(super) fn room(&self) -> &Room {
+        &self.0.room
+    }
+}
+
+fn waiting(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == CLOSED) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
 }
 
 impl Recorders for Spool {
     fn start(&self, meta: RecordingMeta) -> Result<Box<dyn Recorder>, SpoolError> {
         let session = meta.session;
         let path = path(&self.0.dir, session, OPEN);
+        let room = &self.0.room;
         let open = || -> io::Result<(File, Encoder)> {
+            room.own(session, meta.user.clone());
+            if room.is_full_for(session) {
+                // Uploads may have made room.
+                room.count()?;
+                room.own(session, meta.user.clone());
+                if room.is_full_for(session) {
+                    room.tell(session);
+                    let text =
+                        "there is no room for more recordings until some are delivered to the auth service";
+                    return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+                }
+            }
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
             let mut encoder = Encoder::new(&meta)?;
             // The header is on disk before the session begins: no session without a trace.
-            file.write_all(&encoder.take(true)?)?;
+            let header = encoder.take(true)?;
+            file.write_all(&header)?;
             file.sync_data()?;
+            // Again: whoever counted meanwhile has forgotten what had no file.
+            room.own(session, meta.user.clone());
+            room.add(session, header.len() as u64);
             Ok((file, encoder))
         };
         let (file, encoder) = open().map_err(|source| SpoolError { path: path.clone(), source })?;
@@ -174,6 +214,7 @@ impl Recorders for Spool {
         Ok(Box::new(SpoolRecorder {
             session,
             lost: 0,
+            resized: None,
             last: Duration::ZERO,
             spool: self.clone(),
             finished: false,
@@ -185,6 +226,8 @@ impl Recorders for Spool {
 struct SpoolRecorder {
     session: SessionId,
     lost: u64,
+    /// The size of the terminal for which there was no room.
+    resized: Option<RecordedEvent>,
     last: Duration,
     spool: Spool,
     finished: bool,
@@ -199,37 +242,60 @@ impl std::fmt::Debug for SpoolRecorder {
 impl SpoolRecorder {
     fn send(&mut self, event: RecordedEvent) {
         self.last = self.last.max(event.at());
+        self.spool.0.queued.fetch_add(cost(&event), Ordering::Relaxed);
         // The thread lives as long as the spool, which lives as long as this.
         let _ = self.spool.0.queue.send(Message::Event { session: self.session, event });
     }
 
+    /// Sessions race for the last bytes; the bound may be passed by a few events of each, which is all right.
+    fn has_room(&self, event: &RecordedEvent) -> bool {
+        self.spool.0.queued.load(Ordering::Relaxed) + cost(event) <= MAX_QUEUED
+    }
+
+    /// Sends what there was no room for: how much is missing, and the newest size.
     fn close_gap(&mut self) {
         match std::mem::take(&mut self.lost) {
             0 => {}
             lost => self.send(RecordedEvent::Gap { at: self.last, lost }),
         }
+        if let Some(resize) = self.resized.take() {
+            self.send(resize);
+        }
+    }
+}
+
+/// What an event takes of the queue.
+fn cost(event: &RecordedEvent) -> usize {
+    match event {
+        RecordedEvent::Output { data, .. } => OVERHEAD + data.len(),
+        _ => OVERHEAD,
     }
 }
 
 impl Recorder for SpoolRecorder {
     fn output(&mut self, at: Duration, stream: OutputStream, data: &Bytes) {
-        let queued = &self.spool.0.queued;
-        // Sessions race for the last bytes; the bound may be passed by one output of each, which is all right.
-        if queued.load(Ordering::Relaxed) + data.len() > MAX_QUEUED {
+        let event = RecordedEvent::Output { at, stream, data: data.clone() };
+        if !self.has_room(&event) {
             if self.lost == 0 {
                 tracing::warn!(session = %self.session, "the disk does not keep up with a session; its recording gets a gap");
             }
             self.lost += data.len() as u64;
             return;
         }
-        queued.fetch_add(data.len(), Ordering::Relaxed);
         self.close_gap();
-        self.send(RecordedEvent::Output { at, stream, data: data.clone() });
+        self.send(event);
     }
 
     fn resize(&mut self, at: Duration, columns: u16, rows: u16) {
+        let event = RecordedEvent::Resize { at, columns, rows };
+        if !self.has_room(&event) {
+            // The newest stands for all of them.
+            self.resized = Some(event);
+            return;
+        }
+        self.resized = None;
         self.close_gap();
-        self.send(RecordedEvent::Resize { at, columns, rows });
+        self.send(event);
     }
 
     fn finish(&mut self, at: Duration, end: SessionEnd) {
@@ -260,6 +326,8 @@ struct Writing {
     dirty: bool,
     /// Bytes of output left out since the last event that was written.
     lost: u64,
+    /// Bytes of the file.
+    len: u64,
 }
 
 struct Worker {
@@ -268,11 +336,10 @@ struct Worker {
     queued: Arc<AtomicUsize>,
     closed: Arc<Notify>,
     files: HashMap<SessionId, Writing>,
-    /// Never less than what is there: uploads take away without saying so.
-    used: u64,
-    /// Whether `used` was counted since the last flush; counting looks at every file.
+    room: Arc<Room>,
+    /// Whether the room was counted since the last flush; counting looks at every file.
     counted: bool,
-    max: u64,
+    max_recording: u64,
 }
 
 impl Worker {
@@ -314,17 +381,17 @@ impl Worker {
 
     fn flush(&mut self) {
         self.counted = false;
-        let used = &mut self.used;
+        let room = &self.room;
         self.files.retain(|session, writing| {
-            keep(*session, writing.write(true, used).and_then(|()| writing.sync()))
+            keep(*session, writing.write(*session, true, room).and_then(|()| writing.sync()))
         });
     }
 
     fn handle(&mut self, message: Message) {
         match message {
             Message::Begin { session, encoder, file } => {
-                self.used += file.metadata().map(|data| data.len()).unwrap_or_default();
-                self.files.insert(session, Writing { encoder, file, dirty: false, lost: 0 });
+                let len = file.metadata().map(|data| data.len()).unwrap_or_default();
+                self.files.insert(session, Writing { encoder, file, dirty: false, lost: 0, len });
             }
             Message::Event { session, event } => self.event(session, &event),
             Message::Close => {}
@@ -332,16 +399,23 @@ impl Worker {
     }
 
     fn event(&mut self, session: SessionId, event: &RecordedEvent) {
-        if let RecordedEvent::Output { data, .. } = event {
-            self.queued.fetch_sub(data.len(), Ordering::Relaxed);
-        }
+        self.queued.fetch_sub(cost(event), Ordering::Relaxed);
         let end = matches!(event, RecordedEvent::End { .. });
-        if self.used >= self.max && !self.counted {
-            self.count();
+        let mut full = self.room.is_full_for(session);
+        if full && !self.counted {
+            self.counted = true;
+            if let Err(error) = self.room.count() {
+                tracing::error!(error = &error as &dyn std::error::Error, "the spool cannot be read");
+            }
+            full = self.room.is_full_for(session);
+        }
+        if full && matches!(event, RecordedEvent::Output { .. }) {
+            self.room.tell(session);
         }
         if let Some(writing) = self.files.get_mut(&session) {
-            let full = self.used >= self.max;
-            let mut result = writing.event(event, full).and_then(|()| writing.write(end, &mut self.used));
+            let full = full || writing.len >= self.max_recording;
+            let room = &self.room;
+            let mut result = writing.event(event, full).and_then(|()| writing.write(session, end, room));
             if end {
                 result = result.and_then(|()| writing.sync());
             }
@@ -360,14 +434,6 @@ impl Worker {
             tracing::error!(%session, error = &error as &dyn std::error::Error, "a recording cannot be closed");
         }
         self.closed.notify_one();
-    }
-
-    /// Uploads made room meanwhile.
-    fn count(&mut self) {
-        let sizes =
-            |dir| -> io::Result<u64> { fs::read_dir(dir)?.map(|entry| Ok(entry?.metadata()?.len())).sum() };
-        self.used = sizes(&self.dir).unwrap_or(self.used);
-        self.counted = true;
     }
 }
 
@@ -394,11 +460,12 @@ impl Writing {
         self.encoder.event(event)
     }
 
-    fn write(&mut self, flush: bool, used: &mut u64) -> io::Result<()> {
+    fn write(&mut self, session: SessionId, flush: bool, room: &Room) -> io::Result<()> {
         let bytes = self.encoder.take(flush)?;
         if !bytes.is_empty() {
             self.file.write_all(&bytes)?;
-            *used += bytes.len() as u64;
+            self.len += bytes.len() as u64;
+            room.add(session, bytes.len() as u64);
             self.dirty = true;
         }
         Ok(())
@@ -406,5 +473,45 @@ impl Writing {
 
     fn sync(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.dirty) { self.file.sync_data() } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use super::*;
+
+    /// A thread that does not keep up, by standing still.
+    #[test]
+    fn many_small_events_are_bounded_like_a_few_large_ones() {
+        let (queue, messages) = channel();
+        let spool = Spool(Arc::new(Inner {
+            dir: PathBuf::new(),
+            queue,
+            queued: Arc::default(),
+            closed: Arc::default(),
+            room: Arc::new(Room::new(PathBuf::new(), 0)),
+            thread: None,
+        }));
+        let session = "6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f01".parse().unwrap();
+        let (lost, last) = (0, Duration::ZERO);
+        let mut recorder = SpoolRecorder { session, lost, resized: None, last, spool, finished: false };
+        let most = MAX_QUEUED / OVERHEAD;
+        for number in 0..most {
+            recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"x"));
+            recorder.resize(Duration::ZERO, 80, u16::try_from(number % 1000).unwrap());
+        }
+        recorder.resize(Duration::ZERO, 132, 43);
+        recorder.finish(Duration::ZERO, SessionEnd::Exited(0));
+        let events = messages.try_iter().filter_map(|message| match message {
+            Message::Event { event, .. } => Some(event),
+            _ => None,
+        });
+        let events: Vec<_> = events.collect();
+        assert!(events.len() <= most + 3, "{}", events.len());
+        let [.., gap, resize, end] = &events[..] else { unreachable!("there are thousands") };
+        assert!(matches!(gap, RecordedEvent::Gap { lost, .. } if *lost > 0), "{gap:?}");
+        assert!(matches!(resize, RecordedEvent::Resize { columns: 132, rows: 43, .. }), "{resize:?}");
+        assert!(matches!(end, RecordedEvent::End { .. }), "{end:?}");
     }
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use teleport_core::api::{ApiError, ApiErrorKind, ApiResult, RecordingApi, RecordingQuery};
+use teleport_core::api::{ApiError, ApiErrorKind, ApiResult, AuditApi, RecordingApi, RecordingQuery};
+use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery, EventKind};
 use teleport_core::clock::Timestamp;
 use teleport_core::id::{ClusterName, HostId, NodeName, OsLogin, SessionId, UserName};
 use teleport_core::recording::{
@@ -63,6 +64,7 @@ struct StoreState {
     parts: Vec<Bytes>,
     completed: Vec<(RecordingMeta, Vec<u8>)>,
     creating: Option<RecordingMeta>,
+    reported: Vec<AuditEvent>,
 }
 
 impl Store {
@@ -116,6 +118,17 @@ impl RecordingApi for Store {
         Err(ApiError::denied())
     }
     async fn read_recording(&self, _session: SessionId, _offset: u64) -> ApiResult<Bytes> {
+        Err(ApiError::denied())
+    }
+}
+
+#[async_trait]
+impl AuditApi for Store {
+    async fn emit_events(&self, events: Vec<AuditEvent>) -> ApiResult<()> {
+        self.state.lock().unwrap().reported.extend(events);
+        Ok(())
+    }
+    async fn search_events(&self, _query: AuditQuery) -> ApiResult<AuditPage> {
         Err(ApiError::denied())
     }
 }
@@ -257,16 +270,89 @@ async fn a_session_that_a_crash_cut_is_uploaded_at_the_next_start() {
 #[tokio::test(start_paused = true)]
 async fn a_full_spool_leaves_a_gap_that_says_how_much() {
     let dir = tempfile::tempdir().unwrap();
-    let spool = Spool::open(dir.path(), SpoolLimits { max_bytes: 0 }).unwrap();
+    let spool = Spool::open(dir.path(), SpoolLimits { max_bytes: 1, ..SpoolLimits::default() }).unwrap();
+    let mut recorder = spool.start(meta(3)).unwrap();
+    // Who begins now could not be recorded.
+    let error = spool.start(meta(4)).unwrap_err();
+    assert_eq!(error.source.kind(), std::io::ErrorKind::StorageFull, "{error:?}");
+    assert!(!dir.path().join(format!("{}.part", meta(4).session)).exists());
+    recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"twelve bytes"));
+    recorder.finish(Duration::from_secs(1), SessionEnd::Exited(0));
+    let store = Arc::new(Store::default());
+    let scope = TaskScope::new();
+    scope.spawn(Uploader::new(spool.clone(), store.clone()).audit(store.clone()).run(Shutdown::new()));
+    let events = read(&uploaded(&store, 1).await[0].1);
+    assert_eq!(events[0], RecordedEvent::Gap { at: Duration::from_secs(1), lost: 12 });
+    assert!(!recorder.failed(), "the session goes on");
+    let wait = async {
+        while store.state.lock().unwrap().reported.is_empty() || !spool.waiting().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(600), wait).await.expect("the audit log is told");
+    // What was delivered takes no room.
+    spool.start(meta(4)).unwrap();
+    let [told] = &store.state.lock().unwrap().reported[..] else { panic!("once") };
+    assert_eq!(told.code, EventKind::SessionUploadFailure);
+    let text = told.error.as_deref().unwrap();
+    assert!(text.contains("spool") && text.contains("new sessions are refused"), "{text}");
+}
+
+/// A recording ends before it would be refused for its length.
+#[tokio::test(start_paused = true)]
+async fn a_recording_has_an_end_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = SpoolLimits { max_recording_bytes: 1, ..SpoolLimits::default() };
+    let spool = Spool::open(dir.path(), limits).unwrap();
     let mut recorder = spool.start(meta(3)).unwrap();
     recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"twelve bytes"));
     recorder.finish(Duration::from_secs(1), SessionEnd::Exited(0));
     let store = Arc::new(Store::default());
     let scope = TaskScope::new();
-    scope.spawn(Uploader::new(spool, store.clone()).run(Shutdown::new()));
+    scope.spawn(Uploader::new(spool.clone(), store.clone()).run(Shutdown::new()));
     let events = read(&uploaded(&store, 1).await[0].1);
     assert_eq!(events[0], RecordedEvent::Gap { at: Duration::from_secs(1), lost: 12 });
-    assert!(!recorder.failed(), "the session goes on");
+    spool.start(meta(4)).unwrap();
+}
+
+/// Whoever fills the spool leaves room for others.
+#[test]
+fn one_user_has_half_of_the_spool() {
+    let dir = tempfile::tempdir().unwrap();
+    let header = {
+        let other = tempfile::tempdir().unwrap();
+        let spool = Spool::open(other.path(), SpoolLimits::default()).unwrap();
+        let _recorder = spool.start(meta(1)).unwrap();
+        std::fs::metadata(other.path().join(format!("{}.part", meta(1).session))).unwrap().len()
+    };
+    let limits = SpoolLimits { max_bytes: 4 * header, ..SpoolLimits::default() };
+    let spool = Spool::open(dir.path(), limits).unwrap();
+    let _first = spool.start(meta(1)).unwrap();
+    let _second = spool.start(meta(2)).unwrap();
+    assert!(spool.start(meta(3)).is_err(), "her half is used up");
+    let bob = |number| RecordingMeta { user: UserName::new("robin").unwrap(), ..meta(number) };
+    drop(spool.start(bob(4)).unwrap());
+    drop((_first, _second, spool));
+    // Also after a restart.
+    let spool = Spool::open(dir.path(), limits).unwrap();
+    assert!(spool.start(meta(3)).is_err());
+    drop(spool.start(bob(5)).unwrap());
+}
+
+#[test]
+fn refused_recordings_take_no_room_and_the_oldest_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let limits = SpoolLimits { max_bytes: 4096, ..SpoolLimits::default() };
+    let file = |name: &str| dir.path().join(format!("{name}.refused"));
+    for (age, name) in [(3, "oldest"), (2, "older"), (1, "new")] {
+        std::fs::write(file(name), [0; 1500]).unwrap();
+        let time = std::time::UNIX_EPOCH + Duration::from_secs(1_700_000_000 - age * 3600);
+        std::fs::File::options().write(true).open(file(name)).unwrap().set_modified(time).unwrap();
+    }
+    let spool = Spool::open(dir.path(), limits).unwrap();
+    assert_eq!(["oldest", "older", "new"].map(|name| file(name).exists()), [false, false, true]);
+    std::fs::write(file("more"), [0; 4000]).unwrap();
+    spool.start(meta(1)).unwrap();
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The upload: recordings from the spool to the auth service, in parts, resumed where they were interrupted.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -9,11 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use teleport_core::api::{ApiError, ApiErrorKind, RecordingApi};
+use teleport_core::api::{ApiError, ApiErrorKind, AuditApi, RecordingApi};
+use teleport_core::audit::{AuditEvent, EventKind};
 use teleport_core::recording::{Decoder, MAX_PART_LEN, RecordingMeta};
 use teleport_core::task::Shutdown;
 
 use super::Spool;
+use super::room::REFUSED;
 
 /// The first and the longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(90));
@@ -25,6 +28,7 @@ const STUCK: Duration = Duration::from_secs(3);
 pub struct Uploader {
     spool: Spool,
     store: Arc<dyn RecordingApi>,
+    audit: Option<Arc<dyn AuditApi>>,
     /// How many calls the store has answered well.
     answered: Arc<AtomicU64>,
 }
@@ -42,7 +46,29 @@ enum UploadError {
 impl Uploader {
     /// For this spool, to this store.
     pub fn new(spool: Spool, store: Arc<dyn RecordingApi>) -> Self {
-        Self { spool, store, answered: Arc::default() }
+        Self { spool, store, audit: None, answered: Arc::default() }
+    }
+
+    /// Reports to this audit log when the spool is full, at most once an hour.
+    #[must_use]
+    pub fn audit(mut self, audit: Arc<dyn AuditApi>) -> Self {
+        self.audit = Some(audit);
+        self
+    }
+
+    /// Reports what the spool has to say. Never ends.
+    async fn report(&self) {
+        loop {
+            let text = self.spool.room().news().await;
+            let Some(audit) = &self.audit else { continue };
+            let event = AuditEvent::new(EventKind::SessionUploadFailure).error(text);
+            if let Err(error) = audit.emit_events(vec![event]).await {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "that the spool is full could not be audited"
+                );
+            }
+        }
     }
 
     /// Uploads until shutdown: what waits now, and whatever is closed later. During a drain it finishes what is closed, and
@@ -51,6 +77,7 @@ impl Uploader {
     pub async fn run(self, shutdown: Shutdown) {
         tokio::select! {
             () = self.deliver(&shutdown) => {}
+            () = self.report() => {}
             () = self.stuck(&shutdown) => {
                 let recordings = self.spool.waiting().map_or(0, |waiting| waiting.len());
                 tracing::warn!(
@@ -111,17 +138,35 @@ impl Uploader {
         };
         let mut done = true;
         let count = waiting.len();
+        // Whose recordings are not taken today; asking for each would be of no use.
+        let mut beyond = HashSet::new();
         for (delivered, path) in waiting.into_iter().enumerate() {
+            let user = meta_of(&path).map(|meta| meta.user);
+            if user.as_ref().is_some_and(|user| beyond.contains(user)) {
+                continue;
+            }
             match self.upload(&path).await {
                 Ok(()) => {
                     if let Err(error) = std::fs::remove_file(&path) {
                         tracing::error!(path = %path.display(), error = &error as &dyn std::error::Error, "an uploaded recording cannot be removed");
                     }
                 }
-                Err(error) if is_final(&error) => set_aside(&path, &error),
-                Err(UploadError::Store(error))
-                    if matches!(error.kind(), ApiErrorKind::Evicted | ApiErrorKind::TooMany) =>
-                {
+                Err(error) if is_final(&error) => {
+                    set_aside(&path, &error);
+                    self.spool.room().trim_refused();
+                }
+                Err(UploadError::Store(error)) if error.kind() == ApiErrorKind::TooMany => {
+                    tracing::error!(
+                        recordings = count - delivered,
+                        user = user.as_ref().map(tracing::field::display),
+                        spool = %self.spool.dir().display(),
+                        error = &error as &dyn std::error::Error,
+                        "the auth service takes no more recordings of this user or host today; they stay in the spool"
+                    );
+                    done = false;
+                    beyond.extend(user);
+                }
+                Err(UploadError::Store(error)) if error.kind() == ApiErrorKind::Evicted => {
                     tracing::error!(
                         recordings = count - delivered,
                         spool = %self.spool.dir().display(),
@@ -169,6 +214,11 @@ impl Uploader {
     }
 }
 
+/// What the recording in this file is of, if that can be read.
+pub(super) fn meta_of(path: &Path) -> Option<RecordingMeta> {
+    read_meta(&File::open(path).ok()?).ok()
+}
+
 /// What the recording is of, from its first frame.
 fn read_meta(file: &File) -> Result<RecordingMeta, UploadError> {
     let mut decoder = Decoder::new().map_err(UploadError::Read)?;
@@ -200,7 +250,7 @@ fn is_final(error: &UploadError) -> bool {
 /// Keeps a recording that nobody takes, under a name that is not tried again: an operator may look at it.
 fn set_aside(path: &Path, error: &UploadError) {
     tracing::error!(path = %path.display(), error = error as &dyn std::error::Error, "a recording was refused and is set aside");
-    let aside: PathBuf = path.with_extension("refused");
+    let aside: PathBuf = path.with_extension(REFUSED);
     if let Err(error) = std::fs::rename(path, aside) {
         tracing::error!(path = %path.display(), error = &error as &dyn std::error::Error, "a refused recording cannot be set aside");
     }

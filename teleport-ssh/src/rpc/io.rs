@@ -3,7 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -101,7 +101,16 @@ const PIPE_LEN: usize = 64 << 10;
 
 /// The clients' end of [`pipe`].
 #[derive(Clone)]
-pub struct PipeConnector(mpsc::Sender<DuplexStream>);
+pub struct PipeConnector(mpsc::Sender<(DuplexStream, PipeOrigin)>);
+
+/// Who is at the other end of a pipe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PipeOrigin {
+    /// A service of this process.
+    Member,
+    /// Somebody whom a proxy of this process passes on, at this address.
+    Passed(SocketAddr),
+}
 
 impl fmt::Debug for PipeConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -112,20 +121,30 @@ impl fmt::Debug for PipeConnector {
 #[async_trait]
 impl Connector for PipeConnector {
     async fn connect(&self) -> io::Result<BoxedIo> {
+        self.open(PipeOrigin::Member).await
+    }
+
+    async fn connect_for(&self, client: SocketAddr) -> io::Result<BoxedIo> {
+        self.open(PipeOrigin::Passed(client)).await
+    }
+}
+
+impl PipeConnector {
+    async fn open(&self, origin: PipeOrigin) -> io::Result<BoxedIo> {
         let (ours, theirs) = tokio::io::duplex(PIPE_LEN);
-        self.0.send(theirs).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
+        self.0.send((theirs, origin)).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
         Ok(Box::new(ours))
     }
 }
 
 /// The server's end of [`pipe`].
-pub struct PipeListener(Mutex<mpsc::Receiver<DuplexStream>>);
+pub struct PipeListener(Mutex<mpsc::Receiver<(DuplexStream, PipeOrigin)>>);
 
 impl PipeListener {
     /// The next connection; pending for ever when all connectors are gone. Cancel safe.
-    pub(super) async fn accept(&self) -> (DuplexStream, SocketAddr) {
+    pub(super) async fn accept(&self) -> (DuplexStream, PipeOrigin) {
         match self.0.lock().await.recv().await {
-            Some(stream) => (stream, SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0)),
+            Some(accepted) => accepted,
             None => std::future::pending().await,
         }
     }

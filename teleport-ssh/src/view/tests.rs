@@ -104,12 +104,17 @@ async fn a_host_that_was_removed_decides_nothing_any_more() {
     cache.ready().await;
     let mut told = Box::pin(cache.evicted());
     assert!(futures_util::poll!(&mut told).is_pending());
+    let mut waiting = Box::pin(cache.wait_for(|view| !view.proxies.is_empty()));
+    assert!(futures_util::poll!(&mut waiting).is_pending());
 
     first.send(Err(ApiError::evicted())).await.unwrap();
     tokio::time::timeout(Duration::from_secs(1), told).await.expect("it is told at once");
     assert_eq!(cache.usable().unwrap_err(), NoView::Evicted);
     assert!(cache.current().is_none());
     tokio::time::timeout(Duration::from_secs(1), cache.evicted()).await.expect("also who asks later is told");
+    // Nobody waits for a view that cannot come.
+    assert!(tokio::time::timeout(Duration::from_secs(1), waiting).await.expect("an end").is_none());
+    assert!(tokio::time::timeout(Duration::from_secs(1), cache.ready()).await.expect("an end").is_none());
     // It does not ask again: nobody would answer otherwise.
     scope.join().await;
     // And nothing brings it back.

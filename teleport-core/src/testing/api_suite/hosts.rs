@@ -63,7 +63,7 @@ pub async fn a_token_admits_as_often_as_it_says(fixture: &dyn ApiFixture) {
     let by_invite = join(fixture, &invite.token, host_id(fixture), HostRole::Node);
     refused(public.join(by_invite).await, ApiErrorKind::Denied);
     let other = token(fixture, &[HostRole::Node], None, "").await;
-    refused(public.invite(other.token.clone()).await, ApiErrorKind::NotFound);
+    refused(super::public(fixture).invite(other.token.clone()).await, ApiErrorKind::NotFound);
     admin(fixture).delete_user(name).await.unwrap();
     admin(fixture).delete_token(other.token).await.unwrap();
     admin(fixture).delete_token(made.token).await.unwrap();

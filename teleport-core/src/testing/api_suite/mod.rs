@@ -98,6 +98,11 @@ fn anonymous(fixture: &dyn ApiFixture) -> Arc<dyn AuthApi> {
     fixture.as_caller(Caller::Anonymous { remote: None })
 }
 
+/// People without a certificate, for whom a proxy calls.
+fn public(fixture: &dyn ApiFixture) -> Arc<dyn AuthApi> {
+    as_host(fixture, &host(fixture, "public", HostRole::Proxy))
+}
+
 fn admin(fixture: &dyn ApiFixture) -> Arc<dyn AuthApi> {
     fixture.as_caller(Caller::LocalAdmin)
 }

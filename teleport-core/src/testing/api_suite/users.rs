@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ApiFixture, PASSWORD, admin, anonymous, as_user, code, fresh_name, host, refused, user};
+use super::{ApiFixture, PASSWORD, admin, anonymous, as_user, code, fresh_name, host, public, refused, user};
 use crate::api::{AcceptInvite, ApiErrorKind, CreateUser, LoginRequest, ReissueRequest, ResetUser};
 use crate::id::{HostRole, OsLogin, RoleName, UserName};
 use crate::secret::SecretString;
@@ -35,21 +35,21 @@ pub(super) fn login(
 /// Makes a user with password and second factor; returns the factor's secret.
 pub(super) async fn signed_up(fixture: &dyn ApiFixture, name: &UserName) -> SecretString {
     let invite = admin(fixture).create_user(create(name)).await.unwrap();
-    let info = anonymous(fixture).invite(invite.token.clone()).await.unwrap();
+    let info = public(fixture).invite(invite.token.clone()).await.unwrap();
     let accept = AcceptInvite {
         token: invite.token,
         password: SecretString::new(PASSWORD),
         code: code(fixture, &info.secret, 0),
         client_ip: None,
     };
-    anonymous(fixture).accept_invite(accept).await.unwrap();
+    public(fixture).accept_invite(accept).await.unwrap();
     info.secret
 }
 
 /// Invite, acceptance, login, reset, deletion.
 pub async fn a_user_comes_logs_in_and_goes(fixture: &dyn ApiFixture) {
     let name = fresh_name(fixture, "alice");
-    let (admin, public) = (admin(fixture), anonymous(fixture));
+    let (admin, public) = (admin(fixture), public(fixture));
     assert_eq!(public.ping().await.unwrap().cluster_name, fixture.cluster());
 
     let invite = admin.create_user(create(&name)).await.unwrap();
@@ -107,7 +107,7 @@ pub async fn refused_logins_look_alike(fixture: &dyn ApiFixture) {
     let name = fresh_name(fixture, "bob");
     let secret = signed_up(fixture, &name).await;
     let nobody = fresh_name(fixture, "nobody");
-    let public = anonymous(fixture);
+    let public = public(fixture);
     let next = || code(fixture, &secret, 30);
     let mut texts = Vec::new();
     for (user, password, code) in [

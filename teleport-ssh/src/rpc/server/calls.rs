@@ -58,7 +58,7 @@ impl Calls {
         let lost = || refuse(&ApiError::internal(io::Error::other("the call did not come to its end")));
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return lost() };
         let (guard, place, shutdown) =
-            (Arc::clone(&self.guard), Arc::clone(&self.place), self.shutdown.clone());
+            (Arc::clone(&self.guard), Running(Arc::clone(&self.place)), self.shutdown.clone());
         let (sender, receiver) = oneshot::channel();
         self.tasks.spawn(async move {
             let ends = Ends::new(Arc::clone(&guard), shutdown);
@@ -71,5 +71,16 @@ impl Calls {
             let _ = sender.send(answer);
         });
         receiver.await.unwrap_or_else(|_| lost())
+    }
+}
+
+/// A call that runs. A panic ends its task alone: the connection and its place live on and would not know of it.
+struct Running(Arc<Place>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.crashed();
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::CertificateDer;
-use teleport_core::api::{ApiError, ApiErrorKind, AuthApi};
+use teleport_core::api::{ApiError, ApiErrorKind, ApiResult, AuthApi};
 use teleport_core::auth::Caller;
 use teleport_core::cert::{CertRejected, Identity};
 use teleport_core::clock::Clock;
@@ -23,6 +24,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Services;
 use super::calls::Calls;
+use super::strangers::Strangers;
 use crate::listener::Admitted;
 use crate::listener::limits::Outcome;
 use crate::rpc::http::{Answer, ErrorBody, json, refuse};
@@ -46,8 +48,8 @@ pub(crate) const STRANGERS_GONE: Duration = HANDSHAKE
 const LOOK: Duration = Duration::from_secs(20);
 /// Requests and watches of one connection at the same time, and calls that go on although nobody waits for them any more.
 const MAX_STREAMS: u32 = 256;
-/// The same without a certificate.
-const STRANGER_STREAMS: u32 = 16;
+/// How much a connection without a certificate may ask for in all: joining takes one call, and whom to trust another.
+const STRANGER_CALLS: u32 = 4;
 /// How often the other side is asked whether it is still there, and how long it may take to answer.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
 /// How much of an answer waits for a slow reader, for each stream.
@@ -56,8 +58,12 @@ const SEND_BUFFER: usize = 256 << 10;
 /// What a connection occupies.
 #[derive(Debug)]
 pub(super) enum Place {
+    /// One at a port.
     Door(Admitted),
-    Pipe,
+    /// None: a service of this process.
+    Member,
+    /// None here: a proxy of this process, which has limits for them, passes somebody on.
+    Passed,
 }
 
 impl Place {
@@ -66,6 +72,29 @@ impl Place {
             admitted.record(outcome);
         }
     }
+
+    /// A call of this connection panicked.
+    pub(super) fn crashed(&self) {
+        if let Self::Door(admitted) = self {
+            admitted.crashed();
+        }
+    }
+
+    /// Behind whose address there may be many: nobody here sees how many.
+    fn is_crowd(&self) -> bool {
+        matches!(self, Self::Door(admitted) if admitted.is_exempt())
+    }
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    /// The other end, or what stands for it.
+    peer: SocketAddr,
+    /// As the service hears of it; `None` for services of this process alone, which is how it knows them.
+    remote: Option<SocketAddr>,
+    /// Whether it is the address of a proxy.
+    crowd: bool,
 }
 
 /// Serves connections, wherever they come from.
@@ -76,6 +105,7 @@ pub(super) struct Connections {
     clock: Arc<dyn Clock>,
     handshake: Duration,
     stranger_life: Duration,
+    strangers: Strangers,
 }
 
 impl Connections {
@@ -86,7 +116,8 @@ impl Connections {
         grace: Duration,
     ) -> Self {
         let (handshake, stranger_life) = (HANDSHAKE.min(grace), STRANGER_LIFE.min(grace));
-        Self { service, tls, clock, handshake, stranger_life }
+        let strangers = Strangers::default();
+        Self { service, tls, clock, handshake, stranger_life, strangers }
     }
 
     /// Serves one connection to its end. What goes wrong here is the peer's doing and is not a warning. Calls run in `calls`, which
@@ -127,7 +158,12 @@ impl Connections {
         };
         let leaf = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let leaf = leaf.map(|leaf| leaf.clone().into_owned());
-        let guard = match Guard::new(leaf, peer, Arc::clone(&built.authenticator), Arc::clone(&self)) {
+        let origin = Origin {
+            peer,
+            remote: (!matches!(place, Place::Member)).then_some(peer),
+            crowd: place.is_crowd(),
+        };
+        let guard = match Guard::new(leaf, origin, Arc::clone(&built.authenticator), Arc::clone(&self)) {
             Ok(guard) => guard,
             Err(reason) => {
                 place.record(Outcome::Failed);
@@ -139,7 +175,7 @@ impl Connections {
             place.record(Outcome::Authenticated);
         }
         let guard = Arc::new(guard);
-        let most = if guard.is_known() { MAX_STREAMS } else { STRANGER_STREAMS };
+        let most = if guard.is_known() { MAX_STREAMS } else { STRANGER_CALLS };
         let calls = Arc::new(Calls::new(calls, most, place, Arc::clone(&guard), shutdown.clone()));
         self.requests(tls, guard, calls, shutdown).await;
     }
@@ -173,7 +209,10 @@ impl Connections {
         let mut old = pin!(async {
             match guard.is_known() {
                 true => std::future::pending().await,
-                false => tokio::time::sleep(self.stranger_life).await,
+                false => tokio::select! {
+                    () = tokio::time::sleep(self.stranger_life) => {}
+                    () = guard.spent.notified() => {}
+                },
             }
         });
         let ended = tokio::select! {
@@ -197,7 +236,7 @@ impl Connections {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(peer = %guard.peer, error = &error as &dyn std::error::Error, "a connection broke off");
+            tracing::debug!(peer = %guard.origin.peer, error = &error as &dyn std::error::Error, "a connection broke off");
         }
     }
 
@@ -212,6 +251,9 @@ impl Connections {
         }
         if !guard.is_known() && !route.is_public() {
             return Err(unauthorized("a client certificate is needed").into());
+        }
+        if !guard.is_known() {
+            guard.spend(route == Route::Join).map_err(|error| refuse(&error))?;
         }
         Ok(route)
     }
@@ -232,7 +274,11 @@ fn unauthorized(reason: &str) -> Answer {
 pub(super) struct Guard {
     leaf: Option<CertificateDer<'static>>,
     identity: Option<Identity>,
-    peer: SocketAddr,
+    origin: Origin,
+    /// What a stranger may still ask for.
+    allowance: AtomicU32,
+    /// It may ask for nothing more.
+    spent: Notify,
     connections: Arc<Connections>,
     api: Arc<dyn AuthApi>,
     /// By whom the certificate was accepted last; `None` once it was refused.
@@ -243,23 +289,25 @@ pub(super) struct Guard {
 impl Guard {
     fn new(
         leaf: Option<CertificateDer<'static>>,
-        peer: SocketAddr,
+        origin: Origin,
         authenticator: Arc<Authenticator>,
         connections: Arc<Connections>,
     ) -> Result<Self, CertRejected> {
         let clock = connections.clock.as_ref();
         let identity = match &leaf {
-            Some(leaf) => Some(authenticator.identify(leaf, peer.ip(), clock)?),
+            Some(leaf) => Some(authenticator.identify(leaf, origin.peer.ip(), clock)?),
             None => None,
         };
         let caller = match identity.clone() {
-            Some(identity) => Caller::Identity(identity, Some(peer)),
-            None => Caller::Anonymous { remote: Some(peer) },
+            Some(identity) => Caller::Identity(identity, origin.remote),
+            None => Caller::Anonymous { remote: origin.remote },
         };
         Ok(Self {
             leaf,
             identity,
-            peer,
+            origin,
+            allowance: AtomicU32::new(STRANGER_CALLS),
+            spent: Notify::new(),
             api: connections.service.acting_as(caller),
             connections,
             accepted_by: Mutex::new(Some(authenticator)),
@@ -282,6 +330,24 @@ impl Guard {
         self.api.as_ref()
     }
 
+    /// Counts a call of a stranger, and ends the connection with the last one.
+    fn spend(&self, joins: bool) -> ApiResult<()> {
+        let before =
+            self.allowance.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if before.is_err() || before == Ok(1) {
+            self.spent.notify_one();
+        }
+        let Origin { peer, crowd, .. } = self.origin;
+        let connections = &self.connections;
+        if before.is_err()
+            || joins && !connections.strangers.may_join(peer.ip(), crowd, connections.clock.now())
+        {
+            tracing::info!(%peer, "too many calls without a certificate");
+            return Err(ApiError::new(ApiErrorKind::TooMany, "too many requests; try again in a minute"));
+        }
+        Ok(())
+    }
+
     fn is_known(&self) -> bool {
         self.identity.is_some()
     }
@@ -301,7 +367,7 @@ impl Guard {
             Some(_) => {}
         }
         // The trust has changed since: judged anew, and it must still be the same caller.
-        let again = current.identify(leaf, self.peer.ip(), clock);
+        let again = current.identify(leaf, self.origin.peer.ip(), clock);
         *accepted_by = (again.as_ref() == Ok(identity)).then_some(current);
         accepted_by.is_some()
     }

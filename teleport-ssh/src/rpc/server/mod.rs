@@ -3,6 +3,7 @@
 mod calls;
 mod connection;
 mod dispatch;
+mod strangers;
 mod watch;
 
 use std::fmt;
@@ -21,6 +22,7 @@ pub(crate) use self::connection::STRANGERS_GONE;
 use self::connection::{Connections, Place};
 pub(crate) use self::dispatch::{NameBody, PartsBody, SecretBody};
 use super::PipeListener;
+use super::io::PipeOrigin;
 use super::tls::TlsServer;
 use crate::identity::HostIdentityHandle;
 use crate::listener::limits::Limits;
@@ -184,14 +186,18 @@ impl BoundAuth {
             scope.spawn(async move {
                 let inner = TaskScope::new();
                 loop {
-                    let (stream, peer) = tokio::select! {
+                    let (stream, origin) = tokio::select! {
                         accepted = pipe.accept() => accepted,
                         () = ending.draining() => break,
                     };
                     let (connections, running, ending) =
                         (Arc::clone(&connections), running.clone(), ending.clone());
+                    let (peer, place) = match origin {
+                        PipeOrigin::Member => (SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Place::Member),
+                        PipeOrigin::Passed(client) => (client, Place::Passed),
+                    };
                     inner.spawn(async move {
-                        connections.serve(stream, peer, Place::Pipe, running, ending).await;
+                        connections.serve(stream, peer, place, running, ending).await;
                     });
                 }
                 drop(pipe);

@@ -10,15 +10,18 @@ use teleport_core::cert::danger::{unchecked_host_grant, unchecked_user_grant};
 use teleport_core::cert::{CertIssuer as _, HostIdentity, Identity, SubjectKeys, UserIdentity};
 use teleport_core::clock::{Clock as _, Timestamp};
 use teleport_core::entropy::SystemEntropy;
-use teleport_core::id::ClusterName;
+use teleport_core::id::{ClusterName, HostRole};
 use teleport_core::testing::api_suite::{self, ApiFixture};
 use teleport_ssh::identity::{HostIdentityHandle, HostMaterial, HostName};
-use teleport_ssh::rpc::{ClientIdentity, UserCredentials};
+use teleport_ssh::rpc::{AuthClient, ClientIdentity, Connector, UserCredentials};
 
+use super::origin::in_one_process;
 use super::world::{World, cluster};
 
 struct Wire {
     world: World,
+    /// For callers who are in one process with the auth service.
+    process: Arc<dyn Connector>,
     number: AtomicU64,
     /// Whether the administrator calls as the auth service's own host. Who holds its data directory may do more, and
     /// never calls over the wire.
@@ -27,7 +30,9 @@ struct Wire {
 
 impl Wire {
     async fn new() -> Self {
-        Self { world: World::start().await, number: AtomicU64::new(1), remote_admin: true }
+        let world = World::start().await;
+        let process = in_one_process(&world).await;
+        Self { world, process, number: AtomicU64::new(1), remote_admin: true }
     }
 
     /// Certificates that say what `host` says.
@@ -67,6 +72,11 @@ impl ApiFixture for Wire {
     fn as_caller(&self, caller: Caller) -> Arc<dyn AuthApi> {
         let identity = match caller {
             Caller::Anonymous { .. } => ClientIdentity::Anonymous(self.world.trust()),
+            // Such a proxy is believed about its addresses.
+            Caller::Identity(Identity::Host(host), None) if host.role == HostRole::Proxy => {
+                let (way, identity) = (Arc::clone(&self.process), self.host(host));
+                return Arc::new(AuthClient::builder(way, identity, self.world.clock()).build());
+            }
             Caller::Identity(Identity::Host(host), _) => self.host(host),
             Caller::Identity(Identity::User(user), _) => self.user(user),
             Caller::Identity(other, _) => panic!("{other:?}"),

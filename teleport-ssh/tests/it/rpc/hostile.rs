@@ -83,7 +83,7 @@ pub(super) fn client_hello(world: &World, protocols: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
+pub(super) type Body = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 
 #[derive(Clone)]
 struct Executor(TaskScope);
@@ -95,19 +95,28 @@ impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Executo
 }
 
 async fn h2(world: &World) -> (SendRequest<Body>, TaskScope) {
+    h2_at(world, world.address, b"h2").await
+}
+
+/// HTTP/2 without a certificate.
+pub(super) async fn h2_at(
+    world: &World,
+    to: std::net::SocketAddr,
+    protocol: &[u8],
+) -> (SendRequest<Body>, TaskScope) {
     let scope = TaskScope::new();
-    let stream = tls(world, world.address, &[b"h2"]).await.unwrap();
+    let stream = tls(world, to, &[protocol]).await.unwrap();
     let handshake = hyper::client::conn::http2::handshake(Executor(scope.clone()), TokioIo::new(stream));
     let (sender, connection) = handshake.await.unwrap();
     scope.spawn(async move { _ = connection.await });
     (sender, scope)
 }
 
-fn whole(bytes: impl Into<Bytes>) -> Body {
+pub(super) fn whole(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).boxed_unsync()
 }
 
-async fn post(sender: &mut SendRequest<Body>, path: &str, body: Body) -> (StatusCode, String) {
+pub(super) async fn post(sender: &mut SendRequest<Body>, path: &str, body: Body) -> (StatusCode, String) {
     let request = Request::builder()
         .method(Method::POST)
         .uri(format!("https://teleport.cluster.local{path}"))
@@ -131,7 +140,7 @@ async fn bodies_have_limits() {
     let (mut sender, _scope) = h2(&world).await;
     let request = Request::builder()
         .method(Method::POST)
-        .uri("https://teleport.cluster.local/v1/login")
+        .uri("https://teleport.cluster.local/v1/join")
         .body(StreamBody::new(endless).boxed_unsync())
         .unwrap();
     let answer = soon("an answer", sender.send_request(request)).await.unwrap();
@@ -141,21 +150,18 @@ async fn bodies_have_limits() {
 #[tokio::test]
 async fn what_is_not_a_request_is_answered_and_forgotten() {
     let world = World::start().await;
-    let (mut sender, _scope) = h2(&world).await;
     let deep = "[".repeat(10_000);
     for (path, body, expected) in [
         ("/v1/join", deep.as_str(), StatusCode::BAD_REQUEST),
         ("/v1/join", "", StatusCode::BAD_REQUEST),
         ("/v1/join", "{", StatusCode::BAD_REQUEST),
-        (
-            "/v1/login",
-            r#"{"user":"x","password":"hunter2","code":"1","admin":true}"#,
-            StatusCode::BAD_REQUEST,
-        ),
+        ("/v1/join", r#"{"token":"hunter2","name":"x","role":"node","admin":true}"#, StatusCode::BAD_REQUEST),
+        ("/v1/login", r#"{"user":"x","password":"hunter2"}"#, StatusCode::UNAUTHORIZED),
         ("/v1/nothing", "", StatusCode::NOT_FOUND),
         ("/v1/../v1/join", "", StatusCode::NOT_FOUND),
         ("/v1/tokens", "{}", StatusCode::UNAUTHORIZED),
     ] {
+        let (mut sender, _scope) = h2(&world).await;
         let (status, text) = post(&mut sender, path, whole(body.to_owned())).await;
         assert_eq!(status, expected, "{path} {text}");
         assert!(text.starts_with(r#"{"error":{"code":""#), "{text}");

@@ -17,7 +17,6 @@ use teleport_core::secret::SecretString;
 use teleport_core::task::Shutdown;
 use teleport_core::testing::subject_keys;
 use teleport_ssh::identity::{HostMaterial, IdentityStore, Renewal, renew, renew_at};
-use teleport_ssh::rpc::ClientIdentity;
 
 use super::world::{World, cluster, soon};
 
@@ -34,14 +33,15 @@ async fn invite_login_and_reissue() {
         })
         .await
         .unwrap();
-    let nobody = world.client(ClientIdentity::Anonymous(world.trust()));
-    let info = nobody.invite(invite.token.clone()).await.unwrap();
+    // As the proxy's web page does for a person.
+    let (web, _) = world.as_host(HostRole::Proxy, "proxy-1").await;
+    let info = web.invite(invite.token.clone()).await.unwrap();
     assert_eq!(info.user.as_str(), "alice");
     let password = SecretString::new("correct horse battery");
     let code = one_time_code(&info.secret, world.clock.now()).unwrap();
     let accept =
         AcceptInvite { token: invite.token.clone(), password: password.clone(), code, client_ip: None };
-    nobody.accept_invite(accept).await.unwrap();
+    web.accept_invite(accept).await.unwrap();
     world.clock.advance(Duration::from_secs(60));
     let login = LoginRequest {
         user: "alice".to_owned(),
@@ -49,15 +49,15 @@ async fn invite_login_and_reissue() {
         code: one_time_code(&info.secret, world.clock.now()).unwrap(),
         keys: subject_keys(1),
         ttl: Some(3600),
-        // Only a proxy's word counts.
+        // A proxy's word counts.
         client_ip: Some("203.0.113.9".parse().unwrap()),
     };
-    let response = nobody.login(login.clone()).await.unwrap();
+    let response = web.login(login.clone()).await.unwrap();
     assert_eq!(response.logins, vec![OsLogin::new("root").unwrap()]);
     // The same code again.
-    assert_eq!(nobody.login(login).await.unwrap_err().kind(), ApiErrorKind::Denied);
+    assert_eq!(web.login(login).await.unwrap_err().kind(), ApiErrorKind::Denied);
     let events = world.audit.events();
-    assert!(!format!("{events:?}").contains("203.0.113.9"));
+    assert!(format!("{events:?}").contains("203.0.113.9"));
     let alice = world.as_user("alice", &["access"]).await;
     let reissued =
         alice.reissue_user(ReissueRequest { keys: subject_keys(2), ttl: Some(600) }).await.unwrap();
