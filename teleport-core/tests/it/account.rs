@@ -32,7 +32,7 @@ fn change(password: &str, code: SecretString) -> ChangePassword {
 }
 
 async fn login(cluster: &Cluster, password: &str, code: SecretString) -> ApiResult<()> {
-    cluster.anonymous().login(cluster.login("alice", password, code)).await.map(drop)
+    cluster.web().login(cluster.login("alice", password, code)).await.map(drop)
 }
 
 fn reason(cluster: &Cluster) -> String {
@@ -136,9 +136,10 @@ async fn e1_one_code_is_worth_one_act() {
         let by = Caller::Identity(teleport_core::cert::Identity::User(person.clone()), None);
         let login = cluster.login("alice", PASSWORD, code.clone());
         let change = change(PASSWORD, code.clone());
+        let web = cluster.web_caller();
         async move {
             match number % 3 {
-                0 => service.acting_as(Caller::Anonymous { remote: None }).login(login).await.is_ok(),
+                0 => service.acting_as(web).login(login).await.is_ok(),
                 _ => service.acting_as(by).change_password(change).await.is_ok(),
             }
         }
@@ -189,14 +190,14 @@ async fn devices_come_and_go_and_the_log_names_them() {
     // A reset leaves one device.
     let invite = cluster.admin().reset_user("alice".parse().unwrap(), ResetUser::default()).await.unwrap();
     assert!(alice.mfa_devices().await.unwrap().is_empty());
-    let info = cluster.anonymous().invite(invite.token.clone()).await.unwrap();
+    let info = cluster.web().invite(invite.token.clone()).await.unwrap();
     let accept = AcceptInvite {
         token: invite.token,
         password: secret(PASSWORD),
         code: cluster.code(&info.secret),
         client_ip: None,
     };
-    cluster.anonymous().accept_invite(accept).await.unwrap();
+    cluster.web().accept_invite(accept).await.unwrap();
     assert_eq!(alice.mfa_devices().await.unwrap().len(), 1);
 }
 
@@ -261,7 +262,7 @@ async fn a_login_renews_the_hash_at_the_configured_cost() {
     };
     let by_dearer = async |password: &str, code: SecretString| {
         let request = cluster.login("alice", password, code);
-        dearer.acting_as(Caller::Anonymous { remote: None }).login(request).await
+        dearer.acting_as(cluster.web_caller()).login(request).await
     };
     cluster.next_step();
     by_dearer("wrong password", cluster.code(&seed)).await.unwrap_err();
@@ -283,7 +284,7 @@ async fn e4_hashes_of_before_do_not_tell_their_users() {
     config.password.memory = 8;
     config.lockout.failures = u32::MAX;
     let cheaper = AuthService::new(cluster.ports.clone(), config);
-    let public = cheaper.acting_as(Caller::Anonymous { remote: None });
+    let public = cheaper.acting_as(cluster.web_caller());
     let mut fastest = [std::time::Duration::MAX; 2];
     for _ in 0..5 {
         for (user, fastest) in ["nobody", "alice"].into_iter().zip(&mut fastest) {
@@ -299,7 +300,7 @@ async fn e4_hashes_of_before_do_not_tell_their_users() {
 #[tokio::test]
 async fn the_second_factor_is_off_only_where_it_is_said() {
     let cluster = Cluster::with(|config| config.second_factor = SecondFactor::Off).await;
-    let public = cluster.anonymous();
+    let public = cluster.web();
     assert_eq!(public.ping().await.unwrap().second_factor, "off");
     let user = CreateUser {
         name: "alice".parse().unwrap(),
@@ -327,7 +328,7 @@ async fn the_second_factor_is_off_only_where_it_is_said() {
     let mut config = cluster.auth.config().clone();
     config.second_factor = SecondFactor::default();
     let strict = AuthService::new(cluster.ports.clone(), config);
-    let strict = strict.acting_as(Caller::Anonymous { remote: None });
+    let strict = strict.acting_as(cluster.web_caller());
     assert_eq!(strict.ping().await.unwrap().second_factor, "otp");
     let bare = strict.login(cluster.login("alice", NEW_PASSWORD, secret(""))).await.unwrap_err();
     assert_eq!(bare.kind(), ApiErrorKind::Invalid);

@@ -80,13 +80,13 @@ async fn roles_and_users_come_back_without_their_secrets() {
     assert_eq!(admin.user("bob".parse().unwrap()).await.unwrap().spec.roles[0].as_str(), "ops");
     cluster.next_step();
     let login = || cluster.login("alice", PASSWORD, cluster.code(&secret));
-    let public = service.acting_as(teleport_core::auth::Caller::Anonymous { remote: None });
+    let public = service.acting_as(cluster.web_caller());
     assert_eq!(
         public.login(login()).await.unwrap_err().kind(),
         ApiErrorKind::Denied,
         "no password came along"
     );
-    assert!(cluster.anonymous().login(login()).await.is_ok());
+    assert!(cluster.web().login(login()).await.is_ok());
 }
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn with_secrets_users_log_in_and_tokens_admit() {
     restore(&ports, &name(), &Backup::new(all).unwrap()).await.unwrap();
     let service = started(&cluster, &ports).await;
     cluster.next_step();
-    let public = service.acting_as(teleport_core::auth::Caller::Anonymous { remote: None });
+    let public = service.acting_as(cluster.web_caller());
     public.login(cluster.login("alice", PASSWORD, cluster.code(&secret))).await.unwrap();
     let admin = service.acting_as(teleport_core::auth::Caller::LocalAdmin);
     assert_eq!(admin.tokens().await.unwrap()[0].id, token.info.id);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::users::{create, login, signed_up};
-use super::{ApiFixture, PASSWORD, admin, anonymous, as_user, code, fresh_name, member, refused, user};
+use super::{ApiFixture, PASSWORD, admin, as_user, code, fresh_name, member, public, refused, user};
 use crate::api::{
     AddMfaDevice, ApiErrorKind, ChangePassword, RemoveMfaDevice, ResetUser, TokenPurpose, UpdateUser,
 };
@@ -35,7 +35,7 @@ pub async fn a_user_changes_the_password(fixture: &dyn ApiFixture) {
     api.change_password(change(PASSWORD, next(), NEW_PASSWORD)).await.unwrap();
     // The code is used up, here and at the login.
     refused(api.change_password(change(NEW_PASSWORD, next(), PASSWORD)).await, ApiErrorKind::Denied);
-    let public = anonymous(fixture);
+    let public = public(fixture);
     refused(public.login(login(fixture, name.as_str(), NEW_PASSWORD, next())).await, ApiErrorKind::Denied);
     refused(
         admin(fixture).change_password(change(PASSWORD, next(), NEW_PASSWORD)).await,
@@ -51,7 +51,7 @@ pub async fn a_user_has_several_devices(fixture: &dyn ApiFixture) {
     let name = fresh_name(fixture, "frank");
     let first = signed_up(fixture, &name).await;
     let api = as_user(fixture, user(fixture, name.as_str(), &["access"], &["root"]));
-    let public = anonymous(fixture);
+    let public = public(fixture);
     let device = |name: &str| DeviceName::new(name).unwrap();
     let listed = api.mfa_devices().await.unwrap();
     assert_eq!(listed.iter().map(|device| device.name.as_str()).collect::<Vec<_>>(), ["otp"]);
@@ -123,7 +123,7 @@ pub async fn the_last_device_is_not_removed(fixture: &dyn ApiFixture) {
     assert!(error.message().contains("last"), "{error}");
     // No code was spent for that.
     let next = login(fixture, name.as_str(), PASSWORD, code(fixture, &secret, 30));
-    anonymous(fixture).login(next).await.unwrap();
+    public(fixture).login(next).await.unwrap();
     admin(fixture).delete_user(name).await.unwrap();
 }
 
@@ -173,7 +173,7 @@ pub async fn users_are_updated(fixture: &dyn ApiFixture) {
     assert!(after.traits.is_empty() && after.logins.len() == 1, "{after:?}");
     // The next certificate says it; password and second factor are as before.
     let next = login(fixture, name.as_str(), PASSWORD, code(fixture, &secret, 30));
-    let response = anonymous(fixture).login(next).await.unwrap();
+    let response = public(fixture).login(next).await.unwrap();
     assert_eq!(response.roles, after.roles);
 
     let reader = member(fixture, "judy", &["access"]).await;
@@ -190,7 +190,7 @@ pub async fn users_are_updated(fixture: &dyn ApiFixture) {
 pub async fn a_locked_user_is_unlocked(fixture: &dyn ApiFixture) {
     let name = fresh_name(fixture, "kate");
     let secret = signed_up(fixture, &name).await;
-    let public = anonymous(fixture);
+    let public = public(fixture);
     let attempt =
         |password: &str| public.login(login(fixture, name.as_str(), password, code(fixture, &secret, 30)));
     for _ in 0..5 {
@@ -207,7 +207,7 @@ pub async fn a_locked_user_is_unlocked(fixture: &dyn ApiFixture) {
 /// Invites and resets stand beside the join tokens, for those who may know the users.
 pub async fn invites_are_in_the_list_of_tokens(fixture: &dyn ApiFixture) {
     let name = fresh_name(fixture, "leo");
-    let (admin, public) = (admin(fixture), anonymous(fixture));
+    let (admin, public) = (admin(fixture), public(fixture));
     let invite = admin.create_user(create(&name)).await.unwrap();
     let mine = |purpose: TokenPurpose| {
         let admin = admin.clone();
