@@ -68,10 +68,12 @@ pub struct Cluster {
 }
 
 fn configuration(dir: &Path, roles: &[&str], more: &str) -> Result<PathBuf> {
+    // No node may have the name of a proxy.
+    let name = if roles.contains(&"proxy") { "bench" } else { "bench-node" };
     let enabled = |role: &str| if roles.contains(&role) { "yes" } else { "no" };
     let path = dir.join("teleport.yaml");
     let text = format!(
-        "version: v3\nteleport:\n  nodename: bench\n  data_dir: {data}\n  log:\n    severity: warn\n{more}\
+        "version: v3\nteleport:\n  nodename: {name}\n  data_dir: {data}\n  log:\n    severity: warn\n{more}\
          auth_service:\n  enabled: {auth}\n  cluster_name: bench\n  listen_addr: 127.0.0.1:0\n  tokens: [\"node:{TOKEN}\"]\n\
          proxy_service:\n  enabled: {proxy}\n  web_listen_addr: 127.0.0.1:0\n  listen_addr: 127.0.0.1:0\n\
          ssh_service:\n  enabled: {node}\n  listen_addr: 127.0.0.1:0\n",
