@@ -83,7 +83,7 @@ pub enum JoinError {
     PinRequired,
     /// The cluster refused.
     #[error(
-        "the cluster refused the join token: it is wrong, expired, used up, or not for the role {role}, or the name of this host is a proxy's; `tctl tokens add --type={role}` on the auth server makes a new one, and the audit log there says which it was"
+        "the cluster refused the join token: it is wrong, expired, used up, or not for the role {role}, or the name of this host is taken; `tctl tokens add --type={role}` on the auth server makes a new one, and the audit log there says which it was"
     )]
     Refused {
         /// The role that was asked for.
