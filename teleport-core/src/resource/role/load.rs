@@ -55,7 +55,8 @@ impl From<DocumentProblem> for InvalidDocument {
 pub struct LoadedRole {
     /// The role, of our own version.
     pub role: Role,
-    /// What the document says that this role does not: one line each, with the place. Empty for documents of our own version.
+    /// What the document says and nothing obeys, because this role does not say it or because it is not enforced yet: one line
+    /// each, with the place.
     pub ignored: Vec<String>,
 }
 
@@ -82,7 +83,7 @@ pub fn load_role(document: &Value) -> Result<LoadedRole, InvalidDocument> {
     if field("kind") != Some("role") {
         return Err(DocumentProblem::new("kind", "must be \"role\"").into());
     }
-    let loaded = match field("version") {
+    let mut loaded = match field("version") {
         Some("v1") => {
             let mut problems = Vec::new();
             keys::check(document, &keys::ROLE, "", &mut problems);
@@ -98,6 +99,9 @@ pub fn load_role(document: &Value) -> Result<LoadedRole, InvalidDocument> {
         }
     };
     CompiledRole::new(loaded.role.clone())?;
+    for (option, meaning) in loaded.role.spec.options.without_effect() {
+        loaded.ignored.push(format!("spec.options.{option}: {meaning}"));
+    }
     Ok(loaded)
 }
 
