@@ -276,9 +276,10 @@ async fn a_login_renews_the_hash_at_the_configured_cost() {
 }
 
 /// E4: while hashes of an older cost are stored, a stranger's attempt takes as long as theirs, from the first one on.
+/// The costs are three orders of magnitude apart, so that no load of the machine hides or feigns the difference.
 #[tokio::test]
 async fn e4_hashes_of_before_do_not_tell_their_users() {
-    let cluster = Cluster::with(|config| config.password.memory = 19_456).await;
+    let cluster = Cluster::with(|config| config.password.memory = 65_536).await;
     cluster.sign_up("alice").await;
     let mut config = cluster.auth.config().clone();
     config.password.memory = 8;
@@ -294,7 +295,7 @@ async fn e4_hashes_of_before_do_not_tell_their_users() {
         }
     }
     let [nobody, alice] = fastest;
-    assert!(nobody * 2 > alice && alice * 2 > nobody, "nobody {nobody:?}, alice {alice:?}");
+    assert!(nobody * 10 > alice, "nobody {nobody:?}, alice {alice:?}");
 }
 
 #[tokio::test]

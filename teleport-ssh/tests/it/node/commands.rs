@@ -1,11 +1,8 @@
 //! What the roles say of a connection's sessions: which commands, and how many at a time.
 
-use std::process::Stdio;
-
 use teleport_core::resource::{Role, RoleSpec, builtin_roles};
-use tokio::io::{AsyncBufReadExt, BufReader};
 
-use super::support::{PATIENCE, TestNode, UserCert, run, text};
+use super::support::{TestNode, UserCert, run, text};
 
 /// The role of the tests' user, changed.
 pub(crate) fn access(change: impl FnOnce(&mut RoleSpec)) -> Vec<Role> {
@@ -87,27 +84,10 @@ async fn roles_limit_the_sessions_of_a_connection() {
     let node = TestNode::start().await;
     node.roles(access(|spec| spec.options.max_sessions = 2)).await;
     let control = format!("ControlPath={}", node.path("control").display());
-    let mut master = node
-        .ssh()
-        .args(["-o", "ControlMaster=yes", "-o", &control, "127.0.0.1", "echo up; cat"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(master.stdout.take().unwrap()).lines();
-    tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
+    let _master = node.hold(&["-o", "ControlMaster=yes", "-o", &control]).await;
     let through = ["-o", "ControlMaster=no", "-o", control.as_str()];
     assert_eq!(text(&node.run(&through, &["echo second"]).await.stdout), "second\n");
-    let mut held = node
-        .ssh()
-        .args(through)
-        .args(["127.0.0.1", "echo up; cat"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(held.stdout.take().unwrap()).lines();
-    tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
+    let _held = node.hold(&through).await;
     // A client whose master refuses makes a connection of its own, which has its own limit.
     let _ = node.run(&through, &["true"]).await;
     let event = node.auth.event("T1006W", |event| event.fields["reason"] == "max_sessions").await;

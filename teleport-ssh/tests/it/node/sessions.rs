@@ -182,15 +182,7 @@ async fn one_connection_carries_many_sessions_up_to_the_limit() {
     let node = TestNode::with(|builder| builder.max_sessions(3)).await;
     let control = node.path("control");
     let control = format!("ControlPath={}", control.display());
-    let mut master = node
-        .ssh()
-        .args(["-o", "ControlMaster=yes", "-o", &control, "127.0.0.1", "echo up; cat"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(master.stdout.take().unwrap()).lines();
-    tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
+    let _master = node.hold(&["-o", "ControlMaster=yes", "-o", &control]).await;
     let through = ["-o", "ControlMaster=no", "-o", control.as_str()];
     for number in 0..5 {
         let output = node.run(&through, &[&format!("echo {number}; exit {number}")]).await;
@@ -199,17 +191,7 @@ async fn one_connection_carries_many_sessions_up_to_the_limit() {
     assert_eq!(node.status.counts().accepted, 1);
     let mut held = Vec::new();
     for _ in 0..2 {
-        let mut session = node
-            .ssh()
-            .args(through)
-            .args(["127.0.0.1", "echo up; cat"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(session.stdout.take().unwrap()).lines();
-        tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
-        held.push(session);
+        held.push(node.hold(&through).await);
     }
     assert_eq!(node.status.sessions().len(), 3);
     let refused = node.run(&["-S", "none", "-o", "ControlMaster=no", "-o", &control], &["true"]).await;

@@ -36,7 +36,8 @@ use teleport_ssh::listener::limits::Limits;
 use teleport_ssh::node::{NodeBuilder, NodeServer, NodeStatus};
 use teleport_ssh::session::{OsSessions, SessionService};
 use teleport_ssh::sys::environment::AllowList;
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 /// No state of a test takes longer to be reached.
@@ -385,6 +386,23 @@ impl TestNode {
     /// Runs the stock client with these arguments before the host, and this command.
     pub(crate) async fn run(&self, options: &[&str], command: &[&str]) -> Output {
         run(self.ssh().args(options).arg("127.0.0.1").args(command)).await
+    }
+
+    /// A session of the stock client with these arguments before the host, which is up and lasts as long as what is returned.
+    pub(crate) async fn hold(&self, options: &[&str]) -> Child {
+        let mut client = self
+            .ssh()
+            .args(options)
+            .args(["127.0.0.1", "echo up; cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+        let said = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
+        assert_eq!(said.as_deref(), Some("up"));
+        client
     }
 
     /// Replaces the roles that exist.
