@@ -67,6 +67,7 @@ pub(super) fn attenuate(
     grant.roles = roles;
     grant.traits = common(&identity.traits, &user.traits);
     grant.login_ip = identity.login_ip;
+    grant.mfa_device = identity.mfa_device;
     grant.source_addresses.clone_from(&identity.source_addresses);
     Ok(grant)
 }
@@ -116,7 +117,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::id::{ClusterName, OsLogin, RoleName, UserName};
+    use crate::id::{ClusterName, DeviceId, OsLogin, RoleName, UserName};
     use crate::resource::{Role, RoleConditions, RoleOptions, RoleSpec};
 
     const NOW: Timestamp = Timestamp::from_unix_secs(1_800_000_000);
@@ -146,6 +147,7 @@ mod tests {
             left in 0_u64..200_000_000,
             bound in any::<bool>(),
             from in any::<Option<[u8; 4]>>(),
+            device in any::<Option<[u8; 16]>>(),
         ) -> UserIdentity {
             UserIdentity {
                 user: UserName::new("alice").unwrap(),
@@ -157,7 +159,9 @@ mod tests {
                 force_command: None,
                 source_addresses: if bound { vec!["192.0.2.0/24".to_owned()] } else { Vec::new() },
                 login_ip: from.map(Into::into),
+                mfa_device: device.map(|bytes| DeviceId::from_uuid(uuid::Uuid::from_bytes(bytes))),
                 serial: 7,
+                valid_after: NOW,
                 expires: Timestamp::from_unix_millis(NOW.unix_millis() + left),
             }
         }
@@ -224,6 +228,7 @@ mod tests {
                     prop_assert!(parent.permits.x11_forwarding || !grant.permits.x11_forwarding);
                     prop_assert_eq!(&grant.source_addresses, &parent.source_addresses);
                     prop_assert_eq!(grant.login_ip, parent.login_ip);
+                    prop_assert_eq!(grant.mfa_device, parent.mfa_device);
                     if let Some(asked) = asked {
                         prop_assert!(grant.ttl <= asked.max(MIN_USER_TTL));
                     }

@@ -53,7 +53,9 @@ pub fn user_identity(
         force_command: None,
         source_addresses: Vec::new(),
         login_ip: None,
+        mfa_device: None,
         serial: 1,
+        valid_after: Timestamp::EPOCH,
         expires,
     }
 }

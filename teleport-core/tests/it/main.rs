@@ -14,6 +14,7 @@ mod cluster;
 mod eviction;
 mod failures;
 mod hosts;
+mod locks;
 mod login;
 mod policy;
 mod quota;

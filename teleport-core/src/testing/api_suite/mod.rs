@@ -27,8 +27,8 @@ pub use self::account::{
     invites_are_in_the_list_of_tokens, the_last_device_is_not_removed, users_are_updated,
 };
 pub use self::documents::{
-    roles_are_written_under_their_revision, tokens_are_changed_without_their_secret,
-    users_are_written_under_their_revision,
+    locks_are_written_under_their_revision, roles_are_written_under_their_revision,
+    tokens_are_changed_without_their_secret, users_are_written_under_their_revision,
 };
 pub use self::events::{events_carry_who_reports_them, sessions_are_reported_by_their_own_host};
 pub use self::hosts::{
@@ -89,6 +89,7 @@ pub async fn all(fixture: &dyn ApiFixture) {
     roles_are_written_under_their_revision(fixture).await;
     users_are_written_under_their_revision(fixture).await;
     tokens_are_changed_without_their_secret(fixture).await;
+    locks_are_written_under_their_revision(fixture).await;
     the_policy_table_holds(fixture).await;
 }
 

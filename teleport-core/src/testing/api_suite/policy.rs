@@ -14,10 +14,10 @@ use crate::audit::AuditQuery;
 use crate::auth::Caller;
 use crate::auth::policy::{CallerKind, Operation, Rule};
 use crate::cert::Identity;
-use crate::id::{DeviceName, HostId, HostRole, NodeName, RoleName, SessionId};
+use crate::id::{DeviceName, HostId, HostRole, LockName, NodeName, RoleName, SessionId};
 use crate::label::Labels;
 use crate::recording::RecordingMeta;
-use crate::resource::{Metadata, NodeRecord, Role, Token, TokenSpec, User, UserSpec};
+use crate::resource::{Lock, Metadata, NodeRecord, Role, Token, TokenSpec, User, UserSpec};
 use crate::secret::SecretString;
 
 /// Calls an operation with arguments that are refused as wrong, or change nothing, if the caller may call it.
@@ -184,6 +184,11 @@ async fn call(
             let token = Token::described(Metadata::default(), TokenSpec::default());
             api.replace_token(token).await.map(drop)
         }
+        Operation::Locks => api.locks().await.map(drop),
+        Operation::Lock => api.lock(LockName::new("nonesuch").unwrap()).await.map(drop),
+        Operation::CreateLock => api.create_lock(Lock::unreadable("nonesuch")).await.map(drop),
+        Operation::ReplaceLock => api.replace_lock(Lock::unreadable("nonesuch")).await.map(drop),
+        Operation::DeleteLock => api.delete_lock(LockName::new("nonesuch").unwrap()).await,
         Operation::Secrets => api.secrets().await.map(drop),
     }
 }
