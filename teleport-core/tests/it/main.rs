@@ -11,6 +11,7 @@ mod account;
 mod admin;
 mod backup;
 mod cluster;
+mod ending;
 mod eviction;
 mod failures;
 mod hosts;
