@@ -112,7 +112,7 @@ pub(super) fn chain(error: &ApiError) -> String {
 }
 
 /// What the user's roles give now.
-async fn grant(
+pub(super) async fn grant(
     call: &OpContext<'_>,
     name: UserName,
     user: &User,
