@@ -123,7 +123,7 @@ pub(super) fn left(user: &User, now: Timestamp) -> Option<Duration> {
 }
 
 /// What the user's roles give now.
-async fn grant(
+pub(super) async fn grant(
     call: &OpContext<'_>,
     name: UserName,
     user: &User,

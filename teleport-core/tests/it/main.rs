@@ -21,6 +21,7 @@ mod quota;
 mod real;
 mod roles;
 mod secrets;
+mod signing;
 mod speed;
 mod suite;
 mod watches;
