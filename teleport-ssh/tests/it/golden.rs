@@ -29,7 +29,7 @@ impl Table {
         self.text.push('\n');
     }
 
-    /// A change of the table must be seen. To accept one: `UPDATE_GOLDEN=1 cargo test -p teleport-ssh --test it matrix`.
+    /// A change of the table must be seen. To accept one: `UPDATE_GOLDEN=1 cargo test matrix`.
     pub(crate) fn is_golden(&self, name: &str) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
         if std::env::var_os("UPDATE_GOLDEN").is_some() {

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use teleport_core::api::{
     AdminApi as _, ApiError, ApiErrorKind, AuthApi, CreateUser, PresenceApi as _, RecordingApi as _,
 };
-use teleport_core::auth::policy::Operation;
 use teleport_core::auth::Caller;
+use teleport_core::auth::policy::Operation;
 use teleport_core::clock::Clock as _;
 use teleport_core::entropy::SystemEntropy;
 use teleport_core::id::{HostId, HostRole, OsLogin, SessionId, UserName};
@@ -99,9 +99,7 @@ impl Matrix {
         let mut clients: Vec<(Who, Arc<dyn AuthApi>)> = Vec::new();
         for (who, _) in Who::ALL {
             let client: AuthClient = match who {
-                Who::Anonymous | Who::Secrets => {
-                    world.client(ClientIdentity::Anonymous(world.trust()))
-                }
+                Who::Anonymous | Who::Secrets => world.client(ClientIdentity::Anonymous(world.trust())),
                 Who::NoRole => world.as_user("nobody", &[]).await,
                 Who::User => world.as_user("alice", &["access"]).await,
                 Who::Other => world.as_user("bob", &["access"]).await,

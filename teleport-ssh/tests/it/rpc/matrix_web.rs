@@ -105,7 +105,10 @@ async fn accept(world: &World, token: &SecretString) -> SecretString {
     let info = admin.invite(token.clone()).await.unwrap();
     let code = one_time_code(&info.secret, world.clock.now()).unwrap();
     let password = SecretString::new(PASSWORD);
-    admin.accept_invite(AcceptInvite { token: token.clone(), password, code, client_ip: None }).await.unwrap();
+    admin
+        .accept_invite(AcceptInvite { token: token.clone(), password, code, client_ip: None })
+        .await
+        .unwrap();
     info.secret
 }
 
@@ -200,7 +203,13 @@ impl Secrets {
             }
             (_, "/webapi/invite") => (None, json!({ "token": secret })),
             (_, "/webapi/invite/accept") => {
-                let code = match self.world.service.acting_as(Caller::LocalAdmin).invite(SecretString::new(secret)).await {
+                let code = match self
+                    .world
+                    .service
+                    .acting_as(Caller::LocalAdmin)
+                    .invite(SecretString::new(secret))
+                    .await
+                {
                     Ok(info) => one_time_code(&info.secret, self.world.clock.now()).unwrap(),
                     Err(_) => SecretString::new("000000"),
                 };

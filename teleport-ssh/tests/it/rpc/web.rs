@@ -237,8 +237,11 @@ async fn browsers_are_served_as_well() {
 async fn e5_nobody_is_sent_elsewhere() {
     let world = World::start().await;
     let web = world.web(WebRates::default()).await;
-    for (method, page) in teleport_ssh::proxy_web::pages().chain([("GET", "/"), ("GET", "/web"), ("GET", "/webapi/")]) {
-        for elsewhere in ["//evil.example", "https:evil.example", "%5C%5Cevil.example", "javascript:alert(1)"] {
+    for (method, page) in
+        teleport_ssh::proxy_web::pages().chain([("GET", "/"), ("GET", "/web"), ("GET", "/webapi/")])
+    {
+        for elsewhere in ["//evil.example", "https:evil.example", "%5C%5Cevil.example", "javascript:alert(1)"]
+        {
             for path in [
                 format!("{page}?redirect={elsewhere}"),
                 format!("{page}?redirect_url={elsewhere}&next={elsewhere}"),
