@@ -360,6 +360,8 @@ mod tests {
             Route::Roles => Operation::Roles,
             Route::SearchEvents => Operation::SearchEvents,
             Route::Secrets => Operation::Secrets,
+            Route::SignHost => Operation::SignHost,
+            Route::SignUser => Operation::SignUser,
             Route::Status => Operation::Status,
             Route::TokenDocuments => Operation::TokenDocuments,
             Route::Tokens => Operation::Tokens,
