@@ -8,16 +8,19 @@ use super::{ApiFixture, fresh_name, host, user, uuid};
 use crate::api::{
     AcceptInvite, AddMfaDevice, ApiError, ApiErrorKind, AuthApi, ChangePassword, CreateToken, CreateUser,
     HoldConnections, JoinRequest, LoginRequest, ProxyRecord, RecordingQuery, ReissueRequest,
-    ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, UpdateUser,
+    ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, SignHost, SignUser, UpdateUser,
 };
 use crate::audit::AuditQuery;
 use crate::auth::Caller;
-use crate::auth::policy::{CallerKind, Operation, Rule};
+use crate::auth::policy::{CallerKind, Operation, Rule as Row};
 use crate::cert::Identity;
 use crate::id::{DeviceName, HostId, HostRole, NodeName, RoleName, SessionId};
 use crate::label::Labels;
 use crate::recording::RecordingMeta;
-use crate::resource::{Metadata, NodeRecord, Role, Token, TokenSpec, User, UserSpec};
+use crate::resource::{
+    Metadata, NAMED_KINDS, NodeRecord, Role, RoleConditions, RoleSpec, Rule, Token, TokenSpec, User,
+    UserSpec, Verb,
+};
 use crate::secret::SecretString;
 
 /// Calls an operation with arguments that are refused as wrong, or change nothing, if the caller may call it.
@@ -192,13 +195,30 @@ async fn call(
             api.replace_token(token).await.map(drop)
         }
         Operation::Secrets => api.secrets().await.map(drop),
+        Operation::SignUser => {
+            api.sign_user(SignUser { user: unknown(), keys: keys(), ttl: None }).await.map(drop)
+        }
+        Operation::SignHost => {
+            api.sign_host(SignHost { names: Vec::new(), key: keys().ssh, ttl: None }).await.map(drop)
+        }
     }
 }
 
 /// Every row of the table in [`crate::auth::policy`], by calling.
 pub async fn the_policy_table_holds(fixture: &dyn ApiFixture) {
+    // What has to be allowed by its name no built-in role allows.
+    let rules = vec![Rule {
+        resources: NAMED_KINDS.map(str::to_owned).to_vec(),
+        verbs: vec![Verb::Create],
+        condition: None,
+    }];
+    let allow = RoleConditions { rules, ..RoleConditions::default() };
+    let signer = fresh_name(fixture, "signer");
+    let role = Role::new(signer.as_str(), RoleSpec { allow, ..RoleSpec::default() });
+    super::admin(fixture).create_role(role).await.unwrap();
     // Reissuing and administering need a user who exists.
-    let existing = super::member(fixture, "grace", &["access", "editor", "auditor"]).await.user;
+    let all = ["access", "editor", "auditor", signer.as_str()];
+    let existing = super::member(fixture, "grace", &all).await.user;
 
     for kind in CallerKind::ALL {
         let identity = host(
@@ -218,7 +238,7 @@ pub async fn the_policy_table_holds(fixture: &dyn ApiFixture) {
         let callers = match kind {
             CallerKind::Anonymous => vec![(Caller::Anonymous { remote: None }, false)],
             CallerKind::LocalAdmin => vec![(Caller::LocalAdmin, true)],
-            CallerKind::User => vec![(as_user(&["access"]), false), (as_user(&["editor", "auditor"]), true)],
+            CallerKind::User => vec![(as_user(&["access"]), false), (as_user(&all[1..]), true)],
             _ => vec![(Caller::Identity(Identity::Host(identity.clone()), None), false)],
         };
         for (caller, administers) in callers {
@@ -226,9 +246,9 @@ pub async fn the_policy_table_holds(fixture: &dyn ApiFixture) {
             for operation in Operation::ALL.iter().copied() {
                 let rule = operation.rule(kind);
                 let allowed = match rule {
-                    Rule::No => false,
-                    Rule::Role(..) => administers,
-                    Rule::Own | Rule::Yes => true,
+                    Row::No => false,
+                    Row::Role(..) => administers,
+                    Row::Own | Row::Yes => true,
                 };
                 let outcome = call(fixture, &api, identity.host_id, operation).await;
                 let denied = outcome.as_ref().is_err_and(|error| error.kind() == ApiErrorKind::Denied);
@@ -243,4 +263,5 @@ pub async fn the_policy_table_holds(fixture: &dyn ApiFixture) {
         }
     }
     super::admin(fixture).delete_user(existing).await.unwrap();
+    super::admin(fixture).delete_role(RoleName::new(signer.as_str()).unwrap()).await.unwrap();
 }

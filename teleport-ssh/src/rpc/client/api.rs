@@ -8,8 +8,8 @@ use teleport_core::api::{
     ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken, HeldConnections, HoldConnections,
     HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice,
     NewMfaDevice, NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery,
-    ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, TokenInfo,
-    TrustApi, UpdateUser, UserInfo,
+    ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SignHost,
+    SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
 use teleport_core::cert::TrustBundle;
@@ -258,5 +258,16 @@ impl ResourceApi for AuthClient {
 
     async fn secrets(&self) -> ApiResult<Secrets> {
         self.fetch(Route::Secrets).await
+    }
+}
+
+#[async_trait]
+impl SigningApi for AuthClient {
+    async fn sign_user(&self, request: SignUser) -> ApiResult<LoginResponse> {
+        self.call(Route::SignUser, &request).await
+    }
+
+    async fn sign_host(&self, request: SignHost) -> ApiResult<SignedHost> {
+        self.call(Route::SignHost, &request).await
     }
 }
