@@ -23,26 +23,60 @@ use crate::resource::{
 };
 use crate::secret::SecretString;
 
-/// Calls an operation with arguments that are refused as wrong, or change nothing, if the caller may call it.
-async fn call(
+/// What the calls of [`call`] are about.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "tests build it")]
+pub struct CallTarget {
+    /// A host: announced, renewed.
+    pub host_id: HostId,
+    /// A session: recorded, read.
+    pub session: SessionId,
+    /// The id of a host that joins; nothing else is ever called by it.
+    pub new_host: HostId,
+    /// What a joining host shows.
+    pub join_token: SecretString,
+    /// What an invited user shows.
+    pub invite: SecretString,
+}
+
+impl CallTarget {
+    /// The host, and otherwise things that do not exist.
+    pub fn of_host(fixture: &dyn ApiFixture, host_id: HostId) -> Self {
+        let nothing = || SecretString::new("00000000000000000000000000000000");
+        Self {
+            host_id,
+            session: SessionId::from_uuid(uuid(fixture)),
+            new_host: HostId::from_uuid(uuid(fixture)),
+            join_token: nothing(),
+            invite: nothing(),
+        }
+    }
+}
+
+/// Calls an operation with arguments that are refused as wrong, or change nothing, if the caller may call it; for tables of who
+/// may call what. Only what `target` names may be changed.
+///
+/// # Errors
+/// Those of the operation.
+pub async fn call(
     fixture: &dyn ApiFixture,
     api: &Arc<dyn AuthApi>,
-    host_id: HostId,
+    target: &CallTarget,
     operation: Operation,
 ) -> Result<(), ApiError> {
+    let (host_id, session) = (target.host_id, target.session);
     let nothing = || SecretString::new("00000000000000000000000000000000");
     let malformed = || SecretString::new("malformed");
     let device = || DeviceName::new("phone").unwrap();
     let keys = || fixture.keys();
-    let session = SessionId::from_uuid(uuid(fixture));
     let unknown = || fresh_name(fixture, "unknown");
     let name = || NodeName::new("name").unwrap();
     match operation {
         Operation::Ping => api.ping().await.map(drop),
         Operation::Join => {
             let request = JoinRequest {
-                token: nothing(),
-                host_id,
+                token: target.join_token.clone(),
+                host_id: target.new_host,
                 name: name(),
                 role: HostRole::Node,
                 keys: keys(),
@@ -62,10 +96,10 @@ async fn call(
             };
             api.login(request).await.map(drop)
         }
-        Operation::Invite => api.invite(nothing()).await.map(drop),
+        Operation::Invite => api.invite(target.invite.clone()).await.map(drop),
         Operation::AcceptInvite => {
             let request = AcceptInvite {
-                token: nothing(),
+                token: target.invite.clone(),
                 password: nothing(),
                 code: SecretString::new("000000"),
                 client_ip: None,
@@ -143,7 +177,7 @@ async fn call(
             };
             api.create_recording(meta).await
         }
-        Operation::PutRecordingPart => api.put_recording_part(session, 0, Bytes::new()).await,
+        Operation::PutRecordingPart => api.put_recording_part(session, 0, Bytes::from_static(b"?")).await,
         Operation::RecordingParts => api.recording_parts(session).await.map(drop),
         Operation::CompleteRecording => api.complete_recording(session, 0).await,
         Operation::Recordings => api.recordings(RecordingQuery::default()).await.map(drop),
@@ -181,7 +215,7 @@ async fn call(
         }
         Operation::Tokens => api.tokens().await.map(drop),
         Operation::DeleteToken => api.delete_token(nothing()).await,
-        Operation::DeleteNode => api.delete_node(host_id).await,
+        Operation::DeleteNode => api.delete_node(target.new_host).await,
         Operation::CreateRole => api.create_role(Role::unreadable("nonesuch")).await.map(drop),
         Operation::ReplaceRole => api.replace_role(Role::unreadable("nonesuch")).await.map(drop),
         Operation::DeleteRole => api.delete_role(RoleName::new("nonesuch").unwrap()).await,
@@ -243,6 +277,7 @@ pub async fn the_policy_table_holds(fixture: &dyn ApiFixture) {
         };
         for (caller, administers) in callers {
             let api = fixture.as_caller(caller.clone());
+            let target = CallTarget::of_host(fixture, identity.host_id);
             for operation in Operation::ALL.iter().copied() {
                 let rule = operation.rule(kind);
                 let allowed = match rule {
@@ -250,7 +285,7 @@ pub async fn the_policy_table_holds(fixture: &dyn ApiFixture) {
                     Row::Role(..) => administers,
                     Row::Own | Row::Yes => true,
                 };
-                let outcome = call(fixture, &api, identity.host_id, operation).await;
+                let outcome = call(fixture, &api, &target, operation).await;
                 let denied = outcome.as_ref().is_err_and(|error| error.kind() == ApiErrorKind::Denied);
                 // A wrong token is denied by its nature.
                 let natural = allowed && operation == Operation::Join;
