@@ -8,8 +8,10 @@
 //! repeated, writes say by [`ApiErrorKind::Conflict`] when they happened before.
 
 mod account;
+mod connections;
 mod error;
 mod messages;
+mod signing;
 
 use std::fmt;
 
@@ -20,12 +22,16 @@ use futures_util::stream::BoxStream;
 pub use self::account::{
     AddMfaDevice, ChangePassword, MfaDevice, NewMfaDevice, RemoveMfaDevice, ResetUser, UpdateUser,
 };
+pub use self::connections::{
+    CONNECTION_LEASE, ConnectionClaim, HeldConnections, HoldConnections, ReleaseConnections,
+};
 pub use self::error::{ApiError, ApiErrorKind};
 pub use self::messages::{
     AcceptInvite, AccessView, ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, Invite,
     InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, Proxy, ProxyRecord,
     RecordingQuery, ReissueRequest, RenewRequest, TokenInfo, TokenPurpose, UserInfo,
 };
+pub use self::signing::{SignHost, SignUser, SignedHost};
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
 use crate::cert::TrustBundle;
 use crate::id::{DeviceName, HostId, LockName, RoleName, SessionId, UserName};
@@ -155,6 +161,29 @@ pub trait PresenceApi: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`ApiErrorKind::Denied`] for anybody but proxies.
     async fn watch_nodes(&self) -> ApiResult<BoxStream<'static, ApiResult<NodeEvent>>>;
+}
+
+/// The connections of users whose roles allow only so many in the whole cluster (`max_connections`).
+///
+/// # Contract
+/// A place is a lease: it ends [`CONNECTION_LEASE`] after it was last asked for, so that those of a node that is gone are free
+/// again. A user never has more places than the least that any of them was asked for with, counted when each was taken. Places
+/// belong to the host that took them: no other can prolong or release them.
+#[async_trait]
+pub trait ConnectionApi: fmt::Debug + Send + Sync + 'static {
+    /// Takes places, and prolongs those that the calling node has; asking twice takes one. Places of an earlier run of the calling
+    /// node are free from now on: its connections ended with it. Says which connections have no place.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for anybody but nodes, [`ApiErrorKind::Invalid`] for too many at once,
+    /// [`ApiErrorKind::Unavailable`]: then some of them may have been taken.
+    async fn hold_connections(&self, request: HoldConnections) -> ApiResult<HeldConnections>;
+
+    /// Gives places of the calling node back. Those that it has not are left as they are.
+    ///
+    /// # Errors
+    /// Those of [`ConnectionApi::hold_connections`].
+    async fn release_connections(&self, request: ReleaseConnections) -> ApiResult<()>;
 }
 
 /// What servers need to decide for themselves.
@@ -416,14 +445,37 @@ pub trait ResourceApi: fmt::Debug + Send + Sync + 'static {
     async fn secrets(&self) -> ApiResult<Secrets>;
 }
 
+/// Certificates that administrators have made for others: for programs, which cannot log in, and for SSH servers that are no members
+/// of the cluster. Private keys stay where they were made.
+///
+/// Whoever may do this may be anybody, so a role allows it by naming the kind only
+/// ([`NAMED_KINDS`](crate::resource::NAMED_KINDS)).
+#[async_trait]
+pub trait SigningApi: fmt::Debug + Send + Sync + 'static {
+    /// Certificates for a user, with what the user would get by logging in at this moment.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], [`ApiErrorKind::Invalid`] for keys that are not certified.
+    async fn sign_user(&self, request: SignUser) -> ApiResult<LoginResponse>;
+
+    /// A certificate for the host key of an SSH server. It makes nobody a member: no service of the cluster accepts it.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Invalid`] for no names, impossible ones, and those by which a proxy, a node or the cluster is found.
+    async fn sign_host(&self, request: SignHost) -> ApiResult<SignedHost>;
+}
+
 /// What a node needs.
-pub trait NodeAccess: IdentityApi + PresenceApi + TrustApi + RecordingApi + AuditApi {}
-impl<T: IdentityApi + PresenceApi + TrustApi + RecordingApi + AuditApi + ?Sized> NodeAccess for T {}
+pub trait NodeAccess: IdentityApi + PresenceApi + ConnectionApi + TrustApi + RecordingApi + AuditApi {}
+impl<T: IdentityApi + PresenceApi + ConnectionApi + TrustApi + RecordingApi + AuditApi + ?Sized> NodeAccess
+    for T
+{
+}
 
 /// What a proxy needs.
 pub trait ProxyAccess: PublicApi + IdentityApi + PresenceApi + TrustApi + AuditApi {}
 impl<T: PublicApi + IdentityApi + PresenceApi + TrustApi + AuditApi + ?Sized> ProxyAccess for T {}
 
 /// Everything: what the auth service offers and its client speaks.
-pub trait AuthApi: NodeAccess + ProxyAccess + AccountApi + AdminApi + ResourceApi {}
-impl<T: NodeAccess + ProxyAccess + AccountApi + AdminApi + ResourceApi + ?Sized> AuthApi for T {}
+pub trait AuthApi: NodeAccess + ProxyAccess + AccountApi + AdminApi + ResourceApi + SigningApi {}
+impl<T: NodeAccess + ProxyAccess + AccountApi + AdminApi + ResourceApi + SigningApi + ?Sized> AuthApi for T {}

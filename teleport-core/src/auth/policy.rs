@@ -122,6 +122,7 @@ macro_rules! table {
                         | Self::Ping
                         | Self::PutRecordingPart
                         | Self::RecordingParts
+                        | Self::ReleaseConnections
                         | Self::Trust
                         | Self::WatchAccess
                 )
@@ -168,6 +169,8 @@ table! {
     AnnounceProxy     "announce_proxy"        [No,  No,  Own, No,  No,  No];
     Nodes             "nodes"                 [No,  Own, Yes, Yes, Yes, Own];
     WatchNodes        "watch_nodes"           [No,  No,  Yes, Yes, Yes, No];
+    HoldConnections   "hold_connections"      [No,  Own, No,  No,  No,  No];
+    ReleaseConnections "release_connections"  [No,  Own, No,  No,  No,  No];
     Trust             "trust"                 [Yes, Yes, Yes, Yes, Yes, Yes];
     WatchAccess       "watch_access"          [No,  Yes, Yes, Yes, Yes, No];
     CreateRecording   "create_recording"      [No,  Own, No,  No,  No,  No];
@@ -206,6 +209,8 @@ table! {
     ReplaceLock       "replace_lock"          [No,  No,  No,  Yes, Yes, Role("lock", Update)];
     DeleteLock        "delete_lock"           [No,  No,  No,  Yes, Yes, Role("lock", Delete)];
     Secrets           "secrets"               [No,  No,  No,  Yes, Yes, No];
+    SignUser          "sign_user"             [No,  No,  No,  Yes, Yes, Role("user_cert", Create)];
+    SignHost          "sign_host"             [No,  No,  No,  Yes, Yes, Role("host_cert", Create)];
 }
 
 /// The whole table as text, for humans and for the golden file.

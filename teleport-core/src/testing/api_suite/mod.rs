@@ -12,6 +12,7 @@
 )]
 
 mod account;
+mod connections;
 mod documents;
 mod events;
 mod hosts;
@@ -26,6 +27,7 @@ pub use self::account::{
     a_locked_user_is_unlocked, a_user_changes_the_password, a_user_has_several_devices,
     invites_are_in_the_list_of_tokens, the_last_device_is_not_removed, users_are_updated,
 };
+pub use self::connections::places_belong_to_their_node;
 pub use self::documents::{
     locks_are_written_under_their_revision, roles_are_written_under_their_revision,
     tokens_are_changed_without_their_secret, users_are_written_under_their_revision,
@@ -35,7 +37,7 @@ pub use self::hosts::{
     a_host_id_belongs_to_its_keys, a_token_admits_as_often_as_it_says, nodes_come_and_go,
     proxies_are_in_the_status, tokens_are_listed_without_secrets, watchers_see_changes,
 };
-pub use self::policy::the_policy_table_holds;
+pub use self::policy::{CallTarget, call, the_policy_table_holds};
 pub use self::recordings::recordings_belong_to_their_host_and_user;
 pub use self::users::{
     a_derived_certificate_is_never_wider, a_user_comes_logs_in_and_goes, refused_logins_look_alike,
@@ -83,6 +85,7 @@ pub async fn all(fixture: &dyn ApiFixture) {
     nodes_come_and_go(fixture).await;
     proxies_are_in_the_status(fixture).await;
     watchers_see_changes(fixture).await;
+    places_belong_to_their_node(fixture).await;
     recordings_belong_to_their_host_and_user(fixture).await;
     events_carry_who_reports_them(fixture).await;
     sessions_are_reported_by_their_own_host(fixture).await;
