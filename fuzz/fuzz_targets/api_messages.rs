@@ -6,7 +6,7 @@ use teleport_core::api::{
     AcceptInvite, AccessView, AddMfaDevice, ChangePassword, ClusterStatus, CreateToken, CreateUser,
     CreatedToken, HostCredentials, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice,
     NewMfaDevice, NodeEvent, Ping, ProxyRecord, RecordingQuery, ReissueRequest, RemoveMfaDevice,
-    RenewRequest, ResetUser, TokenInfo, UpdateUser, UserInfo,
+    RenewRequest, ResetUser, SignHost, SignUser, SignedHost, TokenInfo, UpdateUser, UserInfo,
 };
 use teleport_core::cert::{IssuedCertificates, Subject, TrustBundle};
 use teleport_core::recording::{RecordingInfo, RecordingMeta};
@@ -30,5 +30,6 @@ fuzz_target!(|data: &[u8]| {
         b'Z' InviteInfo, b'a' RecordingInfo, b'0' ChangePassword, b'1' MfaDevice, b'2' NewMfaDevice,
         b'3' AddMfaDevice, b'4' RemoveMfaDevice, b'5' UpdateUser, b'6' ResetUser,
         b'b' Role, b'c' Secrets, b'd' Token, b'e' User,
+        b'f' SignUser, b'g' SignHost, b'h' SignedHost,
     );
 });

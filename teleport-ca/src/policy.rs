@@ -9,7 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use teleport_core::cert::{
     CLOCK_SKEW, HostGrant, IssueError, KeyAlgorithm, MAX_HOST_TTL, MAX_PRINCIPALS, MAX_USER_TTL,
-    MIN_USER_TTL, PublicKey, SERVICE_DNS_NAME, TlsPublicKey, UserGrant, proxy_principal,
+    MIN_USER_TTL, PublicKey, SERVICE_DNS_NAME, SshServerGrant, TlsPublicKey, UserGrant, proxy_principal,
 };
 use teleport_core::clock::Timestamp;
 use teleport_core::id::{ClusterName, HostId, HostRole, NodeName};
@@ -120,7 +120,7 @@ pub(crate) fn host_principals(grant: &HostGrant, cluster: &ClusterName) -> Resul
                 .to_string(),
         });
     }
-    if principals.iter().any(|name| is_of_somebody_else(name, grant, cluster)) {
+    if principals.iter().any(|name| is_of_somebody_else(name, Some((grant.host_id, grant.role)), cluster)) {
         return Err(refused("a name or address belongs to another host or service"));
     }
     let mut unique: Vec<String> = Vec::with_capacity(principals.len());
@@ -132,15 +132,43 @@ pub(crate) fn host_principals(grant: &HostGrant, cluster: &ClusterName) -> Resul
     Ok(unique)
 }
 
+/// The names of an SSH server that is no member: those of the grant, none of which is one by which members know each other.
+pub(crate) fn ssh_server_principals<'g>(
+    grant: &'g SshServerGrant,
+    cluster: &ClusterName,
+) -> Result<Vec<&'g str>, IssueError> {
+    if grant.cluster != *cluster {
+        return Err(refused("the host is of another cluster"));
+    }
+    if grant.names.is_empty() || grant.names.len() > MAX_PRINCIPALS {
+        return Err(refused("a host has between 1 and 32 names"));
+    }
+    for name in &grant.names {
+        if name.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().to_string() == *name) {
+            continue;
+        }
+        let name = NodeName::new(name)
+            .map_err(|_| refused("a name is neither an IP address nor a host name"))?
+            .to_string();
+        let within = format!("{name}.{cluster}");
+        if is_of_somebody_else(&name, None, cluster) || is_of_somebody_else(&within, None, cluster) {
+            return Err(refused("a name belongs to a member of the cluster"));
+        }
+    }
+    Ok(grant.names.iter().map(String::as_str).collect())
+}
+
 /// A host is free to choose its display name, so it must not be able to choose one by which another host or the cluster's
-/// own services are found. Compared as DNS does, without case.
-fn is_of_somebody_else(name: &str, grant: &HostGrant, cluster: &ClusterName) -> bool {
+/// own services are found. Compared as DNS does, without case. `own` is who asks, if it is a member.
+fn is_of_somebody_else(name: &str, own: Option<(HostId, HostRole)>, cluster: &ClusterName) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     let service = name == SERVICE_DNS_NAME || name.ends_with(&format!(".{SERVICE_DNS_NAME}"));
     let first_label = name.split('.').next().unwrap_or_default();
-    let other_host = first_label.parse::<HostId>().is_ok_and(|id| id != grant.host_id);
+    let other_host = first_label.parse::<HostId>().is_ok_and(|id| own.is_none_or(|(own, _)| own != id));
     let proxy = name == proxy_principal(cluster).to_ascii_lowercase();
-    other_host || (service && !speaks_for_cluster(grant.role)) || (proxy && grant.role != HostRole::Proxy)
+    let is_service = own.is_some_and(|(_, role)| speaks_for_cluster(role));
+    let is_proxy = own.is_some_and(|(_, role)| role == HostRole::Proxy);
+    other_host || (service && !is_service) || (proxy && !is_proxy)
 }
 
 /// Whether the role is one of those that are found under [`SERVICE_DNS_NAME`].

@@ -16,7 +16,7 @@ use teleport_core::secret::SecretString;
 
 use crate::identity::{HostMaterial, HostName, MaterialError};
 use crate::keys::{KeyError, SshKeyPair, TlsKeyPair};
-use crate::proxy_web::{Exchange, JOIN_PATH, WebError, from_json, to_json};
+use crate::proxy_web::{Exchange, Page, WebError, from_json, to_json};
 use crate::rpc::tls::{Authenticator, ServerTrust, server_roles};
 
 /// What a host joins with.
@@ -193,7 +193,7 @@ async fn ask(
     request: &JoinRequest,
     clock: &Arc<dyn Clock>,
 ) -> Result<HostCredentials, JoinError> {
-    let path = |role| if role == HostRole::Auth { "/v1/join" } else { JOIN_PATH };
+    let path = |role| if role == HostRole::Auth { "/v1/join" } else { Page::Join.path() };
     let mut reasons = Vec::new();
     for server in &options.servers {
         let failed = |source| JoinError::Server { server: server.clone(), source };

@@ -12,10 +12,13 @@ mod account;
 mod audit;
 mod eviction;
 mod examples;
+#[path = "../../../teleport-ssh/tests/it/golden.rs"]
+mod golden;
 mod hostile;
 mod joining;
 mod limits;
 mod lockout;
+mod matrix;
 mod openssh;
 mod processes;
 mod resources;

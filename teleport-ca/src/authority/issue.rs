@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use teleport_core::cert::{
-    CertIssuer, CertKind, HostGrant, IssueError, IssuedCertificates, PublicKey, SERVICE_DNS_NAME, Subject,
-    SubjectKeys, TlsPublicKey, TrustBundle, UserGrant,
+    CertIssuer, CertKind, HostGrant, IssueError, IssuedCertificates, IssuedSshCertificate, PublicKey,
+    SERVICE_DNS_NAME, SshServerGrant, Subject, SubjectKeys, TlsPublicKey, TrustBundle, UserGrant,
 };
 use teleport_core::entropy::EntropyExt;
 
@@ -160,6 +160,30 @@ impl CertIssuer for CertificateAuthority {
         };
         let tls = leaf.sign(&*self.keys, &self.host.tls).await?;
         Ok(issued(ssh, tls))
+    }
+
+    async fn issue_ssh_server(
+        &self,
+        grant: SshServerGrant,
+        key: &PublicKey,
+    ) -> Result<IssuedSshCertificate, IssueError> {
+        let principals = policy::ssh_server_principals(&grant, &self.cluster)?;
+        self.check_ssh_key(key)?;
+        let unique = self.unique()?;
+        let content = Content {
+            kind: CertKind::Host,
+            subject: key,
+            serial: unique.ssh_serial(),
+            nonce: &unique.nonce,
+            key_id: principals.first().copied().unwrap_or_default(),
+            principals: &principals,
+            validity: Validity::host(self.clock.now(), grant.ttl),
+            critical_options: &[],
+            extensions: &[],
+        };
+        let certificate = content.sign(&*self.keys, (&self.host.ssh.key, &self.host.ssh.public)).await?;
+        let SshCertificate { openssh: ssh, serial, valid_after, valid_before } = certificate;
+        Ok(IssuedSshCertificate { ssh, serial, valid_after, valid_before })
     }
 
     async fn trust(&self) -> Result<TrustBundle, IssueError> {

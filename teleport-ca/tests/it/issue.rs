@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use teleport_ca::CertificateAuthority;
 use teleport_core::cert::{
-    CertIssuer, CertKind, CertRejected, HostCheck, Identity, IssueError, IssuedCertificates, NO_LOGIN,
-    Permits, PublicKey, SubjectKeys, TlsAuthority, TlsFields, TlsPublicKey, UserCheck, verify_host,
-    verify_tls, verify_user,
+    CertIssuer, CertKind, CertRejected, HostCheck, Identity, IssueError, IssuedCertificates, MAX_HOST_TTL,
+    NO_LOGIN, Permits, PublicKey, SubjectKeys, TlsAuthority, TlsFields, TlsPublicKey, UserCheck, danger,
+    verify_host, verify_tls, verify_user,
 };
 use teleport_core::clock::{SystemClock, Timestamp};
 use teleport_core::entropy::{Entropy, EntropyError, SystemEntropy};
 use teleport_core::id::{HostRole, OsLogin, RoleName, UserName};
 
 use crate::support::{
-    HOST_ID, Subject, authority, backend, cluster, host_grant, now, sealer, ssh_fields, user_grant,
+    HOST_ID, HOUR, Subject, authority, backend, cluster, host_grant, now, sealer, ssh_fields, user_grant,
     with_tls_fields, x509_life, x509_serial, x509_spki,
 };
 
@@ -46,6 +46,55 @@ async fn a_user_is_accepted_as_what_was_granted() {
     let Identity::User(tls) = tls else { panic!("not a user") };
     assert_eq!((tls.user, tls.roles, tls.traits), (grant.user, grant.roles, grant.traits));
     assert_eq!((tls.serial, tls.expires), (issued.serial, issued.valid_before));
+}
+
+/// No member of the cluster takes it for another one.
+#[tokio::test]
+async fn a_server_that_is_no_member_has_its_names_and_nothing_else() {
+    let ca = authority().await;
+    let grant = |names: &[&str]| {
+        let names = names.iter().map(|&name| name.to_owned()).collect();
+        danger::unchecked_ssh_server_grant(names, cluster(), HOUR)
+    };
+    let key = Subject::new(3).keys.ssh;
+    let issued = ca.issue_ssh_server(grant(&["db.example.com", "10.0.0.5"]), &key).await.unwrap();
+    let fields = ssh_fields(&issued.ssh);
+    assert_eq!((fields.kind, &fields.subject), (CertKind::Host, &key));
+    assert_eq!(fields.principals, ["db.example.com", "10.0.0.5"]);
+    assert_eq!((fields.key_id.as_str(), fields.serial), ("db.example.com", issued.serial));
+    assert!(fields.extensions.is_empty() && fields.critical_options.is_empty());
+    assert_eq!(fields.valid_before, issued.valid_before.unix_secs());
+    assert_eq!(fields.valid_before - fields.valid_after, HOUR.as_secs() + 60);
+    for role in [HostRole::Node, HostRole::Proxy, HostRole::Auth] {
+        let check = HostCheck { name: "db.example.com", role, now: now() };
+        assert_eq!(verify_host(&fields, &ca.trust_bundle(), check), Err(CertRejected::Field));
+    }
+    let refused = [
+        vec![],
+        vec!["a"; 33],
+        vec!["db.example.com", "*.example.com"],
+        vec!["a,b"],
+        vec!["2001:DB8::7"],
+        vec!["teleport-proxy"],
+        vec!["Teleport-Proxy.example.com"],
+        vec!["teleport.cluster.local"],
+        vec!["x.teleport.cluster.local"],
+        vec![HOST_ID],
+        vec!["0f8fad5b-d9cb-469f-a165-70867728950e.example.com"],
+    ];
+    for names in refused {
+        let outcome = ca.issue_ssh_server(grant(&names), &key).await;
+        assert!(matches!(outcome, Err(IssueError::Refused { .. })), "{names:?}");
+    }
+    let elsewhere =
+        danger::unchecked_ssh_server_grant(vec!["a".into()], "other.example".parse().unwrap(), HOUR);
+    assert!(matches!(ca.issue_ssh_server(elsewhere, &key).await, Err(IssueError::Refused { .. })));
+    let of_authority = ca.trust_bundle().user_ca[0].clone();
+    let outcome = ca.issue_ssh_server(grant(&["a"]), &of_authority).await;
+    assert!(matches!(outcome, Err(IssueError::Refused { .. })));
+    let long = danger::unchecked_ssh_server_grant(vec!["a".into()], cluster(), Duration::MAX);
+    let issued = ca.issue_ssh_server(long, &key).await.unwrap();
+    assert!(issued.valid_before <= now().saturating_add(MAX_HOST_TTL));
 }
 
 #[tokio::test]

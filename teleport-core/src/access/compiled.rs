@@ -11,7 +11,7 @@ use crate::cert::Traits;
 use crate::id::{OsLogin, RoleName};
 use crate::label::LabelMatcher;
 use crate::resource::{
-    DocumentProblem, InvalidDocument, RULE_KINDS, Role, RoleConditions, RoleOptions, Rule, Verb,
+    DocumentProblem, InvalidDocument, NAMED_KINDS, RULE_KINDS, Role, RoleConditions, RoleOptions, Rule, Verb,
 };
 use crate::suggest::did_you_mean;
 
@@ -72,7 +72,9 @@ impl CompiledRule {
     }
 
     pub(super) fn allows(&self, kind: &str, verb: Verb) -> bool {
-        self.is_about(kind) && self.rule.verbs.iter().any(|allowed| allowed.allows(verb))
+        let named = self.rule.resources.iter().any(|resource| resource == kind);
+        (named || (self.is_about(kind) && !NAMED_KINDS.contains(&kind)))
+            && self.rule.verbs.iter().any(|allowed| allowed.allows(verb))
     }
 
     pub(super) fn denies(&self, kind: &str, verb: Verb) -> bool {

@@ -1,12 +1,31 @@
 //! What may be done to a text, in templates and in predicates.
 
-use regex::Regex;
+use regex::{Captures, Regex, Replacer};
 
 use super::expr::{Expr, ExprKind, Mistake};
 use crate::pattern;
 
 /// The functions from texts to texts.
 pub(super) const TRANSFORMS: [&str; 4] = ["email.local", "regexp.replace", "strings.lower", "strings.upper"];
+
+/// The longest result, in bytes: all traits of a user have no more. Replacements within replacements would otherwise double a text
+/// again and again.
+const MAX_RESULT: usize = 8 << 10;
+
+/// There is a result, but it is too long to go on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooLong;
+
+/// Replaces until the result is too long.
+struct Bounded<'w>(&'w str);
+
+impl Replacer for Bounded<'_> {
+    fn replace_append(&mut self, captures: &Captures<'_>, result: &mut String) {
+        if result.len() <= MAX_RESULT {
+            captures.expand(self.0, result);
+        }
+    }
+}
 
 /// A function from texts to texts. What it gives no result for is left out.
 #[derive(Clone, Debug)]
@@ -50,21 +69,27 @@ impl Transform {
         }))
     }
 
-    pub(super) fn apply(&self, value: &str) -> Option<String> {
-        match self {
-            Self::EmailLocal => {
-                // `Alice <alice@example.com>` is an address too.
-                let inside = value.rsplit_once('<').and_then(|(_, rest)| rest.trim_end().strip_suffix('>'));
-                let (local, domain) = inside.unwrap_or(value).trim().rsplit_once('@')?;
-                (!local.is_empty() && !domain.is_empty()).then(|| local.to_owned())
-            }
+    pub(super) fn apply(&self, value: &str) -> Result<Option<String>, TooLong> {
+        let result = match self {
+            Self::EmailLocal => email_local(value),
             Self::Lower => Some(value.to_lowercase()),
             Self::Replace { regex, with } => {
-                regex.is_match(value).then(|| regex.replace_all(value, with.as_str()).into_owned())
+                regex.is_match(value).then(|| regex.replace_all(value, Bounded(with)).into_owned())
             }
             Self::Upper => Some(value.to_uppercase()),
+        };
+        match result {
+            Some(long) if long.len() > MAX_RESULT => Err(TooLong),
+            result => Ok(result),
         }
     }
+}
+
+fn email_local(value: &str) -> Option<String> {
+    // `Alice <alice@example.com>` is an address too.
+    let inside = value.rsplit_once('<').and_then(|(_, rest)| rest.trim_end().strip_suffix('>'));
+    let (local, domain) = inside.unwrap_or(value).trim().rsplit_once('@')?;
+    (!local.is_empty() && !domain.is_empty()).then(|| local.to_owned())
 }
 
 /// A text that must be known when the expression is written.

@@ -10,6 +10,7 @@
 mod account;
 mod error;
 mod messages;
+mod signing;
 
 use std::fmt;
 
@@ -26,6 +27,7 @@ pub use self::messages::{
     InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, Proxy, ProxyRecord,
     RecordingQuery, ReissueRequest, RenewRequest, TokenInfo, TokenPurpose, UserInfo,
 };
+pub use self::signing::{SignHost, SignUser, SignedHost};
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
 use crate::cert::TrustBundle;
 use crate::id::{DeviceName, HostId, RoleName, SessionId, UserName};
@@ -384,6 +386,26 @@ pub trait ResourceApi: fmt::Debug + Send + Sync + 'static {
     async fn secrets(&self) -> ApiResult<Secrets>;
 }
 
+/// Certificates that administrators have made for others: for programs, which cannot log in, and for SSH servers that are no members
+/// of the cluster. Private keys stay where they were made.
+///
+/// Whoever may do this may be anybody, so a role allows it by naming the kind only
+/// ([`NAMED_KINDS`](crate::resource::NAMED_KINDS)).
+#[async_trait]
+pub trait SigningApi: fmt::Debug + Send + Sync + 'static {
+    /// Certificates for a user, with what the user would get by logging in at this moment.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], [`ApiErrorKind::Invalid`] for keys that are not certified.
+    async fn sign_user(&self, request: SignUser) -> ApiResult<LoginResponse>;
+
+    /// A certificate for the host key of an SSH server. It makes nobody a member: no service of the cluster accepts it.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Invalid`] for no names, impossible ones, and those by which a proxy, a node or the cluster is found.
+    async fn sign_host(&self, request: SignHost) -> ApiResult<SignedHost>;
+}
+
 /// What a node needs.
 pub trait NodeAccess: IdentityApi + PresenceApi + TrustApi + RecordingApi + AuditApi {}
 impl<T: IdentityApi + PresenceApi + TrustApi + RecordingApi + AuditApi + ?Sized> NodeAccess for T {}
@@ -393,5 +415,5 @@ pub trait ProxyAccess: PublicApi + IdentityApi + PresenceApi + TrustApi + AuditA
 impl<T: PublicApi + IdentityApi + PresenceApi + TrustApi + AuditApi + ?Sized> ProxyAccess for T {}
 
 /// Everything: what the auth service offers and its client speaks.
-pub trait AuthApi: NodeAccess + ProxyAccess + AccountApi + AdminApi + ResourceApi {}
-impl<T: NodeAccess + ProxyAccess + AccountApi + AdminApi + ResourceApi + ?Sized> AuthApi for T {}
+pub trait AuthApi: NodeAccess + ProxyAccess + AccountApi + AdminApi + ResourceApi + SigningApi {}
+impl<T: NodeAccess + ProxyAccess + AccountApi + AdminApi + ResourceApi + SigningApi + ?Sized> AuthApi for T {}

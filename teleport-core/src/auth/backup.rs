@@ -6,7 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use data_encoding::BASE64;
+use bytes::Bytes;
+use data_encoding::{BASE64, HEXLOWER};
 
 use super::context::OpContext;
 use super::devices::TotpRecord;
@@ -115,6 +116,12 @@ pub enum RestoreError {
          to write single documents into it use tctl create --force"
     )]
     NotEmpty,
+    /// The restore of another backup has begun and was interrupted.
+    #[error(
+        "the restore of another backup was interrupted here: start again with --bootstrap and that same file, \
+         or with an empty data directory"
+    )]
+    OtherBackup,
     /// The secrets were sealed with another master key.
     #[error(
         "the secrets of the backup were sealed with another master key; put the file master.key of the old data directory into \
@@ -190,7 +197,7 @@ impl Backup {
             backup.roles.iter().chain(&builtin).map(|role| role.metadata.name.as_str()).collect();
         for user in &backup.users {
             if let Some(missing) = user.spec.roles.iter().find(|held| !names.contains(&held.as_str())) {
-                let reason = format!("the backup has no role {missing}");
+                let reason = format!("the backup has no role {missing}; add it, or take it from the user");
                 return Err(wrong(format_args!("user {}", user.metadata.name), reason));
             }
         }
@@ -200,6 +207,16 @@ impl Backup {
     /// Whose secrets are in it.
     pub fn cluster(&self) -> Option<&ClusterName> {
         self.secrets.as_ref().map(|secrets| &secrets.spec.cluster)
+    }
+}
+
+impl Backup {
+    /// What the mark of its restore says.
+    fn fingerprint(&self) -> Result<Bytes, RestoreError> {
+        let whole = serde_json::to_vec(&(&self.roles, &self.users, &self.secrets));
+        let whole = whole.map_err(|source| RepoError::Invalid { source: source.into() })?;
+        let digest = ring::digest::digest(&ring::digest::SHA256, &whole);
+        Ok(format!("\"{}\"", HEXLOWER.encode(digest.as_ref())).into())
     }
 }
 
@@ -237,16 +254,22 @@ pub struct Restored {
 /// [`AuthService::bootstrap`](super::AuthService::bootstrap) refuses until it was called again with the same backup.
 ///
 /// # Errors
-/// [`RestoreError`]; nothing was written with [`RestoreError::NotEmpty`], [`RestoreError::OtherKey`] and
-/// [`RestoreError::Invalid`].
+/// [`RestoreError`]; nothing was written with [`RestoreError::NotEmpty`], [`RestoreError::OtherBackup`],
+/// [`RestoreError::OtherKey`] and [`RestoreError::Invalid`].
 pub async fn restore(
     ports: &RestorePorts,
     cluster: &ClusterName,
     backup: &Backup,
 ) -> Result<Restored, RestoreError> {
     let backend = &*ports.backend;
-    let mark = mark()?;
-    if backend.get(&mark).await?.is_none() {
+    let (mark, begun) = (mark()?, backup.fingerprint()?);
+    let before = backend.get(&mark).await?;
+    if let Some(before) = &before {
+        // What another one has left here would stay.
+        if before.value != begun {
+            return Err(RestoreError::OtherBackup);
+        }
+    } else {
         for collection in INHABITED {
             if !backend.range(&Prefix::new(collection)?, None, 1).await?.is_empty() {
                 return Err(RestoreError::NotEmpty);
@@ -254,7 +277,9 @@ pub async fn restore(
         }
     }
     let operations = operations(ports, backup)?;
-    backend.put(&mark, bytes::Bytes::from_static(b"{}"), None).await?;
+    if before.is_none() {
+        backend.create(&mark, begun, None).await?;
+    }
     for step in operations.chunks(STEP) {
         let batch = step
             .iter()

@@ -11,14 +11,15 @@ use super::context::OpContext;
 use super::policy::Operation as Op;
 use super::{
     Caller, Inner, account, backup, documents, eviction, invites, join, log, login, nodes, presence,
-    recordings, reissue, tokens, trust, users,
+    recordings, reissue, signing, tokens, trust, users,
 };
 use crate::api::{
     AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditApi, ChangePassword,
     ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, IdentityApi, Invite, InviteInfo,
     JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping, PresenceApi,
     ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, RemoveMfaDevice, RenewRequest,
-    ResetUser, ResourceApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
+    ResetUser, ResourceApi, SignHost, SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser,
+    UserInfo,
 };
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
 use crate::cert::TrustBundle;
@@ -362,5 +363,18 @@ impl ResourceApi for AuthHandle {
     async fn secrets(&self) -> ApiResult<Secrets> {
         let call = self.call();
         call.run(Op::Secrets, |permit| backup::secrets(&call, permit)).await
+    }
+}
+
+#[async_trait]
+impl SigningApi for AuthHandle {
+    async fn sign_user(&self, request: SignUser) -> ApiResult<LoginResponse> {
+        let call = self.call();
+        call.run(Op::SignUser, |permit| signing::sign_user(&call, permit, request)).await
+    }
+
+    async fn sign_host(&self, request: SignHost) -> ApiResult<SignedHost> {
+        let call = self.call();
+        call.run(Op::SignHost, |permit| signing::sign_host(&call, permit, request)).await
     }
 }

@@ -10,6 +10,7 @@ use crate::access::AccessChecker;
 use crate::api::{ApiError, ApiResult, LoginRequest, LoginResponse};
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::{IssuedCertificates, MAX_USER_TTL, MIN_USER_TTL, UserGrant};
+use crate::clock::Timestamp;
 use crate::id::{OsLogin, RoleName, UserName};
 use crate::password::MIN_PASSWORD_LEN;
 use crate::resource::User;
@@ -111,8 +112,18 @@ pub(super) fn chain(error: &ApiError) -> String {
     text
 }
 
+/// The user's document expires too soon for any certificate.
+#[derive(Debug, thiserror::Error)]
+#[error("the user ends within a minute")]
+struct Ends;
+
+/// How long there will be such a user; `None` is for ever. No certificate outlasts its user.
+pub(super) fn left(user: &User, now: Timestamp) -> Option<Duration> {
+    user.metadata.expires.map(|at| at.saturating_since(now))
+}
+
 /// What the user's roles give now.
-async fn grant(
+pub(super) async fn grant(
     call: &OpContext<'_>,
     name: UserName,
     user: &User,
@@ -124,6 +135,10 @@ async fn grant(
     access.readable().map_err(|denied| ApiError::denied().because(denied))?;
     let by_roles = access.max_session_ttl().unwrap_or(MAX_USER_TTL);
     let ttl = asked.unwrap_or(call.auth.config.user_ttl).min(by_roles).clamp(MIN_USER_TTL, MAX_USER_TTL);
+    let ttl = match left(user, call.now) {
+        Some(left) if left < MIN_USER_TTL => return Err(ApiError::denied().because(Ends)),
+        left => left.map_or(ttl, |left| ttl.min(left)),
+    };
     let mut grant = UserGrant::new(name, ttl);
     grant.logins = access.logins();
     grant.permits = access.permits();

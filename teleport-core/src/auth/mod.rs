@@ -32,6 +32,7 @@ mod recordings;
 mod reissue;
 mod roles;
 mod sessions;
+mod signing;
 mod tokens;
 mod totp;
 mod trust;

@@ -7,10 +7,10 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::Caller;
 use super::context::OpContext;
 use super::policy::Permit;
 use super::presence::host_of;
+use super::{Caller, nodes};
 use crate::api::{ApiError, ApiResult, ProxyRecord};
 use crate::cert::Identity;
 use crate::id::{ClusterName, HostRole};
@@ -39,6 +39,19 @@ pub(super) async fn taken<'n>(
     if role == HostRole::Proxy || here {
         return Ok(None);
     }
+    of_proxies(call, client, names).await
+}
+
+/// The first of `names` by which a proxy or the cluster is found, whoever asks. `client` is from where the host calls that shall
+/// have the name, if it does.
+///
+/// # Errors
+/// When storage fails.
+pub(super) async fn of_proxies<'n>(
+    call: &OpContext<'_>,
+    client: Option<IpAddr>,
+    names: impl IntoIterator<Item = &'n str>,
+) -> ApiResult<Option<&'n str>> {
     let mut sources = call.auth.proxy_sources.list().await?;
     let proxies: Vec<Found> = call
         .auth
@@ -54,6 +67,32 @@ pub(super) async fn taken<'n>(
         .collect();
     let cluster = &call.auth.config.cluster;
     Ok(names.into_iter().find(|name| is_taken(name, client, cluster, &proxies)))
+}
+
+/// The first of `names` by which a node is found: its id, its name, and the address that it announced, unless every host has it.
+///
+/// # Errors
+/// When storage fails.
+pub(super) async fn of_nodes<'n>(
+    call: &OpContext<'_>,
+    names: impl IntoIterator<Item = &'n str>,
+) -> ApiResult<Option<&'n str>> {
+    let cluster = &call.auth.config.cluster;
+    let mut known = BTreeSet::new();
+    for node in nodes::all(call.auth).await? {
+        let (id, name) = (node.record.host_id.to_string(), node.record.name.as_str());
+        known.extend([within(&id, cluster), spelling(&id), within(name, cluster), spelling(name)]);
+        known.insert(spelling(&host_of(&node.record.address)));
+    }
+    known.retain(|name| !is_local(name));
+    Ok(names
+        .into_iter()
+        .find(|name| known.contains(&spelling(name)) || known.contains(&within(name, cluster))))
+}
+
+/// Whether every host has this name or address, for connections within its own machine.
+fn is_local(name: &str) -> bool {
+    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
 }
 
 /// Refuses the call of a member that would take `name`: the audit log hears of it, and so does the member, whose operator must
@@ -76,8 +115,7 @@ impl Found {
         for address in [&proxy.web_address, &proxy.ssh_address] {
             names.insert(spelling(&host_of(address)));
         }
-        // Every host has these, for connections within its own machine.
-        names.retain(|name| name != "localhost" && !name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()));
+        names.retain(|name| !is_local(name));
         Self { names, from }
     }
 }

@@ -186,6 +186,8 @@ table! {
     TokenDocuments    "token_documents"       [No,  No,  No,  Yes, Yes, Role("token", List)];
     ReplaceToken      "replace_token"         [No,  No,  No,  Yes, Yes, Role("token", Update)];
     Secrets           "secrets"               [No,  No,  No,  Yes, Yes, No];
+    SignUser          "sign_user"             [No,  No,  No,  Yes, Yes, Role("user_cert", Create)];
+    SignHost          "sign_host"             [No,  No,  No,  Yes, Yes, Role("host_cert", Create)];
 }
 
 /// The whole table as text, for humans and for the golden file.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::context::OpContext;
-use super::login::issue;
+use super::login::{issue, left};
 use super::policy::Permit;
 use crate::access::{AccessChecker, Denied, RoleSet, Subject};
 use crate::api::{ApiError, ApiErrorKind, ApiResult, LoginResponse, ReissueRequest};
@@ -92,7 +92,14 @@ pub(super) async fn reissue(
     };
     let roles = call.roles().await?;
     let asked = request.ttl.map(Duration::from_secs);
-    let grant = match attenuate(identity, &user.record.spec, &roles, asked, call.now) {
+    let derived = match left(&user.record, call.now) {
+        Some(left) if left < MIN_USER_TTL => Err(NotDerivable::EndsSoon),
+        left => {
+            let asked = asked.into_iter().chain(left).min();
+            attenuate(identity, &user.record.spec, &roles, asked, call.now)
+        }
+    };
+    let grant = match derived {
         Ok(grant) => grant,
         Err(reason @ NotDerivable::EndsSoon) => {
             let text = "the certificate ends within a minute; log in again";

@@ -22,10 +22,14 @@ const ATTEMPTS: usize = 16;
 /// The trait that `{{internal.logins}}` stands for.
 pub(super) const LOGINS: &str = "logins";
 
-/// The longest name of a trait, in bytes.
+/// The longest name of a trait that is typed, in bytes.
 const MAX_TRAIT_NAME: usize = 64;
-/// The most bytes of all traits of a user: they are a part of each certificate.
+/// The longest name of a trait, in bytes: those of directories are addresses.
+const MAX_LONG_NAME: usize = 256;
+/// The most bytes of all traits of a user, as JSON: they are a part of each certificate.
 const MAX_TRAITS: usize = 8 << 10;
+/// The most roles of a user: the authority signs no more of them.
+const MAX_ROLES: usize = 128;
 
 pub(super) fn not_found(user: &UserName) -> ApiError {
     ApiError::not_found(format_args!("user {user}"))
@@ -44,6 +48,13 @@ pub(super) fn forget_credentials(batch: Batch, user: &UserName) -> ApiResult<Bat
         Action::Delete,
     );
     lockout::forget_in(batch, user)
+}
+
+/// Adds forgetting all that is left of a former user of this name, one whose document has expired for example: nothing of it may
+/// come to life again. The batch must also create the user's record.
+pub(super) async fn forget_former(call: &OpContext<'_>, batch: Batch, user: &UserName) -> ApiResult<Batch> {
+    let batch = forget_credentials(batch, user)?;
+    invites::delete_in(call, batch, user).await
 }
 
 /// Whether a user of this name would look in the audit log like a [`Caller`](super::Caller) that is no user.
@@ -67,9 +78,9 @@ pub(super) async fn create(
     let logins = sorted_logins(request.logins)?;
     let traits = Traits::from([(LOGINS.to_owned(), logins.clone())]);
     let user = User::new(request.name.as_str(), UserSpec { roles, traits });
+    check_spec(&user.spec)?;
     let batch = call.auth.users.write_in(Batch::new(), &user, Condition::Absent)?;
-    // Nothing of a former user of this name may come to life again.
-    let batch = forget_credentials(batch, &request.name)?;
+    let batch = forget_former(call, batch, &request.name).await?;
     let (batch, invite) = invites::create_in(call, batch, &request.name, ttl, false)?;
     match call.auth.ports.backend.commit(batch).await {
         Err(error) if error.is_conflict() => {
@@ -165,7 +176,7 @@ pub(super) async fn update(
                 spec.traits.insert(trait_name.clone(), values.clone());
             }
         }
-        check_size(&spec.traits)?;
+        check_spec(spec)?;
         let mut event = AuditEvent::new(EventKind::UserUpdate)
             .field("name", name.as_str())
             .field("roles", texts(&spec.roles))
@@ -182,7 +193,7 @@ pub(super) async fn update(
     Err(contended())
 }
 
-/// Traits go into certificates, so what cannot be there is refused when it is written and not when the user logs in.
+/// What `update` is asked for, which people type.
 fn check_traits(traits: &Traits) -> ApiResult<()> {
     for (name, values) in traits {
         if name == LOGINS {
@@ -203,14 +214,34 @@ fn check_traits(traits: &Traits) -> ApiResult<()> {
     Ok(())
 }
 
-fn check_size(traits: &Traits) -> ApiResult<()> {
-    let size: usize = traits
-        .iter()
-        .map(|(name, values)| name.len() + values.iter().map(|value| value.len() + 8).sum::<usize>())
-        .sum();
-    if size > MAX_TRAITS {
+/// What a user's certificate could not hold is refused when it is written and not when the user logs in.
+pub(super) fn check_spec(spec: &UserSpec) -> ApiResult<()> {
+    if spec.roles.len() > MAX_ROLES {
+        return Err(ApiError::invalid(format!("spec.roles: a user has at most {MAX_ROLES} roles")));
+    }
+    let has_control = |text: &String| text.chars().any(char::is_control);
+    if spec.traits.iter().any(|(name, values)| {
+        name.is_empty() || name.len() > MAX_LONG_NAME || has_control(name) || values.iter().any(has_control)
+    }) {
         return Err(ApiError::invalid(format!(
-            "the user's traits are too long for a certificate: {size} bytes, {MAX_TRAITS} at most"
+            "spec.traits: a name is empty or longer than {MAX_LONG_NAME} bytes, or something has control characters"
+        )));
+    }
+    let logins = spec.traits.get(LOGINS).map(Vec::as_slice).unwrap_or_default();
+    for (index, login) in logins.iter().enumerate() {
+        if let Err(error) = OsLogin::new(login) {
+            return Err(ApiError::invalid(format!("spec.traits.{LOGINS}[{index}]: {error}")));
+        }
+    }
+    if logins.len() > MAX_PRINCIPALS {
+        return Err(ApiError::invalid(format!(
+            "spec.traits.{LOGINS}: a user has at most {MAX_PRINCIPALS} logins"
+        )));
+    }
+    let len = serde_json::to_vec(&spec.traits).map_err(ApiError::internal)?.len();
+    if len > MAX_TRAITS {
+        return Err(ApiError::invalid(format!(
+            "spec.traits: {len} bytes are too long for a certificate, which has at most {MAX_TRAITS} of them"
         )));
     }
     Ok(())

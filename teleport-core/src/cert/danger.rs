@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{HostGrant, UserGrant};
+use super::{HostGrant, SshServerGrant, UserGrant};
 use crate::id::{ClusterName, HostId, HostRole, NodeName, UserName};
 
 /// A grant for a user certificate that no policy of ours has seen. All lists are empty; fill the public fields.
@@ -22,4 +22,9 @@ pub fn unchecked_host_grant(
     ttl: Duration,
 ) -> HostGrant {
     HostGrant::new(host_id, name, cluster, role, ttl)
+}
+
+/// A grant for the certificate of an SSH server whose names nobody has compared with those of the cluster's members.
+pub fn unchecked_ssh_server_grant(names: Vec<String>, cluster: ClusterName, ttl: Duration) -> SshServerGrant {
+    SshServerGrant::new(names, cluster, ttl)
 }

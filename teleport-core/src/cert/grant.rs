@@ -73,3 +73,21 @@ impl HostGrant {
         Self { host_id, name, cluster, role, addresses: Vec::new(), ttl }
     }
 }
+
+/// Permission for the certificate of an SSH server that is no member of the cluster. Made by the check of its names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SshServerGrant {
+    /// Names and addresses under which clients reach it; they become the principals. Never empty.
+    pub names: Vec<String>,
+    /// The cluster whose authority vouches for it.
+    pub cluster: ClusterName,
+    /// How long the certificate shall be valid. Issuers clamp it to 1 minute ..= 30 days.
+    pub ttl: Duration,
+}
+
+impl SshServerGrant {
+    pub(crate) fn new(names: Vec<String>, cluster: ClusterName, ttl: Duration) -> Self {
+        Self { names, cluster, ttl }
+    }
+}

@@ -5,7 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{HostGrant, PublicKey, TlsPublicKey, TrustBundle, UserGrant};
+use super::{HostGrant, PublicKey, SshServerGrant, TlsPublicKey, TrustBundle, UserGrant};
 use crate::clock::Timestamp;
 
 /// The public keys that one issue is about. The private keys stay where they were made.
@@ -32,6 +32,20 @@ pub struct IssuedCertificates {
     /// From when both are valid.
     pub valid_after: Timestamp,
     /// When both end.
+    pub valid_before: Timestamp,
+}
+
+/// An SSH certificate alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "issuers build it")]
+pub struct IssuedSshCertificate {
+    /// The OpenSSH certificate: one line, `algorithm base64`.
+    pub ssh: String,
+    /// Its serial number.
+    pub serial: u64,
+    /// From when it is valid.
+    pub valid_after: Timestamp,
+    /// When it ends.
     pub valid_before: Timestamp,
 }
 
@@ -94,6 +108,16 @@ pub trait CertIssuer: fmt::Debug + Send + Sync + 'static {
         grant: HostGrant,
         keys: &SubjectKeys,
     ) -> Result<IssuedCertificates, IssueError>;
+
+    /// A certificate for the host key of an SSH server that is no member of the cluster. It says nothing by which a member is known.
+    ///
+    /// # Errors
+    /// [`IssueError`].
+    async fn issue_ssh_server(
+        &self,
+        grant: SshServerGrant,
+        key: &PublicKey,
+    ) -> Result<IssuedSshCertificate, IssueError>;
 
     /// The public keys that the cluster trusts at this moment.
     ///

@@ -22,9 +22,9 @@ pub use self::extension::{
     X_LOGIN_IP, X_ROLES, X_TRAITS, proxy_principal,
 };
 pub use self::fields::{CertFields, CertKind, MAX_CERT_LEN};
-pub use self::grant::{HostGrant, UserGrant};
+pub use self::grant::{HostGrant, SshServerGrant, UserGrant};
 pub use self::identity::{HostIdentity, Identity, Permits, UserIdentity};
-pub use self::issuer::{CertIssuer, IssueError, IssuedCertificates, SubjectKeys};
+pub use self::issuer::{CertIssuer, IssueError, IssuedCertificates, IssuedSshCertificate, SubjectKeys};
 pub use self::key::{InvalidKey, KeyAlgorithm, PublicKey, TlsPublicKey};
 pub use self::rejected::CertRejected;
 pub use self::tls::{TlsAuthority, TlsFields, verify_tls};

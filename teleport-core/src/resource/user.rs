@@ -24,5 +24,6 @@ impl Spec for UserSpec {
     const COLLECTION: &'static str = "users";
 }
 
-/// A user. The resource's name is a [`UserName`](crate::id::UserName).
+/// A user. The resource's name is a [`UserName`](crate::id::UserName). When it expires there is no such user any more; no certificate
+/// that is issued outlasts it.
 pub type User = Resource<UserSpec>;

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::subject_keys;
 use crate::cert::{
-    CertIssuer, HostGrant, IssueError, IssuedCertificates, MAX_HOST_TTL, MAX_USER_TTL, MIN_USER_TTL,
-    SubjectKeys, TrustBundle, UserGrant,
+    CertIssuer, HostGrant, IssueError, IssuedCertificates, IssuedSshCertificate, MAX_HOST_TTL, MAX_USER_TTL,
+    MIN_USER_TTL, PublicKey, SshServerGrant, SubjectKeys, TrustBundle, UserGrant,
 };
 use crate::clock::Clock;
 use crate::id::ClusterName;
@@ -78,6 +78,17 @@ impl CertIssuer for UnsignedIssuer {
             "addresses": grant.addresses, "keys": keys,
         });
         Ok(self.issue(&content, grant.ttl.min(MAX_HOST_TTL)))
+    }
+
+    async fn issue_ssh_server(
+        &self,
+        grant: SshServerGrant,
+        key: &PublicKey,
+    ) -> Result<IssuedSshCertificate, IssueError> {
+        let content = json!({ "names": grant.names, "cluster": grant.cluster, "key": key });
+        let issued = self.issue(&content, grant.ttl.clamp(MIN_USER_TTL, MAX_HOST_TTL));
+        let IssuedCertificates { ssh, serial, valid_after, valid_before, .. } = issued;
+        Ok(IssuedSshCertificate { ssh, serial, valid_after, valid_before })
     }
 
     async fn trust(&self) -> Result<TrustBundle, IssueError> {

@@ -1,21 +1,31 @@
 //! What administrators asked for and did not get, and who they are, in the audit log.
 
 use teleport_core::api::{
-    AdminApi, ApiErrorKind, CreateToken, CreateUser, ResetUser, ResourceApi, UpdateUser,
+    AdminApi, ApiErrorKind, CreateToken, CreateUser, ResetUser, ResourceApi, SignHost, SignUser, SigningApi,
+    UpdateUser,
 };
 use teleport_core::audit::EventKind;
 use teleport_core::auth::policy::Operation;
 use teleport_core::id::{HostRole, UserName};
 use teleport_core::label::Labels;
-use teleport_core::resource::{Metadata, Role, RoleSpec, Token, TokenSpec, User, UserSpec};
+use teleport_core::resource::{Metadata, Role, RoleSpec, Rule, Token, TokenSpec, User, UserSpec, Verb};
 use teleport_core::secret::SecretString;
+use teleport_core::testing::subject_keys;
 
 use crate::cluster::Cluster;
 
 #[tokio::test]
 async fn a_change_that_was_not_made_is_in_the_audit_log() {
     let cluster = Cluster::new().await;
-    let alice = cluster.as_user(&cluster.member("alice", &["editor"]).await);
+    // Nobody may sign by the built-in roles.
+    let mut signer = Role::new("signer", RoleSpec::default());
+    signer.spec.allow.rules = vec![Rule {
+        resources: vec!["user_cert".to_owned(), "host_cert".to_owned()],
+        verbs: vec![Verb::Create],
+        condition: None,
+    }];
+    cluster.admin().create_role(signer).await.unwrap();
+    let alice = cluster.as_user(&cluster.member("alice", &["editor", "signer"]).await);
     let name = |text: &str| UserName::new(text).unwrap();
     let create = || CreateUser { name: name("alice"), roles: Vec::new(), logins: Vec::new(), ttl: None };
     let token =
@@ -85,6 +95,24 @@ async fn a_change_that_was_not_made_is_in_the_audit_log() {
             alice.replace_token(described).await.map(drop),
             ApiErrorKind::Invalid,
             "metadata.expires",
+        ),
+        (
+            Operation::SignUser,
+            alice
+                .sign_user(SignUser { user: name("nobody"), keys: subject_keys(1), ttl: None })
+                .await
+                .map(drop),
+            ApiErrorKind::NotFound,
+            "nobody",
+        ),
+        (
+            Operation::SignHost,
+            alice
+                .sign_host(SignHost { names: vec!["*".to_owned()], key: subject_keys(1).ssh, ttl: None })
+                .await
+                .map(drop),
+            ApiErrorKind::Invalid,
+            "host name",
         ),
     ];
     // Every operation that the table calls administration is among them.

@@ -150,28 +150,42 @@ async fn a_restore_that_was_interrupted_does_not_start_and_can_be_finished() {
     let backup = Backup::new(documents(&cluster, true).await).unwrap();
     let ports = empty(&cluster);
     let inner = ports.backend.clone();
-    let mut interrupted = 0;
-    for writes in 1..20 {
+    // The mark; the records; when they are written again, what takes the mark away.
+    for (fails, begun) in [(1, false), (2, true), (2, true)] {
         let faulty = FaultBackend::new(inner.clone());
-        faulty.faults().fail_write(writes);
+        faulty.faults().fail_write(fails);
         let attempt = RestorePorts { backend: Arc::new(faulty), ..ports.clone() };
-        if restore(&attempt, &name(), &backup).await.is_ok() {
-            break;
-        }
-        if writes == 1 {
-            continue;
-        }
-        interrupted += 1;
+        assert!(restore(&attempt, &name(), &backup).await.is_err());
         let mut all = cluster.ports.clone();
         all.backend = inner.clone();
         let service = AuthService::new(all, cluster.auth.config().clone());
-        let error = service.bootstrap().await.unwrap_err();
-        assert!(error.message().contains("--bootstrap"), "{error}");
+        if begun {
+            let error = service.bootstrap().await.unwrap_err();
+            assert!(error.message().contains("--bootstrap"), "{error}");
+        }
     }
-    assert_eq!(interrupted, 2, "the records, and the mark");
+    restore(&ports, &name(), &backup).await.unwrap();
     let service = started(&cluster, &ports).await;
     let admin = service.acting_as(teleport_core::auth::Caller::LocalAdmin);
     assert_eq!(admin.user_documents().await.unwrap().len(), 2);
+}
+
+/// What one backup has left would stay beside the other.
+#[tokio::test]
+async fn an_interrupted_restore_goes_on_with_the_same_backup_only() {
+    let (cluster, _) = populated().await;
+    let all = documents(&cluster, true).await;
+    let backup = Backup::new(all.clone()).unwrap();
+    let ports = empty(&cluster);
+    let faulty = FaultBackend::new(ports.backend.clone());
+    faulty.faults().fail_write(2);
+    let attempt = RestorePorts { backend: Arc::new(faulty), ..ports.clone() };
+    assert!(restore(&attempt, &name(), &backup).await.is_err());
+    let other = Backup::new(all.into_iter().filter(|document| document.kind() != "user")).unwrap();
+    let error = restore(&ports, &name(), &other).await.unwrap_err();
+    assert!(matches!(error, RestoreError::OtherBackup), "{error}");
+    restore(&ports, &name(), &backup).await.unwrap();
+    started(&cluster, &ports).await;
 }
 
 #[test]

@@ -22,7 +22,7 @@ use teleport_core::id::HostRole;
 use teleport_core::secret::SecretString;
 
 use super::CertificateError;
-use super::routes::{ACCEPT_PATH, INVITE_PATH, JOIN_PATH, LOGIN_PATH, PING_PATH};
+use super::pages::Page;
 use crate::rpc::http::ErrorBody;
 use crate::rpc::tls::{ALPN_H2, SeenAuthorities, ServerTrust, client_config, server_roles};
 use crate::rpc::{SecretBody, TcpConnector, handshake, read_answer};
@@ -219,7 +219,7 @@ impl WebClient {
     /// # Errors
     /// [`WebError`].
     pub async fn ping(&self) -> Result<Ping, WebError> {
-        self.exchange(Method::GET, |_| PING_PATH, Bytes::new()).await
+        self.exchange(Method::GET, |_| Page::Ping.path(), Bytes::new()).await
     }
 
     /// Logs a user in.
@@ -227,7 +227,7 @@ impl WebClient {
     /// # Errors
     /// [`WebError`]; of the kind denied whatever is wrong with the credentials.
     pub async fn login(&self, request: &LoginRequest) -> Result<LoginResponse, WebError> {
-        self.call(|_| LOGIN_PATH, request).await
+        self.call(|_| Page::Login.path(), request).await
     }
 
     /// What an invited user needs to set up a second factor.
@@ -235,7 +235,7 @@ impl WebClient {
     /// # Errors
     /// [`WebError`].
     pub async fn invite(&self, token: SecretString) -> Result<InviteInfo, WebError> {
-        self.call(|_| INVITE_PATH, &SecretBody { token }).await
+        self.call(|_| Page::Invite.path(), &SecretBody { token }).await
     }
 
     /// Sets the invited user's password and second factor.
@@ -243,7 +243,7 @@ impl WebClient {
     /// # Errors
     /// [`WebError`].
     pub async fn accept(&self, request: &AcceptInvite) -> Result<(), WebError> {
-        self.bytes(Method::POST, |_| ACCEPT_PATH, to_json(request)?).await.map(drop)
+        self.bytes(Method::POST, |_| Page::AcceptInvite.path(), to_json(request)?).await.map(drop)
     }
 
     /// Makes a host a member. [`crate::join::join`] is the way to do it.
@@ -251,7 +251,7 @@ impl WebClient {
     /// # Errors
     /// [`WebError`].
     pub async fn join(&self, request: &JoinRequest) -> Result<HostCredentials, WebError> {
-        self.call(|_| JOIN_PATH, request).await
+        self.call(|_| Page::Join.path(), request).await
     }
 
     async fn call<T: DeserializeOwned>(

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Request, StatusCode};
 use serde::de::DeserializeOwned;
 use teleport_core::api::{
     AcceptInvite, ApiError, ApiErrorKind, ApiResult, JoinRequest, LoginRequest, ProxyAccess,
@@ -16,18 +16,12 @@ use teleport_core::clock::Clock;
 use teleport_core::secret::SecretString;
 
 use super::WebRates;
+use super::pages::Page;
 use crate::listener::limits::Source;
 use crate::rpc::SecretBody;
 use crate::rpc::http::{Answer, answer, json, parse, read_body, refuse};
 use crate::rpc::limits::Buckets;
 use crate::rpc::routes::MAX_PUBLIC_BODY;
-
-pub(crate) const PING_PATH: &str = "/webapi/ping";
-pub(crate) const FIND_PATH: &str = "/webapi/find";
-pub(crate) const LOGIN_PATH: &str = "/webapi/login";
-pub(crate) const INVITE_PATH: &str = "/webapi/invite";
-pub(crate) const ACCEPT_PATH: &str = "/webapi/invite/accept";
-pub(crate) const JOIN_PATH: &str = "/v1/webapi/host/credentials";
 
 /// How often an address has asked.
 #[derive(Debug)]
@@ -86,42 +80,42 @@ impl Routes {
 
     async fn route(&self, request: Request<Incoming>, client: IpAddr) -> ApiResult<Answer> {
         let path = request.uri().path();
-        let secrets = matches!(path, LOGIN_PATH | INVITE_PATH | ACCEPT_PATH);
-        self.throttle.check(if secrets { &self.throttle.secrets } else { &self.throttle.others }, client)?;
-        match (request.method(), path) {
-            (&Method::GET, PING_PATH | FIND_PATH) => {
+        let rated = if Page::guesses(path) { &self.throttle.secrets } else { &self.throttle.others };
+        self.throttle.check(rated, client)?;
+        let page = Page::of(request.method(), path).ok_or_else(|| ApiError::not_found("the page"))?;
+        match page {
+            Page::Find | Page::Ping => {
                 let mut ping = self.api.ping().await?;
                 ping.proxy_ssh_address.clone_from(&self.ssh_address);
                 Ok(json(StatusCode::OK, &ping))
             }
-            (&Method::POST, LOGIN_PATH) => {
+            Page::Login => {
                 let login = message::<LoginRequest>(request).await?;
                 Ok(json(
                     StatusCode::OK,
                     &self.api.login(LoginRequest { client_ip: Some(client), ..login }).await?,
                 ))
             }
-            (&Method::POST, JOIN_PATH) => {
+            Page::Join => {
                 let join = message::<JoinRequest>(request).await?;
                 Ok(json(
                     StatusCode::OK,
                     &self.api.join(JoinRequest { client_ip: Some(client), ..join }).await?,
                 ))
             }
-            (&Method::GET, INVITE_PATH) => {
+            Page::ShowInvite => {
                 let token = bearer(&request).ok_or_else(|| ApiError::not_found("the invite"))?;
                 Ok(json(StatusCode::OK, &self.api.invite(token).await?))
             }
-            (&Method::POST, INVITE_PATH) => {
+            Page::Invite => {
                 let SecretBody { token } = message(request).await?;
                 Ok(json(StatusCode::OK, &self.api.invite(token).await?))
             }
-            (&Method::POST, ACCEPT_PATH) => {
+            Page::AcceptInvite => {
                 let accept = message::<AcceptInvite>(request).await?;
                 self.api.accept_invite(AcceptInvite { client_ip: Some(client), ..accept }).await?;
                 Ok(answer(StatusCode::NO_CONTENT, "application/json", Bytes::new()))
             }
-            _ => Err(ApiError::not_found("the page")),
         }
     }
 }

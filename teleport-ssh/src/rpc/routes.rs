@@ -56,6 +56,8 @@ pub(crate) enum Route {
     Roles,
     SearchEvents,
     Secrets,
+    SignHost,
+    SignUser,
     Status,
     TokenDocuments,
     Tokens,
@@ -181,6 +183,8 @@ impl Route {
             ("documents", Some("tokens"), None, ..) if *method == Method::GET => Self::TokenDocuments,
             ("documents", Some("tokens"), None, ..) => Self::ReplaceToken,
             ("documents", Some("secrets"), None, ..) => Self::Secrets,
+            ("certificates", Some("host"), None, ..) => Self::SignHost,
+            ("certificates", Some("user"), None, ..) => Self::SignUser,
             ("tokens", None, ..) if *method == Method::GET => Self::Tokens,
             ("tokens", None, ..) => Self::CreateToken,
             ("tokens", Some("delete"), None, ..) => Self::DeleteToken,
@@ -233,6 +237,8 @@ impl fmt::Display for Route {
             Self::ResetUser(name) => write!(f, "users/{name}/reset"),
             Self::SearchEvents => f.write_str("events/search"),
             Self::Secrets => f.write_str("documents/secrets"),
+            Self::SignHost => f.write_str("certificates/host"),
+            Self::SignUser => f.write_str("certificates/user"),
             Self::Status => f.write_str("status"),
             Self::Trust => f.write_str("trust"),
             Self::UnlockUser(name) => write!(f, "users/{name}/unlock"),
@@ -245,6 +251,10 @@ impl fmt::Display for Route {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use std::collections::HashSet;
+
+    use teleport_core::auth::policy::Operation;
+
     use super::*;
 
     fn all() -> Vec<Route> {
@@ -291,6 +301,8 @@ mod tests {
             Route::Roles,
             Route::SearchEvents,
             Route::Secrets,
+            Route::SignHost,
+            Route::SignUser,
             Route::Status,
             Route::TokenDocuments,
             Route::Tokens,
@@ -303,6 +315,74 @@ mod tests {
             Route::WatchAccess,
             Route::WatchNodes,
         ]
+    }
+
+    /// What a route is for. A route without a line here does not compile; one that is missing in [`all`] is found by
+    /// `every_operation_has_its_route`.
+    fn operation(route: &Route) -> Operation {
+        match route {
+            Route::AcceptInvite => Operation::AcceptInvite,
+            Route::AddMfaDevice => Operation::AddMfaDevice,
+            Route::AddUser => Operation::AddUser,
+            Route::AnnounceNode => Operation::AnnounceNode,
+            Route::AnnounceProxy => Operation::AnnounceProxy,
+            Route::BeginMfaDevice => Operation::BeginMfaDevice,
+            Route::ChangePassword => Operation::ChangePassword,
+            Route::CompleteRecording(..) => Operation::CompleteRecording,
+            Route::CreateRecording => Operation::CreateRecording,
+            Route::CreateRole => Operation::CreateRole,
+            Route::CreateToken => Operation::CreateToken,
+            Route::CreateUser => Operation::CreateUser,
+            Route::DeleteNode(..) => Operation::DeleteNode,
+            Route::DeleteRole(..) => Operation::DeleteRole,
+            Route::DeleteToken => Operation::DeleteToken,
+            Route::DeleteUser(..) => Operation::DeleteUser,
+            Route::EmitEvents => Operation::EmitEvents,
+            Route::Invite => Operation::Invite,
+            Route::Join => Operation::Join,
+            Route::KeepAlive => Operation::KeepAlive,
+            Route::Login => Operation::Login,
+            Route::MfaDevices => Operation::MfaDevices,
+            Route::Nodes => Operation::Nodes,
+            Route::Ping => Operation::Ping,
+            Route::PutRecordingPart(..) => Operation::PutRecordingPart,
+            Route::ReadRecording(..) => Operation::ReadRecording,
+            Route::RecordingParts(..) => Operation::RecordingParts,
+            Route::Recordings => Operation::Recordings,
+            Route::ReissueUser => Operation::ReissueUser,
+            Route::RemoveMfaDevice => Operation::RemoveMfaDevice,
+            Route::RenewHost => Operation::RenewHost,
+            Route::ReplaceRole => Operation::ReplaceRole,
+            Route::ReplaceToken => Operation::ReplaceToken,
+            Route::ReplaceUser => Operation::ReplaceUser,
+            Route::ResetUser(..) => Operation::ResetUser,
+            Route::Role(..) => Operation::Role,
+            Route::Roles => Operation::Roles,
+            Route::SearchEvents => Operation::SearchEvents,
+            Route::Secrets => Operation::Secrets,
+            Route::SignHost => Operation::SignHost,
+            Route::SignUser => Operation::SignUser,
+            Route::Status => Operation::Status,
+            Route::TokenDocuments => Operation::TokenDocuments,
+            Route::Tokens => Operation::Tokens,
+            Route::Trust => Operation::Trust,
+            Route::UnlockUser(..) => Operation::UnlockUser,
+            Route::UpdateUser(..) => Operation::UpdateUser,
+            Route::User(..) => Operation::User,
+            Route::UserDocuments => Operation::UserDocuments,
+            Route::Users => Operation::Users,
+            Route::WatchAccess => Operation::WatchAccess,
+            Route::WatchNodes => Operation::WatchNodes,
+        }
+    }
+
+    #[test]
+    fn every_operation_has_its_route() {
+        let of_routes: HashSet<Operation> = all().iter().map(operation).collect();
+        assert_eq!(of_routes.len(), all().len(), "an operation has two routes");
+        for operation in Operation::ALL {
+            assert!(of_routes.contains(operation), "{} has no route in `all`", operation.name());
+        }
     }
 
     #[test]

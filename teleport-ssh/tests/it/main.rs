@@ -7,6 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod golden;
 #[cfg(target_os = "linux")]
 mod hop;
 #[cfg(target_os = "linux")]

@@ -6,6 +6,8 @@ mod eviction;
 mod hostile;
 mod identity;
 mod join;
+mod matrix;
+mod matrix_web;
 mod mtls;
 mod origin;
 mod passes;

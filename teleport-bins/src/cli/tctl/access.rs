@@ -42,9 +42,12 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
     let Command::Explain { user: name, what, format } = command;
     let question = Question::parse(&what)?;
     let user = context.api.user(name).await?;
+    if let Some(at) = user.metadata.expires.filter(|_| user.metadata.has_expired(SystemClock::new().now())) {
+        bail!("the user {} ended at {at}: nothing is allowed any more", user.metadata.name);
+    }
     let roles = roles(context, &user).await?;
     let checker = AccessChecker::new(&user, &roles);
-    let explanation = match question {
+    let mut explanation = match question {
         Question::Login(target) => explain_login(context, &checker, &target).await?,
         Question::Rule { verb, kind, name: None } => {
             checker.explain_rule(&kind, verb, ResourceFacts::default())
@@ -54,6 +57,9 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
             checker.explain_rule(&kind, verb, facts)
         }
     };
+    if let Some(at) = user.metadata.expires {
+        explanation.notes.push(format!("the user ends at {at}, and so does every certificate by then"));
+    }
     // What a node calls itself must not drive this terminal; the format has lines of its own.
     format
         .print(&explanation, || explanation.to_string().lines().map(sanitize).collect::<Vec<_>>().join("\n"))

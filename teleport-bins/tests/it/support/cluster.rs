@@ -161,9 +161,13 @@ impl TestCluster {
 
     /// A user with these roles and logins who has accepted the invite and logged in.
     pub(crate) fn user(&self, name: &str, roles: &[&str], logins: &[&str]) -> Home {
+        self.user_for(name, roles, logins, None)
+    }
+
+    /// The same, logged in for so long.
+    pub(crate) fn user_for(&self, name: &str, roles: &[&str], logins: &[&str], ttl: Option<u64>) -> Home {
         let (password, mut app) = self.invited(name, roles, logins);
-        let input =
-            LoginInput { user: name.to_owned(), password, code: SecretString::new(app.code()), ttl: None };
+        let input = LoginInput { user: name.to_owned(), password, code: SecretString::new(app.code()), ttl };
         let proxy = ProxyAddress::parse(&self.web().to_string()).unwrap();
         let os = &self.os;
         let profile =

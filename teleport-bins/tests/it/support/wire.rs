@@ -11,6 +11,7 @@ use ring::digest::{SHA256, digest};
 use ring::rand::SystemRandom;
 use ring::signature::Ed25519KeyPair;
 use teleport_ssh::client::ProfileStore;
+use teleport_ssh::keys::SshKeyPair;
 use tokio::time::Instant;
 
 use super::cluster::TestCluster;
@@ -84,7 +85,7 @@ impl Message {
 
 /// A user's key and certificate.
 pub(crate) struct Holder {
-    key: Ed25519KeyPair,
+    pub(crate) key: Ed25519KeyPair,
     pub(crate) certificate: Vec<u8>,
 }
 
@@ -92,9 +93,13 @@ impl Holder {
     /// Who is logged in in this home of `tsh`.
     pub(crate) fn of(home: &Path) -> Self {
         let profile = ProfileStore::at(home).load(None).unwrap().unwrap();
-        let key = ssh_key::PrivateKey::from_openssh(profile.ssh.to_openssh().expose()).unwrap();
+        Self::new(&profile.ssh, &profile.certificates.ssh)
+    }
+
+    pub(crate) fn new(key: &SshKeyPair, certificate: &str) -> Self {
+        let key = ssh_key::PrivateKey::from_openssh(key.to_openssh().expose()).unwrap();
         let seed = key.key_data().ed25519().unwrap().private.to_bytes();
-        let certificate = ssh_key::Certificate::from_openssh(&profile.certificates.ssh).unwrap();
+        let certificate = ssh_key::Certificate::from_openssh(certificate).unwrap();
         Self {
             key: Ed25519KeyPair::from_seed_unchecked(&seed).unwrap(),
             certificate: certificate.to_bytes().unwrap(),

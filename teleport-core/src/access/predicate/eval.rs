@@ -5,9 +5,16 @@ use std::borrow::Cow;
 use super::compile::{Condition, List, Text};
 use super::facts::{Facts, ResourceFacts};
 use crate::access::search::has_words;
+use crate::access::transform::TooLong;
 
-/// The answer depends on a fact that is not given.
+/// The answer depends on a fact that is not given, or on a text that is too long.
 struct Unknown;
+
+impl From<TooLong> for Unknown {
+    fn from(_: TooLong) -> Self {
+        Self
+    }
+}
 
 impl Condition {
     pub(super) fn evaluate(&self, facts: &Facts<'_>) -> Option<bool> {
@@ -85,8 +92,8 @@ impl Text {
             },
             Self::Literal(text) => text,
             Self::Mapped(of, transform) => {
-                let value = of.value(facts)?;
-                return Ok(value.and_then(|value| transform.apply(&value)).map(Cow::Owned));
+                let Some(value) = of.value(facts)? else { return Ok(None) };
+                return Ok(transform.apply(&value)?.map(Cow::Owned));
             }
             Self::ResourceName => facts.resource.name.ok_or(Unknown)?,
             Self::SessionLogin => session()?.login,
@@ -107,7 +114,15 @@ impl List {
                 Ok(labels.iter().any(|(key, value)| keys.matches(key) && passes(value)))
             }
             Self::Mapped(of, transform) => {
-                of.any(facts, &mut |value| transform.apply(value).is_some_and(|value| passes(&value)))
+                let mut known = Ok(());
+                let found = of.any(facts, &mut |value| match transform.apply(value) {
+                    Ok(result) => result.is_some_and(|result| passes(&result)),
+                    Err(too_long) => {
+                        known = Err(Unknown::from(too_long));
+                        false
+                    }
+                })?;
+                if found { Ok(true) } else { known.map(|()| false) }
             }
             Self::Participants => {
                 let session = facts.resource.session.ok_or(Unknown)?;

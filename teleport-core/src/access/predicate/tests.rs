@@ -246,3 +246,21 @@ proptest! {
         prop_assert!(not.is_some());
     }
 }
+
+/// Whatever a text would be that is too long to be made: it allows nothing, and a denial holds.
+#[test]
+fn what_is_too_long_is_unknown() {
+    for source in ["user.metadata.name", r#"user.spec.traits["teams"]"#] {
+        let mut text = source.to_owned();
+        for _ in 0..20 {
+            text = format!(r#"regexp.replace({text},".","$0$0")"#);
+        }
+        for condition in [format!(r#"contains(set("x"), {text})"#), format!(r#"regexp.match({text}, "b")"#)] {
+            if !(source.contains("traits") && condition.starts_with("contains")) {
+                assert_eq!(evaluate(&condition, Scope::Nodes, true), None, "{condition}");
+                assert_eq!(evaluate(&format!("!{condition}"), Scope::Nodes, true), None);
+                assert_eq!(evaluate(&format!("true || {condition}"), Scope::Nodes, true), Some(true));
+            }
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::resource::{RULE_KINDS, Rule};
+use crate::resource::{NAMED_KINDS, RULE_KINDS, Rule};
 
 fn rule(kinds: &[&str], verbs: &[Verb], condition: Option<&str>) -> Rule {
     Rule { resources: texts(kinds), verbs: verbs.to_vec(), condition: condition.map(str::to_owned) }
@@ -96,6 +96,29 @@ fn rules_are_about_kinds_and_verbs() {
         let check = AccessChecker::for_identity(&identity, &set);
         assert_eq!(check.check_rule(kind, verb).map(drop), expected, "{check:?} {kind} {verb:?}");
         assert_eq!(check.may_have_rule(kind, verb), expected.is_ok(), "{check:?} {kind} {verb:?}");
+    }
+}
+
+/// The right to make certificates for others is never given in passing, and always taken.
+#[test]
+fn some_kinds_are_allowed_by_their_names_only() {
+    let all = with_rules("all", vec![rule(&["*"], &[Verb::Any], None)], Vec::new());
+    let named = with_rules("named", vec![rule(&NAMED_KINDS, &[Verb::Create], None)], Vec::new());
+    let none = with_rules("none", Vec::new(), vec![rule(&["*"], &[Verb::Any], None)]);
+    for kind in NAMED_KINDS {
+        assert!(RULE_KINDS.contains(&kind), "{kind}");
+        for (roles, expected) in [
+            (vec![all.clone()], Err(Denied::NotAllowed)),
+            (builtin_roles(), Err(Denied::NotAllowed)),
+            (vec![named.clone()], Ok(())),
+            (vec![all.clone(), named.clone()], Ok(())),
+            (vec![named.clone(), none.clone()], Err(Denied::DeniedBy { role: "none".to_owned() })),
+        ] {
+            let (identity, set) = (holder(&roles), RoleSet::new(roles));
+            let check = AccessChecker::for_identity(&identity, &set);
+            assert_eq!(check.check_rule(kind, Verb::Create).map(drop), expected, "{check:?} {kind}");
+            assert_eq!(check.may_have_rule(kind, Verb::Create), expected.is_ok(), "{check:?} {kind}");
+        }
     }
 }
 

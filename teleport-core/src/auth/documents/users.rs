@@ -6,14 +6,10 @@ use crate::audit::{AuditEvent, EventKind};
 use crate::auth::context::OpContext;
 use crate::auth::policy::Permit;
 use crate::auth::roles;
-use crate::auth::users::{LOGINS, forget_credentials, is_reserved, not_found};
-use crate::cert::{MAX_PRINCIPALS, Traits};
-use crate::id::{OsLogin, UserName};
+use crate::auth::users::{LOGINS, check_spec, forget_former, is_reserved, not_found};
+use crate::id::UserName;
 use crate::resource::{Spec, User, UserSpec};
 use crate::storage::{Batch, Condition, Revision, Stored};
-
-/// The most bytes of all traits of a user, as JSON: they are part of every certificate.
-const MAX_TRAITS_LEN: usize = 8 * 1024;
 
 fn shown(stored: Stored<User>) -> User {
     let mut user = stored.record;
@@ -49,29 +45,8 @@ pub(in crate::auth) fn check_user(user: &User) -> ApiResult<UserName> {
             "metadata.name: the audit log knows hosts and administrators by this name; choose another",
         ));
     }
-    check_traits(&user.spec.traits)?;
+    check_spec(&user.spec)?;
     Ok(name)
-}
-
-fn check_traits(traits: &Traits) -> ApiResult<()> {
-    let logins = traits.get(LOGINS).map(Vec::as_slice).unwrap_or_default();
-    for (index, login) in logins.iter().enumerate() {
-        if let Err(error) = OsLogin::new(login) {
-            return Err(ApiError::invalid(format!("spec.traits.{LOGINS}[{index}]: {error}")));
-        }
-    }
-    if logins.len() > MAX_PRINCIPALS {
-        return Err(ApiError::invalid(format!(
-            "spec.traits.{LOGINS}: a user has at most {MAX_PRINCIPALS} logins"
-        )));
-    }
-    let len = serde_json::to_vec(traits).map_err(ApiError::internal)?.len();
-    if len > MAX_TRAITS_LEN {
-        return Err(ApiError::invalid(format!(
-            "spec.traits: all traits have at most {MAX_TRAITS_LEN} bytes"
-        )));
-    }
-    Ok(())
 }
 
 /// The user as it is stored, and the revision that it replaces.
@@ -99,8 +74,7 @@ pub(in crate::auth) async fn add_user(
 ) -> ApiResult<Revision> {
     let (name, user, _) = checked(call, user).await?;
     let batch = call.auth.users.write_in(Batch::new(), &user, Condition::Absent)?;
-    // Nothing of a former user of this name may come to life again.
-    let batch = forget_credentials(batch, &name)?;
+    let batch = forget_former(call, batch, &name).await?;
     let revision = match call.auth.ports.backend.commit(batch).await {
         Err(error) if error.is_conflict() => {
             return Err(exists(format_args!("user {name}")).because(error));

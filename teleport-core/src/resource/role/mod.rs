@@ -86,8 +86,8 @@ impl Verb {
     }
 }
 
-/// The kinds of resources that rules can be about; `*` is all.
-pub const RULE_KINDS: [&str; 19] = [
+/// The kinds of resources that rules can be about; `*` is all, in `allow` but for [`NAMED_KINDS`].
+pub const RULE_KINDS: [&str; 21] = [
     "*",
     "auth_server",
     "cert_authority",
@@ -96,6 +96,7 @@ pub const RULE_KINDS: [&str; 19] = [
     "cluster_name",
     "cluster_networking_config",
     "event",
+    "host_cert",
     "lock",
     "mfa_device",
     "node",
@@ -107,14 +108,19 @@ pub const RULE_KINDS: [&str; 19] = [
     "token",
     "trusted_cluster",
     "user",
+    "user_cert",
 ];
+
+/// The kinds that a rule allows only by their names: `*` in `allow` does not mean them. Whoever may make certificates for others
+/// is whoever else there is; nobody shall be given that in passing. A denial of `*` denies them like all others.
+pub const NAMED_KINDS: [&str; 2] = ["host_cert", "user_cert"];
 
 /// Verbs on kinds of resources.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "administrators' tools build it")]
 pub struct Rule {
-    /// Kinds such as `user`, of [`RULE_KINDS`]; `*` is all.
+    /// Kinds such as `user`, of [`RULE_KINDS`]; `*` is all, in `allow` but for [`NAMED_KINDS`].
     pub resources: Vec<String>,
     /// What may be done.
     pub verbs: Vec<Verb>,

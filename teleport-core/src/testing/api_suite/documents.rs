@@ -83,6 +83,10 @@ pub async fn users_are_written_under_their_revision(fixture: &dyn ApiFixture) {
         (|user: &mut User| user.spec.roles = vec![RoleName::new("nonesuch").unwrap()]) as fn(&mut User),
         |user| drop(user.spec.traits.insert("logins".to_owned(), vec!["a b".to_owned()])),
         |user| drop(user.spec.traits.insert("long".to_owned(), vec!["x".repeat(10_000)])),
+        // What no certificate could hold.
+        |user| drop(user.spec.traits.insert("team".to_owned(), vec!["a\nb".to_owned()])),
+        |user| drop(user.spec.traits.insert("a\tb".to_owned(), vec!["a".to_owned()])),
+        |user| user.spec.roles = (0..129).map(|n| RoleName::new(&format!("role-{n}")).unwrap()).collect(),
         |user| user.metadata.name = "local-admin".to_owned(),
         |user| user.metadata.name = "No Name".to_owned(),
         |user| user.kind = "role".to_owned(),

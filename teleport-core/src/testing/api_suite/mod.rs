@@ -35,7 +35,7 @@ pub use self::hosts::{
     a_host_id_belongs_to_its_keys, a_token_admits_as_often_as_it_says, nodes_come_and_go,
     proxies_are_in_the_status, tokens_are_listed_without_secrets, watchers_see_changes,
 };
-pub use self::policy::the_policy_table_holds;
+pub use self::policy::{CallTarget, call, the_policy_table_holds};
 pub use self::recordings::recordings_belong_to_their_host_and_user;
 pub use self::users::{
     a_derived_certificate_is_never_wider, a_user_comes_logs_in_and_goes, refused_logins_look_alike,

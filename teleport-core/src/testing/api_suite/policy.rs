@@ -8,38 +8,75 @@ use super::{ApiFixture, fresh_name, host, user, uuid};
 use crate::api::{
     AcceptInvite, AddMfaDevice, ApiError, ApiErrorKind, AuthApi, ChangePassword, CreateToken, CreateUser,
     JoinRequest, LoginRequest, ProxyRecord, RecordingQuery, ReissueRequest, RemoveMfaDevice, RenewRequest,
-    ResetUser, UpdateUser,
+    ResetUser, SignHost, SignUser, UpdateUser,
 };
 use crate::audit::AuditQuery;
 use crate::auth::Caller;
-use crate::auth::policy::{CallerKind, Operation, Rule};
+use crate::auth::policy::{CallerKind, Operation, Rule as Row};
 use crate::cert::Identity;
 use crate::id::{DeviceName, HostId, HostRole, NodeName, RoleName, SessionId};
 use crate::label::Labels;
 use crate::recording::RecordingMeta;
-use crate::resource::{Metadata, NodeRecord, Role, Token, TokenSpec, User, UserSpec};
+use crate::resource::{
+    Metadata, NAMED_KINDS, NodeRecord, Role, RoleConditions, RoleSpec, Rule, Token, TokenSpec, User,
+    UserSpec, Verb,
+};
 use crate::secret::SecretString;
 
-/// Calls an operation with arguments that are refused as wrong, or change nothing, if the caller may call it.
-async fn call(
+/// What the calls of [`call`] are about.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "tests build it")]
+pub struct CallTarget {
+    /// A host: announced, renewed.
+    pub host_id: HostId,
+    /// A session: recorded, read.
+    pub session: SessionId,
+    /// The id of a host that joins; nothing else is ever called by it.
+    pub new_host: HostId,
+    /// What a joining host shows.
+    pub join_token: SecretString,
+    /// What an invited user shows.
+    pub invite: SecretString,
+}
+
+impl CallTarget {
+    /// The host, and otherwise things that do not exist.
+    pub fn of_host(fixture: &dyn ApiFixture, host_id: HostId) -> Self {
+        let nothing = || SecretString::new("00000000000000000000000000000000");
+        Self {
+            host_id,
+            session: SessionId::from_uuid(uuid(fixture)),
+            new_host: HostId::from_uuid(uuid(fixture)),
+            join_token: nothing(),
+            invite: nothing(),
+        }
+    }
+}
+
+/// Calls an operation with arguments that are refused as wrong, or change nothing, if the caller may call it; for tables of who
+/// may call what. Only what `target` names may be changed.
+///
+/// # Errors
+/// Those of the operation.
+pub async fn call(
     fixture: &dyn ApiFixture,
     api: &Arc<dyn AuthApi>,
-    host_id: HostId,
+    target: &CallTarget,
     operation: Operation,
 ) -> Result<(), ApiError> {
+    let (host_id, session) = (target.host_id, target.session);
     let nothing = || SecretString::new("00000000000000000000000000000000");
     let malformed = || SecretString::new("malformed");
     let device = || DeviceName::new("phone").unwrap();
     let keys = || fixture.keys();
-    let session = SessionId::from_uuid(uuid(fixture));
     let unknown = || fresh_name(fixture, "unknown");
     let name = || NodeName::new("name").unwrap();
     match operation {
         Operation::Ping => api.ping().await.map(drop),
         Operation::Join => {
             let request = JoinRequest {
-                token: nothing(),
-                host_id,
+                token: target.join_token.clone(),
+                host_id: target.new_host,
                 name: name(),
                 role: HostRole::Node,
                 keys: keys(),
@@ -59,10 +96,10 @@ async fn call(
             };
             api.login(request).await.map(drop)
         }
-        Operation::Invite => api.invite(nothing()).await.map(drop),
+        Operation::Invite => api.invite(target.invite.clone()).await.map(drop),
         Operation::AcceptInvite => {
             let request = AcceptInvite {
-                token: nothing(),
+                token: target.invite.clone(),
                 password: nothing(),
                 code: SecretString::new("000000"),
                 client_ip: None,
@@ -133,7 +170,7 @@ async fn call(
             };
             api.create_recording(meta).await
         }
-        Operation::PutRecordingPart => api.put_recording_part(session, 0, Bytes::new()).await,
+        Operation::PutRecordingPart => api.put_recording_part(session, 0, Bytes::from_static(b"?")).await,
         Operation::RecordingParts => api.recording_parts(session).await.map(drop),
         Operation::CompleteRecording => api.complete_recording(session, 0).await,
         Operation::Recordings => api.recordings(RecordingQuery::default()).await.map(drop),
@@ -171,7 +208,7 @@ async fn call(
         }
         Operation::Tokens => api.tokens().await.map(drop),
         Operation::DeleteToken => api.delete_token(nothing()).await,
-        Operation::DeleteNode => api.delete_node(host_id).await,
+        Operation::DeleteNode => api.delete_node(target.new_host).await,
         Operation::CreateRole => api.create_role(Role::unreadable("nonesuch")).await.map(drop),
         Operation::ReplaceRole => api.replace_role(Role::unreadable("nonesuch")).await.map(drop),
         Operation::DeleteRole => api.delete_role(RoleName::new("nonesuch").unwrap()).await,
@@ -185,13 +222,30 @@ async fn call(
             api.replace_token(token).await.map(drop)
         }
         Operation::Secrets => api.secrets().await.map(drop),
+        Operation::SignUser => {
+            api.sign_user(SignUser { user: unknown(), keys: keys(), ttl: None }).await.map(drop)
+        }
+        Operation::SignHost => {
+            api.sign_host(SignHost { names: Vec::new(), key: keys().ssh, ttl: None }).await.map(drop)
+        }
     }
 }
 
 /// Every row of the table in [`crate::auth::policy`], by calling.
 pub async fn the_policy_table_holds(fixture: &dyn ApiFixture) {
+    // What has to be allowed by its name no built-in role allows.
+    let rules = vec![Rule {
+        resources: NAMED_KINDS.map(str::to_owned).to_vec(),
+        verbs: vec![Verb::Create],
+        condition: None,
+    }];
+    let allow = RoleConditions { rules, ..RoleConditions::default() };
+    let signer = fresh_name(fixture, "signer");
+    let role = Role::new(signer.as_str(), RoleSpec { allow, ..RoleSpec::default() });
+    super::admin(fixture).create_role(role).await.unwrap();
     // Reissuing and administering need a user who exists.
-    let existing = super::member(fixture, "grace", &["access", "editor", "auditor"]).await.user;
+    let all = ["access", "editor", "auditor", signer.as_str()];
+    let existing = super::member(fixture, "grace", &all).await.user;
 
     for kind in CallerKind::ALL {
         let identity = host(
@@ -211,19 +265,20 @@ pub async fn the_policy_table_holds(fixture: &dyn ApiFixture) {
         let callers = match kind {
             CallerKind::Anonymous => vec![(Caller::Anonymous { remote: None }, false)],
             CallerKind::LocalAdmin => vec![(Caller::LocalAdmin, true)],
-            CallerKind::User => vec![(as_user(&["access"]), false), (as_user(&["editor", "auditor"]), true)],
+            CallerKind::User => vec![(as_user(&["access"]), false), (as_user(&all[1..]), true)],
             _ => vec![(Caller::Identity(Identity::Host(identity.clone()), None), false)],
         };
         for (caller, administers) in callers {
             let api = fixture.as_caller(caller.clone());
+            let target = CallTarget::of_host(fixture, identity.host_id);
             for operation in Operation::ALL.iter().copied() {
                 let rule = operation.rule(kind);
                 let allowed = match rule {
-                    Rule::No => false,
-                    Rule::Role(..) => administers,
-                    Rule::Own | Rule::Yes => true,
+                    Row::No => false,
+                    Row::Role(..) => administers,
+                    Row::Own | Row::Yes => true,
                 };
-                let outcome = call(fixture, &api, identity.host_id, operation).await;
+                let outcome = call(fixture, &api, &target, operation).await;
                 let denied = outcome.as_ref().is_err_and(|error| error.kind() == ApiErrorKind::Denied);
                 // A wrong token is denied by its nature.
                 let natural = allowed && operation == Operation::Join;
@@ -236,4 +291,5 @@ pub async fn the_policy_table_holds(fixture: &dyn ApiFixture) {
         }
     }
     super::admin(fixture).delete_user(existing).await.unwrap();
+    super::admin(fixture).delete_role(RoleName::new(signer.as_str()).unwrap()).await.unwrap();
 }

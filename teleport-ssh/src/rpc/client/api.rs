@@ -8,7 +8,8 @@ use teleport_core::api::{
     ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, IdentityApi, Invite, InviteInfo,
     JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping, PresenceApi,
     ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, RemoveMfaDevice, RenewRequest,
-    ResetUser, ResourceApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
+    ResetUser, ResourceApi, SignHost, SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser,
+    UserInfo,
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
 use teleport_core::cert::TrustBundle;
@@ -246,5 +247,16 @@ impl ResourceApi for AuthClient {
 
     async fn secrets(&self) -> ApiResult<Secrets> {
         self.fetch(Route::Secrets).await
+    }
+}
+
+#[async_trait]
+impl SigningApi for AuthClient {
+    async fn sign_user(&self, request: SignUser) -> ApiResult<LoginResponse> {
+        self.call(Route::SignUser, &request).await
+    }
+
+    async fn sign_host(&self, request: SignHost) -> ApiResult<SignedHost> {
+        self.call(Route::SignHost, &request).await
     }
 }

@@ -90,6 +90,8 @@ pub(super) async fn dispatch(
         Route::Roles => ok(&api.roles().await?),
         Route::SearchEvents => ok(&api.search_events(parse(&body().await?)?).await?),
         Route::Secrets => ok(&api.secrets().await?),
+        Route::SignHost => ok(&api.sign_host(parse(&body().await?)?).await?),
+        Route::SignUser => ok(&api.sign_user(parse(&body().await?)?).await?),
         Route::Status => ok(&api.status().await?),
         Route::TokenDocuments => ok(&api.token_documents().await?),
         Route::Tokens => ok(&api.tokens().await?),

@@ -18,8 +18,8 @@ use teleport_ssh::rpc::{AuthClient, ClientIdentity, Connector, UserCredentials};
 use super::origin::in_one_process;
 use super::world::{World, cluster};
 
-struct Wire {
-    world: World,
+pub(super) struct Wire {
+    pub(super) world: World,
     /// For callers who are in one process with the auth service.
     process: Arc<dyn Connector>,
     number: AtomicU64,
@@ -29,7 +29,7 @@ struct Wire {
 }
 
 impl Wire {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let world = World::start().await;
         let process = in_one_process(&world).await;
         Self { world, process, number: AtomicU64::new(1), remote_admin: true }

@@ -137,7 +137,7 @@ async fn one_address_asks_only_so_often() {
     client.ping().await.unwrap();
 }
 
-async fn http1(
+pub(super) async fn http1(
     world: &World,
     web: std::net::SocketAddr,
     request: Request<Full<Bytes>>,
@@ -150,6 +150,8 @@ async fn http1_over(world: &World, stream: TcpStream, request: Request<Full<Byte
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
     world.tasks.spawn(async move { _ = connection.await });
     let answer = soon("an answer", sender.send_request(request)).await.unwrap();
+    // E5: nobody is sent elsewhere, whatever was asked.
+    assert!(!answer.status().is_redirection() && !answer.headers().contains_key("location"), "{answer:?}");
     assert_eq!(answer.headers()["x-content-type-options"], "nosniff");
     assert_eq!(answer.headers()["cache-control"], "no-store");
     let status = answer.status();
@@ -227,6 +229,39 @@ async fn browsers_are_served_as_well() {
     let (status, _) =
         http1(&world, web, request("POST", "/webapi/login", json, &" ".repeat(300 << 10))).await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
+}
+
+/// Wherever a link says that one should be sent to after a login: the proxy sends nobody anywhere. Each answer is looked at by
+/// [`http1_over`].
+#[tokio::test]
+async fn e5_nobody_is_sent_elsewhere() {
+    let world = World::start().await;
+    let web = world.web(WebRates::default()).await;
+    for (method, page) in
+        teleport_ssh::proxy_web::pages().chain([("GET", "/"), ("GET", "/web"), ("GET", "/webapi/")])
+    {
+        for elsewhere in ["//evil.example", "https:evil.example", "%5C%5Cevil.example", "javascript:alert(1)"]
+        {
+            for path in [
+                format!("{page}?redirect={elsewhere}"),
+                format!("{page}?redirect_url={elsewhere}&next={elsewhere}"),
+                format!("{page}/{elsewhere}"),
+                format!("/{elsewhere}/..{page}"),
+            ] {
+                let request = Request::builder()
+                    .method(method)
+                    .uri(&path)
+                    .header("host", "evil.example")
+                    .header("x-forwarded-host", "evil.example")
+                    .header("referer", format!("https://{elsewhere}"))
+                    .header("content-type", "application/json")
+                    .body(Full::new(Bytes::from_static(b"{}")))
+                    .unwrap();
+                let (status, text) = http1(&world, web, request).await;
+                assert!(!text.contains("evil"), "{method} {path}: {status} {text}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
