@@ -165,7 +165,6 @@ impl RoleOptions {
         [
             ("cert_extensions", !self.cert_extensions.is_empty(), extensions),
             ("lock", self.lock == Some(LockMode::Strict), NOT_ENFORCED),
-            ("max_connections", self.max_connections > 0, NOT_ENFORCED),
             ("pin_source_ip", self.pin_source_ip, NOT_ENFORCED),
             ("record_session", self.record_session.for_ssh() == RecordingMode::Strict, NOT_ENFORCED),
             ("ssh_file_copy", !self.ssh_file_copy, copies),
