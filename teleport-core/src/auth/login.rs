@@ -10,7 +10,7 @@ use super::proof::{Claim, Refused, UsedDevice, check_form, prove};
 use crate::access::AccessChecker;
 use crate::api::{ApiError, ApiResult, LoginRequest, LoginResponse};
 use crate::audit::{AuditEvent, EventKind};
-use crate::cert::{IssuedCertificates, MAX_USER_TTL, MIN_USER_TTL, Permits, UserGrant};
+use crate::cert::{IssuedCertificates, MAX_USER_TTL, MIN_USER_TTL, UserGrant};
 use crate::clock::Timestamp;
 use crate::id::{OsLogin, RoleName, UserName};
 use crate::password::MIN_PASSWORD_LEN;
@@ -146,24 +146,15 @@ pub(super) async fn grant(
     };
     let mut grant = UserGrant::new(name, ttl);
     grant.logins = access.logins();
-    grant.permits = permits(&access);
+    grant.permits = access.permits();
     grant.roles = user.spec.roles.clone();
     grant.traits = user.spec.traits.clone();
     grant.login_ip = login_ip;
     Ok(grant)
 }
 
-/// What roles permit in a certificate.
-pub(super) fn permits(access: &AccessChecker<'_>) -> Permits {
-    Permits {
-        agent_forwarding: access.agent_forwarding(),
-        port_forwarding: access.port_forwarding(),
-        pty: true,
-        x11_forwarding: false,
-    }
-}
-
-/// Has the certificates made, unless the user is locked; logins that are locked for the user are left out. The event is to be written by the caller, before the answer is given.
+/// Has the certificates made, unless the user is locked; logins that are locked for the user are left out. The event is to be
+/// written by the caller, before the answer is given.
 pub(super) async fn issue(
     call: &OpContext<'_>,
     mut grant: UserGrant,
