@@ -90,7 +90,9 @@ impl<T: Followed> State<T> {
     /// Applies what the watch has queued; `false` if it has ended.
     fn catch_up(&mut self, now: Timestamp) -> bool {
         let mut changed = false;
-        while let Some(event) = self.watch.next().now_or_never() {
+        // Unconstrained: a task that has done much without a pause is told by tokio that nothing is there, and would decide by what
+        // was true before.
+        while let Some(event) = tokio::task::unconstrained(self.watch.next()).now_or_never() {
             match event {
                 Ok(WatchEvent::Put(item)) => {
                     changed = true;
