@@ -1,6 +1,7 @@
 //! The command lines of the three programs, and what they have in common.
 
 mod common;
+mod node_list;
 mod output;
 pub mod tctl;
 pub mod teleport;
@@ -8,7 +9,7 @@ pub mod tsh;
 
 use std::process::ExitCode;
 
-pub use self::output::{Format, print_json, sanitize, table};
+pub use self::output::{Format, fit, print_json, sanitize, table};
 
 /// The version that all programs show.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -7,6 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod access;
 mod account;
 mod audit;
 mod eviction;

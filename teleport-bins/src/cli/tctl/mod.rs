@@ -1,5 +1,6 @@
 //! `tctl`: administration.
 
+mod access;
 mod connect;
 mod events;
 mod nodes;
@@ -59,6 +60,11 @@ struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Who may do what, and why
+    Access {
+        #[command(subcommand)]
+        command: access::Command,
+    },
     /// Make resources from documents (YAML or JSON, one or many): role, user, token
     Create(resources::Create),
     /// Change a resource in $EDITOR
@@ -123,6 +129,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     super::client_runtime()?.block_on(async {
         let context = connect::connect(&options).await?;
         match command {
+            Command::Access { command } => access::run(&context, command).await,
             Command::Create(create) => resources::create(&context, create).await,
             Command::Edit(edit) => resources::edit(&context, edit).await,
             Command::Events { command } => events::run(&context, command).await,

@@ -159,7 +159,7 @@ pub(super) const NOT_ENFORCED: &str = "not enforced: sessions are less restricte
 impl RoleOptions {
     /// The options that are set and that nothing obeys yet, each with what that means. They are kept and merged, and an
     /// administrator who writes them is told.
-    pub(super) fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+    pub(crate) fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let copies = "not enforced: commands that copy files can be run; list those that may, in `commands`";
         [
             ("lock", self.lock == Some(LockMode::Strict), NOT_ENFORCED),
