@@ -2,14 +2,16 @@
 
 mod common;
 mod node_list;
+mod out;
 mod output;
 pub mod tctl;
 pub mod teleport;
 pub mod tsh;
+mod user;
 
 use std::process::ExitCode;
 
-pub use self::output::{Format, fit, print_json, sanitize, table};
+pub use self::output::{Format, fit, print_json, print_text, sanitize, table};
 
 /// The version that all programs show.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

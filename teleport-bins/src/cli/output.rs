@@ -26,8 +26,8 @@ impl Format {
     pub fn print<T: Serialize>(self, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<()> {
         match self {
             Self::Json => print_json(value),
-            Self::Yaml => print(&serde_saphyr::to_string(value)?),
-            Self::Text => print(&text()),
+            Self::Yaml => print_text(&serde_saphyr::to_string(value)?),
+            Self::Text => print_text(&text()),
         }
     }
 }
@@ -37,10 +37,14 @@ impl Format {
 /// # Errors
 /// Those of stdout.
 pub fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
-    print(&serde_json::to_string_pretty(value)?)
+    print_text(&serde_json::to_string_pretty(value)?)
 }
 
-fn print(text: &str) -> anyhow::Result<()> {
+/// Writes text to stdout, with one line feed at its end.
+///
+/// # Errors
+/// Those of stdout.
+pub fn print_text(text: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout(), "{}", text.trim_end()) {
         // `tsh ls | head -1` is not an error.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),

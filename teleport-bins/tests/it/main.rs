@@ -21,6 +21,7 @@ mod lockout;
 mod matrix;
 mod openssh;
 mod processes;
+mod remote;
 mod resources;
 mod secrets;
 mod starting;
