@@ -17,7 +17,6 @@ use crate::suggest::did_you_mean;
 
 /// The most entries of each list of a role: logins, rules, destinations, commands, extensions.
 pub const MAX_ENTRIES: usize = 1024;
-/// The longest name of a certificate's extension, in bytes.
 
 /// A role whose templates, predicates and patterns are compiled.
 ///

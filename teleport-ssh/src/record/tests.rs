@@ -276,7 +276,7 @@ async fn a_full_spool_leaves_a_gap_that_says_how_much() {
     let mut recorder = spool.start(meta(3), MODE).unwrap();
     // Who begins now could not be recorded.
     let error = spool.start(meta(4), MODE).unwrap_err();
-    assert_eq!(error.source.kind(), std::io::ErrorKind::StorageFull, "{error:?}");
+    assert_eq!(error.source.kind(), io::ErrorKind::StorageFull, "{error:?}");
     assert!(!dir.path().join(format!("{}.part", meta(4).session)).exists());
     recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"twelve bytes"));
     recorder.finish(Duration::from_secs(1), SessionEnd::Exited(0));
