@@ -253,7 +253,6 @@ fn a_role_of_the_original_is_read_for_what_is_about_ssh() {
             "spec.options.desktop_clipboard: not about SSH, or not offered",
             "spec.options.enhanced_recording: not about SSH, or not offered",
             "spec.options.require_session_mfa: not enforced: sessions are less restricted than the document says",
-            "spec.options.record_session: not enforced: sessions are less restricted than the document says",
         ]
     );
     let role = loaded.role;
