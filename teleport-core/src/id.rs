@@ -227,6 +227,17 @@ uuid_id!(
     "session id"
 );
 
+uuid_id!(
+    /// The identity of one connection of a user to a node, made by the node.
+    ConnectionId,
+    "connection id"
+);
+uuid_id!(
+    /// The identity of one run of a host's program, made at its start.
+    RunId,
+    "run id"
+);
+
 /// The service that a host's certificate speaks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -12,6 +12,8 @@ use teleport_core::entropy::{Entropy, EntropyError, EntropyExt};
 use teleport_core::secret::{SecretBytes, SecretString};
 use zeroize::Zeroizing;
 
+use crate::pem;
+
 /// What precedes the uncompressed point in the DER SubjectPublicKeyInfo of a P-256 key (RFC 5480).
 const P256_SPKI_PREFIX: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
@@ -130,6 +132,11 @@ impl TlsKeyPair {
     /// PKCS#8 in DER.
     pub fn to_pkcs8(&self) -> SecretBytes {
         self.pkcs8.clone()
+    }
+
+    /// PKCS#8 as PEM (`-----BEGIN PRIVATE KEY-----`).
+    pub fn to_pem(&self) -> SecretString {
+        SecretString::new(pem::encode("PRIVATE KEY", self.pkcs8.expose()).as_str())
     }
 
     /// The public half.

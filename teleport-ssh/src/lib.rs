@@ -95,6 +95,7 @@ pub mod join;
 pub mod keys;
 pub mod listener;
 pub mod node;
+pub mod pem;
 pub mod proxy;
 pub mod proxy_web;
 pub mod record;

@@ -1,14 +1,17 @@
 //! The command lines of the three programs, and what they have in common.
 
 mod common;
+mod node_list;
+mod out;
 mod output;
 pub mod tctl;
 pub mod teleport;
 pub mod tsh;
+mod user;
 
 use std::process::ExitCode;
 
-pub use self::output::{Format, print_json, sanitize, table};
+pub use self::output::{Format, fit, print_json, print_text, sanitize, table};
 
 /// The version that all programs show.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

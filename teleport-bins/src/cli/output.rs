@@ -26,8 +26,8 @@ impl Format {
     pub fn print<T: Serialize>(self, value: &T, text: impl FnOnce() -> String) -> anyhow::Result<()> {
         match self {
             Self::Json => print_json(value),
-            Self::Yaml => print(&serde_saphyr::to_string(value)?),
-            Self::Text => print(&text()),
+            Self::Yaml => print_text(&serde_saphyr::to_string(value)?),
+            Self::Text => print_text(&text()),
         }
     }
 }
@@ -37,10 +37,14 @@ impl Format {
 /// # Errors
 /// Those of stdout.
 pub fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
-    print(&serde_json::to_string_pretty(value)?)
+    print_text(&serde_json::to_string_pretty(value)?)
 }
 
-fn print(text: &str) -> anyhow::Result<()> {
+/// Writes text to stdout, with one line feed at its end.
+///
+/// # Errors
+/// Those of stdout.
+pub fn print_text(text: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout(), "{}", text.trim_end()) {
         // `tsh ls | head -1` is not an error.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -67,6 +71,27 @@ pub fn table<const N: usize>(headings: [&str; N], rows: impl IntoIterator<Item =
     lines.join("\n")
 }
 
+/// A table whose lines fit the terminal, if there is one: what is too long ends with an ellipsis. Not for programs that read.
+pub fn fit(table: &str) -> String {
+    use std::io::IsTerminal;
+    let columns = std::io::stdout().is_terminal().then(crossterm::terminal::size);
+    match columns {
+        Some(Ok((columns, _))) => cut(table, columns.into()),
+        _ => table.to_owned(),
+    }
+}
+
+fn cut(table: &str, columns: usize) -> String {
+    let line = |line: &str| {
+        if columns == 0 || line.chars().count() <= columns {
+            return line.to_owned();
+        }
+        let rest: String = line.chars().take(columns.saturating_sub(1)).collect();
+        format!("{rest}…")
+    };
+    table.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// Text from elsewhere without control characters: what a node calls itself must not drive this terminal.
 pub fn sanitize(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).collect()
@@ -84,6 +109,13 @@ mod tests {
         );
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines, ["Node Name Labels", "-----------------", "web-1     a=1", "x"]);
+    }
+
+    #[test]
+    fn long_lines_end_with_an_ellipsis() {
+        assert_eq!(cut("Name\nabcdé=1", 6), "Name\nabcdé…");
+        assert_eq!(cut("abcdef\nabc", 6), "abcdef\nabc");
+        assert_eq!(cut("abc", 0), "abc");
     }
 
     #[test]

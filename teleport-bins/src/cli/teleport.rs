@@ -149,6 +149,9 @@ fn backup(path: &std::path::Path) -> Result<Backup> {
     for line in documents.iter().flat_map(|document| &document.loaded.ignored) {
         eprintln!("WARNING: {}: {}", path.display(), super::sanitize(line));
     }
+    if documents.is_empty() {
+        anyhow::bail!("{}: there is no document in it", path.display());
+    }
     let documents = documents.into_iter().map(|document| document.loaded.document);
     Backup::new(documents).with_context(|| path.display().to_string())
 }

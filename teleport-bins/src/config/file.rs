@@ -112,7 +112,7 @@ pub struct AuthenticationSection {
 
 /// The name of a second factor. `off` is a boolean to some readers of YAML.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "write otp, or off for tests")]
 pub enum FactorName {
     /// As some readers take `off` and `on`.
     Switch(bool),
@@ -188,7 +188,7 @@ pub struct SshSection {
 
 /// A text or a list of texts.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "write one text or a list of texts")]
 pub enum OneOrMany {
     /// One.
     One(String),

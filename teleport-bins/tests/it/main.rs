@@ -7,6 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod access;
 mod account;
 mod audit;
 mod eviction;
@@ -20,6 +21,7 @@ mod lockout;
 mod matrix;
 mod openssh;
 mod processes;
+mod remote;
 mod resources;
 mod secrets;
 mod starting;

@@ -304,6 +304,10 @@ fn a_backup_is_restored_into_an_empty_cluster() {
     machine.configure("two", "", &ALL.yaml());
     let line = machine.cannot_start("two", &["--bootstrap=/nonexistent.yaml"]);
     assert!(line.contains("/nonexistent.yaml cannot be read"), "{line}");
+    // One that was cut off, say: it is not taken for a cluster without anything.
+    std::fs::write(machine.path("empty.yaml"), "# Backup of a cluster.\n").unwrap();
+    let line = machine.cannot_start("two", &[&option("empty.yaml")]);
+    assert!(line.contains("there is no document in it"), "{line}");
     std::fs::write(machine.path("wrong.yaml"), ROLE.replace("logins", "logisn")).unwrap();
     let line = machine.cannot_start("two", &[&option("wrong.yaml")]);
     assert!(line.contains("line 7") && line.contains("logins"), "{line}");

@@ -10,7 +10,7 @@ use super::policy::SessionPolicy;
 use super::predicate::{Predicate, ResourceFacts, Subject};
 use super::set::RoleSet;
 use super::{Denied, LoginGrant, RulePermit};
-use crate::cert::{Traits, UserIdentity};
+use crate::cert::{Permits, Traits, UserIdentity};
 use crate::id::{OsLogin, RoleName};
 use crate::label::{LabelMatcher, ResolvedKey};
 use crate::resource::{NodeRecord, Verb};
@@ -201,6 +201,16 @@ impl<'a> AccessChecker<'a> {
         self.readable().is_ok() && (options.local_forwarding || options.remote_forwarding)
     }
 
+    /// What the roles permit in a certificate that is issued now.
+    pub fn permits(&self) -> Permits {
+        Permits {
+            agent_forwarding: self.agent_forwarding(),
+            port_forwarding: self.port_forwarding(),
+            pty: true,
+            x11_forwarding: false,
+        }
+    }
+
     /// Whether some role binds certificates to the address of the login.
     pub fn pin_source_ip(&self) -> bool {
         self.roles.iter().any(|held| held.role.options().pin_source_ip)
@@ -253,24 +263,24 @@ impl<'a> AccessChecker<'a> {
             login: login.clone(),
             node: node.host_id,
             role,
-            policy: self.session_policy(identity, &facts, login),
+            policy: self.session_policy(identity.permits, &facts, login),
             identity: identity.clone(),
         })
     }
 
     /// What counts for the session: the roles' options, within what the certificate permits, and the destinations and commands
     /// of the roles that grant it.
-    fn session_policy(
+    pub(super) fn session_policy(
         &self,
-        identity: &UserIdentity,
+        certified: Permits,
         facts: &NodeFacts<'_>,
         login: &OsLogin,
     ) -> SessionPolicy {
         let mut policy = self.options();
-        policy.agent_forwarding &= identity.permits.agent_forwarding;
-        policy.local_forwarding &= identity.permits.port_forwarding;
-        policy.remote_forwarding &= identity.permits.port_forwarding;
-        policy.x11_forwarding &= identity.permits.x11_forwarding;
+        policy.agent_forwarding &= certified.agent_forwarding;
+        policy.local_forwarding &= certified.port_forwarding;
+        policy.remote_forwarding &= certified.port_forwarding;
+        policy.x11_forwarding &= certified.x11_forwarding;
         let granting: Vec<&HeldRole<'_>> =
             self.roles.iter().filter(|held| self.grants(held, facts, login)).collect();
         // A granting role without a list allows any.

@@ -122,6 +122,7 @@ impl AccessChecker<'_> {
     fn holds(&self, expression: &Predicate, node: &NodeRecord) -> Option<bool> {
         let resource = ResourceFacts {
             name: Some(node.name.as_str()),
+            address: Some(&node.address),
             labels: Some(node.labels.as_map()),
             session: None,
         };

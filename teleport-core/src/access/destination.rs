@@ -147,6 +147,11 @@ impl Destinations {
     pub fn allowed(&self) -> Option<impl Iterator<Item = &str>> {
         self.allowed.as_ref().map(|patterns| patterns.iter().map(|pattern| pattern.source.as_str()))
     }
+
+    /// The entries that deny, as they were written.
+    pub fn denied(&self) -> impl Iterator<Item = &str> {
+        self.denied.iter().map(|pattern| pattern.source.as_str())
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::checker::{AccessChecker, HeldRole, NodeCondition};
 use super::decide::{NodeFacts, NodeVerdict, RuleVerdict, labels_match};
 use super::predicate::ResourceFacts;
+use super::terms::SessionTerms;
 use crate::id::OsLogin;
 use crate::resource::{NodeRecord, Verb};
 
@@ -42,6 +43,11 @@ pub struct Explanation {
     pub roles: Vec<RoleAccount>,
     /// What would have to be otherwise; empty if it is allowed. Alternatives, unless roles deny it: none may.
     pub needed: Vec<String>,
+    /// What counts in the session, for a login that is allowed with a certificate that is issued now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionTerms>,
+    /// What else there is to know.
+    pub notes: Vec<String>,
 }
 
 impl fmt::Display for Explanation {
@@ -60,9 +66,29 @@ impl fmt::Display for Explanation {
         for line in &self.needed {
             writeln!(f, "    {line}")?;
         }
+        if let Some(terms) = &self.session {
+            writeln!(f, "  permitted in the session")?;
+            for line in terms.to_string().lines() {
+                writeln!(f, "    {line}")?;
+            }
+        }
+        if !self.notes.is_empty() {
+            writeln!(f, "  note")?;
+        }
+        for line in &self.notes {
+            writeln!(f, "    {line}")?;
+        }
         Ok(())
     }
 }
+
+/// How a certificate in hand may differ from one that would be issued now.
+const IN_HAND: &str = "a certificate in hand keeps the roles, logins and traits that the user had at its login, until it ends; \
+     what those roles say counts as it is now";
+/// What needs no rule of a role.
+const OWN_SESSIONS: &str =
+    "users list and read the recordings of their own sessions without any rule, unless a rule denies it";
+const VISIBLE_NODES: &str = "users list the nodes to which they may log in without any rule";
 
 const UNREADABLE: &str = "a document cannot be read, and may hold denials: that of role";
 
@@ -148,6 +174,8 @@ impl AccessChecker<'_> {
             reason: role.as_ref().map_or_else(|| reason.to_owned(), |role| format!("{reason} {role}")),
             roles: self.accounts(|held| self.account_of_login(held, &facts, login)),
             needed: if allowed { Vec::new() } else { self.needed_for_login(&facts, login, verdict) },
+            session: (allowed && certified.is_none()).then(|| SessionTerms::new(self, &facts, login)),
+            notes: if certified.is_none() { vec![IN_HAND.to_owned()] } else { Vec::new() },
             role,
         }
     }
@@ -171,7 +199,13 @@ impl AccessChecker<'_> {
         says.push(if has_login {
             format!("allow: login {login}: yes")
         } else {
-            format!("allow: login {login}: no, its logins are {}", words(&held.allowed_logins))
+            let logins = &held.allowed_logins;
+            let has = if logins.is_empty() {
+                "it has none".to_owned()
+            } else {
+                format!("its logins are {}", words(logins))
+            };
+            format!("allow: login {login}: no, {has}")
         });
         let why_not = mismatch(self, held, &held.allowed_nodes, facts);
         says.push(match &why_not {
@@ -263,6 +297,11 @@ impl AccessChecker<'_> {
                 needed.push(format!("a role with a rule for {} on {kind}", verb.as_str()));
             }
         }
+        let notes = match (kind, verb) {
+            ("session", Verb::List | Verb::Read) => vec![OWN_SESSIONS.to_owned()],
+            ("node", Verb::List) => vec![VISIBLE_NODES.to_owned()],
+            _ => Vec::new(),
+        };
         let verb = verb.as_str();
         Explanation {
             question: match resource.name {
@@ -273,6 +312,8 @@ impl AccessChecker<'_> {
             reason: role.as_ref().map_or_else(|| reason.clone(), |role| format!("{reason} {role}")),
             roles,
             needed,
+            session: None,
+            notes,
             role,
         }
     }

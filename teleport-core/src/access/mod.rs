@@ -22,8 +22,10 @@ mod expr;
 mod filter;
 mod policy;
 mod predicate;
+mod search;
 mod set;
 mod template;
+mod terms;
 #[cfg(test)]
 mod tests;
 mod transform;
@@ -37,8 +39,10 @@ pub use self::expr::{InvalidExpression, MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_LEN
 pub use self::filter::NodeFilter;
 pub use self::policy::{Merge, OPTION_RULES, OptionRule, SessionPolicy, option_table};
 pub use self::predicate::{Facts, Predicate, ResourceFacts, Scope, SessionFacts, Subject};
+pub use self::search::NodeSearch;
 pub use self::set::RoleSet;
 pub use self::template::{MAX_TEMPLATE_LEN, Template};
+pub use self::terms::SessionTerms;
 use crate::cert::UserIdentity;
 use crate::id::{HostId, OsLogin};
 use crate::resource::Verb;

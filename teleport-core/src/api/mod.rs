@@ -8,6 +8,7 @@
 //! repeated, writes say by [`ApiErrorKind::Conflict`] when they happened before.
 
 mod account;
+mod connections;
 mod error;
 mod messages;
 mod signing;
@@ -20,6 +21,9 @@ use futures_util::stream::BoxStream;
 
 pub use self::account::{
     AddMfaDevice, ChangePassword, MfaDevice, NewMfaDevice, RemoveMfaDevice, ResetUser, UpdateUser,
+};
+pub use self::connections::{
+    CONNECTION_LEASE, ConnectionClaim, HeldConnections, HoldConnections, ReleaseConnections,
 };
 pub use self::error::{ApiError, ApiErrorKind};
 pub use self::messages::{
@@ -157,6 +161,29 @@ pub trait PresenceApi: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`ApiErrorKind::Denied`] for anybody but proxies.
     async fn watch_nodes(&self) -> ApiResult<BoxStream<'static, ApiResult<NodeEvent>>>;
+}
+
+/// The connections of users whose roles allow only so many in the whole cluster (`max_connections`).
+///
+/// # Contract
+/// A place is a lease: it ends [`CONNECTION_LEASE`] after it was last asked for, so that those of a node that is gone are free
+/// again. A user never has more places than the least that any of them was asked for with, counted when each was taken. Places
+/// belong to the host that took them: no other can prolong or release them.
+#[async_trait]
+pub trait ConnectionApi: fmt::Debug + Send + Sync + 'static {
+    /// Takes places, and prolongs those that the calling node has; asking twice takes one. Places of an earlier run of the calling
+    /// node are free from now on: its connections ended with it. Says which connections have no place.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for anybody but nodes, [`ApiErrorKind::Invalid`] for too many at once,
+    /// [`ApiErrorKind::Unavailable`]: then some of them may have been taken.
+    async fn hold_connections(&self, request: HoldConnections) -> ApiResult<HeldConnections>;
+
+    /// Gives places of the calling node back. Those that it has not are left as they are.
+    ///
+    /// # Errors
+    /// Those of [`ConnectionApi::hold_connections`].
+    async fn release_connections(&self, request: ReleaseConnections) -> ApiResult<()>;
 }
 
 /// What servers need to decide for themselves.
@@ -407,8 +434,11 @@ pub trait SigningApi: fmt::Debug + Send + Sync + 'static {
 }
 
 /// What a node needs.
-pub trait NodeAccess: IdentityApi + PresenceApi + TrustApi + RecordingApi + AuditApi {}
-impl<T: IdentityApi + PresenceApi + TrustApi + RecordingApi + AuditApi + ?Sized> NodeAccess for T {}
+pub trait NodeAccess: IdentityApi + PresenceApi + ConnectionApi + TrustApi + RecordingApi + AuditApi {}
+impl<T: IdentityApi + PresenceApi + ConnectionApi + TrustApi + RecordingApi + AuditApi + ?Sized> NodeAccess
+    for T
+{
+}
 
 /// What a proxy needs.
 pub trait ProxyAccess: PublicApi + IdentityApi + PresenceApi + TrustApi + AuditApi {}

@@ -10,16 +10,16 @@ use futures_util::stream::BoxStream;
 use super::context::OpContext;
 use super::policy::Operation as Op;
 use super::{
-    Caller, Inner, account, backup, documents, eviction, invites, join, log, login, nodes, presence,
-    recordings, reissue, signing, tokens, trust, users,
+    Caller, Inner, account, backup, connections, documents, eviction, invites, join, log, login, nodes,
+    presence, recordings, reissue, signing, tokens, trust, users,
 };
 use crate::api::{
     AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditApi, ChangePassword,
-    ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, IdentityApi, Invite, InviteInfo,
-    JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping, PresenceApi,
-    ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, RemoveMfaDevice, RenewRequest,
-    ResetUser, ResourceApi, SignHost, SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser,
-    UserInfo,
+    ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken, HeldConnections, HoldConnections,
+    HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice,
+    NewMfaDevice, NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery,
+    ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SignHost,
+    SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
 };
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
 use crate::cert::TrustBundle;
@@ -173,6 +173,21 @@ impl PresenceApi for AuthHandle {
         let call = self.call();
         let permit = call.authorize(Op::WatchNodes).await?;
         nodes::watch(&self.auth, &call, permit).await
+    }
+}
+
+#[async_trait]
+impl ConnectionApi for AuthHandle {
+    async fn hold_connections(&self, request: HoldConnections) -> ApiResult<HeldConnections> {
+        let call = self.call();
+        let permit = call.authorize(Op::HoldConnections).await?;
+        connections::hold(&call, permit, request).await
+    }
+
+    async fn release_connections(&self, request: ReleaseConnections) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::ReleaseConnections).await?;
+        connections::release(&call, permit, request).await
     }
 }
 

@@ -9,7 +9,7 @@ use super::proof::{Claim, Refused, check_form, prove};
 use crate::access::AccessChecker;
 use crate::api::{ApiError, ApiResult, LoginRequest, LoginResponse};
 use crate::audit::{AuditEvent, EventKind};
-use crate::cert::{IssuedCertificates, MAX_USER_TTL, MIN_USER_TTL, Permits, UserGrant};
+use crate::cert::{IssuedCertificates, MAX_USER_TTL, MIN_USER_TTL, UserGrant};
 use crate::clock::Timestamp;
 use crate::id::{OsLogin, RoleName, UserName};
 use crate::password::MIN_PASSWORD_LEN;
@@ -143,21 +143,11 @@ pub(super) async fn grant(
     };
     let mut grant = UserGrant::new(name, ttl);
     grant.logins = access.logins();
-    grant.permits = permits(&access);
+    grant.permits = access.permits();
     grant.roles = user.spec.roles.clone();
     grant.traits = user.spec.traits.clone();
     grant.login_ip = login_ip;
     Ok(grant)
-}
-
-/// What roles permit in a certificate.
-pub(super) fn permits(access: &AccessChecker<'_>) -> Permits {
-    Permits {
-        agent_forwarding: access.agent_forwarding(),
-        port_forwarding: access.port_forwarding(),
-        pty: true,
-        x11_forwarding: false,
-    }
 }
 
 /// Has the certificates made. The event is to be written by the caller, before the answer is given.

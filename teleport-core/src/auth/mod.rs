@@ -11,6 +11,7 @@ mod account;
 mod backup;
 mod caller;
 mod config;
+mod connections;
 mod context;
 mod devices;
 mod documents;
@@ -113,6 +114,7 @@ struct Inner {
     decoy: OnceLock<Decoy>,
     /// By their recordings, so that not every part asks the store.
     session_hosts: SessionOwners,
+    connections: connections::Connections,
     quotas: Quotas,
     usage: Repo<quota::Usage>,
     /// By who reported their start. Apart, because a report is only a word.
@@ -158,6 +160,7 @@ impl AuthService {
             guessers: guessers::Guessers::default(),
             decoy: OnceLock::new(),
             session_hosts: SessionOwners::default(),
+            connections: connections::Connections::new(repo()),
             quotas: Quotas::default(),
             usage: Repo::new(repo()),
             session_reporters: SessionOwners::default(),

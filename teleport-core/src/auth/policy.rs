@@ -153,6 +153,8 @@ table! {
     AnnounceProxy     "announce_proxy"        [No,  No,  Own, No,  No,  No];
     Nodes             "nodes"                 [No,  Own, Yes, Yes, Yes, Own];
     WatchNodes        "watch_nodes"           [No,  No,  Yes, Yes, Yes, No];
+    HoldConnections   "hold_connections"      [No,  Own, No,  No,  No,  No];
+    ReleaseConnections "release_connections"  [No,  Own, No,  No,  No,  No];
     Trust             "trust"                 [Yes, Yes, Yes, Yes, Yes, Yes];
     WatchAccess       "watch_access"          [No,  Yes, Yes, Yes, Yes, No];
     CreateRecording   "create_recording"      [No,  Own, No,  No,  No,  No];

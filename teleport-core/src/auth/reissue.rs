@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::context::OpContext;
-use super::login::{issue, left, permits};
+use super::login::{issue, left};
 use super::policy::Permit;
 use crate::access::{AccessChecker, Denied, RoleSet, Subject};
 use crate::api::{ApiError, ApiErrorKind, ApiResult, LoginResponse, ReissueRequest};
@@ -51,7 +51,7 @@ pub(super) fn attenuate(
     today.readable()?;
     let now_allowed = today.logins();
     let by_roles = access.max_session_ttl().unwrap_or(left).max(MIN_USER_TTL);
-    let now_permitted = permits(&access);
+    let now_permitted = access.permits();
     let mut grant = UserGrant::new(
         identity.user.clone(),
         asked.unwrap_or(left).max(MIN_USER_TTL).min(left).min(by_roles),

@@ -97,19 +97,16 @@ impl Followed {
             }
         }
         // A backend sweeps what has expired at its own pace; decisions do not wait for it.
-        if changed || self.snapshot.iter().any(|role| has_expired(role, now)) {
+        if changed || self.snapshot.iter().any(|role| role.metadata.has_expired(now)) {
             self.publish(now);
         }
         true
     }
 
     fn publish(&mut self, now: Timestamp) {
-        self.snapshot = self.by_name.values().filter(|role| !has_expired(role, now)).cloned().collect();
+        self.snapshot =
+            self.by_name.values().filter(|role| !role.metadata.has_expired(now)).cloned().collect();
     }
-}
-
-fn has_expired(role: &Role, now: Timestamp) -> bool {
-    role.metadata.expires.is_some_and(|expires| expires <= now)
 }
 
 pub(super) async fn list(call: &OpContext<'_>, _permit: Permit<'_>) -> ApiResult<Vec<Role>> {

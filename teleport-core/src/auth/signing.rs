@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::context::OpContext;
-use super::login::{grant, issue};
+use super::login::{chain, grant, issue};
 use super::names;
 use super::policy::Permit;
-use crate::api::{ApiError, ApiResult, LoginResponse, SignHost, SignUser, SignedHost};
+use crate::api::{ApiError, ApiErrorKind, ApiResult, LoginResponse, SignHost, SignUser, SignedHost};
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::{MAX_HOST_TTL, MAX_PRINCIPALS, SshServerGrant};
 use crate::id::{HostId, NodeName};
@@ -22,7 +22,14 @@ pub(super) async fn sign_user(
         return Err(ApiError::not_found(format_args!("user {name}")));
     };
     // As a login, from nowhere: a program may be anywhere.
-    let grant = grant(call, name.clone(), &user.record, ttl.map(Duration::from_secs), None).await?;
+    let grant = grant(call, name.clone(), &user.record, ttl.map(Duration::from_secs), None).await;
+    // It is the user who is refused, not the one who asks; and who may ask this may know why.
+    let grant = grant.map_err(|error| match error.kind() {
+        ApiErrorKind::Denied => {
+            ApiError::invalid(format!("user {name} gets no certificates now: {}", chain(&error)))
+        }
+        _ => error,
+    })?;
     let event = AuditEvent::new(EventKind::CertCreate)
         .user(&name)
         .remote(call.caller.remote())

@@ -164,7 +164,7 @@ impl Serialize for LabelMatcher {
 impl<'de> Deserialize<'de> for LabelMatcher {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged)]
+        #[serde(untagged, expecting = "a value is a text or a list of texts")]
         enum OneOrMany {
             One(String),
             Many(Vec<String>),

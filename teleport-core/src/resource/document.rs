@@ -4,7 +4,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
 use super::role::keys::{METADATA, Shape, check, join, unknown};
-use super::{DocumentProblem, InvalidDocument, Role, Secrets, Token, User, load_role};
+use super::role::misfits_in;
+use super::{DocumentProblem, InvalidDocument, Metadata, Resource, Role, Secrets, Token, User, load_role};
 use crate::suggest::did_you_mean;
 
 /// What a document describes.
@@ -136,20 +137,25 @@ pub fn load_document(document: &Value) -> Result<LoadedDocument, InvalidDocument
 }
 
 /// Checks the keys, reads the values.
-fn read<T: DeserializeOwned>(document: &Value, shape: &Shape) -> Result<T, InvalidDocument> {
+fn read<S: DeserializeOwned>(document: &Value, shape: &Shape) -> Result<Resource<S>, InvalidDocument> {
     let mut problems = Vec::new();
     check(document, shape, "", &mut problems);
     if !problems.is_empty() {
         return Err(InvalidDocument { problems });
     }
-    // Part by part, so that a wrong value is named with its place.
     for part in ["metadata", "spec"] {
         if document.get(part).is_some_and(|part| !part.is_object()) {
             return Err(DocumentProblem::new(part, "must be a map").into());
         }
     }
-    serde_json::from_value(document.clone())
-        .map_err(|error| DocumentProblem::new("", error.to_string()).into())
+    serde_json::from_value(document.clone()).map_err(|error| {
+        misfits_in::<Metadata>("metadata", document.get("metadata"), &mut problems);
+        misfits_in::<S>("spec", document.get("spec"), &mut problems);
+        if problems.is_empty() {
+            problems.push(DocumentProblem::new("", error.to_string()));
+        }
+        InvalidDocument { problems }
+    })
 }
 
 fn entries(value: Option<&Value>) -> impl Iterator<Item = (&String, &Value)> {
@@ -347,6 +353,22 @@ mod tests {
             (
                 json!({"kind": "token", "version": "v2", "metadata": {"name": "x"}, "spec": {"roles": [], "join_method": "iam"}}),
                 "spec.join_method",
+            ),
+            (
+                json!({"kind": "user", "version": "v1", "metadata": {"name": "a"}, "spec": {"roles": "access"}}),
+                "spec.roles: invalid type: string",
+            ),
+            (
+                json!({"kind": "user", "version": "v1", "metadata": {"name": "a", "expires": "soon"}, "spec": {"roles": []}}),
+                "metadata.expires: not an RFC 3339 time",
+            ),
+            (
+                json!({"kind": "role", "version": "v1", "metadata": {"name": "a", "expires": "soon"}, "spec": {}}),
+                "metadata.expires: not an RFC 3339 time",
+            ),
+            (
+                json!({"kind": "role", "version": "v1", "metadata": {"name": "a"}, "spec": {"allow": {"node_labels": {"env": 5}}}}),
+                "spec.allow.node_labels: a value is a text or a list of texts",
             ),
         ] {
             let error = load(&document).unwrap_err();

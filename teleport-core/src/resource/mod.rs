@@ -59,6 +59,13 @@ pub struct Metadata {
     pub revision: Option<Revision>,
 }
 
+impl Metadata {
+    /// Whether the resource has disappeared by now, whether or not the storage has swept it.
+    pub fn has_expired(&self, now: Timestamp) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+}
+
 /// A resource as it is stored and as it is shown: `kind`, `version`, `metadata`, `spec`. Unknown keys are refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

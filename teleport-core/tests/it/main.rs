@@ -11,6 +11,7 @@ mod account;
 mod admin;
 mod backup;
 mod cluster;
+mod connections;
 mod ending;
 mod eviction;
 mod failures;

@@ -75,6 +75,13 @@ async fn a_user_gets_what_a_login_would_give_and_the_log_says_from_whom() {
     cluster.admin().update_user("bot".parse().unwrap(), fewer).await.unwrap();
     let response = signer.sign_user(user(&cluster, "bot", None)).await.unwrap();
     assert!(response.roles.is_empty() && response.logins.is_empty(), "{response:?}");
+    // Whoever could not log in gets none, and the one who asks hears why.
+    let mut over = cluster.admin().user("bot".parse().unwrap()).await.unwrap();
+    over.metadata.expires = Some(cluster.now().saturating_add(Duration::from_secs(59)));
+    cluster.admin().replace_user(over).await.unwrap();
+    let refused = signer.sign_user(user(&cluster, "bot", None)).await.unwrap_err();
+    assert_eq!(refused.kind(), ApiErrorKind::Invalid);
+    assert!(refused.message().starts_with("user bot gets no certificates now: "), "{refused}");
     let missing = signer.sign_user(user(&cluster, "nobody", None)).await.unwrap_err();
     assert_eq!((missing.kind(), missing.message()), (ApiErrorKind::NotFound, "user nobody not found"));
     assert_eq!(cluster.audit.last(EventKind::ApiFailure).unwrap().fields["operation"], "sign_user");

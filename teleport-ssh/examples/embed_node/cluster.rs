@@ -13,9 +13,9 @@ use teleport_backend::memory::MemoryBackend;
 use teleport_ca::CertificateAuthority;
 use teleport_ca::seal::Sealer;
 use teleport_core::api::{
-    AccessView, ApiError, ApiResult, AuditApi, HostCredentials, IdentityApi, LoginResponse, NodeAccess,
-    NodeEvent, PresenceApi, ProxyRecord, RecordingApi, RecordingQuery, ReissueRequest, RenewRequest,
-    TrustApi,
+    AccessView, ApiError, ApiResult, AuditApi, ConnectionApi, HeldConnections, HoldConnections,
+    HostCredentials, IdentityApi, LoginResponse, NodeAccess, NodeEvent, PresenceApi, ProxyRecord,
+    RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections, RenewRequest, TrustApi,
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
 use teleport_core::cert::danger::{unchecked_host_grant, unchecked_user_grant};
@@ -150,6 +150,17 @@ impl PresenceApi for SmallAuth {
         Ok(Vec::new())
     }
     async fn watch_nodes(&self) -> ApiResult<BoxStream<'static, ApiResult<NodeEvent>>> {
+        Err(ApiError::denied())
+    }
+}
+
+/// Its roles set no limit, so it is never asked.
+#[async_trait]
+impl ConnectionApi for SmallAuth {
+    async fn hold_connections(&self, _request: HoldConnections) -> ApiResult<HeldConnections> {
+        Err(ApiError::denied())
+    }
+    async fn release_connections(&self, _request: ReleaseConnections) -> ApiResult<()> {
         Err(ApiError::denied())
     }
 }

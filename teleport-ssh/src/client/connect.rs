@@ -400,7 +400,9 @@ async fn accepted(channel: &mut Channel<Msg>) -> Result<Bytes, ConnectError> {
                 words.extend(data.iter().take(room));
             }
             Some(ChannelMsg::Failure | ChannelMsg::Eof | ChannelMsg::Close) | None => {
-                let said = printable(&String::from_utf8_lossy(&words));
+                // A sentence; what follows is for those who see the whole screen.
+                let words = String::from_utf8_lossy(&words);
+                let said = words.lines().map(printable).find(|line| !line.is_empty()).unwrap_or_default();
                 let message = if said.is_empty() { "the proxy refused".to_owned() } else { said };
                 return Err(ConnectError::Refused { message });
             }

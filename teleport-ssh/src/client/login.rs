@@ -83,7 +83,10 @@ pub async fn login(
 }
 
 /// Where the proxy's SSH server is: where it says, at the host that the user named.
-fn ssh_address(ping: &Ping, web_address: &ProxyAddress) -> Result<ProxyAddress, LoginError> {
+///
+/// # Errors
+/// [`LoginError::SshAddress`].
+pub fn ssh_address(ping: &Ping, web_address: &ProxyAddress) -> Result<ProxyAddress, LoginError> {
     let Some(announced) = &ping.proxy_ssh_address else {
         return Ok(ProxyAddress { host: web_address.host.clone(), port: DEFAULT_SSH_PORT });
     };

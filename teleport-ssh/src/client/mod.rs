@@ -1,7 +1,7 @@
 //! `tsh` as a library: log in, keep the certificate, reach nodes.
 //!
 //! * [`login`] makes keys and a [`Profile`]; [`ProfileStore`] keeps profiles on disk, [`Agent`] hands them to a running
-//!   `ssh-agent`.
+//!   `ssh-agent`. An [`IdentityFile`] is the same for programs, in one file.
 //! * [`SshClient`] connects to a proxy and, through it, to a node; both must prove who they are by host certificates of the
 //!   user's cluster. [`NodeConnection::session`] starts shells and commands.
 //! * [`openssh`] writes what stock OpenSSH needs to do the same.
@@ -10,6 +10,8 @@
 
 mod agent;
 mod connect;
+mod credential_files;
+mod identity_file;
 mod login;
 pub mod openssh;
 mod profile;
@@ -20,6 +22,8 @@ pub use self::agent::{Agent, AgentError};
 pub use self::connect::{
     CONNECT_TIMEOUT, ConnectError, Credentials, HostRejected, NodeConnection, ProxyConnection, SshClient,
 };
-pub use self::login::{LoginError, LoginInput, login};
+pub use self::credential_files::{FileFormat, NotWritten, existing, write_identity, write_openssh};
+pub use self::identity_file::{IdentityFile, IdentityFileError, ProxyAddresses, UnusableIdentityFile};
+pub use self::login::{LoginError, LoginInput, login, ssh_address};
 pub use self::profile::{Profile, ProfileError, ProfileStore};
 pub use self::session::{ClientSession, ExitStatus, SessionRequest, Terminal, TerminalSize};

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use teleport_core::cert::{TrustBundle, proxy_principal};
+use teleport_core::cert::{PublicKey, TrustBundle, proxy_principal};
 use teleport_core::id::{ClusterName, NodeName};
 
 /// A text cannot stand in a configuration of OpenSSH.
@@ -79,13 +79,17 @@ impl ProxyAddress {
 /// Lines for `known_hosts`: whoever shows a certificate of the cluster's host authority for a name in the cluster is believed;
 /// the proxy's [`proxy_principal`] is one, addresses are none. No host key is ever learnt.
 pub fn known_hosts(trust: &TrustBundle) -> String {
-    let cluster = &trust.cluster;
     let mut lines = String::new();
     for authority in &trust.host_ca {
-        // Nodes are asked for at port 3022 too, and `ssh` then looks for the form with brackets.
-        let _ = writeln!(lines, "@cert-authority *.{cluster},[*.{cluster}]:* {authority}");
+        let _ = writeln!(lines, "{}", host_authority(&trust.cluster, authority));
     }
     lines
+}
+
+/// The line of [`known_hosts`] for one authority, without a line feed.
+pub fn host_authority(cluster: &ClusterName, authority: &PublicKey) -> String {
+    // Nodes are asked for at port 3022 too, and `ssh` then looks for the form with brackets.
+    format!("@cert-authority *.{cluster},[*.{cluster}]:* {authority}")
 }
 
 /// The files that a configuration refers to.

@@ -87,29 +87,6 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// Reads a profile from a file of its own, as [`Profile::write`] makes it: an identity file.
-    ///
-    /// # Errors
-    /// [`ProfileError`], also for a file that others can read.
-    pub fn read(path: &Path) -> Result<Self, ProfileError> {
-        let text = read_private(path).map_err(failed(path))?;
-        let text = text.ok_or_else(|| failed(path)(io::ErrorKind::NotFound.into()))?;
-        let document: Option<Document> = serde_json::from_str(&text).ok();
-        document
-            .and_then(Document::into_profile)
-            .ok_or_else(|| ProfileError::Malformed { path: path.to_owned() })
-    }
-
-    /// Writes everything to one file of mode 0600.
-    ///
-    /// # Errors
-    /// [`ProfileError::File`].
-    pub fn write(&self, path: &Path) -> Result<(), ProfileError> {
-        let document = serde_json::to_vec_pretty(&Document::from(self)).map_err(io::Error::from);
-        let document = zeroize::Zeroizing::new(document.map_err(failed(path))?);
-        write_private(path, &document).map_err(failed(path))
-    }
-
     /// The cluster.
     pub const fn cluster(&self) -> &ClusterName {
         &self.trust.cluster

@@ -66,6 +66,15 @@ impl Drop for CutOnDrop {
     }
 }
 
+/// What the connection holds is free when it ends, and not when the library's task has noticed.
+struct EndedOnDrop(Tether);
+
+impl Drop for EndedOnDrop {
+    fn drop(&mut self) {
+        self.0.ended();
+    }
+}
+
 /// Serves one connection to its end.
 pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
     let Accepted { stream, peer, local, mut admitted } = accepted;
@@ -75,6 +84,7 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
     let (progress, mut progressed) = watch::channel(Progress::Connected);
     let slots = Slots::default();
     let tether = Tether::new();
+    let _ended = EndedOnDrop(tether.clone());
     let handler = Connection::new(
         Arc::clone(&node),
         link.clone(),

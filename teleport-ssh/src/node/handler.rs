@@ -147,12 +147,8 @@ impl Handler for Connection {
         self.log_in(user, certificate).await
     }
 
-    async fn auth_succeeded(&mut self, _session: &mut Session) -> Result<(), ConnectionError> {
-        if let Some(grant) = &self.grant {
-            self.tether.let_in(grant.clone());
-        }
-        self.progress.send_replace(Progress::Authenticated);
-        Ok(())
+    async fn auth_succeeded(&mut self, session: &mut Session) -> Result<(), ConnectionError> {
+        self.let_in(session).await
     }
 
     async fn channel_open_session(

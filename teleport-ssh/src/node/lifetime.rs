@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::authorize;
+use super::places::{NoPlace, Place};
 use crate::engine::transport::Link;
 use crate::session::{ExitStatus, SessionOutput};
 
@@ -35,25 +36,47 @@ pub(super) enum Over {
         /// How long is too long.
         after: Duration,
     },
+    #[error(transparent)]
+    Place(#[from] NoPlace),
 }
 
 /// What a connection and whoever drives it tell each other.
 #[derive(Clone, Debug)]
 pub(super) struct Tether {
     granted: Arc<OnceLock<LoginGrant>>,
+    /// For who may have only so many connections.
+    place: Arc<OnceLock<Place>>,
     ending: watch::Sender<Option<Over>>,
 }
 
 impl Tether {
     /// For a new connection.
     pub(super) fn new() -> Self {
-        Self { granted: Arc::default(), ending: watch::Sender::new(None) }
+        Self { granted: Arc::default(), place: Arc::default(), ending: watch::Sender::new(None) }
     }
 
-    /// The client was let in.
-    pub(super) fn let_in(&self, grant: LoginGrant) {
+    /// The client was let in, to this place if the user has only so many.
+    pub(super) fn let_in(&self, grant: LoginGrant, place: Option<Place>) {
         // The library authenticates a connection once.
         let _ = self.granted.set(grant);
+        if let Some(place) = place {
+            let _ = self.place.set(place);
+        }
+    }
+
+    /// The connection has ended.
+    pub(super) fn ended(&self) {
+        if let Some(place) = self.place.get() {
+            place.give_back();
+        }
+    }
+
+    /// Resolves when the place is lost. Cancel safe.
+    async fn displaced(&self) -> NoPlace {
+        match self.place.get() {
+            Some(place) => place.lost().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether the node is ending the connection, and why.
@@ -129,6 +152,7 @@ pub(super) async fn over(node: &Shared, tether: &Tether, link: &Link) -> Over {
             tokio::select! {
                 () = look => {}
                 () = changes.next() => break,
+                why = tether.displaced() => return why.into(),
             }
         }
     }

@@ -14,6 +14,7 @@ mod connection;
 mod handler;
 mod lifetime;
 mod not_started;
+mod places;
 mod session_task;
 
 use std::fmt;
@@ -21,7 +22,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use teleport_core::api::NodeAccess;
+use teleport_core::api::{ConnectionApi, NodeAccess};
 use teleport_core::audit::{AuditEvent, EventKind};
 use teleport_core::clock::Clock;
 use teleport_core::entropy::Entropy;
@@ -34,6 +35,7 @@ use tokio::sync::watch;
 pub use self::audit::NotAudited;
 use self::audit::{AuditQueue, AuditWorker};
 use self::connection::ConfigCache;
+use self::places::Places;
 pub use crate::engine::ConfigError;
 use crate::heartbeat;
 use crate::identity::HostIdentityHandle;
@@ -225,6 +227,8 @@ impl NodeBuilder {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let (audit, worker) = audit::queue();
+        // What the node asks of it besides goes its own ways.
+        let api: Arc<dyn ConnectionApi> = Arc::clone(&self.access) as Arc<dyn ConnectionApi>;
         let shared = Shared {
             identity: self.identity,
             configs,
@@ -235,6 +239,7 @@ impl NodeBuilder {
             view: AccessCache::new(self.max_view_age),
             audit,
             audit_policy: self.audit_policy,
+            places: Places::new(api, Arc::clone(&self.entropy)),
             record: watch::Sender::new(record),
             sessions: SessionRegistry::default(),
             tasks: TaskScope::new(),
@@ -260,6 +265,7 @@ pub(crate) struct Shared {
     view: AccessCache,
     audit: AuditQueue,
     audit_policy: AuditPolicy,
+    places: Places,
     record: watch::Sender<NodeRecord>,
     sessions: SessionRegistry,
     tasks: TaskScope,
@@ -351,6 +357,11 @@ impl BoundNode {
         ));
         let (view, gate) = (shared.view.clone(), door.clone());
         scope.spawn(async move { view.for_each(|view| gate.exempt(&view.proxies)).await });
+        let places = shared.places.clone();
+        scope.spawn({
+            let places = places.clone();
+            async move { places.attend().await }
+        });
         // Of its own, because the last events come after the abort.
         let written = Shutdown::new();
         let writing = TaskScope::new();
@@ -366,6 +377,8 @@ impl BoundNode {
             () = shutdown.aborted() => shared.tasks.abort().await,
         }
         scope.abort().await;
+        // Those of the last connections: others need not wait until they run out.
+        let _ = tokio::time::timeout(LAST_EVENTS, places.give_back()).await;
         // The worker ends when the last sender is gone.
         drop(shared);
         if tokio::time::timeout(LAST_EVENTS, writing.join()).await.is_err() {

@@ -26,6 +26,8 @@ use super::nodes::NodeTable;
 
 /// The ports that clients fill in when nobody asked for one.
 const DEFAULT_PORTS: [u16; 2] = [22, 3022];
+/// How many characters of a candidate's labels are shown.
+const MAX_LABELS_SHOWN: usize = 100;
 /// The most candidates that an error names.
 const MAX_CANDIDATES: usize = 10;
 
@@ -83,12 +85,16 @@ impl Missing {
 #[non_exhaustive]
 pub enum RouteError {
     /// Several nodes match.
-    #[error("{target} is ambiguous, use one of these ids: {}", list(candidates))]
+    #[error("{target} is ambiguous, use one of these ids, as in <id>.{cluster}: {}", list(candidates, *more))]
     Ambiguous {
         /// What was asked for.
         target: String,
+        /// The cluster, whose name may stand behind that of a node.
+        cluster: ClusterName,
         /// Some of the nodes, all of which the user may see.
-        candidates: Vec<(HostId, NodeName)>,
+        candidates: Vec<Arc<Node>>,
+        /// How many more there are.
+        more: usize,
     },
     /// No node that the user may see matches and is online.
     #[error("node {target} not found: it is not registered, offline, or not yours to see")]
@@ -114,11 +120,45 @@ impl RouteError {
             other => other.to_string(),
         }
     }
+
+    /// For a user who reads several lines: a sentence in the first of them, and the nodes that match as a table.
+    pub fn lines(&self) -> String {
+        let Self::Ambiguous { target, cluster, candidates, more } = self else { return self.to_string() };
+        let table = candidates_table(candidates.iter().map(|node| &**node));
+        let more = if *more == 0 { String::new() } else { format!("\nand {more} more") };
+        format!(
+            "{target} is ambiguous, use the id of one of these nodes, as in <login>@<id>.{cluster}:\n{table}{more}"
+        )
+    }
 }
 
-fn list(candidates: &[(HostId, NodeName)]) -> String {
-    let words: Vec<_> = candidates.iter().map(|(id, name)| format!("{id} ({name})")).collect();
-    words.join(", ")
+fn list(candidates: &[Arc<Node>], more: usize) -> String {
+    let word = |node: &Arc<Node>| format!("{} ({})", node.record.host_id, node.record.name);
+    let words: Vec<_> = candidates.iter().map(word).collect();
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    format!("{}{more}", words.join(", "))
+}
+
+/// Nodes among which a user has to choose, as a table; the labels tell one from the other.
+pub fn candidates_table<'n>(nodes: impl IntoIterator<Item = &'n Node>) -> String {
+    let cells = |node: &'n Node| {
+        let record = &node.record;
+        let mut labels = record.labels.to_string();
+        if let Some((at, _)) = labels.char_indices().nth(MAX_LABELS_SHOWN) {
+            labels.truncate(at);
+            labels.push('…');
+        }
+        [record.name.to_string(), record.host_id.to_string(), record.address.clone(), labels]
+    };
+    let headings = ["Node Name", "Node ID", "Address", "Labels"].map(str::to_owned);
+    let rows: Vec<[String; 4]> = std::iter::once(headings).chain(nodes.into_iter().map(cells)).collect();
+    let width = |column: fn(&[String; 4]) -> &String| {
+        rows.iter().map(|row| column(row).chars().count()).max().unwrap_or_default()
+    };
+    let (name, id, address) = (width(|row| &row[0]), width(|row| &row[1]), width(|row| &row[2]));
+    let line =
+        |[n, i, a, l]: &[String; 4]| format!("{n:name$} {i:id$} {a:address$} {l}").trim_end().to_owned();
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 /// Finds the node that `target` means among those that the user may see.
@@ -151,11 +191,12 @@ pub fn resolve(
         [] => Err(not_found(Missing::Port)),
         [node] => Ok(NodeRoute { node: Arc::clone(node) }),
         several => {
-            let mut candidates: Vec<_> =
-                several.iter().map(|node| (node.record.host_id, node.record.name.clone())).collect();
-            candidates.sort_unstable();
+            let mut candidates = several.to_vec();
+            candidates.sort_unstable_by_key(|node| node.record.host_id);
             candidates.truncate(MAX_CANDIDATES);
-            Err(RouteError::Ambiguous { target: target.to_string(), candidates })
+            let more = several.len().saturating_sub(MAX_CANDIDATES);
+            let (target, cluster) = (target.to_string(), cluster.clone());
+            Err(RouteError::Ambiguous { target, cluster, candidates, more })
         }
     }
 }
@@ -171,7 +212,9 @@ fn narrow(mut nodes: Nodes, empty: Missing, passes: impl Fn(&Node) -> bool) -> R
     Ok(nodes)
 }
 
-fn find(host: &TargetHost, nodes: &NodeTable, cluster: &ClusterName) -> Nodes {
+/// The registered nodes that `host` means, whoever asks, online or not. For whoever only wants to know: the way to one of them
+/// is [`resolve`].
+pub fn find(host: &TargetHost, nodes: &NodeTable, cluster: &ClusterName) -> Vec<Arc<Node>> {
     let found = find_as_written(host, nodes);
     match host.inside(cluster) {
         Some(short) if found.is_empty() => find_as_written(&short, nodes),

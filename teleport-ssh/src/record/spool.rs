@@ -326,6 +326,8 @@ struct Writing {
     dirty: bool,
     /// Bytes of output left out since the last event that was written.
     lost: u64,
+    /// The newest size of the terminal of those that were left out.
+    resized: Option<RecordedEvent>,
     /// Bytes of the file.
     len: u64,
 }
@@ -391,7 +393,8 @@ impl Worker {
         match message {
             Message::Begin { session, encoder, file } => {
                 let len = file.metadata().map(|data| data.len()).unwrap_or_default();
-                self.files.insert(session, Writing { encoder, file, dirty: false, lost: 0, len });
+                self.files
+                    .insert(session, Writing { encoder, file, dirty: false, lost: 0, resized: None, len });
             }
             Message::Event { session, event } => self.event(session, &event),
             Message::Close => {}
@@ -446,12 +449,28 @@ fn keep(session: SessionId, result: io::Result<()>) -> bool {
 }
 
 impl Writing {
+    /// When it is full only the end is written, and how much is missing.
     fn event(&mut self, event: &RecordedEvent, full: bool) -> io::Result<()> {
-        if let RecordedEvent::Output { data, .. } = event
-            && full
-        {
-            self.lost += data.len() as u64;
-            return Ok(());
+        match event {
+            RecordedEvent::Output { data, .. } if full => {
+                self.lost += data.len() as u64;
+                return Ok(());
+            }
+            // As of output, a user can make as many of them as there is time.
+            RecordedEvent::Resize { .. } if full => {
+                self.resized = Some(event.clone());
+                return Ok(());
+            }
+            RecordedEvent::Gap { lost, .. } if full => {
+                self.lost += lost;
+                return Ok(());
+            }
+            _ => {}
+        }
+        // Before anything else is shown; another size or the end makes it worthless.
+        let resized = self.resized.take().filter(|_| matches!(event, RecordedEvent::Output { .. }));
+        if let Some(resized) = resized {
+            self.encoder.event(&resized)?;
         }
         match std::mem::take(&mut self.lost) {
             0 => {}
@@ -513,5 +532,59 @@ mod tests {
         assert!(matches!(gap, RecordedEvent::Gap { lost, .. } if *lost > 0), "{gap:?}");
         assert!(matches!(resize, RecordedEvent::Resize { columns: 132, rows: 43, .. }), "{resize:?}");
         assert!(matches!(end, RecordedEvent::End { .. }), "{end:?}");
+    }
+
+    /// Whoever turns the size of the window about writes no more than whoever prints.
+    #[test]
+    fn when_it_is_full_sizes_are_left_out_and_the_newest_comes_before_what_is_shown_next() {
+        let session: SessionId = "6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f02".parse().unwrap();
+        let meta = RecordingMeta {
+            session,
+            cluster: "example.com".parse().unwrap(),
+            host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
+            host_name: "web-1".parse().unwrap(),
+            user: "alice".parse().unwrap(),
+            login: "root".parse().unwrap(),
+            started: teleport_core::clock::Timestamp::EPOCH,
+            command: None,
+            terminal: None,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("recording");
+        let mut writing = Writing {
+            encoder: Box::new(Encoder::new(&meta).unwrap()),
+            file: File::create(&path).unwrap(),
+            dirty: false,
+            lost: 0,
+            resized: None,
+            len: 0,
+        };
+        let room = Room::new(dir.path().to_owned(), u64::MAX);
+        let at = Duration::from_millis;
+        let output = |millis, text: &'static str| RecordedEvent::Output {
+            at: at(millis),
+            stream: OutputStream::Stdout,
+            data: Bytes::from_static(text.as_bytes()),
+        };
+        let resize = |millis, columns| RecordedEvent::Resize { at: at(millis), columns, rows: 24 };
+        let end = RecordedEvent::End { at: at(9), end: SessionEnd::Exited(0) };
+        writing.event(&output(1, "a"), false).unwrap();
+        for columns in 0..60_000 {
+            writing.event(&resize(2, columns), true).unwrap();
+        }
+        writing.event(&RecordedEvent::Gap { at: at(3), lost: 5 }, true).unwrap();
+        writing.event(&output(4, "bc"), true).unwrap();
+        writing.event(&output(5, "d"), false).unwrap();
+        writing.event(&resize(6, 80), true).unwrap();
+        writing.event(&resize(7, 90), false).unwrap();
+        writing.event(&resize(8, 100), true).unwrap();
+        writing.event(&end, true).unwrap();
+        writing.write(session, true, &room).unwrap();
+        let mut decoder = teleport_core::recording::Decoder::new().unwrap();
+        decoder.feed(&fs::read(path).unwrap());
+        let events: Vec<_> = std::iter::from_fn(|| decoder.next_event().unwrap()).collect();
+        let gap = RecordedEvent::Gap { at: at(5), lost: 7 };
+        let expected = [output(1, "a"), resize(2, 59_999), gap, output(5, "d"), resize(7, 90), end];
+        assert_eq!(events, expected);
     }
 }

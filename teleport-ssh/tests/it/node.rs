@@ -3,6 +3,7 @@
 mod backpressure;
 mod certificates;
 mod commands;
+mod connections;
 mod embedded;
 mod hostile;
 mod lifetimes;

@@ -1,25 +1,95 @@
-//! How `tctl` reaches the auth service: on its own host by the identity in the data directory, elsewhere by the user's
-//! identity file.
+//! As whom `tctl` calls the auth service, and how it reaches it: by an identity file; on the auth host by what lies in its data
+//! directory; else as whoever is logged in with `tsh`.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use teleport_core::api::{ApiError, ApiErrorKind};
 use teleport_core::clock::{Clock, SystemClock};
-use teleport_core::id::HostRole;
-use teleport_ssh::client::Profile;
+use teleport_core::id::{ClusterName, HostRole, RoleName, UserName};
+use teleport_ssh::client::openssh::ProxyAddress;
+use teleport_ssh::client::{IdentityFile, Profile, ProfileStore, ProxyAddresses};
 use teleport_ssh::identity::{HostIdentityHandle, IdentityStore};
-use teleport_ssh::rpc::{AuthClient, ClientIdentity, Connector, ProxyConnector, UserCredentials};
+use teleport_ssh::rpc::{AuthClient, ClientIdentity, Connector, ProxyConnector};
 
+use super::super::user::{self, auth_client};
 use super::{Context, Options};
 use crate::config::{default_data_dir, load, with_port};
 use crate::daemon::{AUTH_ADDRESS_FILE, IDENTITY_DIR};
 
-pub(super) async fn connect(options: &Options) -> Result<Context> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    match &options.identity {
-        Some(path) => with_identity_file(options, path, clock),
-        None => on_the_auth_host(options, clock),
+/// As whom the auth service is called.
+pub(super) enum Caller {
+    /// As the auth service itself: there is nothing that it may not do.
+    AuthHost,
+    /// As a user, who may do what the roles allow.
+    User { name: UserName, roles: Vec<RoleName>, cluster: ClusterName, by: String },
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AuthHost => f.write_str("the auth service of this host"),
+            Self::User { name, roles, by, .. } => {
+                let roles: Vec<&str> = roles.iter().map(RoleName::as_str).collect();
+                let roles = if roles.is_empty() { "none".to_owned() } else { roles.join(", ") };
+                write!(f, "{name} (roles: {roles}), by {by}")
+            }
+        }
+    }
+}
+
+impl Context {
+    /// Who was denied, or who was not found where: there are several whom it can have been.
+    pub(super) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let api = error.chain().find_map(|cause| cause.downcast_ref::<ApiError>());
+        match (&self.caller, api.map(ApiError::kind)) {
+            (caller @ Caller::User { .. }, Some(ApiErrorKind::Denied)) => {
+                anyhow::anyhow!("{error:#}; tctl acted as {caller}")
+            }
+            (Caller::User { cluster, by, .. }, Some(ApiErrorKind::Unavailable)) => {
+                let at = &self.auth_address;
+                anyhow::anyhow!("{error:#}; asked {at} for the cluster {cluster} of {by}")
+            }
+            _ => error,
+        }
+    }
+}
+
+/// Why an identity is not used that nobody asked for.
+type NotUsed = String;
+
+pub(super) fn connect(options: &Options) -> Result<Context> {
+    let context = choose(options, Arc::new(SystemClock::new()))?;
+    tracing::debug!("acts as {} at {}", context.caller, context.auth_address);
+    Ok(context)
+}
+
+fn choose(options: &Options, clock: Arc<dyn Clock>) -> Result<Context> {
+    let said = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+    if let Some(path) = said(&options.identity) {
+        return with_identity_file(options, &path, clock);
+    }
+    let here = said(&options.data_dir).is_some() || said(&options.config).is_some();
+    if options.proxy.is_some() && !here {
+        return with_login(options, clock)?.map_err(anyhow::Error::msg);
+    }
+    let not_here = match on_the_auth_host(options, Arc::clone(&clock))? {
+        Ok(context) => return Ok(context),
+        Err(reason) if here => bail!(
+            "{reason}: run tctl on the auth host as who runs the daemon, or elsewhere without --data-dir and --config"
+        ),
+        Err(reason) => reason,
+    };
+    tracing::debug!("not the auth service of this host: {not_here}");
+    match with_login(options, clock)? {
+        Ok(context) => Ok(context),
+        Err(not_logged_in) => bail!(
+            "{not_here}; and {not_logged_in}. Run tctl on the auth host (--data-dir says where its data is), after \
+             `tsh login --proxy=<host>`, or with --identity=<file>"
+        ),
     }
 }
 
@@ -38,22 +108,15 @@ fn data_dir(options: &Options) -> Result<PathBuf> {
     }
 }
 
-fn on_the_auth_host(options: &Options, clock: Arc<dyn Clock>) -> Result<Context> {
+fn on_the_auth_host(options: &Options, clock: Arc<dyn Clock>) -> Result<Result<Context, NotUsed>> {
     let dir = data_dir(options)?;
     let own = dir.join(IDENTITY_DIR).join(HostRole::Auth.as_str());
     match std::fs::metadata(&own) {
         Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            bail!(
-                "{} may be read by its owner only; run tctl as the user that runs the daemon",
-                dir.display()
-            )
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            return Ok(Err(format!("{} may be read by its owner only, who runs the daemon", dir.display())));
         }
-        Err(_) => bail!(
-            "there is no auth service in {}: run tctl on the auth host (--data-dir says where its data is), \
-             or with --auth-server and --identity elsewhere",
-            dir.display()
-        ),
+        Err(_) => return Ok(Err(format!("there is no auth service in {}", dir.display()))),
     }
     let material = IdentityStore::open(&own)?.load(HostRole::Auth)?;
     let material =
@@ -71,24 +134,64 @@ fn on_the_auth_host(options: &Options, clock: Arc<dyn Clock>) -> Result<Context>
         Arc::new(ProxyConnector::new([address.as_str()], material.cluster.clone()));
     let identity = ClientIdentity::Host(HostIdentityHandle::new(material));
     let api = AuthClient::builder(connector, identity, clock).build();
-    Ok(Context { api: Arc::new(api), auth_address: address })
+    Ok(Ok(Context { api: Arc::new(api), auth_address: address, caller: Caller::AuthHost, proxy: None }))
 }
 
-fn with_identity_file(options: &Options, path: &std::path::Path, clock: Arc<dyn Clock>) -> Result<Context> {
-    let profile = Profile::read(path)?;
-    if !profile.is_valid(clock.now()) {
-        bail!("the certificate in {} has expired; make a new one with tsh login --out", path.display());
-    }
-    let server = options.auth_server.as_deref().context("say where with --auth-server=<host>")?;
-    let address = with_port(server, 3025);
-    // The auth service takes connections that are meant for a proxy's way to it: nobody has to say which of the two it is.
-    let connector: Arc<dyn Connector> =
-        Arc::new(ProxyConnector::new([address.as_str()], profile.cluster().clone()));
-    let user = UserCredentials {
-        tls: profile.tls.clone(),
-        certificate: profile.certificates.tls.clone(),
-        trust: profile.trust.clone(),
+/// The proxy that is meant, if one was said.
+fn proxy(options: &Options) -> Result<Option<ProxyAddress>> {
+    let variable = || std::env::var("TELEPORT_PROXY").ok().filter(|proxy| !proxy.is_empty());
+    options.proxy.clone().or_else(variable).map(|proxy| user::parse_proxy(&proxy)).transpose()
+}
+
+fn with_login(options: &Options, clock: Arc<dyn Clock>) -> Result<Result<Context, NotUsed>> {
+    let profiles = ProfileStore::at(user::home(options.home.clone())?);
+    let proxy = proxy(options)?;
+    let Some(profile) = profiles.load(proxy.as_ref())? else {
+        let at = proxy.map(|proxy| format!(" at {}", proxy.to_authority())).unwrap_or_default();
+        return Ok(Err(format!("nobody is logged in{at} with tsh (in {})", profiles.home().display())));
     };
-    let api = AuthClient::builder(connector, ClientIdentity::User(user), clock).build();
-    Ok(Context { api: Arc::new(api), auth_address: address })
+    let Profile { web_address: web, ssh_address: ssh, .. } = &profile;
+    if !profile.is_valid(clock.now()) {
+        bail!(
+            "the login of {} at {at} ended at {}; run: tsh login --proxy={at} --user={}",
+            profile.user,
+            profile.certificates.valid_before,
+            profile.user,
+            at = web.to_authority()
+        );
+    }
+    let address = options.auth_server.as_ref().map(|server| with_port(server, 3025));
+    let address = address.unwrap_or_else(|| web.to_authority());
+    let caller = Caller::User {
+        name: profile.user.clone(),
+        roles: profile.roles.clone(),
+        cluster: profile.cluster().clone(),
+        by: format!("the login of tsh at {}", web.to_authority()),
+    };
+    let proxy = Some(ProxyAddresses { web: web.clone(), ssh: ssh.clone() });
+    let api = auth_client(&profile, &address, clock);
+    Ok(Ok(Context { api: Arc::new(api), auth_address: address, caller, proxy }))
+}
+
+fn with_identity_file(options: &Options, path: &Path, clock: Arc<dyn Clock>) -> Result<Context> {
+    let identity = IdentityFile::read(path)?;
+    if !identity.is_valid(clock.now()) {
+        return Err(user::over(path, identity.certificates.valid_before));
+    }
+    let address = match (&options.auth_server, proxy(options)?, &identity.proxy) {
+        (Some(server), ..) => with_port(server, 3025),
+        (None, Some(proxy), _) => proxy.to_authority(),
+        (None, None, Some(known)) => known.web.to_authority(),
+        (None, None, None) => {
+            bail!("{} does not say where: say --proxy=<host> or --auth-server=<host:port>", path.display())
+        }
+    };
+    let caller = Caller::User {
+        name: identity.user.clone(),
+        roles: identity.roles.clone(),
+        cluster: identity.trust.cluster.clone(),
+        by: format!("the identity file {}", path.display()),
+    };
+    let api = auth_client(&identity, &address, clock);
+    Ok(Context { api: Arc::new(api), auth_address: address, caller, proxy: identity.proxy })
 }

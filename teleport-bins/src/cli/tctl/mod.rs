@@ -1,5 +1,7 @@
 //! `tctl`: administration.
 
+mod access;
+mod auth;
 mod connect;
 mod events;
 mod nodes;
@@ -16,11 +18,12 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use teleport_core::api::AuthApi;
+use teleport_ssh::client::ProxyAddresses;
 
 use super::common::Commands;
 use crate::config::parse_duration;
 
-/// Administers a cluster: on the auth host as it stands, elsewhere with an identity file.
+/// Administers a cluster: on the auth host as it stands, elsewhere as whoever is logged in with tsh, or by an identity file.
 #[derive(Debug, Parser)]
 #[command(name = "tctl", version, arg_required_else_help = true)]
 pub struct Cli {
@@ -39,19 +42,18 @@ struct Options {
     /// Data directory of the daemon on this host
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// The auth service, or a proxy as the way to it
-    #[arg(long, global = true, value_name = "HOST:PORT")]
+    /// The proxy of the login to use, as tsh has it [env: TELEPORT_PROXY=]
+    #[arg(long, global = true, value_name = "HOST[:PORT]")]
+    proxy: Option<String>,
+    /// The auth service, or a proxy as the way to it, if it is another than that of the login or the identity file
+    #[arg(long, global = true, value_name = "HOST:PORT", env = "TELEPORT_AUTH_SERVER")]
     auth_server: Option<String>,
-    /// Identity file, as `tsh login --out` writes it
-    #[arg(
-        short,
-        long,
-        global = true,
-        value_name = "FILE",
-        requires = "auth_server",
-        env = "TELEPORT_IDENTITY_FILE"
-    )]
+    /// Identity file, as `tsh login --out` and `tctl auth sign` write it
+    #[arg(short, long, global = true, value_name = "FILE", env = "TELEPORT_IDENTITY_FILE", value_parser = super::any_path())]
     identity: Option<PathBuf>,
+    /// Where logins of tsh are kept
+    #[arg(long, global = true, env = "TELEPORT_HOME", value_name = "DIR", hide = true)]
+    home: Option<PathBuf>,
     /// Log more
     #[arg(short, long, global = true)]
     debug: bool,
@@ -59,6 +61,16 @@ struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Who may do what, and why
+    Access {
+        #[command(subcommand)]
+        command: access::Command,
+    },
+    /// Certificates for programs and servers, and the authorities that sign them
+    Auth {
+        #[command(subcommand)]
+        command: auth::Command,
+    },
     /// Make resources from documents (YAML or JSON, one or many): role, user, token
     Create(resources::Create),
     /// Change a resource in $EDITOR
@@ -103,6 +115,10 @@ struct Context {
     api: Arc<dyn AuthApi>,
     /// Where hosts are told to find the auth service.
     auth_address: String,
+    /// As whom it is called.
+    caller: connect::Caller,
+    /// A proxy of the cluster, if one is known.
+    proxy: Option<ProxyAddresses>,
 }
 
 fn ttl(text: &str) -> Result<Duration, String> {
@@ -121,8 +137,10 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     };
     super::start_logging(if options.debug { "debug" } else { "warn" }, false)?;
     super::client_runtime()?.block_on(async {
-        let context = connect::connect(&options).await?;
-        match command {
+        let context = connect::connect(&options)?;
+        let outcome = match command {
+            Command::Access { command } => access::run(&context, command).await,
+            Command::Auth { command } => auth::run(&context, command).await,
             Command::Create(create) => resources::create(&context, create).await,
             Command::Edit(edit) => resources::edit(&context, edit).await,
             Command::Events { command } => events::run(&context, command).await,
@@ -134,7 +152,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Tokens { command } => tokens::run(&context, command).await,
             Command::Update(update) => resources::update(&context, update).await,
             Command::Users { command } => users::run(&context, command).await,
-        }
+        };
+        outcome.map_err(|error| context.explain(error))
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ use teleport_core::id::{HostId, HostRole};
 use teleport_core::label::Labels;
 use teleport_core::resource::Node;
 
+use super::super::node_list::NodeFilter;
 use super::super::{Format, table};
 use super::{Context, tokens, ttl};
 use crate::config::format_duration;
@@ -38,8 +39,8 @@ pub(super) enum Command {
     },
     /// List nodes
     Ls {
-        /// Only nodes with these labels: key=value,key=value
-        labels: Option<Labels>,
+        #[command(flatten)]
+        filter: NodeFilter,
         /// How to print
         #[arg(short, long, value_enum, default_value_t)]
         format: Format,
@@ -62,10 +63,8 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Add { roles, ttl, uses, token, labels, format } => {
             tokens::add(context, tokens::Wanted { roles, ttl, uses, value: token, labels }, format).await
         }
-        Command::Ls { labels, format } => {
-            let mut nodes = context.api.nodes().await?;
-            nodes.retain(|node| labels.as_ref().is_none_or(|wanted| node.record.labels.contains(wanted)));
-            nodes.sort_by(|a, b| a.record.name.cmp(&b.record.name));
+        Command::Ls { filter, format } => {
+            let nodes = filter.select(context.api.nodes().await?)?;
             format.print(&nodes, || list(&nodes))
         }
         Command::Rm { node } => {

@@ -76,7 +76,8 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
         }
         Command::Rm { token } => {
             context.api.delete_token(SecretString::new(token.as_str())).await?;
-            println!("Token {} has been deleted", token.get(..8).unwrap_or(&token));
+            // It may be the secret that was given.
+            println!("The token has been deleted");
             Ok(())
         }
     }

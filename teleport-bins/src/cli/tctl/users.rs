@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Subcommand;
 use teleport_core::api::{ClusterStatus, CreateUser, Invite, ResetUser, UpdateUser};
 use teleport_core::clock::{Clock, SystemClock};
@@ -139,7 +139,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
         }
         Command::Unlock { names } => {
             for name in names {
-                context.api.unlock_user(name.clone()).await.with_context(|| format!("user {name}"))?;
+                context.api.unlock_user(name.clone()).await?;
                 println!("User {:?} may log in again", name.as_str());
             }
             Ok(())
@@ -156,7 +156,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
         }
         Command::Rm { names } => {
             for name in names {
-                context.api.delete_user(name.clone()).await.with_context(|| format!("user {name}"))?;
+                context.api.delete_user(name.clone()).await?;
                 println!("User {:?} has been deleted", name.as_str());
             }
             Ok(())

@@ -15,7 +15,8 @@ use teleport_core::secret::SecretString;
 use teleport_ssh::client::openssh::ProxyAddress;
 use teleport_ssh::proxy_web::{WebClient, WebError, WebTrust};
 
-use super::common::{Context, ask_secret, parse_proxy};
+use super::super::user::parse_proxy;
+use super::common::{Context, ask_secret};
 use super::pins;
 
 #[derive(Debug, Args)]

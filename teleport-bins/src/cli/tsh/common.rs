@@ -4,42 +4,79 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use teleport_core::api::Ping;
 use teleport_core::clock::{Clock, SystemClock};
 use teleport_core::entropy::{Entropy, SystemEntropy};
 use teleport_ssh::client::openssh::ProxyAddress;
-use teleport_ssh::client::{Profile, ProfileStore, SshClient};
-use teleport_ssh::rpc::{AuthClient, ClientIdentity, ProxyConnector, UserCredentials};
+use teleport_ssh::client::{IdentityFile, Profile, ProfileStore, ProxyAddresses, SshClient, ssh_address};
+use teleport_ssh::proxy_web::{WebClient, WebError, WebTrust};
+use teleport_ssh::rpc::AuthClient;
 
-/// The port of a proxy's HTTPS if none is said.
-const WEB_PORT: u16 = 3080;
+use super::super::user;
 
 /// Where logins are, and which proxy is meant.
 pub(super) struct Context {
     pub(super) profiles: ProfileStore,
     pub(super) proxy: Option<ProxyAddress>,
+    /// Who is meant instead of whoever is logged in, and from which file that is.
+    pub(super) identity: Option<(PathBuf, Profile)>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
 }
 
 impl Context {
     pub(super) fn new(home: Option<PathBuf>, proxy: Option<String>) -> Result<Self> {
-        let home = match home {
-            Some(home) => std::path::absolute(home)?,
-            None => match std::env::var_os("HOME").filter(|home| !home.is_empty()) {
-                Some(home) => PathBuf::from(home).join(".tsh"),
-                None => bail!("there is no home directory; set TELEPORT_HOME to a directory for your logins"),
-            },
-        };
+        let home = user::home(home)?;
         Ok(Self {
             profiles: ProfileStore::at(home),
-            proxy: proxy.as_deref().map(parse_proxy).transpose()?,
+            proxy: proxy.as_deref().map(user::parse_proxy).transpose()?,
+            identity: None,
             clock: Arc::new(SystemClock::new()),
             entropy: Arc::new(SystemEntropy::new()),
         })
     }
 
+    /// Whoever the file says is meant, whoever is logged in. Where the proxy's SSH is, the proxy is asked if the file does not know.
+    pub(super) async fn use_identity(&mut self, path: PathBuf) -> Result<()> {
+        let identity = IdentityFile::read(&path)?;
+        let proxy = match (&self.proxy, &identity.proxy) {
+            (None, Some(known)) => known.clone(),
+            (Some(asked), Some(known)) if *asked == known.web => known.clone(),
+            (Some(asked), _) => self.ask_proxy(asked.clone(), &identity).await?,
+            (None, None) => {
+                bail!(
+                    "the identity file {} does not say where the proxy is: say --proxy=<host>",
+                    path.display()
+                )
+            }
+        };
+        self.identity = Some((path, identity.into_profile(proxy)));
+        Ok(())
+    }
+
+    async fn ask_proxy(&self, web: ProxyAddress, identity: &IdentityFile) -> Result<ProxyAddresses> {
+        let trust = WebTrust::bundle(identity.trust.clone());
+        let client = WebClient::new(web.to_authority(), trust, Arc::clone(&self.clock));
+        let ping = match client.ping().await {
+            Ok(ping) => ping,
+            // It may have a public HTTPS certificate. It is a hint only: the SSH server must prove that it is a proxy of the cluster.
+            Err(WebError::Untrusted { .. }) => Ping {
+                cluster_name: identity.trust.cluster.clone(),
+                server_version: String::new(),
+                second_factor: String::new(),
+                proxy_ssh_address: None,
+            },
+            Err(error) => return Err(error.into()),
+        };
+        let ssh = ssh_address(&ping, &web)?;
+        Ok(ProxyAddresses { web, ssh })
+    }
+
     /// The login that is meant, valid or not.
     pub(super) fn any_profile(&self) -> Result<Profile> {
+        if let Some((_, profile)) = &self.identity {
+            return Ok(profile.clone());
+        }
         match self.profiles.load(self.proxy.as_ref())? {
             Some(profile) => Ok(profile),
             None => bail!("not logged in; run: tsh login --proxy=<host> --user=<name>"),
@@ -49,39 +86,28 @@ impl Context {
     /// The login that is meant, and still valid.
     pub(super) fn profile(&self) -> Result<Profile> {
         let profile = self.any_profile()?;
-        if !profile.is_valid(self.clock.now()) {
-            bail!(
+        if profile.is_valid(self.clock.now()) {
+            return Ok(profile);
+        }
+        match &self.identity {
+            Some((path, profile)) => Err(user::over(path, profile.certificates.valid_before)),
+            None => bail!(
                 "your certificate has expired; run: tsh login --proxy={} --user={}",
                 profile.web_address.to_authority(),
                 profile.user
-            );
+            ),
         }
-        Ok(profile)
     }
 
     /// The auth service, by way of the proxy and as the user.
     pub(super) fn api(&self, profile: &Profile) -> AuthClient {
-        let connector = ProxyConnector::new([profile.web_address.to_authority()], profile.cluster().clone());
-        let user = UserCredentials {
-            tls: profile.tls.clone(),
-            certificate: profile.certificates.tls.clone(),
-            trust: profile.trust.clone(),
-        };
-        AuthClient::builder(Arc::new(connector), ClientIdentity::User(user), Arc::clone(&self.clock)).build()
+        user::auth_client(profile, &profile.web_address.to_authority(), Arc::clone(&self.clock))
     }
 
     /// SSH as the user.
     pub(super) fn ssh(&self, profile: &Profile) -> SshClient {
         SshClient::new(profile.credentials(), Arc::clone(&self.clock))
     }
-}
-
-/// Reads `host`, `host:port` or `https://host:port`.
-pub(super) fn parse_proxy(text: &str) -> Result<ProxyAddress> {
-    let bare = text.strip_prefix("https://").unwrap_or(text);
-    let bare = bare.split('/').next().unwrap_or_default();
-    let address = crate::config::with_port(bare, WEB_PORT);
-    ProxyAddress::parse(&address).with_context(|| format!("--proxy: {text:?} is not the address of a proxy"))
 }
 
 /// Asks for a secret on the terminal, without echo; reads a line of standard input where there is no terminal.
@@ -101,26 +127,4 @@ pub(super) fn ask_secret(prompt: &str) -> Result<teleport_core::secret::SecretSt
         line.trim_end_matches(['\n', '\r']).to_owned()
     };
     Ok(answer.into())
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
-    use super::*;
-
-    #[test]
-    fn proxies_are_written_in_several_ways() {
-        for (text, expected) in [
-            ("proxy.example.com", "proxy.example.com:3080"),
-            ("proxy.example.com:443", "proxy.example.com:443"),
-            ("https://proxy.example.com:443/web", "proxy.example.com:443"),
-            ("::1", "[::1]:3080"),
-            ("127.0.0.1", "127.0.0.1:3080"),
-        ] {
-            assert_eq!(parse_proxy(text).unwrap().to_authority(), expected);
-        }
-        for bad in ["", "a b", "-oProxyCommand=x", "host:99999", "`id`"] {
-            assert!(parse_proxy(bad).is_err(), "{bad}");
-        }
-    }
 }

@@ -11,9 +11,10 @@ use teleport_core::cert::CaPin;
 use teleport_core::id::{OsLogin, RoleName};
 use teleport_core::secret::SecretString;
 use teleport_ssh::client::openssh::{self, ProxyAddress};
-use teleport_ssh::client::{Agent, LoginError, LoginInput, Profile, login};
+use teleport_ssh::client::{Agent, IdentityFile, LoginError, LoginInput, Profile, login};
 use teleport_ssh::proxy_web::{WebClient, WebTrust};
 
+use super::super::out::{self, OutFormat};
 use super::super::{Format, print_json};
 use super::common::{Context, ask_secret};
 use super::{accept, pins};
@@ -43,6 +44,12 @@ pub(super) struct Login {
     /// Write the login to this file instead, for programs: an identity file
     #[arg(short, long, value_name = "FILE")]
     out: Option<std::path::PathBuf>,
+    /// What to write with --out
+    #[arg(long, value_enum, default_value = "file", requires = "out")]
+    format: OutFormat,
+    /// Replace files of --out that exist
+    #[arg(long, requires = "out")]
+    overwrite: bool,
     /// Hand the certificate to the running ssh-agent
     #[arg(short = 'k', long, value_enum, default_value = "auto", env = "TELEPORT_ADD_KEYS_TO_AGENT")]
     add_keys_to_agent: AddKeys,
@@ -95,6 +102,9 @@ pub(super) async fn run(context: &Context, options: Login) -> Result<ExitCode> {
         print_status(context, before);
         return Ok(ExitCode::SUCCESS);
     }
+    if let Some(path) = &options.out {
+        out::refuse_existing(path, options.format, options.overwrite)?;
+    }
     let user = match (&options.user, &before) {
         (Some(user), _) => user.clone(),
         (None, Some(before)) => before.user.to_string(),
@@ -120,13 +130,7 @@ pub(super) async fn run(context: &Context, options: Login) -> Result<ExitCode> {
     let profile =
         login(&client, proxy.clone(), input, &*context.clock, &*context.entropy).await.map_err(explain)?;
     if let Some(path) = &options.out {
-        profile.write(&std::path::absolute(path)?)?;
-        println!(
-            "The identity of {} is in {}, valid until {}",
-            profile.user,
-            path.display(),
-            profile.certificates.valid_before
-        );
+        out::write(&IdentityFile::from(&profile), options.format, path, options.overwrite)?;
         return Ok(ExitCode::SUCCESS);
     }
     context.profiles.save(&profile)?;
@@ -199,8 +203,10 @@ fn block(context: &Context, profile: &Profile, current: bool) -> String {
 }
 
 pub(super) fn status(context: &Context, options: Status) -> Result<ExitCode> {
-    let profiles = context.profiles.list()?;
-    let current = context.profiles.current()?;
+    let (profiles, current) = match &context.identity {
+        Some((_, profile)) => (vec![profile.clone()], Some(profile.name())),
+        None => (context.profiles.list()?, context.profiles.current()?),
+    };
     let is_current = |profile: &Profile| current.as_deref() == Some(&profile.name());
     let now = context.clock.now();
     let documents: Vec<_> = profiles

@@ -14,7 +14,7 @@ mod ssh;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 use super::common::Commands;
@@ -29,6 +29,9 @@ pub struct Cli {
     /// Where logins are kept
     #[arg(long, global = true, env = "TELEPORT_HOME", value_name = "DIR", hide = true)]
     home: Option<PathBuf>,
+    /// Be who this identity file says, as `tsh login --out` and `tctl auth sign` write it, instead of who is logged in
+    #[arg(short, long, global = true, value_name = "FILE", env = "TELEPORT_IDENTITY_FILE", value_parser = super::any_path())]
+    identity: Option<PathBuf>,
     /// Log more
     #[arg(short, long, global = true)]
     debug: bool,
@@ -83,9 +86,18 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Commands::Own(command) => command,
     };
     super::start_logging(if cli.debug { "debug" } else { "error" }, false)?;
-    let context = common::Context::new(cli.home, cli.proxy)?;
+    let mut context = common::Context::new(cli.home, cli.proxy)?;
     let runtime = super::client_runtime()?;
     let result = runtime.block_on(async {
+        if let Some(path) = cli.identity.filter(|path| !path.as_os_str().is_empty()) {
+            if matches!(command, Command::Accept(_) | Command::Config | Command::Login(_) | Command::Logout) {
+                bail!(
+                    "this is about the logins of this machine, not about {}: leave out --identity and TELEPORT_IDENTITY_FILE",
+                    path.display()
+                );
+            }
+            context.use_identity(path).await?;
+        }
         match command {
             Command::Accept(accept) => accept::run(&context, accept).await,
             Command::Config => login::config(&context),

@@ -5,27 +5,27 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use teleport_core::api::PresenceApi;
-use teleport_core::label::Labels;
+use teleport_core::resource::Node;
 
-use super::super::{print_json, table};
+use super::super::node_list::NodeFilter;
+use super::super::{Format as Document, fit, table};
 use super::common::Context;
 
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 enum Format {
     Json,
+    /// A name a line
     Names,
     #[default]
     Text,
+    Yaml,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Ls {
-    /// Only nodes with these labels: key=value,key=value
-    labels: Option<Labels>,
-    /// Only nodes whose name, address or labels contain all of these words
-    #[arg(long, value_delimiter = ',')]
-    search: Vec<String>,
-    /// With ids
+    #[command(flatten)]
+    filter: NodeFilter,
+    /// With ids, and all labels however many there are
     #[arg(short, long)]
     verbose: bool,
     /// How to print
@@ -36,52 +36,32 @@ pub(super) struct Ls {
 pub(super) async fn run(context: &Context, ls: Ls) -> Result<ExitCode> {
     let profile = context.profile()?;
     let now = context.clock.now();
-    let mut nodes = context.api(&profile).nodes().await?;
-    nodes.retain(|node| {
-        let record = &node.record;
-        let text = format!("{} {} {}", record.name, record.address, record.labels).to_lowercase();
-        ls.labels.as_ref().is_none_or(|wanted| record.labels.contains(wanted))
-            && ls.search.iter().all(|word| text.contains(&word.to_lowercase()))
-    });
-    nodes.sort_by(|a, b| a.record.name.cmp(&b.record.name));
-    match ls.format {
-        Format::Json => print_json(&nodes)?,
-        Format::Names => {
-            for node in &nodes {
-                println!("{}", node.record.name);
-            }
+    let nodes = ls.filter.select(context.api(&profile).nodes().await?)?;
+    let format = match ls.format {
+        Format::Json => Document::Json,
+        Format::Yaml => Document::Yaml,
+        Format::Names | Format::Text => Document::Text,
+    };
+    format.print(&nodes, || {
+        let address = |node: &Node| {
+            if node.is_online(now) { node.record.address.clone() } else { "offline".to_owned() }
+        };
+        if ls.format == Format::Names {
+            let names = nodes.iter().map(|node| node.record.name.as_str());
+            return names.collect::<Vec<_>>().join("\n");
         }
-        Format::Text => {
-            let address =
-                |online: bool, address: &str| if online { address.to_owned() } else { "offline".to_owned() };
-            let text = if ls.verbose {
-                table(
-                    ["Node Name", "Node ID", "Address", "Labels"],
-                    nodes.iter().map(|node| {
-                        let record = &node.record;
-                        [
-                            record.name.to_string(),
-                            record.host_id.to_string(),
-                            address(node.is_online(now), &record.address),
-                            record.labels.to_string(),
-                        ]
-                    }),
-                )
-            } else {
-                table(
-                    ["Node Name", "Address", "Labels"],
-                    nodes.iter().map(|node| {
-                        let record = &node.record;
-                        [
-                            record.name.to_string(),
-                            address(node.is_online(now), &record.address),
-                            record.labels.to_string(),
-                        ]
-                    }),
-                )
+        if ls.verbose {
+            let row = |node: &Node| {
+                let record = &node.record;
+                let (name, id) = (record.name.to_string(), record.host_id.to_string());
+                [name, id, address(node), record.labels.to_string()]
             };
-            println!("{text}");
+            table(["Node Name", "Node ID", "Address", "Labels"], nodes.iter().map(row))
+        } else {
+            let row =
+                |node: &Node| [node.record.name.to_string(), address(node), node.record.labels.to_string()];
+            fit(&table(["Node Name", "Address", "Labels"], nodes.iter().map(row)))
         }
-    }
+    })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,16 +2,18 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Error, Result, anyhow, bail};
 use clap::{Args, Subcommand};
-use teleport_core::api::PresenceApi;
-use teleport_core::id::OsLogin;
+use teleport_core::api::{NodeEvent, PresenceApi};
+use teleport_core::id::{ClusterName, OsLogin};
 use teleport_core::resource::Node;
 use teleport_core::target::{DialTarget, TargetHost};
-use teleport_ssh::client::Profile;
+use teleport_ssh::client::{ConnectError, Profile};
+use teleport_ssh::proxy::NodeTable;
+use teleport_ssh::proxy::route::{candidates_table, find};
 use tokio::io::{AsyncWriteExt, copy};
 
-use super::super::table;
+use super::super::sanitize;
 use super::common::Context;
 use super::session::{self, WantTerminal};
 
@@ -82,9 +84,10 @@ pub(super) async fn run(context: &Context, ssh: Ssh) -> Result<ExitCode> {
         Err(error) if !profile.logins.contains(&login) => {
             let logins: Vec<&str> = profile.logins.iter().map(OsLogin::as_str).collect();
             let why = format!("{login} is not one of your logins ({})", logins.join(", "));
-            return Err(error).context(why);
+            return Err(refused(context, &profile, &target, error).await).context(why);
         }
-        node => node?,
+        Err(error) => return Err(refused(context, &profile, &target, error).await),
+        Ok(node) => node,
     };
     let want = match (ssh.tty, ssh.no_tty) {
         (true, _) => WantTerminal::Yes,
@@ -116,7 +119,7 @@ async fn target(context: &Context, profile: &Profile, host: &str, port: Option<u
         match nodes.as_slice() {
             [node] => target.host = TargetHost::Id(node.record.host_id),
             [] => bail!("no node that you may reach has the labels {labels}; `tsh ls` lists them"),
-            _ => bail!("{} nodes have the labels {labels}; say which:\n{}", nodes.len(), candidates(&nodes)),
+            several => return Err(ambiguous(&labels.to_string(), several.iter(), profile.cluster())),
         }
     }
     Ok(target)
@@ -127,13 +130,33 @@ fn with_host(text: &str, name: &str, short: &str) -> Result<DialTarget> {
     Ok(text.replacen(name, short, 1).parse()?)
 }
 
-fn candidates(nodes: &[Node]) -> String {
-    table(
-        ["Node Name", "Node ID", "Address"],
-        nodes.iter().map(|node| {
-            [node.record.name.to_string(), node.record.host_id.to_string(), node.record.address.clone()]
-        }),
+/// Says which nodes there are to choose from: as a table, before the one line of the error.
+fn ambiguous<'n>(what: &str, nodes: impl ExactSizeIterator<Item = &'n Node>, cluster: &ClusterName) -> Error {
+    let count = nodes.len();
+    eprintln!("{}", candidates_table(nodes).lines().map(sanitize).collect::<Vec<_>>().join("\n"));
+    anyhow!(
+        "{what} is ambiguous, it may be any of these {count} nodes: say the id of one, as in tsh ssh <login>@<id>, or \
+         <id>.{cluster} for ssh"
     )
+}
+
+/// After the proxy has refused a target: whether that was because several nodes are meant. Asks for the nodes only then.
+async fn refused(context: &Context, profile: &Profile, target: &DialTarget, error: ConnectError) -> Error {
+    if matches!(error, ConnectError::Refused { .. })
+        && !matches!(target.host, TargetHost::Id(_))
+        && let Ok(nodes) = context.api(profile).nodes().await
+    {
+        let now = context.clock.now();
+        let mut table = NodeTable::new();
+        table.apply(NodeEvent::Snapshot(nodes));
+        let mut found = find(&target.host, &table, profile.cluster());
+        found.retain(|node| node.is_online(now));
+        if found.len() > 1 {
+            found.sort_by_key(|node| node.record.host_id);
+            return ambiguous(&target.to_string(), found.iter().map(|node| &**node), profile.cluster());
+        }
+    }
+    error.into()
 }
 
 pub(super) async fn proxy(context: &Context, command: ProxyCommand) -> Result<ExitCode> {
@@ -142,7 +165,10 @@ pub(super) async fn proxy(context: &Context, command: ProxyCommand) -> Result<Ex
     let (_, host) = split_login(&text)?;
     let target = target(context, &profile, host, None).await?;
     let proxy = context.ssh(&profile).proxy(&profile.ssh_address).await?;
-    let stream = proxy.open(&target).await?;
+    let stream = match proxy.open(&target).await {
+        Ok(stream) => stream,
+        Err(error) => return Err(refused(context, &profile, &target, error).await),
+    };
     let (mut from_node, mut to_node) = tokio::io::split(stream);
     let (mut stdin, mut stdout) = (tokio::io::stdin(), tokio::io::stdout());
     let send = async {

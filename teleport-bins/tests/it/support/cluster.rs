@@ -139,8 +139,11 @@ impl TestCluster {
     }
 
     async fn node_daemon(&self, name: &str, labels: &str, os: Os) -> anyhow::Result<Daemon> {
+        // Several nodes may have one name.
+        let dirs = std::iter::once(name.to_owned()).chain((2..).map(|number| format!("{name}-{number}")));
+        let dir = dirs.map(|dir| self.dir().join(dir)).find(|dir| !dir.exists()).unwrap();
         let settings = Settings::node_on_loopback(
-            &self.dir().join(name),
+            &dir,
             NodeName::new(name).unwrap(),
             labels.parse().unwrap(),
             self.auth(),

@@ -3,6 +3,7 @@
 pub(crate) mod cluster;
 pub(crate) mod daemon;
 pub(crate) mod program;
+pub(crate) mod sshd;
 pub(crate) mod tmux;
 pub(crate) mod user;
 pub(crate) mod wire;

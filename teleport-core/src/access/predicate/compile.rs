@@ -23,6 +23,8 @@ pub(super) enum Condition {
     Not(Box<Condition>),
     SameList(List, List),
     SameText(Text, Text),
+    /// Words in lower case.
+    Search(Vec<String>),
 }
 
 /// One text, or none.
@@ -170,6 +172,13 @@ fn call(expr: &Expr, name: &str, args: &[Expr], scope: Scope) -> Result<Value, M
             }
         },
         ("regexp.match", [of, expression]) => Condition::Match(list(of, scope)?, pattern(expression)?),
+        ("search", words) => {
+            if scope != Scope::Queries {
+                return Err(Mistake::new(expr.at, "search() exists only in queries"));
+            }
+            let words = words.iter().map(|word| literal(word, "a word").map(str::to_lowercase));
+            Condition::Search(words.collect::<Result<_, _>>()?)
+        }
         ("split", [of, at]) => {
             let at = literal(at, "the separator")?.to_owned();
             return Ok(Value::List(List::Split(text(of, scope)?, at)));

@@ -3,7 +3,8 @@
 use std::borrow::Cow;
 
 use super::compile::{Condition, List, Text};
-use super::facts::Facts;
+use super::facts::{Facts, ResourceFacts};
+use crate::access::search::has_words;
 use crate::access::transform::TooLong;
 
 /// The answer depends on a fact that is not given, or on a text that is too long.
@@ -56,6 +57,11 @@ impl Condition {
             }
             Self::SameText(left, right) => {
                 Ok(left.value(facts)?.unwrap_or_default() == right.value(facts)?.unwrap_or_default())
+            }
+            Self::Search(words) => {
+                let ResourceFacts { name, address, labels, session: _ } = facts.resource;
+                let texts = [name.ok_or(Unknown)?, address.ok_or(Unknown)?];
+                Ok(has_words(words, texts, labels.ok_or(Unknown)?))
             }
             Self::Constant(value) => Ok(*value),
             Self::All(_) | Self::Any(_) | Self::Not(_) => self.evaluate(facts).ok_or(Unknown),

@@ -50,6 +50,8 @@ pub struct SessionFacts<'a> {
 pub struct ResourceFacts<'a> {
     /// Its name.
     pub name: Option<&'a str>,
+    /// The address of a node.
+    pub address: Option<&'a str>,
     /// Its labels.
     pub labels: Option<&'a BTreeMap<String, String>>,
     /// The session that it is.

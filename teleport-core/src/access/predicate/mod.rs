@@ -46,6 +46,7 @@ pub enum Scope {
 /// | `regexp.match(x, "pattern")` | a value is matched, as a whole, by a `*` pattern or a `^…$` expression |
 /// | `has_prefix(x, "text")`, `has_suffix(x, "text")` | a value begins or ends so |
 /// | `exists(x)` | there is a value |
+/// | `search("text", …)` | each text occurs in the node's name, address or labels, in any case of letters; in queries |
 ///
 /// `set("a", "b")` is a list, and so is `split(text, ",")`, of what stands between the commas; `email.local(x)`, `regexp.replace(x, "expression", "replacement")`, `strings.lower(x)` and
 /// `strings.upper(x)` change each value. `&&` binds closer than `||`, `!` closer than both. A label or trait that is not
@@ -102,6 +103,7 @@ impl Predicate {
         let subject = Subject { name: "", roles: &[], traits: &NO_TRAITS };
         let resource = ResourceFacts {
             name: Some(node.name.as_str()),
+            address: Some(&node.address),
             labels: Some(node.labels.as_map()),
             session: None,
         };

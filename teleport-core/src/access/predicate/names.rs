@@ -6,7 +6,7 @@ use super::compile::{List, Text, Value};
 use crate::suggest::did_you_mean;
 
 /// The functions that are no [transforms](super::super::transform::TRANSFORMS).
-pub(super) const FUNCTIONS: [&str; 11] = [
+pub(super) const FUNCTIONS: [&str; 12] = [
     "contains",
     "contains_all",
     "contains_any",
@@ -16,6 +16,7 @@ pub(super) const FUNCTIONS: [&str; 11] = [
     "has_suffix",
     "labels_matching",
     "regexp.match",
+    "search",
     "set",
     "split",
 ];

@@ -19,6 +19,7 @@ impl Condition {
                 one.labels(keys)?;
                 other.labels(keys)
             }
+            Self::Search(_) => Err(More),
             Self::Exists(list) | Self::Match(list, _) => list.labels(keys),
             Self::Not(inner) => inner.labels(keys),
             Self::SameText(one, other) => {

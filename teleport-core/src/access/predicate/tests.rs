@@ -32,7 +32,12 @@ fn evaluate(source: &str, scope: Scope, known: bool) -> Option<bool> {
         server_hostname: "web-1",
     };
     let resource = if known {
-        ResourceFacts { name: Some("web-1"), labels: Some(&labels), session: Some(session) }
+        ResourceFacts {
+            name: Some("web-1"),
+            address: Some("192.0.2.7:3022"),
+            labels: Some(&labels),
+            session: Some(session),
+        }
     } else {
         ResourceFacts::default()
     };
@@ -123,6 +128,8 @@ fn queries_are_about_nodes_alone() {
         (r#"contains(split(labels["teams"], ","), "ops")"#, true),
         (r#"contains(split(labels["teams"], ","), "op")"#, false),
         (r#"contains(split(labels["nothing"], ","), "")"#, false),
+        (r#"search("WEB", "prod")"#, true),
+        (r#"search("web-2")"#, false),
     ] {
         assert_eq!(evaluate(source, Scope::Queries, true), Some(expected), "{source}");
         let node = NodeRecord {
@@ -191,6 +198,8 @@ fn mistakes_are_found_when_it_is_written() {
         (r#"name == "y""#, Nodes, 1, "only in queries"),
         (r#"contains(split(labels["x"], labels["y"]), "z")"#, Nodes, 29, "must be a text"),
         (r#"exists(labels_matching("x"))"#, Rules, 8, "only in node_labels_expression"),
+        (r#"search("x")"#, Nodes, 1, "search() exists only in queries"),
+        (r#"search("x")"#, Rules, 1, "search() exists only in queries"),
         (
             "contains(sesion.participants, user.metadata.name)",
             Rules,

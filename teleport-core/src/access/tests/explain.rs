@@ -8,13 +8,18 @@ fn explain(roles: &[Role], labels: &str, as_login: &str, certified: Option<&[OsL
     AccessChecker::for_identity(&identity, &set).explain_login(&node(labels), &login(as_login), certified)
 }
 
+/// The lines up to those about the session and the notes.
+fn decision(explanation: &Explanation) -> String {
+    Explanation { session: None, notes: Vec::new(), ..explanation.clone() }.to_string()
+}
+
 #[test]
 fn tells_who_decided_and_what_is_needed() {
     let prod = role("prod", conditions(&["alice"], r#"{"env":["prod","stage"]}"#), none());
     let test = role("test", conditions(&["root"], r#"{"env":"test"}"#), none());
     let roles = [prod, test];
     assert_eq!(
-        explain(&roles, "env=prod", "alice", None).to_string(),
+        decision(&explain(&roles, "env=prod", "alice", None)),
         "alice as alice on web-1: allowed, by role prod\n  \
            role prod\n    \
              allow: login alice: yes\n    \
@@ -24,7 +29,7 @@ fn tells_who_decided_and_what_is_needed() {
              allow: node: no, label env is \"prod\", wanted \"test\"\n"
     );
     assert_eq!(
-        explain(&roles, "env=prod", "root", None).to_string(),
+        decision(&explain(&roles, "env=prod", "root", None)),
         "alice as root on web-1: denied, no role allows both the node and the login\n  \
            role prod\n    \
              allow: login root: no, its logins are alice\n    \
@@ -88,7 +93,7 @@ fn tells_of_rules() {
     let (identity, set) = (holder(&roles), RoleSet::new(roles));
     let check = AccessChecker::for_identity(&identity, &set);
     assert_eq!(
-        check.explain_rule("session", Verb::List, ResourceFacts::default()).to_string(),
+        decision(&check.explain_rule("session", Verb::List, ResourceFacts::default())),
         "alice to list session: allowed, by spec.allow.rules[0] of role auditor\n  \
            role auditor\n    \
              allow: rules[0]: yes\n  \
@@ -97,7 +102,7 @@ fn tells_of_rules() {
     );
     let explanation = check.explain_rule("session", Verb::Read, ResourceFacts::default());
     assert_eq!(
-        explanation.to_string(),
+        decision(&explanation),
         format!(
             "alice to read session: denied, no role allows it\n  \
                role auditor\n    \
@@ -110,4 +115,52 @@ fn tells_of_rules() {
     );
     let json = serde_json::to_value(&explanation).unwrap();
     assert_eq!(json["allowed"], false);
+}
+
+#[test]
+fn tells_what_counts_in_the_session_and_what_certificates_in_hand_say() {
+    let mut narrow = conditions(&["root"], r#"{"*":"*"}"#);
+    narrow.commands = Some(texts(&["uptime"]));
+    narrow.permit_open = Some(texts(&["db:5432"]));
+    let deny = RoleConditions { permit_open: Some(texts(&["169.254.169.254:*"])), ..none() };
+    let mut ops = role("ops", narrow, deny);
+    ops.spec.options = RoleOptions {
+        max_session_ttl: std::time::Duration::from_secs(3600),
+        max_sessions: 2,
+        pin_source_ip: true,
+        ..RoleOptions::default()
+    };
+    let roles = [ops];
+    let explanation = explain(&roles, "", "root", None);
+    let text = explanation.to_string();
+    for line in [
+        "max_session_ttl: 1h0m0s\n",
+        "shell: no\n",
+        "commands: uptime\n",
+        "permit_open: db:5432\n",
+        "deny_open: 169.254.169.254:*\n",
+        "client_idle_timeout: as the cluster says\n",
+        "max_connections: any number\n",
+        "max_sessions: 2\n",
+        "record_session: best_effort\n",
+        "cert_extensions: none\n",
+        "a certificate in hand keeps the roles",
+    ] {
+        assert!(text.contains(&format!("    {line}")), "{line}: {text}");
+    }
+    let json = serde_json::to_value(&explanation).unwrap();
+    assert_eq!(json["session"]["max_sessions"], 2);
+    assert_eq!(json["session"]["commands"], serde_json::json!(["uptime"]));
+    assert_eq!(json["session"]["lock"], serde_json::Value::Null);
+    // What nothing obeys is not said as if it held.
+    for (option, _) in roles[0].spec.options.without_effect() {
+        assert!(
+            text.lines().any(|line| line.contains(option) && line.ends_with("(not enforced yet)")),
+            "{text}"
+        );
+    }
+    // About a certificate that is there, or a login that is denied, there is nothing to promise.
+    let root = [login("root")];
+    assert_eq!(explain(&roles, "", "root", Some(&root)).session, None);
+    assert_eq!(explain(&roles, "", "alice", None).session, None);
 }

@@ -227,6 +227,14 @@ proptest! {
             }
         }
         let fresh = check.explain_login(&node, &as_login, None);
+        // Who logs in now, and then to the node, gets what was said, under the terms that were said.
+        let mut new = identity.clone();
+        new.logins = check.logins();
+        new.permits = check.permits();
+        let granted = check.check_login(&new, &node, &as_login);
+        prop_assert_eq!(fresh.allowed, granted.is_ok());
+        prop_assert_eq!(fresh.session.as_ref().map(|terms| &terms.policy), granted.as_ref().ok().map(|grant| &grant.policy));
+        prop_assert_eq!(fresh.role.clone().filter(|_| fresh.allowed), granted.ok().map(|grant| grant.role));
         let sum = fresh.roles.iter().any(|account| account.allows) && !fresh.roles.iter().any(|account| account.denies);
         prop_assert_eq!(fresh.allowed, sum, "{}", fresh);
 

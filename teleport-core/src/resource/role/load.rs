@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Role, RoleConditions, RoleOptions, keys, original};
 use crate::access::CompiledRole;
+use crate::resource::Metadata;
 
 /// One thing that is wrong with a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,23 +122,28 @@ pub(super) fn read(document: Value) -> Result<Role, InvalidDocument> {
 
 /// The values that cannot be read, each with its place, which the reader of the whole does not tell.
 fn misfits(document: &Value) -> Vec<DocumentProblem> {
-    type Read = fn(&str, &Value) -> Option<serde_json::Error>;
-    fn alone<T: DeserializeOwned>(key: &str, value: &Value) -> Option<serde_json::Error> {
-        serde_json::from_value::<T>(json!({ key: value })).err()
-    }
     let mut problems = Vec::new();
-    let reads: [(&str, Read); 3] = [
-        ("allow", alone::<RoleConditions>),
-        ("deny", alone::<RoleConditions>),
-        ("options", alone::<RoleOptions>),
-    ];
-    for (part, read) in reads {
-        let keys = document.get("spec").and_then(|spec| spec.get(part)).and_then(Value::as_object);
-        for (key, value) in keys.into_iter().flatten() {
-            if let Some(error) = read(key, value) {
-                problems.push(DocumentProblem::new(format!("spec.{part}.{key}"), error.to_string()));
-            }
+    let spec = document.get("spec");
+    let part = |name: &str| spec.and_then(|spec| spec.get(name));
+    misfits_in::<Metadata>("metadata", document.get("metadata"), &mut problems);
+    misfits_in::<RoleConditions>("spec.allow", part("allow"), &mut problems);
+    misfits_in::<RoleConditions>("spec.deny", part("deny"), &mut problems);
+    misfits_in::<RoleOptions>("spec.options", part("options"), &mut problems);
+    problems
+}
+
+/// The values of one map that cannot be read, each by itself.
+pub(in crate::resource) fn misfits_in<T: DeserializeOwned>(
+    path: &str,
+    map: Option<&Value>,
+    problems: &mut Vec<DocumentProblem>,
+) {
+    for (key, value) in map.and_then(Value::as_object).into_iter().flatten() {
+        let Err(error) = serde_json::from_value::<T>(json!({ key: value })) else { continue };
+        let error = error.to_string();
+        // What is not there is not wrong about this value.
+        if !error.starts_with("missing field") {
+            problems.push(DocumentProblem::new(keys::join(path, key), error));
         }
     }
-    problems
 }

@@ -13,6 +13,7 @@ mod unreadable;
 use serde::{Deserialize, Serialize};
 
 pub use self::builtin::builtin_roles;
+pub(super) use self::load::misfits_in;
 pub use self::load::{DocumentProblem, InvalidDocument, LoadedRole, load_role};
 pub use self::options::{
     CertExtension, LockMode, PortForwarding, RecordSession, RecordingMode, RoleOptions, Switch,

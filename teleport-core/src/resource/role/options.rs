@@ -159,13 +159,12 @@ pub(super) const NOT_ENFORCED: &str = "not enforced: sessions are less restricte
 impl RoleOptions {
     /// The options that are set and that nothing obeys yet, each with what that means. They are kept and merged, and an
     /// administrator who writes them is told.
-    pub(super) fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+    pub(crate) fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
         let copies = "not enforced: commands that copy files can be run; list those that may, in `commands`";
         let extensions = "not applied: certificates are issued without them";
         [
             ("cert_extensions", !self.cert_extensions.is_empty(), extensions),
             ("lock", self.lock == Some(LockMode::Strict), NOT_ENFORCED),
-            ("max_connections", self.max_connections > 0, NOT_ENFORCED),
             ("pin_source_ip", self.pin_source_ip, NOT_ENFORCED),
             ("record_session", self.record_session.for_ssh() == RecordingMode::Strict, NOT_ENFORCED),
             ("ssh_file_copy", !self.ssh_file_copy, copies),

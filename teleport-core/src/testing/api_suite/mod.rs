@@ -12,6 +12,7 @@
 )]
 
 mod account;
+mod connections;
 mod documents;
 mod events;
 mod hosts;
@@ -26,6 +27,7 @@ pub use self::account::{
     a_locked_user_is_unlocked, a_user_changes_the_password, a_user_has_several_devices,
     invites_are_in_the_list_of_tokens, the_last_device_is_not_removed, users_are_updated,
 };
+pub use self::connections::places_belong_to_their_node;
 pub use self::documents::{
     roles_are_written_under_their_revision, tokens_are_changed_without_their_secret,
     users_are_written_under_their_revision,
@@ -83,6 +85,7 @@ pub async fn all(fixture: &dyn ApiFixture) {
     nodes_come_and_go(fixture).await;
     proxies_are_in_the_status(fixture).await;
     watchers_see_changes(fixture).await;
+    places_belong_to_their_node(fixture).await;
     recordings_belong_to_their_host_and_user(fixture).await;
     events_carry_who_reports_them(fixture).await;
     sessions_are_reported_by_their_own_host(fixture).await;

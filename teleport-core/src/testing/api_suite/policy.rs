@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::{ApiFixture, fresh_name, host, user, uuid};
 use crate::api::{
     AcceptInvite, AddMfaDevice, ApiError, ApiErrorKind, AuthApi, ChangePassword, CreateToken, CreateUser,
-    JoinRequest, LoginRequest, ProxyRecord, RecordingQuery, ReissueRequest, RemoveMfaDevice, RenewRequest,
-    ResetUser, SignHost, SignUser, UpdateUser,
+    HoldConnections, JoinRequest, LoginRequest, ProxyRecord, RecordingQuery, ReissueRequest,
+    ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, SignHost, SignUser, UpdateUser,
 };
 use crate::audit::AuditQuery;
 use crate::auth::Caller;
@@ -151,6 +151,13 @@ pub async fn call(
                 version: String::new(),
             };
             api.announce_proxy(record).await
+        }
+        Operation::HoldConnections => {
+            let run = crate::id::RunId::from_uuid(uuid(fixture));
+            api.hold_connections(HoldConnections { run, connections: Vec::new() }).await.map(drop)
+        }
+        Operation::ReleaseConnections => {
+            api.release_connections(ReleaseConnections { connections: Vec::new() }).await
         }
         Operation::Nodes => api.nodes().await.map(drop),
         Operation::WatchNodes => api.watch_nodes().await.map(drop),

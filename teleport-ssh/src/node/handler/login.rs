@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use russh::server::{Auth, PublicKeyOffer};
+use russh::Disconnect;
+use russh::server::{Auth, PublicKeyOffer, Session};
 use ssh_key::Certificate;
 use teleport_core::audit::EventKind;
 
 use super::{Connection, ConnectionError};
 use crate::listener::limits::{MAX_AUTH_FAILURES, MAX_AUTH_PROBES};
 use crate::node::authorize::{self, Refusal, chain};
+use crate::node::places::NoPlace;
 
 /// How far a connection has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,6 +65,33 @@ impl Connection {
             }
             Err(why) => self.refuse(login, certificate, &why),
         }
+    }
+
+    /// The client is known. Lets it in, if the user has no more connections than the roles allow.
+    pub(super) async fn let_in(&mut self, session: &mut Session) -> Result<(), ConnectionError> {
+        let Some(grant) = &self.grant else { return Ok(()) };
+        let place = match grant.policy.max_connections {
+            None => None,
+            Some(most) => match self.node.places.take(&grant.identity.user, most).await {
+                Ok(place) => Some(place),
+                Err(why) => return self.turn_away(most, why, session),
+            },
+        };
+        self.tether.let_in(grant.clone(), place);
+        self.progress.send_replace(Progress::Authenticated);
+        Ok(())
+    }
+
+    /// Ends a connection for which there is no place, and says why to the user, who is known.
+    fn turn_away(&mut self, most: u64, why: NoPlace, session: &mut Session) -> Result<(), ConnectionError> {
+        tracing::info!(peer = %self.peer, reason = %why, "login refused");
+        let event = self.event(EventKind::SessionRejected).error(why);
+        self.node.audit.note(event.field("reason", "max_connections").field("max", most));
+        // Nothing is opened for it from now on, whatever it has sent already.
+        self.grant = None;
+        self.told = true;
+        self.progress.send_replace(Progress::Denied);
+        Ok(session.disconnect(Disconnect::TooManyConnections, &why.to_string(), "")?)
     }
 
     /// Refuses a certificate, and tells the audit log why.

@@ -55,6 +55,14 @@ impl Refusal {
         }
     }
 
+    /// For a user who sees all of it, line by line as terminals want them.
+    pub(super) fn lines(&self) -> String {
+        match self {
+            Self::Route(error) => error.lines().replace('\n', "\r\n"),
+            other => other.public(),
+        }
+    }
+
     /// For the audit event.
     pub(super) fn internal(&self) -> String {
         match self {

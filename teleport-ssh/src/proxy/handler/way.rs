@@ -175,7 +175,7 @@ impl Connection {
         let (user, route) = match self.route(DialTarget::from_subsystem(name)) {
             Ok(found) => found,
             Err(refusal) => {
-                let text = refusal.public();
+                let text = refusal.lines();
                 attempt.refused(&refusal);
                 return say(id, &text, session);
             }

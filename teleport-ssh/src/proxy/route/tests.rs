@@ -1,4 +1,4 @@
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
 use std::collections::BTreeMap;
 
 use teleport_core::access::{RoleSet, Subject};
@@ -125,11 +125,20 @@ fn unknown_invisible_and_offline_read_the_same() {
 
 #[test]
 fn ambiguity_names_only_what_the_user_may_see() {
-    let RouteError::Ambiguous { candidates, .. } = route("twin").unwrap_err() else {
-        unreachable!("two nodes match")
-    };
-    let ids: Vec<_> = candidates.iter().map(|(id, _)| *id).collect();
+    let error = route("twin").unwrap_err();
+    let RouteError::Ambiguous { candidates, .. } = &error else { unreachable!("two nodes match") };
+    let ids: Vec<_> = candidates.iter().map(|node| node.record.host_id).collect();
     assert_eq!(ids, [id(3), id(4)], "neither the invisible nor the offline one");
+    let (line, lines) = (error.to_string(), error.lines());
+    assert!(!line.contains('\n') && line.contains(&format!("{} (twin), {} (twin)", id(3), id(4))), "{line}");
+    let rows: Vec<&str> = lines.lines().collect();
+    assert_eq!(rows.len(), 4, "{lines}");
+    assert!(rows[0].contains("use the id of one of these nodes, as in <login>@<id>.example.com"), "{lines}");
+    assert!(
+        rows[1].starts_with("Node Name Node ID ") && rows[1].ends_with("Address       Labels"),
+        "{lines}"
+    );
+    assert!(rows[2].contains(&id(3).to_string()) && rows[3].contains(&id(4).to_string()), "{lines}");
     let text = route("tier=back,env=prod").map(|id| id.to_string());
     assert_eq!(text, Ok(id(2).to_string()));
     assert!(

@@ -5,11 +5,11 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use teleport_core::api::{
     AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditApi, ChangePassword,
-    ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, IdentityApi, Invite, InviteInfo,
-    JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping, PresenceApi,
-    ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, RemoveMfaDevice, RenewRequest,
-    ResetUser, ResourceApi, SignHost, SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser,
-    UserInfo,
+    ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken, HeldConnections, HoldConnections,
+    HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice,
+    NewMfaDevice, NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery,
+    ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SignHost,
+    SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
 use teleport_core::cert::TrustBundle;
@@ -100,6 +100,17 @@ impl PresenceApi for AuthClient {
 
     async fn watch_nodes(&self) -> ApiResult<BoxStream<'static, ApiResult<NodeEvent>>> {
         self.watch(Route::WatchNodes).await
+    }
+}
+
+#[async_trait]
+impl ConnectionApi for AuthClient {
+    async fn hold_connections(&self, request: HoldConnections) -> ApiResult<HeldConnections> {
+        self.call(Route::HoldConnections, &request).await
+    }
+
+    async fn release_connections(&self, request: ReleaseConnections) -> ApiResult<()> {
+        self.order(Route::ReleaseConnections, &request).await
     }
 }
 

@@ -113,7 +113,7 @@ async fn the_proxys_words_reach_the_user() {
     world.sshd("twin").await;
     for (target, says) in [
         ("nobody", "node nobody:0 not found: it is not registered, offline, or not yours to see"),
-        ("twin", "twin is ambiguous, use one of these ids: "),
+        ("twin", "twin is ambiguous, use the id of one of these nodes, as in <login>@<id>."),
         ("twin@leaf", "cluster leaf is not known here"),
     ] {
         let error = connect(&world, target).await.unwrap_err();

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -18,8 +18,9 @@ use teleport_backend::memory::MemoryBackend;
 use teleport_ca::CertificateAuthority;
 use teleport_core::access::RoleSet;
 use teleport_core::api::{
-    AccessView, ApiError, ApiResult, AuditApi, HostCredentials, IdentityApi, LoginResponse, NodeEvent,
-    PresenceApi, ProxyRecord, RecordingApi, RecordingQuery, ReissueRequest, RenewRequest, TrustApi,
+    AccessView, ApiError, ApiResult, AuditApi, ConnectionApi, HeldConnections, HoldConnections,
+    HostCredentials, IdentityApi, LoginResponse, NodeEvent, PresenceApi, ProxyRecord, RecordingApi,
+    RecordingQuery, ReissueRequest, ReleaseConnections, RenewRequest, TrustApi,
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
 use teleport_core::cert::danger::unchecked_host_grant;
@@ -56,6 +57,8 @@ pub(crate) struct TestAuth {
     announced: watch::Sender<Vec<NodeRecord>>,
     away: AtomicBool,
     known: Mutex<bool>,
+    /// Who counts connections, if somebody does.
+    pub(crate) counting: OnceLock<Arc<dyn ConnectionApi>>,
 }
 
 impl TestAuth {
@@ -66,6 +69,7 @@ impl TestAuth {
             announced: watch::Sender::new(Vec::new()),
             away: AtomicBool::new(false),
             known: Mutex::new(false),
+            counting: OnceLock::new(),
         })
     }
 
@@ -131,6 +135,18 @@ impl PresenceApi for TestAuth {
     }
     async fn watch_nodes(&self) -> ApiResult<BoxStream<'static, ApiResult<NodeEvent>>> {
         Err(ApiError::denied())
+    }
+}
+
+#[async_trait]
+impl ConnectionApi for TestAuth {
+    async fn hold_connections(&self, request: HoldConnections) -> ApiResult<HeldConnections> {
+        self.answer()?;
+        self.counting.get().ok_or_else(ApiError::denied)?.hold_connections(request).await
+    }
+    async fn release_connections(&self, request: ReleaseConnections) -> ApiResult<()> {
+        self.answer()?;
+        self.counting.get().ok_or_else(ApiError::denied)?.release_connections(request).await
     }
 }
 

@@ -129,6 +129,7 @@ suite! {
     invites_are_in_the_list_of_tokens
     nodes_come_and_go
     proxies_are_in_the_status
+    places_belong_to_their_node
     recordings_belong_to_their_host_and_user
     refused_logins_look_alike
     roles_are_written_under_their_revision

@@ -70,7 +70,8 @@ fn about(with_secrets: bool) -> String {
     };
     format!(
         "# Backup of a cluster. To restore it into an empty one: teleport start --bootstrap=FILE\n\
-         # Nodes and authorities are here to be read; recordings and the audit log are not in it.\n{secrets}"
+         # Nodes and authorities are here to be read; recordings and the audit log are not in it.\n\
+         # It is the cluster of this moment: after a restore, remove again what was removed since.\n{secrets}"
     )
 }
 

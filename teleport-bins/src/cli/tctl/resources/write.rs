@@ -179,7 +179,7 @@ pub(super) async fn remove(context: &Context, resource: &Reference) -> Result<()
     }
     match kind {
         // It may be the secret that was given.
-        Kind::Token => println!("the token has been deleted"),
+        Kind::Token => println!("The token has been deleted"),
         _ => println!("{} {name:?} has been deleted", kind.as_str()),
     }
     Ok(())
