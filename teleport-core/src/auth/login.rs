@@ -90,7 +90,9 @@ async fn check(
     name: Option<&UserName>,
     request: &LoginRequest,
 ) -> ApiResult<Result<LoggedIn, Refused>> {
-    let claim = Claim { name, typed: &request.user, password: &request.password, code: &request.code };
+    let client = call.caller.client_ip(request.client_ip);
+    let (password, code) = (&request.password, &request.code);
+    let claim = Claim { name, typed: &request.user, password, code, client };
     let mut proof = match prove(call, claim).await? {
         Ok(proof) => proof,
         Err(refused) => return Ok(Err(refused)),
