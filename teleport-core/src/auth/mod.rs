@@ -18,6 +18,7 @@ mod devices;
 mod documents;
 mod eviction;
 mod follow;
+mod guessers;
 mod handle;
 mod invites;
 mod join;
@@ -115,6 +116,7 @@ struct Inner {
     evicted: Repo<EvictedHost>,
     refusals: eviction::Refusals,
     hasher: Hasher,
+    guessers: guessers::Guessers,
     /// Made at the first login: that needs randomness.
     decoy: OnceLock<Decoy>,
     /// By their recordings, so that not every part asks the store.
@@ -165,6 +167,7 @@ impl AuthService {
             evicted: Repo::new(repo()),
             refusals: eviction::Refusals::default(),
             hasher: Hasher::new(config.password),
+            guessers: guessers::Guessers::default(),
             decoy: OnceLock::new(),
             session_hosts: SessionOwners::default(),
             connections: connections::Connections::new(repo()),

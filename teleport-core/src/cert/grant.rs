@@ -29,6 +29,8 @@ pub struct UserGrant {
     pub mfa_device: Option<DeviceId>,
     /// Networks to bind the certificate to; empty is any.
     pub source_addresses: Vec<String>,
+    /// Further extensions for other software, with their values; none of them means anything here.
+    pub extensions: Vec<(String, String)>,
 }
 
 impl UserGrant {
@@ -43,6 +45,7 @@ impl UserGrant {
             login_ip: None,
             mfa_device: None,
             source_addresses: Vec::new(),
+            extensions: Vec::new(),
         }
     }
 }

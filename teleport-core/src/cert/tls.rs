@@ -61,7 +61,17 @@ pub fn verify_tls(
         }
         (
             TlsAuthority::User,
-            Subject::User { cluster, logins, login_ip, mfa_device, permits, roles, source_addresses, traits },
+            Subject::User {
+                cluster,
+                logins,
+                login_ip,
+                mfa_device,
+                permits,
+                roles,
+                source_addresses,
+                extensions,
+                traits,
+            },
         ) => {
             if cluster != trust.cluster {
                 return Err(CertRejected::Name);
@@ -77,6 +87,7 @@ pub fn verify_tls(
                 permits,
                 force_command: None,
                 source_addresses,
+                extensions,
                 login_ip,
                 mfa_device,
                 serial: fields.serial,
