@@ -38,8 +38,12 @@ async fn parallel_commits_share_the_disk() {
         scope.join().await;
         done.load(Ordering::Relaxed) as f64 / start.elapsed().as_secs_f64()
     };
-    let alone = rate(1, Duration::from_millis(500)).await;
-    let together = rate(CALLERS, Duration::from_millis(1500)).await;
+    // In turns, and the best of each: what else the machine does only slows them down.
+    let (mut alone, mut together) = (0.0_f64, 0.0_f64);
+    for _ in 0..4 {
+        alone = alone.max(rate(1, Duration::from_millis(200)).await);
+        together = together.max(rate(CALLERS, Duration::from_millis(300)).await);
+    }
     println!("commits per second: {alone:.0} by one caller, {together:.0} by {CALLERS}");
     assert!(together > alone * 2.0, "group commit: {alone:.0}/s alone, {together:.0}/s together");
 }

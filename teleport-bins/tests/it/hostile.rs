@@ -235,7 +235,7 @@ fn stalled_handshakes_keep_nobody_waiting() {
     }
     assert!(stalled.len() >= 200, "{}", stalled.len());
     let among = target.healthy();
-    assert!(among < alone + Duration::from_secs(5), "{among:?} instead of {alone:?}");
+    assert!(among < 5 * alone + Duration::from_secs(5), "{among:?} instead of {alone:?}");
     drop(stalled);
     target.unharmed();
 }
@@ -262,7 +262,7 @@ fn floods_of_half_open_connections_are_bounded() {
     let grown = target.process.kilobytes("VmRSS").saturating_sub(before);
     assert!(grown < 64 << 10, "it grew by {grown} kB");
     let among = target.healthy();
-    assert!(among < alone + Duration::from_secs(5), "{among:?} instead of {alone:?}");
+    assert!(among < 5 * alone + Duration::from_secs(5), "{among:?} instead of {alone:?}");
     drop(open);
     target.unharmed();
 }

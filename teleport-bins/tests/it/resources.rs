@@ -1,5 +1,6 @@
 //! Resources as documents, by the real programs: written, changed, refused, backed up and restored.
 
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -294,6 +295,20 @@ fn a_backup_is_restored_into_an_empty_cluster() {
     let full = machine.tctl("one", &["get", "all", "--with-secrets"]).clean();
     assert!(full.contains("# With secrets") && full.contains("kind: secrets"));
     assert!(machine.events("one").iter().any(|event| event["event"] == "backup.secrets"));
+    // To a file that others may read: told, for a shell makes it before anything can be done about it.
+    for (mode, warned) in [(0o644, true), (0o640, true), (0o600, false)] {
+        let path = machine.path("mode.yaml");
+        let _ = std::fs::remove_file(&path);
+        let options = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let file = options.unwrap();
+        file.set_permissions(std::fs::Permissions::from_mode(mode)).unwrap();
+        let mut get = own("tctl");
+        get.arg("--data-dir").arg(machine.path("one")).args(["get", "all", "--with-secrets"]).stdout(file);
+        let output = get.output().unwrap();
+        assert!(output.status.success());
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(told.starts_with("WARNING: others on this machine may read the file"), warned, "{told}");
+    }
     std::fs::write(machine.path("plain.yaml"), &plain).unwrap();
     std::fs::write(machine.path("full.yaml"), &full).unwrap();
     let option = |name: &str| format!("--bootstrap={}", machine.path(name).display());

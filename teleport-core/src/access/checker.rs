@@ -341,7 +341,7 @@ impl<'a> AccessChecker<'a> {
             let mut rules = held.role.allow.rules.iter().filter(|rule| rule.allows(kind, verb));
             rules.any(|rule| holds(rule.condition.as_ref()) != Some(false))
         };
-        !self.roles.iter().any(denies) && self.roles.iter().any(allows)
+        self.unreadable.is_none() && !self.roles.iter().any(denies) && self.roles.iter().any(allows)
     }
 
     pub(super) fn name(&self, role: usize) -> String {

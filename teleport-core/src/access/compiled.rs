@@ -177,11 +177,25 @@ impl Compiler {
         if rule.resources.is_empty() || rule.verbs.is_empty() {
             self.problem(&path, "a rule names at least one kind of resources and one verb");
         }
+        let place = format!("{path}.where");
         let condition = rule.condition.as_deref();
-        CompiledRule {
-            condition: condition.map(|source| self.predicate(source, Scope::Rules, &format!("{path}.where"))),
-            rule: rule.clone(),
+        let condition = condition.map(|source| self.predicate(source, Scope::Rules, &place));
+        // It would decide about all resources of the kind or none, and not be what it seems.
+        let mut kinds = rule.resources.iter();
+        if let Some(predicate) = &condition
+            && let Some((kind, what)) = kinds.find_map(|kind| Some((kind, predicate.unanswered(kind)?)))
+        {
+            let message = if kind == "session" {
+                format!("it asks about {what}, which recordings of sessions do not have")
+            } else {
+                format!(
+                    "it asks about {what}, which is decided about in the kind \"session\" only, and the rule is also about \
+                     {kind:?}; write a rule without that condition for it"
+                )
+            };
+            self.problem(&place, message);
         }
+        CompiledRule { condition, rule: rule.clone() }
     }
 
     fn destinations(&mut self, entries: &[String]) -> Vec<DestinationPattern> {

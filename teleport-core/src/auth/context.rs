@@ -5,14 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use super::login::chain;
 use super::policy::{CallerKind, Operation, Permit, Rule, Scope};
 use super::{Caller, Inner, eviction};
-use crate::access::{AccessChecker, RoleSet, Subject};
+use crate::access::{AccessChecker, Denied, ResourceFacts, RoleSet, Subject};
 use crate::api::{ApiError, ApiErrorKind, ApiResult};
 use crate::audit::{AuditEvent, EventKind};
-use crate::cert::{Identity, TrustBundle};
+use crate::cert::{Identity, TrustBundle, UserIdentity};
 use crate::clock::Timestamp;
 use crate::entropy::EntropyExt;
 use crate::id::HostRole;
-use crate::resource::Verb;
+use crate::resource::{User, Verb};
 
 /// One call.
 pub(super) struct OpContext<'a> {
@@ -36,9 +36,62 @@ pub(super) enum Unauthorized {
     #[error("not for callers of this kind")]
     Kind,
     #[error("roles: {0}")]
-    Roles(crate::access::Denied),
+    Roles(Denied),
     #[error("roles of today: {0}")]
-    RolesNow(crate::access::Denied),
+    RolesNow(Denied),
+}
+
+/// What a calling user's rules are decided by: the certificate **and** what the user is now. Who was deleted or has lost a role
+/// administers nothing, however long the certificate lasts; it could make itself a new user with it.
+pub(super) struct Rights<'a> {
+    identity: &'a UserIdentity,
+    roles: RoleSet,
+    user: User,
+}
+
+impl Rights<'_> {
+    pub(super) fn rules(&self) -> Rules<'_> {
+        Rules {
+            by_certificate: AccessChecker::for_identity(self.identity, &self.roles),
+            by_now: AccessChecker::new(
+                Subject { name: self.identity.user.as_str(), ..Subject::from(&self.user) },
+                &self.roles,
+            ),
+        }
+    }
+}
+
+/// The rules of a calling user, ready to decide about many resources.
+pub(super) struct Rules<'r> {
+    by_certificate: AccessChecker<'r>,
+    by_now: AccessChecker<'r>,
+}
+
+impl Rules<'_> {
+    /// Whether `verb` is allowed on one resource of `kind`; without facts about it, on every one.
+    pub(super) fn check(
+        &self,
+        kind: &'static str,
+        verb: Verb,
+        resource: ResourceFacts<'_>,
+    ) -> Result<(), Unauthorized> {
+        self.by_certificate.check_rule_on(kind, verb, resource).map_err(Unauthorized::Roles)?;
+        self.by_now.check_rule_on(kind, verb, resource).map_err(Unauthorized::RolesNow)?;
+        Ok(())
+    }
+
+    /// Whether there may be resources of `kind` on which `verb` is allowed.
+    pub(super) fn may_have(&self, kind: &str, verb: Verb) -> bool {
+        self.by_certificate.may_have_rule(kind, verb) && self.by_now.may_have_rule(kind, verb)
+    }
+
+    /// Whether `verb` on one resource of `kind` is denied, and not only not allowed: then it is denied to its owner as well.
+    pub(super) fn denies(&self, kind: &'static str, verb: Verb, resource: ResourceFacts<'_>) -> bool {
+        [&self.by_certificate, &self.by_now].into_iter().any(|rules| {
+            let outcome = rules.check_rule_on(kind, verb, resource);
+            !matches!(outcome, Ok(_) | Err(Denied::NotAllowed | Denied::NoRoles))
+        })
+    }
 }
 
 impl<'a> OpContext<'a> {
@@ -87,28 +140,34 @@ impl<'a> OpContext<'a> {
         })
     }
 
-    /// Whether a role of the calling user allows `verb` on `kind`: by the certificate **and** by what the user is now. Who was
-    /// deleted or has lost a role administers nothing, however long the certificate lasts; it could make itself a new user with
-    /// it. Callers without roles have none that allows anything.
+    /// Whether a role of the calling user allows `verb` on every resource of `kind`. Callers without roles have none that
+    /// allows anything.
     pub(super) async fn check_rule(
         &self,
         kind: &'static str,
         verb: Verb,
     ) -> ApiResult<Result<(), Unauthorized>> {
+        // Who could not do it by the certificate either needs no look at the user.
+        if let Caller::Identity(Identity::User(identity), _) = self.caller {
+            let roles = self.roles().await?;
+            if let Err(denied) = AccessChecker::for_identity(identity, &roles).check_rule(kind, verb) {
+                return Ok(Err(Unauthorized::Roles(denied)));
+            }
+        }
+        Ok(match self.rights().await? {
+            Ok(rights) => rights.rules().check(kind, verb, ResourceFacts::default()),
+            Err(reason) => Err(reason),
+        })
+    }
+
+    /// What the calling user's rules are decided by.
+    pub(super) async fn rights(&self) -> ApiResult<Result<Rights<'a>, Unauthorized>> {
         let Caller::Identity(Identity::User(identity), _) = self.caller else {
             return Ok(Err(Unauthorized::Kind));
         };
-        let roles = self.auth.role_cache.current(self.now).await?;
-        if let Err(denied) = AccessChecker::for_identity(identity, &roles).check_rule(kind, verb) {
-            return Ok(Err(Unauthorized::Roles(denied)));
-        }
-        let Some(user) = self.auth.users.get(identity.user.as_str()).await? else {
-            return Ok(Err(Unauthorized::Deleted));
-        };
-        let now = &user.record.spec;
-        let subject = Subject { name: identity.user.as_str(), roles: &now.roles, traits: &now.traits };
-        let by_now = AccessChecker::new(subject, &roles).check_rule(kind, verb);
-        Ok(by_now.map(drop).map_err(Unauthorized::RolesNow))
+        let roles = self.roles().await?;
+        let user = self.auth.users.get(identity.user.as_str()).await?;
+        Ok(user.map(|user| Rights { identity, roles, user: user.record }).ok_or(Unauthorized::Deleted))
     }
 
     /// Authorises a call and carries it out. A change that was asked for and not made is in the audit log like one that was: who

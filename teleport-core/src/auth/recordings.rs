@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::context::OpContext;
+use super::context::{OpContext, Rights, Rules};
 use super::policy::{Permit, Scope};
 use super::quota::{self, Amount};
 use super::sessions::Owner;
+use crate::access::{ResourceFacts, SessionFacts};
 use crate::api::{ApiError, ApiErrorKind, ApiResult, RecordingQuery};
 use crate::audit::{AuditEvent, EventKind};
 use crate::clock::Timestamp;
-use crate::id::SessionId;
+use crate::id::{SessionId, UserName};
 use crate::recording::{MAX_PART_LEN, MAX_PARTS, RecordingError, RecordingInfo, RecordingMeta};
 use crate::resource::Verb;
 
@@ -19,6 +20,10 @@ use crate::resource::Verb;
 const READ_LEN: usize = 1 << 20;
 /// The most recordings of one answer.
 const MAX_LISTED: usize = 1000;
+/// Among how many recordings those are looked for that a user may see, if rules say which.
+const MAX_SEARCHED: usize = 20_000;
+/// As rules name them.
+const KIND: &str = "session";
 
 fn api_error(error: RecordingError, session: SessionId) -> ApiError {
     match error {
@@ -132,9 +137,23 @@ pub(super) async fn complete(
     call.audit(vec![event.field("parts", parts)]).await
 }
 
-/// Whether the caller may see every recording, by `verb`.
-async fn sees_all(call: &OpContext<'_>, permit: Permit<'_>, verb: Verb) -> ApiResult<bool> {
-    Ok(permit.scope() == Scope::All || call.check_rule("session", verb).await?.is_ok())
+/// Decides about one recording: the own ones need no rule that allows it, but none may deny it; those of others need one.
+fn sees(rules: Option<&Rules<'_>>, user: &UserName, verb: Verb, info: &RecordingInfo) -> bool {
+    let own = info.meta.user == *user;
+    // Somebody who was deleted since has the own ones.
+    let Some(rules) = rules else { return own };
+    let (name, host) = (info.meta.session.to_string(), info.meta.host_id.to_string());
+    let facts = ResourceFacts {
+        name: Some(&name),
+        session: Some(SessionFacts {
+            participants: &[info.meta.user.as_str()],
+            login: info.meta.login.as_str(),
+            server_id: &host,
+            server_hostname: info.meta.host_name.as_str(),
+        }),
+        ..ResourceFacts::default()
+    };
+    if own { !rules.denies(KIND, verb, facts) } else { rules.check(KIND, verb, facts).is_ok() }
 }
 
 pub(super) async fn list(
@@ -147,13 +166,34 @@ pub(super) async fn list(
     let to = query.to.unwrap_or(Timestamp::MAX);
     let limit = if query.limit == 0 { 50 } else { query.limit.min(MAX_LISTED) };
     let store = &call.auth.ports.recordings;
-    let found = if sees_all(call, permit, Verb::List).await? {
-        store.list(from, to, limit).await
-    } else {
-        let user = permit.user().ok_or_else(ApiError::denied)?;
-        store.list_of(&user.user, from, to, limit).await
-    };
-    found.map_err(ApiError::unavailable)
+    if permit.scope() == Scope::All {
+        return store.list(from, to, limit).await.map_err(ApiError::unavailable);
+    }
+    let user = &permit.user().ok_or_else(ApiError::denied)?.user;
+    let rights = call.rights().await?.ok();
+    let rules = rights.as_ref().map(Rights::rules);
+    let of_others = rules.as_ref().is_some_and(|rules| rules.may_have(KIND, Verb::List));
+    let mut window = limit;
+    loop {
+        let found = if of_others {
+            store.list(from, to, window).await
+        } else {
+            store.list_of(user, from, to, window).await
+        };
+        let mut found = found.map_err(ApiError::unavailable)?;
+        let all = found.len() < window;
+        found.retain(|info| sees(rules.as_ref(), user, Verb::List, info));
+        if all || found.len() >= limit {
+            found.truncate(limit);
+            return Ok(found);
+        }
+        if window >= MAX_SEARCHED {
+            return Err(ApiError::invalid(format!(
+                "there are more than {MAX_SEARCHED} recordings among which to look for yours to see; ask for a shorter time"
+            )));
+        }
+        window = window.saturating_mul(4).min(MAX_SEARCHED);
+    }
 }
 
 pub(super) async fn read(
@@ -164,12 +204,16 @@ pub(super) async fn read(
 ) -> ApiResult<Bytes> {
     let store = &call.auth.ports.recordings;
     let info = store.info(session).await.map_err(|error| api_error(error, session))?;
-    let own = permit.user().is_some_and(|user| user.user == info.meta.user);
-    if !own && !sees_all(call, permit, Verb::Read).await? {
-        let reason = format!("session {session} is of user {}", info.meta.user);
-        call.deny(permit.operation(), reason).await;
-        // As for one that does not exist: ids of sessions are not confirmed to strangers.
-        return Err(api_error(RecordingError::NotFound, session));
+    if permit.scope() != Scope::All {
+        let user = &permit.user().ok_or_else(ApiError::denied)?.user;
+        let rights = call.rights().await?.ok();
+        let rules = rights.as_ref().map(Rights::rules);
+        if !sees(rules.as_ref(), user, Verb::Read, &info) {
+            let reason = format!("session {session} is of user {}", info.meta.user);
+            call.deny(permit.operation(), reason).await;
+            // As for one that does not exist: ids of sessions are not confirmed to strangers.
+            return Err(api_error(RecordingError::NotFound, session));
+        }
     }
     let piece = store.read(session, offset, READ_LEN).await.map_err(|error| api_error(error, session))?;
     // Each piece, not only the first: nobody has to begin at the beginning. That it ended there is not worth a line.

@@ -174,19 +174,15 @@ async fn guessing_names_does_not_fill_the_storage() {
 #[tokio::test]
 async fn e4_a_huge_password_costs_nothing() {
     let cluster = Cluster::with(|config| {
-        config.password.memory = 19_456;
-        config.password.passes = 2;
+        // One hash would take minutes.
+        config.password.memory = 1 << 20;
+        config.password.passes = 64;
     })
     .await;
-    let mut fastest = Duration::MAX;
-    for _ in 0..5 {
-        let request = cluster.login("alice", &"x".repeat(1 << 20), SecretString::new("000000"));
-        let start = Instant::now();
-        let error = cluster.web().login(request).await.unwrap_err();
-        fastest = fastest.min(start.elapsed());
-        assert_eq!(error.kind(), ApiErrorKind::Invalid);
-    }
-    assert!(fastest < Duration::from_millis(5), "{fastest:?}");
+    let request = cluster.login("alice", &"x".repeat(1 << 20), SecretString::new("000000"));
+    let web = cluster.web();
+    let answer = tokio::time::timeout(Duration::from_secs(30), web.login(request)).await;
+    assert_eq!(answer.expect("nothing is hashed").unwrap_err().kind(), ApiErrorKind::Invalid);
     assert!(cluster.audit.events().is_empty());
 }
 
@@ -238,14 +234,15 @@ async fn the_certificate_says_what_roles_give_and_where_the_login_came_from() {
     assert_eq!((event.user.as_deref(), event.remote.unwrap().ip()), (Some("alice"), elsewhere));
 }
 
-/// E4: by the time that a login takes nobody learns whether a user exists. Two thousand attempts of each kind, in pairs whose order
+/// E4: by the time that a login takes nobody learns whether a user exists. A thousand attempts of each kind, in pairs whose order
 /// changes; Welch's t over the faster half of each, for the slower ones are those in which the machine did something else. A
 /// difference below a twentieth is lost in the noise of a busy machine and does not count, and neither does one that does not show
 /// again with the same sign: what somebody could learn from would show each time.
 #[tokio::test]
 async fn e4_unknown_users_take_as_long() {
     let cluster = Cluster::with(|config| {
-        config.password.memory = 2048;
+        // Much more than all else that an attempt costs in a build for tests.
+        config.password.memory = 4096;
         config.lockout.failures = u32::MAX;
     })
     .await;
@@ -257,7 +254,7 @@ async fn e4_unknown_users_take_as_long() {
     }
     let mut longer = None;
     for _ in 0..3 {
-        let (t, known, unknown) = compare(&cluster, ["alice", "nobody"], 2000).await;
+        let (t, known, unknown) = compare(&cluster, ["alice", "nobody"], 1000).await;
         println!("t = {t:.1}, known {known:.6} s, unknown {unknown:.6} s");
         if t.abs() < 4.5 || (known - unknown).abs() < 0.05 * known {
             return;

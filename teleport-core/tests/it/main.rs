@@ -22,6 +22,7 @@ mod quota;
 mod real;
 mod roles;
 mod secrets;
+mod sessions;
 mod signing;
 mod speed;
 mod suite;

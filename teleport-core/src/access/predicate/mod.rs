@@ -12,6 +12,7 @@ use std::fmt;
 
 use self::compile::Condition;
 pub use self::facts::{Facts, ResourceFacts, SessionFacts, Subject};
+use self::reads::Read;
 use super::expr::{InvalidExpression, parse};
 use crate::cert::Traits;
 use crate::resource::NodeRecord;
@@ -93,8 +94,29 @@ impl Predicate {
 
     /// The keys of the labels on which it depends; `None` if it depends on more of the resource.
     pub(super) fn labels(&self) -> Option<Vec<&str>> {
-        let mut keys = Vec::new();
-        self.condition.labels(&mut keys).is_ok().then_some(keys)
+        let mut keys = Some(Vec::new());
+        self.condition.reads(&mut |read| match (read, &mut keys) {
+            (Read::Label(key), Some(keys)) => keys.push(key),
+            (_, keys) => *keys = None,
+        });
+        keys
+    }
+
+    /// What it asks of a resource of `kind` that those who decide about such resources do not know: it would never decide
+    /// about one, only about all or none.
+    pub(super) fn unanswered(&self, kind: &str) -> Option<&'static str> {
+        let mut unanswered = None;
+        self.condition.reads(&mut |read| {
+            let (what, known) = match read {
+                Read::Label(_) | Read::Labels => ("its labels", false),
+                Read::Name => ("its name", kind == "session"),
+                Read::Session => ("a session", kind == "session"),
+            };
+            if !known {
+                unanswered = Some(what);
+            }
+        });
+        unanswered
     }
 
     /// Whether it holds of a node, whoever asks: for [`Scope::Queries`]. What depends on the user does not hold.

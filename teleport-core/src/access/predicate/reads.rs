@@ -2,56 +2,65 @@
 
 use super::compile::{Condition, List, Text};
 
-/// It depends on more of the resource than on labels that it names.
-pub(super) struct More;
+/// Something of the resource on which a condition depends.
+pub(super) enum Read<'c> {
+    /// One label.
+    Label(&'c str),
+    /// Any of the labels.
+    Labels,
+    Name,
+    Session,
+}
 
 impl Condition {
-    /// Adds the keys of the labels on which it depends.
-    pub(super) fn labels<'c>(&'c self, keys: &mut Vec<&'c str>) -> Result<(), More> {
+    /// Tells of everything that it depends on.
+    pub(super) fn reads<'c>(&'c self, tell: &mut dyn FnMut(Read<'c>)) {
         match self {
-            Self::All(parts) | Self::Any(parts) => parts.iter().try_for_each(|part| part.labels(keys)),
-            Self::Constant(_) => Ok(()),
+            Self::All(parts) | Self::Any(parts) => parts.iter().for_each(|part| part.reads(tell)),
+            Self::Constant(_) => {}
             Self::Contains(list, text) | Self::HasPrefix(list, text) | Self::HasSuffix(list, text) => {
-                list.labels(keys)?;
-                text.labels(keys)
+                list.reads(tell);
+                text.reads(tell);
             }
             Self::ContainsAll(one, other) | Self::ContainsAny(one, other) | Self::SameList(one, other) => {
-                one.labels(keys)?;
-                other.labels(keys)
+                one.reads(tell);
+                other.reads(tell);
             }
-            Self::Search(_) => Err(More),
-            Self::Exists(list) | Self::Match(list, _) => list.labels(keys),
-            Self::Not(inner) => inner.labels(keys),
+            Self::Exists(list) | Self::Match(list, _) => list.reads(tell),
+            Self::Not(inner) => inner.reads(tell),
             Self::SameText(one, other) => {
-                one.labels(keys)?;
-                other.labels(keys)
+                one.reads(tell);
+                other.reads(tell);
+            }
+            Self::Search(_) => {
+                tell(Read::Name);
+                tell(Read::Labels);
             }
         }
     }
 }
 
 impl Text {
-    fn labels<'c>(&'c self, keys: &mut Vec<&'c str>) -> Result<(), More> {
+    fn reads<'c>(&'c self, tell: &mut dyn FnMut(Read<'c>)) {
         match self {
-            Self::Label(key) => keys.push(key),
+            Self::Label(key) => tell(Read::Label(key)),
             Self::Literal(_) | Self::UserName => {}
-            Self::Mapped(of, _) => return of.labels(keys),
-            Self::ResourceName | Self::SessionLogin | Self::SessionServerId | Self::SessionServerName => {
-                return Err(More);
-            }
+            Self::Mapped(of, _) => of.reads(tell),
+            Self::ResourceName => tell(Read::Name),
+            Self::SessionLogin | Self::SessionServerId | Self::SessionServerName => tell(Read::Session),
         }
-        Ok(())
     }
 }
 
 impl List {
-    fn labels<'c>(&'c self, keys: &mut Vec<&'c str>) -> Result<(), More> {
+    fn reads<'c>(&'c self, tell: &mut dyn FnMut(Read<'c>)) {
         match self {
-            Self::LabelsMatching(_) | Self::Participants => Err(More),
-            Self::Mapped(of, _) => of.labels(keys),
-            Self::Split(text, _) => text.labels(keys),
-            Self::Texts(texts) => texts.iter().try_for_each(|text| text.labels(keys)),
-            Self::Trait(_) | Self::UserRoles => Ok(()),
+            Self::LabelsMatching(_) => tell(Read::Labels),
+            Self::Mapped(of, _) => of.reads(tell),
+            Self::Participants => tell(Read::Session),
+            Self::Split(text, _) => text.reads(tell),
+            Self::Texts(texts) => texts.iter().for_each(|text| text.reads(tell)),
+            Self::Trait(_) | Self::UserRoles => {}
         }
     }
 }

@@ -204,3 +204,44 @@ fn a_set_is_written_as_the_list_of_its_roles() {
     assert!(set.get("access").is_some() && set.get("none").is_none());
     assert_eq!((set.len(), RoleSet::default().is_empty()), (3, true));
 }
+
+/// A condition on what is not known where it is decided would allow nothing, or deny everything, and look like more.
+#[test]
+fn conditions_that_nobody_can_answer_are_refused() {
+    let took_part = "contains(session.participants, user.metadata.name)";
+    for (kind, condition, says) in [
+        ("session", took_part, None),
+        ("session", r#"resource.metadata.name == "x" || session.login == "root""#, None),
+        ("user", r#"user.metadata.name == "alice""#, None),
+        ("*", r#"contains(user.spec.roles, "x")"#, None),
+        ("session", r#"resource.metadata.labels["env"] == "x""#, Some("its labels, which recordings")),
+        (
+            "user",
+            r#"resource.metadata.name == "x""#,
+            Some("its name, which is decided about in the kind \"session\" only"),
+        ),
+        ("node", r#"!(resource.metadata.labels["env"] == "x")"#, Some("its labels")),
+        ("*", took_part, Some("a session")),
+        ("event", took_part, Some("\"event\"")),
+        ("token", r#"true || has_prefix(strings.lower(resource.metadata.name), "x")"#, Some("its name")),
+    ] {
+        for deny in [false, true] {
+            let role = change(|role| {
+                let half = if deny { &mut role.spec.deny } else { &mut role.spec.allow };
+                half.rules = vec![rule(kind, Some(condition))];
+            });
+            let outcome = CompiledRole::new(role).map(drop).map_err(|error| error.to_string());
+            match says {
+                None => assert_eq!(outcome, Ok(()), "{kind} {condition}"),
+                Some(says) => {
+                    let side = if deny { "deny" } else { "allow" };
+                    let error = outcome.unwrap_err();
+                    assert!(
+                        error.starts_with(&format!("spec.{side}.rules[0].where: ")) && error.contains(says),
+                        "{error}"
+                    );
+                }
+            }
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use teleport_core::resource::RoleOptions;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use super::commands::access;
@@ -21,10 +21,13 @@ async fn options(node: &TestNode, change: impl FnOnce(&mut RoleOptions)) {
 async fn up(command: &mut Command) -> Child {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = piped.spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
-    assert_eq!(line.unwrap().trim(), "up");
-    child.stdout = Some(lines.into_inner().into_inner());
+    // Nothing beyond the line is taken.
+    let stdout = child.stdout.as_mut().unwrap();
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        line.push(tokio::time::timeout(PATIENCE, stdout.read_u8()).await.unwrap().unwrap());
+    }
+    assert_eq!(text(&line).trim(), "up");
     child
 }
 
@@ -64,15 +67,17 @@ async fn a_connection_on_which_nothing_moves_is_ended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn output_or_input_keeps_a_connection() {
     let node = TestNode::start().await;
-    options(&node, |options| options.client_idle_timeout = QUIET).await;
-    let counting = "for i in $(seq 20); do echo $i; sleep 0.2; done; exit 4";
+    // Longer than a busy machine stands still, and shorter than what follows takes.
+    let quiet = Duration::from_secs(6);
+    options(&node, |options| options.client_idle_timeout = quiet).await;
+    let counting = "for i in $(seq 35); do echo $i; sleep 0.2; done; exit 4";
     let output = node.run(&[], &[counting]).await;
     assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
 
-    let mut child = up(node.ssh().args(["127.0.0.1", "echo up; head -c 20 >/dev/null; exit 5"])).await;
+    let mut child = up(node.ssh().args(["127.0.0.1", "echo up; head -c 35 >/dev/null; exit 5"])).await;
     let mut stdin = child.stdin.take().unwrap();
-    let mut keys = tokio::time::interval(QUIET / 10);
-    for _ in 0..20 {
+    let mut keys = tokio::time::interval(quiet / 30);
+    for _ in 0..35 {
         keys.tick().await;
         stdin.write_all(b"x").await.unwrap();
     }
@@ -100,12 +105,12 @@ async fn a_connection_ends_with_its_certificate_if_a_role_says_so() {
     let node = TestNode::start().await;
     let soon = || {
         let mut certificate = UserCert::new();
-        certificate.valid_before = certificate.valid_after + 60 + 4;
+        certificate.valid_before = certificate.valid_after + 60 + 8;
         node.write_certificate("brief", &certificate.sign(&node.user_key, &node.user_ca), &node.user_key);
         node.ssh_as("brief")
     };
     // No role says so.
-    let output = run(soon().args(["127.0.0.1", "sleep 5; echo alive"])).await;
+    let output = run(soon().args(["127.0.0.1", "sleep 9; echo alive"])).await;
     assert_eq!((text(&output.stdout).as_str(), output.status.code()), ("alive\n", Some(0)));
     assert_eq!(node.auth.count("T3006I"), 0);
 

@@ -1,7 +1,6 @@
 //! Who is let in, who is not, and what the audit log says of it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use teleport_core::resource::{Role, RoleSpec, builtin_roles};
 use teleport_ssh::node::AuditPolicy;
@@ -182,7 +181,7 @@ async fn six_failures_are_the_last() {
     let output = run(ssh.args(["127.0.0.1", "true"])).await;
     assert_eq!(output.status.code(), Some(255));
     node.auth.event("T3007W", |_| true).await;
-    tokio::time::timeout(Duration::from_secs(10), async {
+    tokio::time::timeout(PATIENCE, async {
         while node.status.counts().connections > 0 {
             tokio::task::yield_now().await;
         }

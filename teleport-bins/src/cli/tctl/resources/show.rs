@@ -1,6 +1,9 @@
 //! Documents from the cluster.
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -35,6 +38,12 @@ pub(super) async fn run(
         }
     }
     if with_secrets {
+        if others_may_read_stdout() {
+            eprintln!(
+                "WARNING: others on this machine may read the file that this is written to: \
+                 chmod 600 it, and run umask 077 before the next one"
+            );
+        }
         documents.push(value(&context.api.secrets().await?)?);
     }
     match format {
@@ -56,6 +65,13 @@ pub(super) async fn run(
             Format::Text.print(&(), || text)
         }
     }
+}
+
+/// Whether stdout is a file that is not for its owner alone.
+fn others_may_read_stdout() -> bool {
+    let file = std::io::stdout().as_fd().try_clone_to_owned().map(File::from);
+    let data = file.and_then(|file| file.metadata());
+    data.is_ok_and(|data| data.is_file() && data.mode() & 0o077 != 0)
 }
 
 /// What a backup is good for.
