@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use teleport_core::api::{AcceptInvite, AdminApi, CreateUser, LoginRequest, PresenceApi, PublicApi};
 use teleport_core::auth::one_time_code;
 use teleport_core::cert::{SubjectKeys, TrustBundle};
-use teleport_core::clock::{Clock, SystemClock};
+use teleport_core::clock::{Clock, SystemClock, Timestamp};
 use teleport_core::entropy::SystemEntropy;
 use teleport_core::id::{HostRole, OsLogin, RoleName, UserName};
 use teleport_core::secret::SecretString;
@@ -60,6 +60,8 @@ pub struct Cluster {
     pub server: Server,
     /// The auth service.
     pub auth: SocketAddr,
+    /// The proxy's HTTPS.
+    pub web: SocketAddr,
     /// The proxy's SSH.
     pub proxy: SocketAddr,
     /// The node.
@@ -100,9 +102,10 @@ impl Cluster {
         let mut server = Server::start(Command::new(program()?).arg("start").arg("-c").arg(config))?;
         // Written in this order, at once, when all of them serve.
         let auth = server.wait_for(|line| address(line, "auth "))?;
+        let web = server.wait_for(|line| address(line, "proxy "))?;
         let proxy = server.wait_for(|line| address(line, "proxy ssh"))?;
         let node = server.wait_for(|line| address(line, "node ssh"))?;
-        Ok(Self { server, auth, proxy, node, dir: dir.to_owned() })
+        Ok(Self { server, auth, web, proxy, node, dir: dir.to_owned() })
     }
 
     /// The auth service, with the rights of its own host.
@@ -140,34 +143,41 @@ impl Cluster {
         Ok((server, address))
     }
 
+    /// Makes a user who accepts the invite, over the wire.
+    ///
+    /// # Errors
+    /// Those of the calls.
+    pub async fn person(&self, name: &str) -> Result<Person> {
+        let roles =
+            ["access", "editor", "auditor"].map(RoleName::new).into_iter().collect::<Result<_, _>>()?;
+        let request = CreateUser { name: UserName::new(name)?, roles, logins: vec![login()?], ttl: None };
+        let invite = self.admin()?.create_user(request).await?;
+        // As the proxy does for people at its own routes.
+        let web = self.host(HostRole::Proxy)?;
+        let info = web.invite(invite.token.clone()).await?;
+        let password = SecretString::new("correct horse battery staple");
+        let person = Person { name: name.to_owned(), password, seed: info.secret };
+        // A code is good once; that of the step before is still good.
+        let code = person.code(SystemClock::new().now().saturating_sub(Duration::from_secs(30)))?;
+        let password = person.password.clone();
+        web.accept_invite(AcceptInvite { token: invite.token, password, code, client_ip: None }).await?;
+        Ok(person)
+    }
+
     /// Makes a user who accepts the invite and logs in, all over the wire.
     ///
     /// # Errors
     /// Those of the calls.
     pub async fn user(&self) -> Result<BenchUser> {
-        let admin = self.admin()?;
-        let (clock, entropy) = (SystemClock::new(), SystemEntropy::new());
-        let roles =
-            ["access", "editor", "auditor"].map(RoleName::new).into_iter().collect::<Result<_, _>>()?;
-        let request = CreateUser { name: UserName::new("alice")?, roles, logins: vec![login()?], ttl: None };
-        let invite = admin.create_user(request).await?;
-        // As the proxy does for people at its own routes.
-        let web = self.host(HostRole::Proxy)?;
-        let info = web.invite(invite.token.clone()).await?;
-        let password = SecretString::new("correct horse battery staple");
-        let now = clock.now();
-        let code = |at| one_time_code(&info.secret, at).context("the second factor cannot be used");
-        // A code is good once; that of the step before is still good.
-        let before = code(now.saturating_sub(Duration::from_secs(30)))?;
-        let accept =
-            AcceptInvite { token: invite.token, password: password.clone(), code: before, client_ip: None };
-        web.accept_invite(accept).await?;
+        let (admin, web) = (self.admin()?, self.host(HostRole::Proxy)?);
+        let entropy = SystemEntropy::new();
+        let person = self.person("alice").await?;
         let (ssh, tls) = (SshKeyPair::generate(&entropy)?, TlsKeyPair::generate(&entropy)?);
         let keys = SubjectKeys { ssh: ssh.public(), tls: tls.public() };
         let request = LoginRequest {
-            user: "alice".to_owned(),
-            password,
-            code: code(now)?,
+            code: person.code(SystemClock::new().now())?,
+            user: person.name,
+            password: person.password,
             keys: keys.clone(),
             ttl: None,
             client_ip: None,
@@ -186,6 +196,28 @@ impl Cluster {
             trust: answer.trust.clone(),
             credentials: UserCredentials { tls, certificate: answer.certificates.tls, trust: answer.trust },
         })
+    }
+}
+
+/// A user who has accepted an invite.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Person {
+    /// The name.
+    pub name: String,
+    /// The password.
+    pub password: SecretString,
+    /// Of the second factor.
+    pub seed: SecretString,
+}
+
+impl Person {
+    /// The one-time code at this time.
+    ///
+    /// # Errors
+    /// When the second factor cannot be used.
+    pub fn code(&self, at: Timestamp) -> Result<SecretString> {
+        one_time_code(&self.seed, at).context("the second factor cannot be used")
     }
 }
 

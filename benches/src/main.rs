@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use teleport_benches::{Scale, bulk, certificates, memory, reissue, report, sessions, start};
+use teleport_benches::{Scale, bulk, certificates, guessing, memory, reissue, report, sessions, start};
 
 #[derive(Debug, Parser)]
 #[command(about = "Measured comparisons against OpenSSH and raw primitives")]
@@ -30,6 +30,8 @@ enum Bench {
     Sessions,
     /// One session at a time with the stock client
     Latency,
+    /// Ten thousand bad logins a minute
+    Guessing,
     /// Bytes a second
     Bulk,
     /// Resident memory
@@ -45,6 +47,7 @@ async fn run(bench: Bench, scale: Scale) -> Result<Vec<report::Row>> {
         Bench::All => Ok(Vec::new()),
         Bench::Bulk => bulk::run(scale).await,
         Bench::Certificates => certificates::run(scale).await,
+        Bench::Guessing => guessing::run(scale).await,
         Bench::Latency => sessions::latency(scale).await,
         Bench::Memory => memory::run(scale).await,
         Bench::Reissue => reissue::run(scale).await,

@@ -108,6 +108,7 @@ impl CertIssuer for CertificateAuthority {
             permits: grant.permits,
             roles: grant.roles,
             source_addresses: networks,
+            extensions: grant.extensions,
             traits: grant.traits,
         };
         let leaf = Leaf {

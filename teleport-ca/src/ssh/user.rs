@@ -25,10 +25,10 @@ pub(crate) fn critical_options(networks: &[String]) -> Vec<(&'static str, String
 }
 
 /// In the order of their names, by bytes.
-pub(crate) fn extensions(
-    grant: &UserGrant,
+pub(crate) fn extensions<'g>(
+    grant: &'g UserGrant,
     cluster: &ClusterName,
-) -> Result<Vec<(&'static str, String)>, IssueError> {
+) -> Result<Vec<(&'g str, String)>, IssueError> {
     let json = |error: serde_json::Error| IssueError::Unavailable { source: error.into() };
     let Permits { agent_forwarding, port_forwarding, pty, x11_forwarding } = grant.permits;
     let mut extensions = Vec::with_capacity(8);
@@ -47,5 +47,7 @@ pub(crate) fn extensions(
     if !grant.traits.is_empty() {
         extensions.push((X_TRAITS, serde_json::to_string(&grant.traits).map_err(json)?));
     }
+    extensions.extend(grant.extensions.iter().map(|(name, value)| (name.as_str(), value.clone())));
+    extensions.sort_unstable();
     Ok(extensions)
 }

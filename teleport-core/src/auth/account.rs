@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::context::OpContext;
 use super::devices::{Device, TotpRecord, issue_ticket, read_ticket};
+use super::guessers::Standing;
 use super::password;
 use super::policy::Permit;
 use super::proof::{check_form, demand, settle};
@@ -55,7 +56,7 @@ pub(super) async fn change_password(
         return Err(ApiError::invalid("the new password is the old one"));
     }
     let mut proof = demand(call, permit, &request.password, &request.code).await?;
-    let slot = call.auth.hasher.slot().await?;
+    let slot = call.auth.hasher.slot(Standing::Good).await?;
     let entropy = &*call.auth.ports.entropy;
     proof.new_password =
         Some(call.auth.hasher.hash(slot, user.as_str(), request.new_password, entropy).await?);

@@ -181,13 +181,14 @@ pub struct PasswordConfig {
     pub lanes: u32,
     /// How many hashes are computed at the same time. 2.
     pub parallel: usize,
-    /// How many more may wait; who comes then is told to come later. 64.
+    /// How many more may wait; who comes then is told to come later. 32: with rests after failures, the last of them waits for less
+    /// than two seconds.
     pub queue: usize,
 }
 
 impl Default for PasswordConfig {
     fn default() -> Self {
-        Self { memory: 19_456, passes: 2, lanes: 1, parallel: 2, queue: 64 }
+        Self { memory: 19_456, passes: 2, lanes: 1, parallel: 2, queue: 32 }
     }
 }
 

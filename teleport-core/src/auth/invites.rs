@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::config::SecondFactor;
 use super::context::OpContext;
 use super::devices::{Device, TotpRecord, first_name};
+use super::guessers::Standing;
 use super::password::{self, PasswordRecord};
 use super::policy::Permit;
 use super::totp::{self, Seed};
@@ -182,7 +183,7 @@ pub(super) async fn accept(call: &OpContext<'_>, permit: Permit<'_>, request: Ac
         let by = (&*ports.sealer, &*ports.entropy);
         devices.devices.push(Device::new(user.as_str(), name, &seed, step, call.now, by)?);
     }
-    let slot = call.auth.hasher.slot().await?;
+    let slot = call.auth.hasher.slot(Standing::Good).await?;
     let hash = call.auth.hasher.hash(slot, user.as_str(), request.password, &*ports.entropy).await?;
 
     let invite_key = repo(call.auth).key(&invite.record.key())?;

@@ -7,7 +7,7 @@ use super::context::OpContext;
 use super::policy::Permit;
 use super::proof::{Claim, Refused, check_form, prove};
 use crate::access::AccessChecker;
-use crate::api::{ApiError, ApiResult, LoginRequest, LoginResponse};
+use crate::api::{ApiError, ApiErrorKind, ApiResult, LoginRequest, LoginResponse};
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::{IssuedCertificates, MAX_USER_TTL, MIN_USER_TTL, UserGrant};
 use crate::clock::Timestamp;
@@ -90,7 +90,9 @@ async fn check(
     name: Option<&UserName>,
     request: &LoginRequest,
 ) -> ApiResult<Result<LoggedIn, Refused>> {
-    let claim = Claim { name, typed: &request.user, password: &request.password, code: &request.code };
+    let client = call.caller.client_ip(request.client_ip);
+    let (password, code) = (&request.password, &request.code);
+    let claim = Claim { name, typed: &request.user, password, code, client };
     let mut proof = match prove(call, claim).await? {
         Ok(proof) => proof,
         Err(refused) => return Ok(Err(refused)),
@@ -116,6 +118,13 @@ pub(super) fn chain(error: &ApiError) -> String {
 #[derive(Debug, thiserror::Error)]
 #[error("the user ends within a minute")]
 struct Ends;
+
+/// A role binds certificates to where the login comes from, and nobody says where that is. Said to whoever asked: the login itself
+/// was right.
+fn unpinned() -> ApiError {
+    let text = "the user's roles bind certificates to the address of the login, which is not known here";
+    ApiError::new(ApiErrorKind::Denied, text)
+}
 
 /// How long there will be such a user; `None` is for ever. No certificate outlasts its user.
 pub(super) fn left(user: &User, now: Timestamp) -> Option<Duration> {
@@ -145,6 +154,10 @@ pub(super) async fn grant(
     grant.roles = user.spec.roles.clone();
     grant.traits = user.spec.traits.clone();
     grant.login_ip = login_ip;
+    if access.pin_source_ip() {
+        grant.source_addresses = vec![login_ip.ok_or_else(unpinned)?.to_string()];
+    }
+    grant.extensions = access.cert_extensions();
     Ok(grant)
 }
 

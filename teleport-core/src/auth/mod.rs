@@ -16,6 +16,7 @@ mod context;
 mod devices;
 mod documents;
 mod eviction;
+mod guessers;
 mod handle;
 mod invites;
 mod join;
@@ -108,6 +109,7 @@ struct Inner {
     evicted: Repo<EvictedHost>,
     refusals: eviction::Refusals,
     hasher: Hasher,
+    guessers: guessers::Guessers,
     /// Made at the first login: that needs randomness.
     decoy: OnceLock<Decoy>,
     /// By their recordings, so that not every part asks the store.
@@ -155,6 +157,7 @@ impl AuthService {
             evicted: Repo::new(repo()),
             refusals: eviction::Refusals::default(),
             hasher: Hasher::new(config.password),
+            guessers: guessers::Guessers::default(),
             decoy: OnceLock::new(),
             session_hosts: SessionOwners::default(),
             connections: connections::Connections::new(repo()),

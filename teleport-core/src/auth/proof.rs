@@ -2,9 +2,12 @@
 //!
 //! There is one such check, so that one lockout, one answer and one amount of work hold for all of it.
 
+use std::net::IpAddr;
+
 use super::config::SecondFactor;
 use super::context::OpContext;
 use super::devices::{TotpRecord, Verdict};
+use super::guessers::Standing;
 use super::lockout::{self, Charge};
 use super::password::{self, PasswordRecord};
 use super::policy::Permit;
@@ -42,6 +45,8 @@ pub(super) struct Claim<'a> {
     pub(super) typed: &'a str,
     pub(super) password: &'a SecretString,
     pub(super) code: &'a SecretString,
+    /// From where it comes, if that is known.
+    pub(super) client: Option<IpAddr>,
 }
 
 /// Checks the form of what is presented: says nothing of any user, and costs nothing.
@@ -91,7 +96,7 @@ impl Proof {
             return;
         }
         let renewed = async {
-            let slot = call.auth.hasher.slot().await?;
+            let slot = call.auth.hasher.slot(Standing::Good).await?;
             call.auth.hasher.hash(slot, self.name.as_str(), password, &*call.auth.ports.entropy).await
         };
         match renewed.await {
@@ -149,7 +154,7 @@ pub(super) async fn prove(call: &OpContext<'_>, claim: Claim<'_>) -> ApiResult<R
     let hasher = &call.auth.hasher;
     hasher.look(&Repo::new(ports.backend.clone())).await?;
     // First the turn, then the charge: an attempt that is turned away by a flood of others costs the user nothing.
-    let slot = hasher.slot().await?;
+    let slot = hasher.slot(call.auth.guessers.standing(claim.client, call.now)).await?;
     let account = match claim.name {
         Some(name) => Account {
             user: call.auth.users.get(name.as_str()).await?,
@@ -161,7 +166,26 @@ pub(super) async fn prove(call: &OpContext<'_>, claim: Claim<'_>) -> ApiResult<R
     let known = claim.name.filter(|_| account.user.is_some());
     let charge = lockout::charge(call, known, claim.typed).await?;
     let hash = account.password.as_ref().map(|stored| &stored.record);
-    let right = hasher.verify(slot, hash, claim.password.clone()).await?;
+    let began = ports.clock.now();
+    let (right, slot) = hasher.verify(slot, hash, claim.password.clone()).await?;
+    let outcome = judge(call, claim, account, charge, right)?;
+    if outcome.is_err() {
+        call.auth.guessers.failed(claim.client, call.now);
+        let now = ports.clock.now();
+        hasher.rest(slot, now.saturating_since(began), now).await;
+    }
+    Ok(outcome)
+}
+
+/// What comes of it all. Pure but for the seal of the seeds.
+fn judge(
+    call: &OpContext<'_>,
+    claim: Claim<'_>,
+    account: Account,
+    charge: Charge,
+    right: bool,
+) -> ApiResult<Result<Proof, Refused>> {
+    let ports = &call.auth.ports;
     let record = account.devices.as_ref().map(|stored| &stored.record);
     let verdict = call.auth.decoy()?.verdict(record, claim.code, call.now, &*ports.sealer)?;
     let (Some(name), Account { user: Some(user), password, devices }) = (claim.name, account) else {
@@ -215,7 +239,8 @@ pub(super) async fn demand(
 ) -> ApiResult<Proof> {
     let identity = permit.user().ok_or_else(ApiError::denied)?;
     let name = &identity.user;
-    match prove(call, Claim { name: Some(name), typed: name.as_str(), password, code }).await? {
+    let client = call.caller.client_ip(None);
+    match prove(call, Claim { name: Some(name), typed: name.as_str(), password, code, client }).await? {
         Ok(proof) => Ok(proof),
         Err(refused) => Err(refuse(call, permit, name, refused).await?),
     }

@@ -33,6 +33,20 @@ pub fn proxy_principal(cluster: &ClusterName) -> String {
     format!("{PROXY_NAME}.{cluster}")
 }
 
+/// The longest name of an extension that roles add, in bytes.
+const MAX_EXTENSION_NAME: usize = 128;
+
+/// Whether roles may add an extension of this name to the certificates of users: `name@domain`, and none to which OpenSSH or this
+/// product give a meaning.
+pub fn is_free_extension(name: &str) -> bool {
+    let Some((local, domain)) = name.split_once('@') else { return false };
+    let word = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    let ours = domain.eq_ignore_ascii_case("teleport-rs") || domain.eq_ignore_ascii_case("openssh.com");
+    name.len() <= MAX_EXTENSION_NAME && word(local) && word(domain) && !ours
+}
+
 /// The X.509 extension that holds a [`Subject`] as JSON. Not critical: other software may use the certificate without it.
 pub const TLS_SUBJECT_OID: [u64; 5] = [1, 3, 9999, 42, 1];
 
@@ -65,6 +79,9 @@ pub enum Subject {
         roles: Vec<RoleName>,
         /// Only these addresses may use it; empty is any.
         source_addresses: Vec<String>,
+        /// Further extensions of the SSH certificate of the same issue.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        extensions: Vec<(String, String)>,
         /// The user's traits.
         traits: Traits,
     },

@@ -27,6 +27,8 @@ pub struct UserGrant {
     pub login_ip: Option<IpAddr>,
     /// Networks to bind the certificate to; empty is any.
     pub source_addresses: Vec<String>,
+    /// Further extensions for other software, with their values; none of them means anything here.
+    pub extensions: Vec<(String, String)>,
 }
 
 impl UserGrant {
@@ -40,6 +42,7 @@ impl UserGrant {
             ttl,
             login_ip: None,
             source_addresses: Vec::new(),
+            extensions: Vec::new(),
         }
     }
 }

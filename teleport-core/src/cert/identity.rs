@@ -44,6 +44,8 @@ pub struct UserIdentity {
     pub force_command: Option<String>,
     /// Only these networks (`address` or `address/bits`) may use it; empty is any.
     pub source_addresses: Vec<String>,
+    /// Further extensions for other software, in the order of their names.
+    pub extensions: Vec<(String, String)>,
     /// From where the user logged in, if known.
     pub login_ip: Option<IpAddr>,
     /// The certificate's serial number.

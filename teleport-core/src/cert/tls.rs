@@ -59,7 +59,7 @@ pub fn verify_tls(
         }
         (
             TlsAuthority::User,
-            Subject::User { cluster, logins, login_ip, permits, roles, source_addresses, traits },
+            Subject::User { cluster, logins, login_ip, permits, roles, source_addresses, extensions, traits },
         ) => {
             if cluster != trust.cluster {
                 return Err(CertRejected::Name);
@@ -75,6 +75,7 @@ pub fn verify_tls(
                 permits,
                 force_command: None,
                 source_addresses,
+                extensions,
                 login_ip,
                 serial: fields.serial,
                 expires,

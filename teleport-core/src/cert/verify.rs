@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     CertFields, CertKind, CertRejected, HostIdentity, KeyAlgorithm, Permits, PublicKey, TrustBundle,
-    UserIdentity, X_CLUSTER, X_HOST_ROLE, X_LOGIN_IP, X_ROLES,
+    UserIdentity, X_CLUSTER, X_HOST_ROLE, X_LOGIN_IP, X_ROLES, is_free_extension,
 };
 use crate::clock::Timestamp;
 use crate::id::{HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
@@ -92,6 +92,7 @@ pub fn verify_user(
         },
         force_command,
         source_addresses,
+        extensions: fields.extensions.iter().filter(|(name, _)| is_free_extension(name)).cloned().collect(),
         login_ip,
         serial: fields.serial,
         expires: Timestamp::from_unix_secs(fields.valid_before),

@@ -63,7 +63,7 @@ impl CertIssuer for UnsignedIssuer {
         let content = json!({
             "user": grant.user, "logins": grant.logins, "roles": grant.roles, "traits": grant.traits,
             "permits": grant.permits, "login_ip": grant.login_ip, "source_addresses": grant.source_addresses,
-            "keys": keys,
+            "extensions": grant.extensions, "keys": keys,
         });
         Ok(self.issue(&content, grant.ttl.clamp(MIN_USER_TTL, MAX_USER_TTL)))
     }

@@ -29,6 +29,10 @@ const HANG_UP_LIMIT: Duration = Duration::from_secs(1);
 /// How long the sessions of a connection that the node ends have to say so.
 const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 
+/// How long a client has to show what its sessions have said last, and to hang up by itself. Stock `ssh` throws away what it has not
+/// shown when it is told to go.
+const SHOW_LIMIT: Duration = Duration::from_millis(500);
+
 /// The library's configuration of the newest identity.
 pub(super) struct ConfigCache(Mutex<(Arc<HostMaterial>, Arc<russh::server::Config>)>);
 
@@ -157,7 +161,11 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
             tether.end(over);
             let goodbye = async {
                 // Their terminals show why before the connection goes.
+                let heard = slots.count() > 0;
                 let _ = tokio::time::timeout(LAST_WORDS_LIMIT, slots.none()).await;
+                if heard && tokio::time::timeout(SHOW_LIMIT, &mut session).await.is_ok() {
+                    return;
+                }
                 let goodbye = handle.disconnect(Disconnect::ByApplication, over.to_string(), String::new());
                 let _ = tokio::time::timeout(GOODBYE_LIMIT, async { (goodbye.await, (&mut session).await) }).await;
                 drop(cut);

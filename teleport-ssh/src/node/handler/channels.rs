@@ -85,7 +85,8 @@ impl Slots {
         Slot(Arc::new(Taken(self.clone())))
     }
 
-    fn count(&self) -> usize {
+    /// How many there are now.
+    pub(in crate::node) fn count(&self) -> usize {
         *self.0.borrow()
     }
 

@@ -4,7 +4,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use teleport_core::resource::RoleOptions;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use super::commands::access;
@@ -21,10 +21,13 @@ async fn options(node: &TestNode, change: impl FnOnce(&mut RoleOptions)) {
 async fn up(command: &mut Command) -> Child {
     let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = piped.spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
-    assert_eq!(line.unwrap().trim(), "up");
-    child.stdout = Some(lines.into_inner().into_inner());
+    // Nothing beyond the line is taken.
+    let stdout = child.stdout.as_mut().unwrap();
+    let mut line = Vec::new();
+    while line.last() != Some(&b'\n') {
+        line.push(tokio::time::timeout(PATIENCE, stdout.read_u8()).await.unwrap().unwrap());
+    }
+    assert_eq!(text(&line).trim(), "up");
     child
 }
 

@@ -59,6 +59,7 @@ impl Wire {
         grant.permits = user.permits;
         grant.login_ip = user.login_ip;
         grant.source_addresses = user.source_addresses;
+        grant.extensions = user.extensions;
         let certificates = self.world.ca.issue_user(grant, &public).now_or_never().unwrap().unwrap();
         ClientIdentity::User(UserCredentials {
             tls,

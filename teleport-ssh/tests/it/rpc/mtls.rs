@@ -136,6 +136,7 @@ fn user_subject() -> Subject {
         permits: Permits::default(),
         roles: vec![RoleName::new("editor").unwrap()],
         source_addresses: Vec::new(),
+        extensions: Vec::new(),
         traits: Traits::new(),
     }
 }
