@@ -56,7 +56,8 @@ pub(crate) fn parse(certificate: &Certificate) -> Result<CertFields, CertRejecte
     })
 }
 
-/// Accepts a user certificate, or says why not.
+/// Accepts a user certificate, or says why not. Also returns the authority that vouches: it may lose its trust while the user is
+/// here.
 ///
 /// # Errors
 /// [`CertRejected`], for the log; the peer hears nothing of it.
@@ -64,8 +65,10 @@ pub(crate) fn user(
     certificate: &Certificate,
     trust: &TrustBundle,
     check: UserCheck<'_>,
-) -> Result<UserIdentity, CertRejected> {
-    verify_user(&parse(certificate)?, trust, check)
+) -> Result<(UserIdentity, PublicKey), CertRejected> {
+    let fields = parse(certificate)?;
+    let identity = verify_user(&fields, trust, check)?;
+    Ok((identity, fields.authority))
 }
 
 /// Accepts a host certificate, or says why not.

@@ -7,14 +7,18 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use futures_util::StreamExt;
+use teleport_core::access::Freshness;
 use teleport_core::api::{AccessView, ApiError, ApiErrorKind, TrustApi};
+use teleport_core::cert::MAX_USER_TTL;
+use teleport_core::clock::Timestamp;
 use teleport_core::entropy::{Entropy, EntropyExt};
 use teleport_core::task::Shutdown;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How long decisions may rest on a view that is no longer followed.
-pub const DEFAULT_MAX_AGE: Duration = Duration::from_secs(300);
+/// How long decisions may rest on a view that is no longer followed: until the last certificate has ended that the silent auth
+/// service can have issued. Who wants to be surer has [`LockMode::Strict`](teleport_core::resource::LockMode::Strict).
+pub const DEFAULT_MAX_AGE: Duration = MAX_USER_TTL;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(200);
 const MAX_BACKOFF: Duration = Duration::from_secs(30);
@@ -75,6 +79,11 @@ impl AccessCache {
     /// How long nobody has told us of changes; zero while the view is followed.
     pub fn age(&self) -> Duration {
         self.alone().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// How fresh the view is for a decision at `now`.
+    pub fn freshness(&self, now: Timestamp) -> Freshness {
+        Freshness { now, age: self.age() }
     }
 
     /// The view to decide by.

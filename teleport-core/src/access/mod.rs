@@ -25,6 +25,7 @@ mod policy;
 mod predicate;
 mod search;
 mod set;
+mod standing;
 mod template;
 mod terms;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub use self::policy::{Merge, OPTION_RULES, OptionRule, SessionPolicy, option_ta
 pub use self::predicate::{Facts, Predicate, ResourceFacts, Scope, SessionFacts, Subject};
 pub use self::search::NodeSearch;
 pub use self::set::RoleSet;
+pub use self::standing::{Freshness, Unwelcome};
 pub use self::template::{MAX_TEMPLATE_LEN, Template};
 pub use self::terms::SessionTerms;
 use crate::cert::UserIdentity;

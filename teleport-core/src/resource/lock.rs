@@ -9,7 +9,7 @@ use super::{DocumentProblem, InvalidDocument, Resource, Spec};
 use crate::id::{DeviceId, HostId, InvalidName, LockName, NodeName, OsLogin, RoleName, UserName};
 
 /// The longest message of a lock, in bytes. It is shown on terminals, and as the reason of a disconnection.
-pub const MAX_LOCK_MESSAGE: usize = 512;
+pub const MAX_LOCK_MESSAGE: usize = 256;
 
 /// A node as a lock names it: by its id, or by its name, which several nodes may have.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

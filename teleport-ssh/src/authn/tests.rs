@@ -56,7 +56,7 @@ fn builder(subject: KeyData) -> Builder {
 fn check(trust: &TrustBundle, certificate: &Certificate) -> Result<UserIdentity, CertRejected> {
     let login = OsLogin::new("root").unwrap();
     let check = UserCheck { login: Some(&login), peer: None, now: Timestamp::from_unix_secs(NOW) };
-    let parsed = user(certificate, trust, check);
+    let parsed = user(certificate, trust, check).map(|(identity, _)| identity);
     assert_eq!(parsed, user_from_bytes(&certificate.to_bytes().unwrap(), trust, check));
     parsed
 }

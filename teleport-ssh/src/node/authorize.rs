@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 
 use ssh_key::Certificate;
-use teleport_core::access::{AccessChecker, Denied, LoginGrant};
-use teleport_core::cert::{CertRejected, UserCheck};
+use teleport_core::access::{LoginGrant, Unwelcome};
+use teleport_core::cert::{CertRejected, PublicKey, UserCheck};
 use teleport_core::clock::Timestamp;
 use teleport_core::id::{InvalidName, OsLogin};
+use teleport_core::lock::Locked;
 use teleport_core::resource::NodeRecord;
 
 use crate::authn;
@@ -17,7 +18,7 @@ use crate::view::{AccessCache, NoView};
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
     #[error(transparent)]
-    Access(#[from] Denied),
+    Access(#[from] Unwelcome),
     #[error(transparent)]
     Certificate(#[from] CertRejected),
     #[error(transparent)]
@@ -28,7 +29,22 @@ pub(super) enum Refusal {
     View(#[from] NoView),
 }
 
+/// Who was let in, and the authority whose word that was.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) grant: LoginGrant,
+    pub(super) authority: PublicKey,
+}
+
 impl Refusal {
+    /// The lock that refuses. Whoever it targets is told of it, as nobody is told of anything else.
+    pub(super) const fn lock(&self) -> Option<&Locked> {
+        match self {
+            Self::Access(Unwelcome::Locked(locked)) => Some(locked),
+            _ => None,
+        }
+    }
+
     /// Whether the certificate was made by an authority of this cluster: its holder is known and named in the audit log, and
     /// guesses nothing.
     pub(super) const fn is_of_ours(&self) -> bool {
@@ -48,7 +64,7 @@ impl Refusal {
     }
 }
 
-/// Accepts the certificate and checks that its holder may log in here, by the newest roles.
+/// Accepts the certificate and checks that its holder may log in here, by the newest view.
 pub(super) fn login(
     certificate: &Certificate,
     login: &str,
@@ -56,38 +72,40 @@ pub(super) fn login(
     now: Timestamp,
     cache: &AccessCache,
     node: &NodeRecord,
-) -> Result<LoginGrant, Refusal> {
+) -> Result<Entry, Refusal> {
     let view = cache.usable()?;
     let login = OsLogin::new(login)?;
     let check = UserCheck { login: Some(&login), peer: Some(peer.ip()), now };
-    let identity = authn::user(certificate, &view.trust, check)?;
-    let checker = AccessChecker::for_identity(&identity, &view.roles);
-    Ok(checker.check_login(&identity, node, &login)?)
+    let (identity, authority) = authn::user(certificate, &view.trust, check)?;
+    let grant = view.admit_login(&identity, node, &login, cache.freshness(now))?;
+    Ok(Entry { grant, authority })
 }
 
-/// Checks again, for each channel of a connection, what may have changed since it was authenticated: the roles, and the
+/// Checks again, for each channel of a connection, what may have changed since it was authenticated: the view, and the
 /// certificate's end.
 pub(super) fn again(
-    grant: &LoginGrant,
+    entry: &Entry,
     now: Timestamp,
     cache: &AccessCache,
     node: &NodeRecord,
 ) -> Result<LoginGrant, Refusal> {
+    let Entry { grant, authority } = entry;
     if now >= grant.identity.expires {
         return Err(CertRejected::Expired.into());
     }
-    newest(grant, cache, node)
+    let view = cache.usable()?;
+    view.keep_login(grant, authority, node, now)?;
+    Ok(view.admit_login(&grant.identity, node, &grant.login, cache.freshness(now))?)
 }
 
-/// What the roles say now of who was let in, whether or not the certificate has ended.
+/// What the view says now of who was let in, whether or not the certificate has ended.
 pub(super) fn newest(
-    grant: &LoginGrant,
+    entry: &Entry,
+    now: Timestamp,
     cache: &AccessCache,
     node: &NodeRecord,
 ) -> Result<LoginGrant, Refusal> {
-    let view = cache.usable()?;
-    let checker = AccessChecker::for_identity(&grant.identity, &view.roles);
-    Ok(checker.check_login(&grant.identity, node, &grant.login)?)
+    Ok(cache.usable()?.keep_login(&entry.grant, &entry.authority, node, now)?)
 }
 
 /// The text of an error and of what caused it, for the audit event.

@@ -33,6 +33,10 @@ const LAST_WORDS_LIMIT: Duration = Duration::from_secs(2);
 /// shown when it is told to go.
 const SHOW_LIMIT: Duration = Duration::from_millis(500);
 
+/// All three, up to the goodbye, of a connection that is to be gone within a second.
+const URGENT_LIMITS: (Duration, Duration, Duration) =
+    (Duration::from_millis(400), Duration::from_millis(250), Duration::from_millis(200));
+
 /// The library's configuration of the newest identity.
 pub(super) struct ConfigCache(Mutex<(Arc<HostMaterial>, Arc<russh::server::Config>)>);
 
@@ -158,19 +162,23 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
     let ended = tokio::select! {
         ended = &mut session => ended,
         over = lifetime::over(&node, &tether, &link) => {
-            tether.end(over);
+            tether.end(over.clone());
+            let (last_words, show, limit) = match over.is_urgent() {
+                true => URGENT_LIMITS,
+                false => (LAST_WORDS_LIMIT, SHOW_LIMIT, GOODBYE_LIMIT),
+            };
             let goodbye = async {
                 // Their terminals show why before the connection goes.
                 let heard = slots.count() > 0;
-                let _ = tokio::time::timeout(LAST_WORDS_LIMIT, slots.none()).await;
-                if heard && tokio::time::timeout(SHOW_LIMIT, &mut session).await.is_ok() {
+                let _ = tokio::time::timeout(last_words, slots.none()).await;
+                if heard && tokio::time::timeout(show, &mut session).await.is_ok() {
                     return;
                 }
                 let goodbye = handle.disconnect(Disconnect::ByApplication, over.to_string(), String::new());
-                let _ = tokio::time::timeout(GOODBYE_LIMIT, async { (goodbye.await, (&mut session).await) }).await;
+                let _ = tokio::time::timeout(limit, async { (goodbye.await, (&mut session).await) }).await;
                 drop(cut);
             };
-            tokio::join!(goodbye, lifetime::announce(&node, &tether, peer, local, over));
+            tokio::join!(goodbye, lifetime::announce(&node, &tether, peer, local, &over));
             return;
         }
         () = idle_and_draining(&node, &slots) => {

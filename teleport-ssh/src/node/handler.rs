@@ -14,8 +14,8 @@ use russh::server::{
 };
 use russh::{Channel, ChannelId, Pty, Sig};
 use ssh_key::Certificate;
-use teleport_core::access::LoginGrant;
 use teleport_core::audit::{AuditEvent, EventKind};
+use teleport_core::lock::Locked;
 use tokio::sync::watch;
 
 use self::channels::Open;
@@ -23,6 +23,7 @@ pub(super) use self::channels::{Slot, Slots};
 pub(super) use self::login::Progress;
 use self::requests::{signal_name, terminal_size};
 use super::Shared;
+use super::authorize::Entry;
 use super::lifetime::Tether;
 use crate::engine::transport::{Link, pty_payload, signal_payload};
 use crate::session::Terminal;
@@ -56,7 +57,9 @@ pub(super) struct Connection {
     /// Whether the refusal of a certificate was told.
     told: bool,
     /// Set in the one place where a proof of the key was verified together with the certificate, and never by an offer.
-    grant: Option<LoginGrant>,
+    entry: Option<Entry>,
+    /// The lock that is in force for a client that is let in no further than to hear of it.
+    locked: Option<Locked>,
     channels: HashMap<ChannelId, Open>,
 }
 
@@ -82,7 +85,8 @@ impl Connection {
             probes: 0,
             pending: None,
             told: false,
-            grant: None,
+            entry: None,
+            locked: None,
             channels: HashMap::new(),
         }
     }
@@ -90,7 +94,7 @@ impl Connection {
     fn event(&self, kind: EventKind) -> AuditEvent {
         let mut event =
             self.node.event(kind).remote(Some(self.peer)).field("addr.local", self.local.to_string());
-        if let Some(grant) = &self.grant {
+        if let Some(Entry { grant, .. }) = &self.entry {
             event = event.user(&grant.identity.user).login(&grant.login);
         }
         event

@@ -1,5 +1,5 @@
-//! How long a connection may live by the policy of its user: until nothing moves on it for too long, or until its certificate
-//! ends.
+//! How long a connection may live: until nothing moves on it for too long or its certificate ends, by the policy of its user; until
+//! a lock is in force for it; until it would not be let in any more.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -7,14 +7,14 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use teleport_core::access::{LoginGrant, SessionPolicy};
+use teleport_core::access::{SessionPolicy, Unwelcome};
 use teleport_core::audit::EventKind;
 use teleport_core::clock::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use super::authorize;
+use super::authorize::{self, Entry, Refusal};
 use super::places::{NoPlace, Place};
 use crate::engine::transport::Link;
 use crate::session::{ExitStatus, SessionOutput};
@@ -23,11 +23,13 @@ use crate::session::{ExitStatus, SessionOutput};
 const LOOK: Duration = Duration::from_secs(60);
 /// How long the user's terminal has to take the word that the connection ends.
 pub(super) const TELL_LIMIT: Duration = Duration::from_secs(1);
+/// The same for whoever is sent away: gone within a second.
+const TELL_LIMIT_URGENT: Duration = Duration::from_millis(250);
 /// How long a session has to end when it is told to. More than what processes have to obey their hang-up.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// Why a connection that was let in is ended. The texts are for the user and the audit log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Over {
     #[error("the certificate has expired")]
     Expired,
@@ -38,12 +40,30 @@ pub(super) enum Over {
     },
     #[error(transparent)]
     Place(#[from] NoPlace),
+    /// The user would not be let in any more.
+    #[error("{}", .0.public())]
+    Unwelcome(Arc<Unwelcome>),
+}
+
+impl Over {
+    /// For the audit log.
+    pub(super) fn internal(&self) -> String {
+        match self {
+            Self::Unwelcome(why) => why.to_string(),
+            other => other.to_string(),
+        }
+    }
+
+    /// Whether the connection is to be gone within a second, whatever its client and its programs make of it.
+    pub(super) const fn is_urgent(&self) -> bool {
+        matches!(self, Self::Unwelcome(_))
+    }
 }
 
 /// What a connection and whoever drives it tell each other.
 #[derive(Clone, Debug)]
 pub(super) struct Tether {
-    granted: Arc<OnceLock<LoginGrant>>,
+    entry: Arc<OnceLock<Entry>>,
     /// For who may have only so many connections.
     place: Arc<OnceLock<Place>>,
     ending: watch::Sender<Option<Over>>,
@@ -52,13 +72,13 @@ pub(super) struct Tether {
 impl Tether {
     /// For a new connection.
     pub(super) fn new() -> Self {
-        Self { granted: Arc::default(), place: Arc::default(), ending: watch::Sender::new(None) }
+        Self { entry: Arc::default(), place: Arc::default(), ending: watch::Sender::new(None) }
     }
 
     /// The client was let in, to this place if the user has only so many.
-    pub(super) fn let_in(&self, grant: LoginGrant, place: Option<Place>) {
+    pub(super) fn let_in(&self, entry: Entry, place: Option<Place>) {
         // The library authenticates a connection once.
-        let _ = self.granted.set(grant);
+        let _ = self.entry.set(entry);
         if let Some(place) = place {
             let _ = self.place.set(place);
         }
@@ -81,7 +101,7 @@ impl Tether {
 
     /// Whether the node is ending the connection, and why.
     pub(super) fn over(&self) -> Option<Over> {
-        *self.ending.borrow()
+        self.ending.borrow().clone()
     }
 
     /// Tells the sessions of the connection that it ends.
@@ -127,19 +147,21 @@ fn rest(
     Ok(certificate.into_iter().chain(quiet.map(|(_, rest)| rest)).min())
 }
 
-/// Resolves when the connection of a client that was let in must end, by the newest roles. Cancel safe.
+/// Resolves when the connection of a client that was let in must end, by the newest view. Cancel safe.
 pub(super) async fn over(node: &Shared, tether: &Tether, link: &Link) -> Over {
-    let Some(grant) = tether.granted.get() else { return std::future::pending().await };
-    let mut policy = grant.policy.clone();
+    let Some(entry) = tether.entry.get() else { return std::future::pending().await };
+    let mut policy = entry.grant.policy.clone();
     let mut changes = node.view.changes();
     loop {
         let record = node.record.borrow().clone();
-        // Whoever may not log in any more keeps what was begun, under the rules that counted last.
-        if let Ok(newest) = authorize::newest(grant, &node.view, &record) {
-            policy = newest.policy;
+        match authorize::newest(entry, node.clock.now(), &node.view, &record) {
+            Ok(newest) => policy = newest.policy,
+            Err(Refusal::Access(why)) => return Over::Unwelcome(Arc::new(why)),
+            // Without a view what was begun goes on, under the rules that counted last.
+            Err(_) => {}
         }
         loop {
-            let rest = match rest(&policy, grant.identity.expires, node.clock.now(), link.idle()) {
+            let rest = match rest(&policy, entry.grant.identity.expires, node.clock.now(), link.idle()) {
                 Ok(rest) => rest,
                 Err(over) => return over,
             };
@@ -164,15 +186,15 @@ pub(super) async fn announce(
     tether: &Tether,
     peer: SocketAddr,
     local: SocketAddr,
-    over: Over,
+    over: &Over,
 ) {
     let mut event = node
         .event(EventKind::ClientDisconnect)
         .remote(Some(peer))
         .field("addr.local", local.to_string())
-        .field("reason", over.to_string());
-    if let Some(grant) = tether.granted.get() {
-        tracing::info!(%peer, user = %grant.identity.user, reason = %over, "connection ended by the node");
+        .field("reason", over.internal());
+    if let Some(Entry { grant, .. }) = tether.entry.get() {
+        tracing::info!(%peer, user = %grant.identity.user, reason = over.internal(), "connection ended by the node");
         event = event.user(&grant.identity.user).login(&grant.login);
     }
     node.audit.send(event).await;
@@ -194,9 +216,10 @@ pub(super) async fn attend(
     };
     let text = format!("\r\nteleport: the connection ends: {over}\r\n");
     let tell = async { if terminal { output.stdout(text).await } else { output.stderr(text).await } };
+    let limit = if over.is_urgent() { TELL_LIMIT_URGENT } else { TELL_LIMIT };
     let ended = async {
         // A terminal whose window is full is not waited for.
-        let _ = tokio::time::timeout(TELL_LIMIT, tell).await;
+        let _ = tokio::time::timeout(limit, tell).await;
         closed.cancel();
         tokio::time::sleep(END_LIMIT).await;
     };
@@ -210,7 +233,7 @@ pub(super) async fn attend(
 /// Resolves when the end was said. Cancel safe.
 async fn said(ending: &mut watch::Receiver<Option<Over>>) -> Over {
     if let Ok(over) = ending.wait_for(Option::is_some).await
-        && let Some(over) = *over
+        && let Some(over) = over.clone()
     {
         return over;
     }

@@ -1,7 +1,10 @@
 //! What a user who was let in may not start: why, and how the user and the audit log are told.
 
+use std::borrow::Cow;
+
 use teleport_core::access::{LoginGrant, SessionPolicy};
 use teleport_core::audit::EventKind;
+use teleport_core::lock::Locked;
 use teleport_core::recording::NoRecorder;
 
 use super::authorize::{Refusal, chain};
@@ -28,13 +31,18 @@ pub(super) enum NotStarted {
 impl NotStarted {
     /// What the user is told. Whoever may run some commands may know that others are not among them; why access is gone
     /// altogether is for the audit log.
-    const fn told(&self) -> &'static str {
-        match self {
+    fn told(&self) -> Cow<'static, str> {
+        let text = match self {
+            Self::Access(why) if why.lock().is_some() => {
+                let text = why.lock().map(Locked::public).unwrap_or_default();
+                return format!("teleport: {text}\r\n").into();
+            }
             Self::Access(_) => "teleport: access denied\r\n",
             Self::Command => "teleport: your roles do not permit this command on this node\r\n",
             Self::Copy => "teleport: your roles do not permit copying files on this node\r\n",
             Self::Shell => "teleport: your roles permit only certain commands on this node, and no shell\r\n",
-        }
+        };
+        text.into()
     }
 
     const fn event(&self) -> EventKind {
@@ -84,13 +92,13 @@ pub(super) async fn run(start: Start, why: NotStarted) {
         event = event.field("command", command);
     }
     node.audit.send(event).await;
-    tell(&output, why.told()).await;
+    tell(&output, &why.told()).await;
     drop(slot);
 }
 
 /// Tells the user that a session is not begun, and closes its channel.
-pub(super) async fn tell(output: &SessionOutput, text: &'static str) {
-    let _ = output.stderr(text.as_bytes()).await;
+pub(super) async fn tell(output: &SessionOutput, text: &str) {
+    let _ = output.stderr(text.to_owned()).await;
     let channel = output.channel();
     let _ = channel.exit_status(NOT_BEGUN).await;
     let _ = channel.eof().await;

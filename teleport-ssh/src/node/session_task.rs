@@ -116,7 +116,7 @@ pub(super) async fn run(start: Start) {
         // A window that is full is not waited for.
         let _ = tokio::time::timeout(lifetime::TELL_LIMIT, output.notice(text, interactive)).await;
     } else if let Some(over) = over {
-        guard.details.event = guard.details.event.clone().field("reason", over.to_string());
+        guard.details.event = guard.details.event.clone().field("reason", over.internal());
     }
     guard.end(&handle, status, slot).await;
     drop(registered);

@@ -7,18 +7,19 @@ mod way;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId, Pty, Sig};
+use russh::{Channel, ChannelId, Disconnect, Pty, Sig};
 use ssh_key::Certificate;
 use teleport_core::audit::{AuditEvent, EventKind};
-use teleport_core::cert::UserIdentity;
+use teleport_core::lock::Locked;
 use teleport_core::task::TaskScope;
 use tokio::sync::watch;
 
 use self::way::Slot;
 use super::server::Shared;
+use super::visitor::Visitor;
 use crate::engine::transport::{Link, pty_payload, signal_payload};
 use crate::listener::limits::Outcome;
 
@@ -35,7 +36,11 @@ pub(super) struct Connection {
     link: Link,
     /// Tells the driver how the beginning went.
     outcome: watch::Sender<Outcome>,
-    user: Option<Arc<UserIdentity>>,
+    user: Option<Arc<Visitor>>,
+    /// The same for the driver.
+    visitor: Arc<OnceLock<Arc<Visitor>>>,
+    /// The lock that is in force for a client that is let in no further than to hear of it.
+    locked: Option<Locked>,
     probes: u32,
     failures: u32,
     channels: HashMap<ChannelId, Slot>,
@@ -49,16 +54,28 @@ impl Connection {
         peer: SocketAddr,
         link: Link,
         outcome: watch::Sender<Outcome>,
+        visitor: Arc<OnceLock<Arc<Visitor>>>,
         tasks: TaskScope,
     ) -> Self {
-        let channels = HashMap::new();
-        Self { shared, peer, link, outcome, user: None, probes: 0, failures: 0, channels, tasks }
+        Self {
+            shared,
+            peer,
+            link,
+            outcome,
+            user: None,
+            visitor,
+            locked: None,
+            probes: 0,
+            failures: 0,
+            channels: HashMap::new(),
+            tasks,
+        }
     }
 
     fn event(&self, kind: EventKind) -> AuditEvent {
         let event = AuditEvent::new(kind).remote(Some(self.peer));
         match &self.user {
-            Some(user) => event.user(&user.user),
+            Some(user) => event.user(&user.identity.user),
             None => event,
         }
     }
@@ -97,6 +114,14 @@ impl Handler for Connection {
         certificate: &Certificate,
     ) -> Result<Auth, Self::Error> {
         Ok(self.log_in(user, certificate))
+    }
+
+    /// Whoever is locked hears of the lock and nothing else.
+    async fn auth_succeeded(&mut self, session: &mut Session) -> Result<(), Self::Error> {
+        match &self.locked {
+            Some(locked) => session.disconnect(Disconnect::ByApplication, &locked.public(), ""),
+            None => Ok(()),
+        }
     }
 
     async fn channel_open_session(

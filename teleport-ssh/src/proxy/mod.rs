@@ -22,6 +22,7 @@ mod nodes;
 pub mod route;
 mod server;
 mod splice;
+mod visitor;
 
 pub use self::dial::{DIAL_TIMEOUT, DialError, Direct, NodeDialer};
 pub use self::nodes::{NodeTable, NodeView};

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use teleport_core::access::AccessChecker;
 use teleport_core::clock::Timestamp;
 use teleport_core::id::{ClusterName, HostId, NodeName};
-use teleport_core::resource::Node;
+use teleport_core::resource::{Node, NodeRecord};
 use teleport_core::target::{DialTarget, TargetHost};
 
 use super::nodes::NodeTable;
@@ -46,6 +46,11 @@ impl NodeRoute {
     /// Its name.
     pub fn name(&self) -> &NodeName {
         &self.node.record.name
+    }
+
+    /// All that is known of it.
+    pub(super) fn record(&self) -> &NodeRecord {
+        &self.node.record
     }
 
     /// The address that it announced: `host:port`.

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use russh::Disconnect;
 use ssh_key::Certificate;
 use teleport_core::api::ProxyAccess;
+use teleport_core::audit::{AuditEvent, EventKind};
 use teleport_core::clock::Clock;
 use teleport_core::entropy::Entropy;
 use teleport_core::task::{Shutdown, TaskScope};
@@ -17,6 +19,7 @@ use super::dial::{Direct, NodeDialer};
 use super::handler::Connection;
 use super::journal::Journal;
 use super::nodes::NodeView;
+use super::visitor::Visitor;
 use crate::engine;
 use crate::engine::transport::{Link, Transport};
 use crate::identity::{HostIdentityHandle, HostMaterial};
@@ -26,6 +29,10 @@ use crate::view::{AccessCache, DEFAULT_MAX_AGE};
 
 /// How long audit events may still take when the server ends.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long the ways to nodes of somebody who may not be here any more have to end, and then the connection. Together less than a
+/// second.
+const WAYS_LIMIT: Duration = Duration::from_millis(600);
+const GOODBYE_LIMIT: Duration = Duration::from_millis(200);
 /// Where a proxy's SSH server listens by default.
 pub const DEFAULT_SSH_PORT: u16 = 3023;
 
@@ -238,7 +245,15 @@ async fn handle(accepted: Accepted, shared: Arc<Shared>) {
     let tasks = TaskScope::new();
     let (outcome, mut outcomes) = watch::channel(Outcome::NoAttempt);
     let grace = tokio::time::sleep(shared.login_grace);
-    let connection = Connection::new(shared, peer, link.clone(), outcome, tasks.clone());
+    let visitor = Arc::<OnceLock<Arc<Visitor>>>::default();
+    let connection = Connection::new(
+        Arc::clone(&shared),
+        peer,
+        link.clone(),
+        outcome,
+        Arc::clone(&visitor),
+        tasks.clone(),
+    );
     let running = russh::server::run_stream(config, Transport::new(stream, link.clone()), connection);
     tokio::pin!(grace);
     let session = tokio::select! {
@@ -249,6 +264,15 @@ async fn handle(accepted: Accepted, shared: Arc<Shared>) {
         }
     };
     let Ok(mut session) = session else { return };
+    let handle = session.handle();
+    let unwelcome = async {
+        match visitor.get() {
+            Some(visitor) => (visitor, shared.unwelcome(visitor, None).await),
+            None => std::future::pending().await,
+        }
+    };
+    // Asked for the first time when the visitor is known.
+    tokio::pin!(unwelcome);
     let mut authenticated = false;
     loop {
         tokio::select! {
@@ -270,6 +294,18 @@ async fn handle(accepted: Accepted, shared: Arc<Shared>) {
             }
             () = &mut grace, if !authenticated => {
                 admitted.record(Outcome::GraceExceeded);
+                break;
+            }
+            (visitor, why) = &mut unwelcome, if authenticated => {
+                let event = AuditEvent::new(EventKind::ClientDisconnect)
+                    .remote(Some(peer))
+                    .user(&visitor.identity.user)
+                    .field("reason", why.to_string());
+                shared.journal.note(event);
+                // The nodes tell why in their own words, as long as they are quick.
+                let _ = tokio::time::timeout(WAYS_LIMIT, tasks.join()).await;
+                let goodbye = handle.disconnect(Disconnect::ByApplication, why.public(), String::new());
+                let _ = tokio::time::timeout(GOODBYE_LIMIT, async { (goodbye.await, (&mut session).await) }).await;
                 break;
             }
         }

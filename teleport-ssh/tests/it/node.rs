@@ -7,6 +7,7 @@ mod connections;
 mod embedded;
 mod hostile;
 mod lifetimes;
+mod locks;
 mod logins;
 mod options;
 mod sessions;

@@ -4,14 +4,14 @@ use std::sync::{Arc, Weak};
 
 use russh::server::{ChannelOpenHandle, Msg};
 use russh::{Channel, ChannelOpenFailure};
-use teleport_core::access::LoginGrant;
 use teleport_core::audit::EventKind;
+use teleport_core::lock::Locked;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Connection;
 use crate::engine::transport::Account;
-use crate::node::authorize::{self, Refusal, chain};
+use crate::node::authorize::{self, Entry, Refusal, chain};
 use crate::node::lifetime::Over;
 use crate::session::EventSender;
 use crate::session::machine::{Machine, SessionPolicy};
@@ -39,6 +39,10 @@ impl NoSession {
     /// What the client is told.
     fn told(&self) -> ChannelOpenFailure {
         match self {
+            Self::Access(why) if why.lock().is_some() => ChannelOpenFailure::Other {
+                code: ADMINISTRATIVELY_PROHIBITED,
+                reason: why.lock().map(Locked::public).unwrap_or_default(),
+            },
             Self::Access(_) => ChannelOpenFailure::AdministrativelyProhibited,
             Self::Draining | Self::Ending(_) => ChannelOpenFailure::ResourceShortage,
             Self::TooMany { .. } => {
@@ -112,11 +116,11 @@ impl Drop for Taken {
 
 impl Connection {
     pub(super) async fn open_session(&mut self, channel: Channel<Msg>, reply: ChannelOpenHandle) {
-        let Some(grant) = &self.grant else {
+        let Some(entry) = &self.entry else {
             reply.reject(ChannelOpenFailure::AdministrativelyProhibited).await;
             return;
         };
-        if let Err(why) = self.may_open(grant) {
+        if let Err(why) = self.may_open(entry) {
             tracing::info!(peer = %self.peer, reason = %chain(&why), "session refused");
             let event = self.event(EventKind::SessionRejected).error(chain(&why));
             self.node.audit.note(match why {
@@ -126,6 +130,7 @@ impl Connection {
             reply.reject(why.told()).await;
             return;
         }
+        let grant = &entry.grant;
         let policy = SessionPolicy {
             pty: grant.identity.permits.pty,
             force_command: grant.identity.force_command.clone(),
@@ -148,7 +153,7 @@ impl Connection {
     }
 
     /// Whether a client that was let in may have one more session now.
-    fn may_open(&self, grant: &LoginGrant) -> Result<(), NoSession> {
+    fn may_open(&self, entry: &Entry) -> Result<(), NoSession> {
         if self.node.shutdown.is_draining() {
             return Err(NoSession::Draining);
         }
@@ -156,7 +161,7 @@ impl Connection {
             return Err(NoSession::Ending(over));
         }
         let record = self.node.record.borrow().clone();
-        let newest = authorize::again(grant, self.node.clock.now(), &self.node.view, &record)?;
+        let newest = authorize::again(entry, self.node.clock.now(), &self.node.view, &record)?;
         let roles =
             newest.policy.max_sessions.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
         let limit = self.node.max_sessions.min(roles);

@@ -9,7 +9,7 @@ use teleport_core::audit::EventKind;
 
 use super::{Connection, ConnectionError};
 use crate::listener::limits::{MAX_AUTH_FAILURES, MAX_AUTH_PROBES};
-use crate::node::authorize::{self, Refusal, chain};
+use crate::node::authorize::{self, Entry, Refusal, chain};
 use crate::node::places::NoPlace;
 
 /// How far a connection has come.
@@ -42,25 +42,26 @@ impl Connection {
         }
     }
 
-    /// Decides about a certificate whose key was just proved. The one place where `grant` is set.
+    /// Decides about a certificate whose key was just proved. The one place where `entry` is set.
     pub(super) async fn log_in(
         &mut self,
         login: &str,
         certificate: &Certificate,
     ) -> Result<Auth, ConnectionError> {
-        self.grant = None;
+        self.entry = None;
         let node = Arc::clone(&self.node);
         let now = node.clock.now();
         let record = node.record.borrow().clone();
         let granted = async {
-            let grant = authorize::login(certificate, login, self.peer, now, &node.view, &record)?;
-            node.service.prepare(&grant, now).await?;
-            Ok::<_, Refusal>(grant)
+            let entry = authorize::login(certificate, login, self.peer, now, &node.view, &record)?;
+            node.service.prepare(&entry.grant, now).await?;
+            Ok::<_, Refusal>(entry)
         };
         match granted.await {
-            Ok(grant) => {
+            Ok(entry) => {
+                let Entry { grant, .. } = &entry;
                 tracing::info!(peer = %self.peer, user = %grant.identity.user, login = %grant.login, "login");
-                self.grant = Some(grant);
+                self.entry = Some(entry);
                 Ok(Auth::Accept)
             }
             Err(why) => self.refuse(login, certificate, &why),
@@ -68,8 +69,13 @@ impl Connection {
     }
 
     /// The client is known. Lets it in, if the user has no more connections than the roles allow.
+    /// Whoever is locked hears of the lock and nothing else.
     pub(super) async fn let_in(&mut self, session: &mut Session) -> Result<(), ConnectionError> {
-        let Some(grant) = &self.grant else { return Ok(()) };
+        if let Some(locked) = &self.locked {
+            return Ok(session.disconnect(Disconnect::ByApplication, &locked.public(), "")?);
+        }
+        let Some(entry) = &self.entry else { return Ok(()) };
+        let grant = &entry.grant;
         let place = match grant.policy.max_connections {
             None => None,
             Some(most) => match self.node.places.take(&grant.identity.user, most).await {
@@ -77,7 +83,7 @@ impl Connection {
                 Err(why) => return self.turn_away(most, why, session),
             },
         };
-        self.tether.let_in(grant.clone(), place);
+        self.tether.let_in(entry.clone(), place);
         self.progress.send_replace(Progress::Authenticated);
         Ok(())
     }
@@ -88,7 +94,7 @@ impl Connection {
         let event = self.event(EventKind::SessionRejected).error(why);
         self.node.audit.note(event.field("reason", "max_connections").field("max", most));
         // Nothing is opened for it from now on, whatever it has sent already.
-        self.grant = None;
+        self.entry = None;
         self.told = true;
         self.progress.send_replace(Progress::Denied);
         Ok(session.disconnect(Disconnect::TooManyConnections, &why.to_string(), "")?)
@@ -113,6 +119,12 @@ impl Connection {
         self.told = true;
         if why.is_of_ours() {
             self.progress.send_replace(Progress::Denied);
+        }
+        if let Some(locked) = why.lock() {
+            // Who the client is was proved. There is no other way to tell a stock client why it is refused than to accept the proof
+            // and end the connection; nothing is opened without an entry.
+            self.locked = Some(locked.clone());
+            return Ok(Auth::Accept);
         }
         self.failed()
     }
@@ -153,7 +165,7 @@ impl Connection {
     /// At the end of a connection, tells the audit log of an attempt of which nothing came and that was not told yet.
     pub(super) fn tell_pending(&mut self) {
         let Some((login, method)) = self.pending.take() else { return };
-        if self.grant.is_some() || self.told {
+        if self.entry.is_some() || self.told {
             return;
         }
         // The SSH library refuses expired certificates and wrong proofs without asking us.

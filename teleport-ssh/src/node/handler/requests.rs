@@ -8,7 +8,7 @@ use teleport_core::access::LoginGrant;
 use teleport_core::audit::{AuditEvent, EventKind};
 
 use super::{Connection, ConnectionError};
-use crate::node::authorize;
+use crate::node::authorize::{self, Entry};
 use crate::node::not_started::{self, NotStarted};
 use crate::node::session_task::{self, Start};
 use crate::session::machine::{Launch, Request, Verdict};
@@ -64,9 +64,9 @@ impl Connection {
 
     /// What the audit log has of a subsystem that is not offered, or that roles forbid besides.
     fn no_subsystem(&self, name: String) -> AuditEvent {
-        let newest = self.grant.as_ref().and_then(|grant| {
+        let newest = self.entry.as_ref().and_then(|entry| {
             let record = self.node.record.borrow().clone();
-            authorize::newest(grant, &self.node.view, &record).ok()
+            authorize::newest(entry, self.node.clock.now(), &self.node.view, &record).ok()
         });
         let event = match newest {
             Some(grant) if name == "sftp" && !grant.policy.file_copy => {
@@ -84,9 +84,11 @@ impl Connection {
 
     /// Begins a session in a task of its own, or tells there why it is not begun; `false` if there is nothing to begin it on.
     fn start(&mut self, id: ChannelId, launch: Launch, session: &Session) -> bool {
-        let permitted = self.grant.as_ref().map(|grant| self.permitted(grant, &launch.kind));
+        let permitted = self.entry.as_ref().map(|entry| self.permitted(entry, &launch.kind));
         let Some(open) = self.channels.get_mut(&id) else { return false };
-        let (Some((channel, slot)), Some(grant)) = (open.channel.take(), &self.grant) else { return false };
+        let (Some((channel, slot)), Some(Entry { grant, .. })) = (open.channel.take(), &self.entry) else {
+            return false;
+        };
         let (sender, events) = SessionEvents::new(open.closed.clone());
         open.events = Some(sender);
         let interactive = matches!(launch.kind, SessionKind::Shell);
@@ -119,9 +121,9 @@ impl Connection {
     }
 
     /// Decides by the newest roles: a channel may have been open for long before something is started on it.
-    fn permitted(&self, grant: &LoginGrant, kind: &SessionKind) -> Result<LoginGrant, NotStarted> {
+    fn permitted(&self, entry: &Entry, kind: &SessionKind) -> Result<LoginGrant, NotStarted> {
         let record = self.node.record.borrow().clone();
-        let newest = authorize::again(grant, self.node.clock.now(), &self.node.view, &record)?;
+        let newest = authorize::again(entry, self.node.clock.now(), &self.node.view, &record)?;
         not_started::check(&newest.policy, kind)?;
         Ok(newest)
     }

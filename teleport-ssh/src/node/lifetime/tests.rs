@@ -46,13 +46,13 @@ fn whichever_comes_first_ends_it() {
         (&none, 0, 1 << 30, Ok(None)),
         (&quiet, 0, 0, Ok(Some(secs(600)))),
         (&quiet, 0, 599, Ok(Some(secs(1)))),
-        (&quiet, 0, 600, idle),
-        (&quiet, 0, 601, idle),
+        (&quiet, 0, 600, idle.clone()),
+        (&quiet, 0, 601, idle.clone()),
         (&certificate, 60, 1 << 30, Ok(Some(secs(60)))),
         (&certificate, 0, 0, Err(Over::Expired)),
         (&both, 60, 0, Ok(Some(secs(60)))),
         (&both, 700, 100, Ok(Some(secs(500)))),
-        (&both, 700, 600, idle),
+        (&both, 700, 600, idle.clone()),
         (&both, 0, 600, Err(Over::Expired)),
     ] {
         let found = rest(policy, NOW.saturating_add(secs(left)), NOW, secs(still));

@@ -2,7 +2,7 @@
 
 use russh::server::{ChannelOpenHandle, Session};
 use russh::{ChannelId, ChannelOpenFailure};
-use teleport_core::access::Denied;
+use teleport_core::access::{Denied, Unwelcome};
 use teleport_core::audit::EventKind;
 use teleport_core::target::InvalidTarget;
 
@@ -36,6 +36,7 @@ pub(super) enum Refusal {
     NoView(NoView),
     Expired,
     TooManyChannels,
+    Unwelcome(Unwelcome),
 }
 
 impl Refusal {
@@ -43,7 +44,8 @@ impl Refusal {
     pub(super) fn public(&self) -> String {
         match self {
             Self::Target(error) => error.to_string(),
-            Self::Roles(_) => "access denied".to_owned(),
+            Self::Unwelcome(Unwelcome::Locked(locked)) => locked.public(),
+            Self::Roles(_) | Self::Unwelcome(_) => "access denied".to_owned(),
             Self::Route(error) => error.to_string(),
             // Where the node announced to be, and how that failed, is for administrators.
             Self::Unreachable(_) => "the node cannot be reached".to_owned(),
@@ -67,6 +69,7 @@ impl Refusal {
     pub(super) fn internal(&self) -> String {
         match self {
             Self::Roles(error) => error.to_string(),
+            Self::Unwelcome(why) => why.to_string(),
             Self::Route(error) => error.internal(),
             Self::Unreachable(error) => match std::error::Error::source(error) {
                 Some(source) => format!("{error}: {source}"),
@@ -80,7 +83,12 @@ impl Refusal {
     /// As the answer to a channel that was to be opened, with a text of ours; the library's named variants have fixed texts.
     pub(super) fn failure(&self) -> ChannelOpenFailure {
         let code = match self {
-            Self::Target(_) | Self::Roles(_) | Self::Route(_) | Self::NoView(_) | Self::Expired => PROHIBITED,
+            Self::Target(_)
+            | Self::Roles(_)
+            | Self::Route(_)
+            | Self::NoView(_)
+            | Self::Expired
+            | Self::Unwelcome(_) => PROHIBITED,
             Self::Unreachable(_) | Self::NotRecorded => CONNECT_FAILED,
             Self::TooManyChannels => RESOURCE_SHORTAGE,
         };

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use russh::server::{ChannelOpenHandle, Msg, Session};
 use russh::{Channel, ChannelId};
-use teleport_core::access::AccessChecker;
+use teleport_core::access::{AccessChecker, Unwelcome};
 use teleport_core::audit::{AuditEvent, EventKind};
-use teleport_core::cert::UserIdentity;
 use teleport_core::target::{DialTarget, InvalidTarget};
 
 use super::refusal::{REFUSED, Refusal, STDERR, say};
@@ -16,6 +15,7 @@ use crate::proxy::journal::NotRecorded;
 use crate::proxy::route::{NodeRoute, resolve};
 use crate::proxy::server::Shared;
 use crate::proxy::splice::splice;
+use crate::proxy::visitor::Visitor;
 use crate::rpc::BoxedIo;
 use crate::view::NoView;
 
@@ -65,8 +65,20 @@ impl Attempt {
         self.shared.journal.note(self.event.error(why.internal()));
     }
 
-    async fn dial(&self, user: &UserIdentity, route: &NodeRoute) -> Result<BoxedIo, Refusal> {
-        let stream = self.shared.dialer.dial(route, user).await.map_err(Refusal::Unreachable)?;
+    /// The visitor may not be there any more.
+    fn cut(&self, route: &NodeRoute, why: &Unwelcome) {
+        let mut event = self.event.clone();
+        event.code = EventKind::ClientDisconnect;
+        event.success = Some(true);
+        let event = event
+            .field("node_id", route.host_id().to_string())
+            .field("node_name", route.name().as_str())
+            .field("reason", why.to_string());
+        self.shared.journal.note(event);
+    }
+
+    async fn dial(&self, user: &Visitor, route: &NodeRoute) -> Result<BoxedIo, Refusal> {
+        let stream = self.shared.dialer.dial(route, &user.identity).await.map_err(Refusal::Unreachable)?;
         self.opened(route)?;
         Ok(stream)
     }
@@ -93,23 +105,25 @@ impl Connection {
     }
 
     /// Finds the node that is meant.
-    fn route(
-        &self,
-        target: Result<DialTarget, InvalidTarget>,
-    ) -> Result<(Arc<UserIdentity>, NodeRoute), Refusal> {
+    fn route(&self, target: Result<DialTarget, InvalidTarget>) -> Result<(Arc<Visitor>, NodeRoute), Refusal> {
         let user = self.user.clone().ok_or(Refusal::NoView(NoView::Missing))?;
         let target = target.map_err(Refusal::Target)?;
         let view = self.shared.access.usable().map_err(Refusal::NoView)?;
-        let checker = AccessChecker::for_identity(&user, &view.roles);
+        let Visitor { identity, authority } = &*user;
+        let checker = AccessChecker::for_identity(identity, &view.roles);
         // It would see no node; why, is to be in the audit log.
         checker.readable().map_err(Refusal::Roles)?;
         let (cluster, now) = (&view.trust.cluster, self.shared.clock.now());
         // The connection may be older than what it was opened with allows.
-        if now >= user.expires {
+        if now >= identity.expires {
             return Err(Refusal::Expired);
         }
+        view.keep(identity, authority, now).map_err(Refusal::Unwelcome)?;
         let route = self.shared.nodes.read(|nodes| resolve(&target, nodes, &checker, cluster, now));
-        Ok((Arc::clone(&user), route.map_err(Refusal::Route)?))
+        let route = route.map_err(Refusal::Route)?;
+        let fresh = self.shared.access.freshness(now);
+        view.admit_to(identity, route.record(), fresh).map_err(Refusal::Unwelcome)?;
+        Ok((Arc::clone(&user), route))
     }
 
     /// A channel for which a subsystem may be asked.
@@ -148,8 +162,11 @@ impl Connection {
                 Ok(node) => {
                     reply.accept().await;
                     let (from_client, to_client) = channel.split();
-                    let ended = splice(from_client, &to_client, node, &link, &account).await;
-                    report(&route, ended.map(drop));
+                    let spliced = splice(from_client, &to_client, node, &link, &account);
+                    match attempt.shared.while_welcome(&user, route.record(), spliced).await {
+                        Ok(ended) => report(&route, ended.map(drop)),
+                        Err(why) => attempt.cut(&route, &why),
+                    }
                     let _ = to_client.close().await;
                 }
                 Err(refusal) => {
@@ -187,9 +204,20 @@ impl Connection {
                 Ok(node) => {
                     // Errors mean that the connection is gone; then nothing is left to say.
                     let _ = handle.channel_success(id).await;
-                    let ended = splice(from_client, &to_client, node, &link, &account).await;
-                    let status = u32::from(ended.is_err());
-                    report(&route, ended.map(drop));
+                    let spliced = splice(from_client, &to_client, node, &link, &account);
+                    let status = match attempt.shared.while_welcome(&user, route.record(), spliced).await {
+                        Ok(ended) => {
+                            let status = u32::from(ended.is_err());
+                            report(&route, ended.map(drop));
+                            status
+                        }
+                        Err(why) => {
+                            attempt.cut(&route, &why);
+                            let text = format!("teleport: the connection ends: {}\r\n", why.public());
+                            let _ = to_client.extended_data_bytes(STDERR, text).await;
+                            REFUSED
+                        }
+                    };
                     let _ = to_client.exit_status(status).await;
                 }
                 Err(refusal) => {

@@ -3,6 +3,7 @@
 mod bulk;
 mod client;
 mod impostors;
+mod locks;
 mod openssh;
 mod refusals;
 
@@ -31,6 +32,7 @@ use teleport_ssh::client::{Credentials, SshClient};
 use teleport_ssh::identity::{HostIdentityHandle, HostMaterial, HostName};
 use teleport_ssh::keys::{SshKeyPair, TlsKeyPair};
 use teleport_ssh::proxy::{NodeView, ProxyServer};
+use teleport_ssh::view::AccessCache;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -146,6 +148,7 @@ pub(crate) struct World {
     pub(crate) proxy: SocketAddr,
     pub(crate) dir: TempDir,
     nodes: NodeView,
+    pub(crate) view: AccessCache,
     entropy: Arc<dyn Entropy>,
     shutdown: Shutdown,
     scope: TaskScope,
@@ -189,11 +192,11 @@ impl World {
         .bind()
         .await
         .unwrap();
-        let (proxy, nodes) = (bound.local_addr(), bound.nodes());
+        let (proxy, nodes, view) = (bound.local_addr(), bound.nodes(), bound.view());
         let (shutdown, scope) = (Shutdown::new(), TaskScope::new());
         scope.spawn(bound.serve(shutdown.clone()));
         let dir = tempfile::tempdir().unwrap();
-        let world = Self { ca, access, proxy, dir, nodes, entropy, shutdown, scope };
+        let world = Self { ca, access, proxy, dir, nodes, view, entropy, shutdown, scope };
         // Accepting before the roles are known would refuse the first users.
         world.user("probe").await;
         world

@@ -1,0 +1,177 @@
+//! Whether somebody may begin something, and whether somebody who was let in may stay: by a view, which changes.
+
+use std::time::Duration;
+
+use super::{AccessChecker, Denied, LoginGrant};
+use crate::api::AccessView;
+use crate::cert::{PublicKey, UserIdentity};
+use crate::clock::Timestamp;
+use crate::id::OsLogin;
+use crate::lock::{Knowledge, LockSubject, Locked};
+use crate::resource::NodeRecord;
+
+/// Why somebody whose certificate is good is refused, or sent away. The text is for the log and the audit event;
+/// [`Unwelcome::public`] for the user.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unwelcome {
+    /// Roles do not allow it.
+    #[error(transparent)]
+    Access(#[from] Denied),
+    /// The authority that signed the certificate is none any more.
+    #[error("the authority of the certificate is not trusted any more")]
+    Authority,
+    /// The user was deleted after the certificate was issued.
+    #[error("the user does not exist any more")]
+    Deleted,
+    /// A lock is in force.
+    #[error(transparent)]
+    Locked(#[from] Locked),
+}
+
+impl Unwelcome {
+    /// For the user, who was let in: why that ends.
+    pub fn public(&self) -> String {
+        match self {
+            Self::Access(_) => "access was taken away".to_owned(),
+            Self::Authority | Self::Deleted => "the certificate is not good any more".to_owned(),
+            Self::Locked(locked) => locked.public(),
+        }
+    }
+}
+
+/// How fresh a view is, and when it is looked at.
+#[derive(Clone, Copy, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "verifiers build it; a new fact must make them think")]
+pub struct Freshness {
+    /// The time.
+    pub now: Timestamp,
+    /// For how long nobody has told of changes; zero while the view is followed.
+    pub age: Duration,
+}
+
+impl AccessView {
+    /// Whether a user whose certificate was verified by this view may begin something, as far as that does not depend on where:
+    /// connect to a proxy.
+    ///
+    /// # Errors
+    /// [`Unwelcome`].
+    pub fn admit(&self, identity: &UserIdentity, fresh: Freshness) -> Result<(), Unwelcome> {
+        let checker = AccessChecker::for_identity(identity, &self.roles);
+        self.admit_as(&checker, identity, &identity.into(), fresh)
+    }
+
+    /// Whether a user whose certificate was verified by this view may be led to a node.
+    ///
+    /// # Errors
+    /// [`Unwelcome`]. Roles are not asked.
+    pub fn admit_to(
+        &self,
+        identity: &UserIdentity,
+        node: &NodeRecord,
+        fresh: Freshness,
+    ) -> Result<(), Unwelcome> {
+        let checker = AccessChecker::for_identity(identity, &self.roles);
+        let subject = LockSubject::from(identity).node(node.host_id, &node.name);
+        self.admit_as(&checker, identity, &subject, fresh)
+    }
+
+    /// Whether a user whose certificate was verified by this view may open a session on a node as a login.
+    ///
+    /// # Errors
+    /// [`Unwelcome`].
+    pub fn admit_login(
+        &self,
+        identity: &UserIdentity,
+        node: &NodeRecord,
+        login: &OsLogin,
+        fresh: Freshness,
+    ) -> Result<LoginGrant, Unwelcome> {
+        let checker = AccessChecker::for_identity(identity, &self.roles);
+        let subject = LockSubject::from(identity).node(node.host_id, &node.name).login(login);
+        self.admit_as(&checker, identity, &subject, fresh)?;
+        Ok(checker.check_login(identity, node, login)?)
+    }
+
+    fn admit_as(
+        &self,
+        checker: &AccessChecker<'_>,
+        identity: &UserIdentity,
+        subject: &LockSubject<'_>,
+        fresh: Freshness,
+    ) -> Result<(), Unwelcome> {
+        self.check_exists(identity)?;
+        let mode = checker.options().lock_mode.unwrap_or(self.lock_mode);
+        let knowledge = Knowledge { now: fresh.now, age: fresh.age, mode };
+        Ok(self.locks.decide(subject, knowledge)?)
+    }
+
+    /// Whether a user who was let in by a certificate of `authority` may stay. What is not known any more changes nothing: that is
+    /// for what begins.
+    ///
+    /// # Errors
+    /// [`Unwelcome`].
+    pub fn keep(
+        &self,
+        identity: &UserIdentity,
+        authority: &PublicKey,
+        now: Timestamp,
+    ) -> Result<(), Unwelcome> {
+        self.keep_as(identity, authority, &identity.into(), now)
+    }
+
+    /// Whether a user who was led to a node may stay there.
+    ///
+    /// # Errors
+    /// [`Unwelcome`]. Roles are not asked: the node does.
+    pub fn keep_at(
+        &self,
+        identity: &UserIdentity,
+        authority: &PublicKey,
+        node: &NodeRecord,
+        now: Timestamp,
+    ) -> Result<(), Unwelcome> {
+        let subject = LockSubject::from(identity).node(node.host_id, &node.name);
+        self.keep_as(identity, authority, &subject, now)
+    }
+
+    /// Whether a user who has logged in to a node may stay, and by what rules.
+    ///
+    /// # Errors
+    /// [`Unwelcome`].
+    pub fn keep_login(
+        &self,
+        grant: &LoginGrant,
+        authority: &PublicKey,
+        node: &NodeRecord,
+        now: Timestamp,
+    ) -> Result<LoginGrant, Unwelcome> {
+        let (identity, login) = (&grant.identity, &grant.login);
+        let subject = LockSubject::from(identity).node(node.host_id, &node.name).login(login);
+        self.keep_as(identity, authority, &subject, now)?;
+        let checker = AccessChecker::for_identity(identity, &self.roles);
+        Ok(checker.check_login(identity, node, login)?)
+    }
+
+    fn keep_as(
+        &self,
+        identity: &UserIdentity,
+        authority: &PublicKey,
+        subject: &LockSubject<'_>,
+        now: Timestamp,
+    ) -> Result<(), Unwelcome> {
+        if !self.trust.user_ca.contains(authority) {
+            return Err(Unwelcome::Authority);
+        }
+        self.check_exists(identity)?;
+        Ok(self.locks.check(subject, now)?)
+    }
+
+    fn check_exists(&self, identity: &UserIdentity) -> Result<(), Unwelcome> {
+        let deleted = self.deleted_users.get(&identity.user);
+        if deleted.is_some_and(|at| identity.is_issued_until(*at)) {
+            return Err(Unwelcome::Deleted);
+        }
+        Ok(())
+    }
+}
