@@ -120,7 +120,9 @@ async fn c8_what_goes_through_the_proxy_ends_when_it_would_not_begin() {
         ),
         (lock(json!({"role": "access"})), "is in force: Go home", "role:\"access\" is in force: Go home"),
         (
-            Box::new(move |view| drop(view.deleted_users.insert("alice".parse().unwrap(), later))),
+            Box::new(move |view| {
+                view.deleted_users.insert("alice".parse().unwrap(), later);
+            }),
             "the certificate is not good any more",
             "the user does not exist any more",
         ),

@@ -183,14 +183,17 @@ async fn a8_locks_of_others_end_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a8_a_lock_that_cannot_be_read_refuses_where_locks_are_strict() {
     let node = node().await;
-    change(&node, |view| view.locks = [Lock::unreadable("later")].into_iter().collect()).await;
+    change(&node, |view| view.locks = [Lock::unreadable("of-tomorrow")].into_iter().collect()).await;
     assert!(node.run(&[], &["true"]).await.status.success(), "best effort");
     change(&node, |view| view.lock_mode = LockMode::Strict).await;
     let output = node.run(&[], &["true"]).await;
     let says = text(&output.stderr);
-    assert!(says.contains("it is not known for certain who is locked") && !says.contains("later"), "{says}");
+    assert!(
+        says.contains("it is not known for certain who is locked") && !says.contains("tomorrow"),
+        "{says}"
+    );
     node.auth
-        .event("T3007W", |event| event.error.as_deref().is_some_and(|why| why.contains("lock later")))
+        .event("T3007W", |event| event.error.as_deref().is_some_and(|why| why.contains("lock of-tomorrow")))
         .await;
     change(&node, |view| view.locks = Default::default()).await;
     assert!(node.run(&[], &["true"]).await.status.success(), "strict, and all is known");
@@ -218,7 +221,9 @@ async fn c8_live_sessions_end_when_they_would_not_be_let_in_any_more() {
             "the user has no role that exists",
         ),
         (
-            |view, now| drop(view.deleted_users.insert("alice".parse().unwrap(), now)),
+            |view, now| {
+                view.deleted_users.insert("alice".parse().unwrap(), now);
+            },
             "the certificate is not good any more",
             "the user does not exist any more",
         ),
