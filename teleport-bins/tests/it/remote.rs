@@ -164,6 +164,8 @@ fn who_is_nobody_hears_what_was_tried_and_what_to_do() {
     assert!(line.contains("nobody is logged in at elsewhere.example.com:3080 with tsh"), "{line}");
     let line = say(&alice.dir, &["--data-dir=/nonexistent"]);
     assert!(line.contains("there is no auth service in /nonexistent: run tctl on the auth host"), "{line}");
+    let line = say(&alice.dir, &["--data-dir=/nonexistent", "--proxy=elsewhere.example.com"]);
+    assert!(line.contains("cannot be used with"), "{line}");
     let line = say(&alice.dir, &["--proxy=a b"]);
     assert!(line.contains("is not the address of a proxy"), "{line}");
     // A profile that others can read is not used.
