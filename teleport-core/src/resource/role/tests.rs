@@ -63,6 +63,18 @@ fn what_nothing_obeys_yet_is_told_when_it_is_written() {
     assert!(load_role(&document).unwrap().ignored.is_empty(), "what is obeyed, or not set, needs no word");
 }
 
+/// Whoever writes half of a regular expression into a denial believes that it denies.
+#[test]
+fn what_only_looks_like_a_regular_expression_is_told() {
+    let document = json!({"kind": "role", "version": "v1", "metadata": {"name": "r"}, "spec": {
+        "allow": {"node_labels": {"env": ["^prod$", "prod"]}, "commands": ["^id$", "^uptime"]},
+        "deny": {"node_labels": {"team": "^db.*", "os": "x^y"}}}});
+    let told = load_role(&document).unwrap().ignored;
+    let [command, label] = &told[..] else { panic!("{told:?}") };
+    assert!(command.starts_with("spec.allow.commands[1]: \"^uptime\" is no regular expression"), "{command}");
+    assert!(label.starts_with("spec.deny.node_labels.team: \"^db.*\" is no regular expression"), "{label}");
+}
+
 #[test]
 fn our_own_version_is_read_and_written_whole() {
     let loaded = load_role(&full()).unwrap();
