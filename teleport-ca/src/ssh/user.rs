@@ -1,7 +1,7 @@
 //! What a user's certificate says.
 
 use teleport_core::cert::{
-    IssueError, NO_LOGIN, Permits, ROUTE_TO_CLUSTER, UserGrant, X_LOGIN_IP, X_ROLES, X_TRAITS,
+    IssueError, NO_LOGIN, Permits, ROUTE_TO_CLUSTER, UserGrant, X_LOGIN_IP, X_MFA_DEVICE, X_ROLES, X_TRAITS,
 };
 use teleport_core::id::ClusterName;
 
@@ -31,9 +31,12 @@ pub(crate) fn extensions<'g>(
 ) -> Result<Vec<(&'g str, String)>, IssueError> {
     let json = |error: serde_json::Error| IssueError::Unavailable { source: error.into() };
     let Permits { agent_forwarding, port_forwarding, pty, x11_forwarding } = grant.permits;
-    let mut extensions = Vec::with_capacity(8);
+    let mut extensions = Vec::with_capacity(9);
     if let Some(address) = grant.login_ip {
         extensions.push((X_LOGIN_IP, address.to_canonical().to_string()));
+    }
+    if let Some(device) = grant.mfa_device {
+        extensions.push((X_MFA_DEVICE, device.to_string()));
     }
     let permits = [
         ("permit-X11-forwarding", x11_forwarding),

@@ -64,6 +64,7 @@ async fn keygen_reads_the_user_as_it_was_meant() {
         Critical Options: \n                source-address 192.0.2.0/24,2001:db8::1
         Extensions: \n                {}
                 {}
+                {}
                 permit-X11-forwarding
                 permit-agent-forwarding
                 permit-port-forwarding
@@ -81,6 +82,7 @@ async fn keygen_reads_the_user_as_it_was_meant() {
         local(cert.valid_before),
         unknown("login-ip@teleport-rs", "192.0.2.7"),
         unknown("login@github.com", "alice-gh"),
+        unknown("mfa-device@teleport-rs", "5f0fad5b-d9cb-469f-a165-70867728950e"),
         "queue@example.com UNKNOWN FLAG OPTION",
         unknown("roles@teleport-rs", "[\"access\"]"),
         unknown("route-to-cluster@teleport-rs", "example.com"),

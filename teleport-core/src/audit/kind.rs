@@ -55,6 +55,10 @@ kinds! {
     JoinTokenDelete = "join_token.delete" "TJT01I",
     /// A join token was changed.
     JoinTokenUpdate = "join_token.update" "TJT02I",
+    /// A lock was made or changed.
+    LockCreate = "lock.created" "TLK00I",
+    /// A lock was removed.
+    LockDelete = "lock.deleted" "TLK01I",
     /// A second factor was added.
     MfaAdd = "mfa.add" "T1006I",
     /// A second factor was removed.

@@ -67,6 +67,7 @@ pub(super) fn attenuate(
         x11_forwarding: identity.permits.x11_forwarding && now_permitted.x11_forwarding,
     };
     grant.login_ip = identity.login_ip;
+    grant.mfa_device = identity.mfa_device;
     grant.source_addresses.clone_from(&identity.source_addresses);
     if grant.source_addresses.is_empty() && today.pin_source_ip() {
         // A role binds certificates since this one was issued.
@@ -131,7 +132,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::id::{ClusterName, OsLogin, RoleName, UserName};
+    use crate::id::{ClusterName, DeviceId, OsLogin, RoleName, UserName};
     use crate::resource::{CertExtension, Role, RoleConditions, RoleOptions, RoleSpec};
 
     const NOW: Timestamp = Timestamp::from_unix_secs(1_800_000_000);
@@ -161,6 +162,7 @@ mod tests {
             left in 0_u64..200_000_000,
             bound in any::<bool>(),
             from in any::<Option<[u8; 4]>>(),
+            device in any::<Option<[u8; 16]>>(),
             extensions in names(),
         ) -> UserIdentity {
             UserIdentity {
@@ -174,7 +176,9 @@ mod tests {
                 source_addresses: if bound { vec!["192.0.2.0/24".to_owned()] } else { Vec::new() },
                 extensions: extensions.into_iter().map(|name| (format!("{name}@example.com"), name)).collect(),
                 login_ip: from.map(Into::into),
+                mfa_device: device.map(|bytes| DeviceId::from_uuid(uuid::Uuid::from_bytes(bytes))),
                 serial: 7,
+                valid_after: NOW,
                 expires: Timestamp::from_unix_millis(NOW.unix_millis() + left),
             }
         }
@@ -259,6 +263,7 @@ mod tests {
                     let both = |extension| parent.extensions.contains(extension) && today.contains(extension);
                     prop_assert!(grant.extensions.iter().all(both));
                     prop_assert_eq!(grant.login_ip, parent.login_ip);
+                    prop_assert_eq!(grant.mfa_device, parent.mfa_device);
                     if let Some(asked) = asked {
                         prop_assert!(grant.ttl <= asked.max(MIN_USER_TTL));
                     }

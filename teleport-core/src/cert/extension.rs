@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Permits, Traits};
-use crate::id::{ClusterName, HostRole, NodeName, OsLogin, RoleName};
+use crate::id::{ClusterName, DeviceId, HostRole, NodeName, OsLogin, RoleName};
 
 /// Extension of user certificates: a JSON list of role names.
 pub const X_ROLES: &str = "roles@teleport-rs";
@@ -13,6 +13,8 @@ pub const X_TRAITS: &str = "traits@teleport-rs";
 pub const ROUTE_TO_CLUSTER: &str = "route-to-cluster@teleport-rs";
 /// Extension of user certificates: the address from which the user logged in.
 pub const X_LOGIN_IP: &str = "login-ip@teleport-rs";
+/// Extension of user certificates: the id of the second factor by which the user logged in.
+pub const X_MFA_DEVICE: &str = "mfa-device@teleport-rs";
 /// Extension of host certificates: the service, `node`, `proxy` or `auth`.
 pub const X_HOST_ROLE: &str = "host-role@teleport-rs";
 /// Extension of host certificates: the cluster.
@@ -73,6 +75,9 @@ pub enum Subject {
         logins: Vec<OsLogin>,
         /// The address from which the user logged in.
         login_ip: Option<std::net::IpAddr>,
+        /// The second factor by which the user logged in.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mfa_device: Option<DeviceId>,
         /// What the SSH certificate of the same issue permits.
         permits: Permits,
         /// The user's roles.

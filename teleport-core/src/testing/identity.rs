@@ -54,7 +54,9 @@ pub fn user_identity(
         source_addresses: Vec::new(),
         extensions: Vec::new(),
         login_ip: None,
+        mfa_device: None,
         serial: 1,
+        valid_after: Timestamp::EPOCH,
         expires,
     }
 }

@@ -8,14 +8,25 @@ use serde::{Deserialize, Serialize};
 use crate::resource::span;
 
 /// What happens to sessions when the state of locks is not known for certain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum LockMode {
     /// The last known state counts.
+    #[default]
     BestEffort,
-    /// Nothing is allowed.
+    /// Nothing new is allowed.
     Strict,
+}
+
+impl LockMode {
+    /// As configurations and documents write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BestEffort => "best_effort",
+            Self::Strict => "strict",
+        }
+    }
 }
 
 /// Whether sessions are recorded, and what happens to those that can be no longer. In the order of their strictness.
