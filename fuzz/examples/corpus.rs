@@ -331,6 +331,7 @@ fn texts() {
         r#"Qname == "web-1" && contains(split(labels["teams"], ","), "ops")"#,
         r#"Tdev-{{email.local(external["email"])}}-x"#,
         r#"T{{regexp.replace(strings.lower(external.email), "^(.*)@.*$", "$1")}}"#,
+        r#"Q!search("web", "PROD") || regexp.match(name, "^web-(1|2)$")"#,
     ];
     for (index, text) in conditions.into_iter().enumerate() {
         write("predicate", &index.to_string(), text);

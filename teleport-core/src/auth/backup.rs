@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use data_encoding::{BASE64, HEXLOWER};
+use ring::digest::{Context, SHA256};
 
 use super::context::OpContext;
 use super::devices::TotpRecord;
@@ -221,16 +222,6 @@ impl Backup {
     }
 }
 
-impl Backup {
-    /// What the mark of its restore says.
-    fn fingerprint(&self) -> Result<Bytes, RestoreError> {
-        let whole = serde_json::to_vec(&(&self.roles, &self.users, &self.secrets));
-        let whole = whole.map_err(|source| RepoError::Invalid { source: source.into() })?;
-        let digest = ring::digest::digest(&ring::digest::SHA256, &whole);
-        Ok(format!("\"{}\"", HEXLOWER.encode(digest.as_ref())).into())
-    }
-}
-
 /// What a restore works with. The authority is not among them: it may be restored as well, and is opened after that.
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_structs, reason = "programs build it; a new port must make them think")]
@@ -275,7 +266,8 @@ pub async fn restore(
     backup: &Backup,
 ) -> Result<Restored, RestoreError> {
     let backend = &*ports.backend;
-    let (mark, begun) = (mark()?, backup.fingerprint()?);
+    let operations = operations(ports, backup)?;
+    let (mark, begun) = (mark()?, fingerprint(&operations));
     let before = backend.get(&mark).await?;
     if let Some(before) = &before {
         // What another one has left here would stay.
@@ -289,7 +281,6 @@ pub async fn restore(
             }
         }
     }
-    let operations = operations(ports, backup)?;
     if before.is_none() {
         backend.create(&mark, begun, None).await?;
     }
@@ -319,6 +310,23 @@ pub async fn restore(
     ports.audit.emit(vec![event]).await?;
     BackendExt::delete(backend, &mark).await?;
     Ok(restored)
+}
+
+/// What the mark says of the restore that has begun: all that it writes.
+fn fingerprint(operations: &[(Key, Action)]) -> Bytes {
+    let mut digest = Context::new(&SHA256);
+    let mut add = |bytes: &[u8]| {
+        digest.update(&(bytes.len() as u64).to_be_bytes());
+        digest.update(bytes);
+    };
+    for (key, action) in operations {
+        add(key.as_str().as_bytes());
+        if let Action::Put { value, expires } = action {
+            add(value);
+            add(expires.map(|at| at.to_string()).unwrap_or_default().as_bytes());
+        }
+    }
+    format!("\"{}\"", HEXLOWER.encode(digest.finish().as_ref())).into()
 }
 
 /// Everything that is to be written.

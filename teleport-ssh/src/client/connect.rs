@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use russh::ChannelMsg;
-use russh::client::{Handle, Msg, Session};
+use russh::client::{DisconnectReason, Handle, Msg, Session};
 use russh::keys::PublicKeyOrCertificate;
 use russh::{Channel, ChannelOpenFailure};
 use ssh_key::Certificate;
@@ -21,6 +21,7 @@ use teleport_core::id::{HostRole, OsLogin, UserName};
 use teleport_core::target::{DialTarget, TargetHost};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use super::openssh::ProxyAddress;
 use crate::authn;
@@ -37,6 +38,9 @@ const STDERR: u32 = 1;
 const ATTEMPTS: u32 = 4;
 /// The pause after the first of these attempts, at most; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long the last words of a host may take that has ended the connection.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Why a host is not believed to be who it should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -152,6 +156,8 @@ pub struct ProxyConnection {
 /// An SSH connection to a node.
 pub struct NodeConnection {
     handle: Handle<HostKeyCheck>,
+    /// What the node says when it ends the connection.
+    farewell: watch::Receiver<Option<String>>,
     host: HostIdentity,
     /// Lives as long as the connection that runs through it.
     proxy: Option<ProxyConnection>,
@@ -197,7 +203,7 @@ impl SshClient {
         let (login, name) =
             (self.credentials.user.as_str(), proxy_principal(&self.credentials.trust.cluster));
         match self.handshake(stream, peer, &name, HostRole::Proxy, login).await {
-            Ok((handle, host)) => Ok(ProxyConnection { handle, host }),
+            Ok((handle, host, _)) => Ok(ProxyConnection { handle, host }),
             Err(Failed::HungUp(_)) => Err(ConnectError::Overloaded { address: address.to_authority() }),
             Err(Failed::Otherwise(error)) => Err(error),
         }
@@ -232,8 +238,8 @@ impl SshClient {
     ) -> Result<NodeConnection, ConnectError> {
         let peer = format!("node {name}");
         let handshake = self.handshake(stream, &peer, name, HostRole::Node, login.as_str());
-        let (handle, host) = within(&peer, async { Ok(handshake.await?) }).await?;
-        Ok(NodeConnection { handle, host, proxy: None })
+        let (handle, host, farewell) = within(&peer, async { Ok(handshake.await?) }).await?;
+        Ok(NodeConnection { handle, farewell, host, proxy: None })
     }
 
     async fn handshake(
@@ -243,10 +249,12 @@ impl SshClient {
         name: &str,
         role: HostRole,
         login: &str,
-    ) -> Result<(Handle<HostKeyCheck>, HostIdentity), Failed> {
+    ) -> Result<(Handle<HostKeyCheck>, HostIdentity, watch::Receiver<Option<String>>), Failed> {
         let certificate = self.own_certificate()?;
         let verdict = Arc::new(OnceLock::new());
+        let (farewell, said) = watch::channel(None);
         let check = HostKeyCheck {
+            farewell,
             credentials: Arc::clone(&self.credentials),
             clock: Arc::clone(&self.clock),
             name: name.to_owned(),
@@ -279,7 +287,7 @@ impl SshClient {
         let key = Arc::new(self.credentials.ssh.private().clone());
         let authenticated = handle.authenticate_openssh_cert(login, key, certificate).await;
         match authenticated {
-            Ok(result) if result.success() => Ok((handle, host)),
+            Ok(result) if result.success() => Ok((handle, host, said)),
             // A server that cuts the connection after too many failures has denied as well.
             Ok(_) | Err(russh::Error::Disconnect) => {
                 Err(ConnectError::Denied { peer: peer.to_owned() }.into())
@@ -425,8 +433,26 @@ impl NodeConnection {
 
     /// A channel for a shell or a command.
     pub(super) async fn channel(&self) -> Result<Channel<Msg>, ConnectError> {
-        let opened = self.handle.channel_open_session().await;
-        opened.map_err(|error| ConnectError::ssh(&self.peer(), error))
+        let error = match self.handle.channel_open_session().await {
+            Ok(channel) => return Ok(channel),
+            Err(error @ russh::Error::ChannelOpenFailure(_)) => {
+                return Err(ConnectError::ssh(&self.peer(), error));
+            }
+            Err(error) => error,
+        };
+        let broken = ConnectError::ssh(&self.peer(), error);
+        // Who was turned away reads why. The words may still be on their way from the library's task.
+        let mut farewell = self.farewell.clone();
+        let said = farewell.wait_for(Option::is_some);
+        match tokio::time::timeout(FAREWELL, said).await {
+            Ok(Ok(words)) => match &*words {
+                Some(words) => Err(ConnectError::Refused {
+                    message: format!("{} ended the connection: {words}", self.peer()),
+                }),
+                None => Err(broken),
+            },
+            _ => Err(broken),
+        }
     }
 
     pub(super) fn peer(&self) -> String {
@@ -457,6 +483,8 @@ impl fmt::Debug for NodeConnection {
 /// Decides about the host's certificate, once, and remembers the verdict for the caller: the library's own error says only
 /// that it was no.
 struct HostKeyCheck {
+    /// Takes the other side's last words.
+    farewell: watch::Sender<Option<String>>,
     credentials: Arc<Credentials>,
     clock: Arc<dyn Clock>,
     name: String,
@@ -480,6 +508,19 @@ impl russh::client::Handler for HostKeyCheck {
         // The library asks once; a second verdict could not replace the first.
         let first = self.verdict.set(verdict).is_ok();
         Ok(first && accepted)
+    }
+
+    async fn disconnected(&mut self, reason: DisconnectReason<Self::Error>) -> Result<(), Self::Error> {
+        match reason {
+            DisconnectReason::ReceivedDisconnect(said) => {
+                let words = printable(&said.message);
+                if !words.is_empty() {
+                    self.farewell.send_replace(Some(words));
+                }
+                Ok(())
+            }
+            DisconnectReason::Error(error) => Err(error),
+        }
     }
 
     async fn auth_banner(&mut self, banner: &str, _session: &mut Session) -> Result<(), Self::Error> {

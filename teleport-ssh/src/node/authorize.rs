@@ -75,7 +75,11 @@ pub(super) fn login(
 ) -> Result<Entry, Refusal> {
     let view = cache.usable()?;
     let login = OsLogin::new(login)?;
-    let check = UserCheck { login: Some(&login), peer: Some(peer.ip()), now };
+    // Behind a proxy's address there is anybody. Who is bound to that address is nobody who came through the proxy, and nobody tells
+    // the node who else it is: certificates that are bound to an address are refused then, and no others.
+    let address = peer.ip().to_canonical();
+    let known = (!view.proxies.contains(&address)).then_some(address);
+    let check = UserCheck { login: Some(&login), peer: known, now };
     let (identity, authority) = authn::user(certificate, &view.trust, check)?;
     let grant = view.admit_login(&identity, node, &login, cache.freshness(now))?;
     Ok(Entry { grant, authority })

@@ -76,7 +76,7 @@ fn choose(options: &Options, clock: Arc<dyn Clock>) -> Result<Context> {
     if options.proxy.is_some() && !here {
         return with_login(options, clock)?.map_err(anyhow::Error::msg);
     }
-    let not_here = match on_the_auth_host(options, Arc::clone(&clock))? {
+    let not_here = match on_the_auth_host(options, here, Arc::clone(&clock))? {
         Ok(context) => return Ok(context),
         Err(reason) if here => bail!(
             "{reason}: run tctl on the auth host as who runs the daemon, or elsewhere without --data-dir and --config"
@@ -108,8 +108,18 @@ fn data_dir(options: &Options) -> Result<PathBuf> {
     }
 }
 
-fn on_the_auth_host(options: &Options, clock: Arc<dyn Clock>) -> Result<Result<Context, NotUsed>> {
-    let dir = data_dir(options)?;
+/// `asked` says whether the command line names a data directory or a configuration.
+fn on_the_auth_host(
+    options: &Options,
+    asked: bool,
+    clock: Arc<dyn Clock>,
+) -> Result<Result<Context, NotUsed>> {
+    let dir = match data_dir(options) {
+        Ok(dir) => dir,
+        // The configuration of this machine's daemon is nothing to whoever is logged in elsewhere.
+        Err(error) if !asked => return Ok(Err(format!("{error:#}"))),
+        Err(error) => return Err(error),
+    };
     let own = dir.join(IDENTITY_DIR).join(HostRole::Auth.as_str());
     match std::fs::metadata(&own) {
         Ok(_) => {}

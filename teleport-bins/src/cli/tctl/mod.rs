@@ -44,7 +44,7 @@ struct Options {
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// The proxy of the login to use, as tsh has it [env: TELEPORT_PROXY=]
-    #[arg(long, global = true, value_name = "HOST[:PORT]")]
+    #[arg(long, global = true, value_name = "HOST[:PORT]", conflicts_with = "data_dir")]
     proxy: Option<String>,
     /// The auth service, or a proxy as the way to it, if it is another than that of the login or the identity file
     #[arg(long, global = true, value_name = "HOST:PORT", env = "TELEPORT_AUTH_SERVER")]

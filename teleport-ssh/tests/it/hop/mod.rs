@@ -38,7 +38,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 /// Longer than anything here takes on a busy machine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 pub(crate) const CLUSTER: &str = "example.test";
 /// What makes stock `ssh` ask for a proxy of the cluster, whatever address leads there.
 pub(crate) const PROXY: &str = "HostKeyAlias=teleport-proxy.example.test";

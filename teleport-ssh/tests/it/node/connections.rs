@@ -3,22 +3,26 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ssh_key::LineEnding;
 use teleport_backend::memory::MemoryBackend;
 use teleport_core::api::CONNECTION_LEASE;
 use teleport_core::auth::{AuthConfig, AuthService, Caller, Ports};
 use teleport_core::cert::Identity;
-use teleport_core::clock::Timestamp;
+use teleport_core::clock::{SystemClock, Timestamp};
 use teleport_core::entropy::SystemEntropy;
 use teleport_core::id::{ClusterName, HostRole};
 use teleport_core::storage::Backend;
 use teleport_core::testing::{
     KnownKeySealer, ManualClock, MemoryAudit, MemoryRecordings, UnsignedIssuer, host_identity,
 };
+use teleport_ssh::client::{Credentials, SessionRequest, SshClient};
+use teleport_ssh::keys::SshKeyPair;
 use teleport_ssh::node::AuditPolicy;
+use tokio::net::TcpStream;
 use tokio::process::Child;
 
 use super::commands::access;
-use super::support::{PATIENCE, TestNode, text};
+use super::support::{PATIENCE, TestNode, UserCert, me, text};
 
 const FULL: &str = "2 connections to nodes of the cluster are open, the most that the roles allow";
 
@@ -144,6 +148,28 @@ async fn while_nobody_counts_only_who_has_no_limit_gets_in() {
     node.auth.go_away(true);
     let output = node.run(&[], &["echo in"]).await;
     assert_eq!(text(&output.stdout), "in\n", "{}", text(&output.stderr));
+}
+
+/// Our own client says why, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_turned_away_reads_why() {
+    let counting = Counting::new();
+    let node = counting.node().await;
+    let (_one, _two) = (node.hold(&[]).await, node.hold(&[]).await);
+    let credentials = Credentials {
+        user: "alice".parse().unwrap(),
+        ssh: SshKeyPair::from_openssh(&node.user_key.to_openssh(LineEnding::LF).unwrap()).unwrap(),
+        certificate: UserCert::new().sign(&node.user_key, &node.user_ca).to_openssh().unwrap(),
+        trust: node.auth.view.borrow().trust.clone(),
+    };
+    let client = SshClient::new(credentials, Arc::new(SystemClock::new()));
+    let stream = TcpStream::connect(node.address).await.unwrap();
+    let connected = async {
+        let connection = client.node_over(stream, "node-1", &me()).await?;
+        connection.session(&SessionRequest::default()).await
+    };
+    let error = connected.await.err().unwrap();
+    assert_eq!(error.to_string(), format!("node node-1 ended the connection: {FULL}"));
 }
 
 /// A node that ends gives its places back at once.

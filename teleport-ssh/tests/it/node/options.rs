@@ -152,3 +152,26 @@ async fn whatever_is_not_offered_is_refused_and_written_down() {
     let event = node.auth.event("T1006W", |_| true).await;
     assert_eq!(event.error.as_deref(), Some("the certificate permits no terminal"));
 }
+
+/// A3: whoever comes from a proxy's address may come from anywhere, so it is no address to be bound to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a3_an_address_of_a_proxy_says_nothing_of_the_user() {
+    let node = TestNode::start().await;
+    let certificate = UserCert::new().critical("source-address", "127.0.0.1");
+    node.write_certificate("bound", &certificate.sign(&node.user_key, &node.user_ca), &node.user_key);
+    let as_bound = || async { run(node.ssh_as("bound").args(["127.0.0.1", "echo in"])).await };
+    assert_eq!(text(&as_bound().await.stdout), "in\n");
+    let proxy = "127.0.0.1".parse().unwrap();
+    node.auth.view.send_modify(|view| view.proxies = vec![proxy]);
+    let changed = node.status.view().wait_for(|view| view.proxies == [proxy]);
+    tokio::time::timeout(PATIENCE, changed).await.unwrap();
+    let output = as_bound().await;
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(255), 0));
+    let event = node.auth.event("T3007W", |_| true).await;
+    assert_eq!(event.user.as_deref(), Some("alice"));
+    // Who is not bound comes in from there as from everywhere.
+    assert_eq!(text(&node.run(&[], &["echo in"]).await.stdout), "in\n");
+    let elsewhere = UserCert::new().critical("source-address", "192.0.2.7");
+    node.write_certificate("bound", &elsewhere.sign(&node.user_key, &node.user_ca), &node.user_key);
+    assert_eq!(as_bound().await.status.code(), Some(255));
+}

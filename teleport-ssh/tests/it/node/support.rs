@@ -41,8 +41,9 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-/// No state of a test takes longer to be reached.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// No state of a test takes longer to be reached. Start files of a login may wait a minute for a lock that a shell left
+/// behind which was ended while it started, as these tests do.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The login under which these tests run.
 pub(crate) fn me() -> OsLogin {

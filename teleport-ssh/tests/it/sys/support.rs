@@ -12,7 +12,7 @@ use teleport_ssh::sys::spawn::{Command, Piped};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// No state that a test waits for may take longer.
-pub(super) const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(120);
 
 /// What a process printed and how it ended.
 #[derive(Debug)]
