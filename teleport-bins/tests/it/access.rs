@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use crate::support::cluster::{CLUSTER, Home, TestCluster};
-use crate::support::own_login;
 use crate::support::program::{Output, own, run, run_with};
+use crate::support::{own_login, wait_for};
 
 fn tctl(cluster: &TestCluster, arguments: &[&str]) -> Output {
     let mut command = own("tctl");
@@ -72,6 +72,19 @@ fn what_is_explained_is_what_happens() {
     for node in [id, "env=test", &format!("web-1.{CLUSTER}")] {
         assert_eq!(explain(&[&format!("{login}@{node}")]), allowed, "{node}");
     }
+    // A lock: whatever roles allow.
+    tctl(&cluster, &["lock", "--user=bob", "--message=left the company"]);
+    let locked = explain(&[&format!("{login}@web-1")]);
+    assert_eq!((&locked["allowed"], &locked["session"]), (&false.into(), &Value::Null));
+    assert!(locked["reason"].as_str().unwrap().contains("is in force: left the company"), "{locked}");
+    assert_eq!(explain(&["list", "session"])["allowed"], false);
+    let refused = || !tsh(&home, &["ssh", &format!("{login}@web-1"), "true"]).status.success();
+    wait_for("the lock at the node", || refused().then_some(()));
+    let locks: Value =
+        serde_json::from_str(&tctl(&cluster, &["get", "locks", "--format=json"]).clean()).unwrap();
+    tctl(&cluster, &["rm", &format!("lock/{}", locks[0]["metadata"]["name"].as_str().unwrap())]);
+    assert_eq!(explain(&[&format!("{login}@web-1")]), allowed);
+    wait_for("the end of the lock at the node", || (!refused()).then_some(()));
     // A denial, and a role that is gone: the next connection is decided as the next explanation.
     create(&cluster, "kind: user\nversion: v1\nmetadata: {name: carl}\nspec: {roles: [testers, no-web]}\n");
     let text = tctl(&cluster, &["access", "explain", "carl", &format!("{login}@web-1")]).clean();

@@ -9,6 +9,7 @@ use super::decide::{NodeFacts, NodeVerdict, RuleVerdict, labels_match};
 use super::predicate::ResourceFacts;
 use super::terms::SessionTerms;
 use crate::id::OsLogin;
+use crate::lock::Locked;
 use crate::resource::{NodeRecord, Verb};
 
 /// What one role says to a question.
@@ -89,6 +90,28 @@ const IN_HAND: &str = "a certificate in hand keeps the roles, logins and traits 
 const OWN_SESSIONS: &str =
     "users list and read the recordings of their own sessions without any rule, unless a rule denies it";
 const VISIBLE_NODES: &str = "users list the nodes to which they may log in without any rule";
+
+impl Explanation {
+    /// The same for somebody who is locked out, whatever roles allow.
+    #[must_use]
+    pub fn locked(mut self, locked: &Locked) -> Self {
+        if self.allowed {
+            self.reason = locked.to_string();
+            self.role = None;
+        } else {
+            self.notes.push(locked.to_string());
+        }
+        self.allowed = false;
+        self.session = None;
+        self.needed.push(match locked {
+            Locked::InForce { name, .. } => format!("lock {name} must end"),
+            Locked::Stale { .. } | Locked::Unreadable { .. } => {
+                "it must be known for certain who is locked".to_owned()
+            }
+        });
+        self
+    }
+}
 
 const UNREADABLE: &str = "a document cannot be read, and may hold denials: that of role";
 

@@ -1,12 +1,15 @@
 //! `tctl access`: why somebody may do something, or not.
 
+use std::time::Duration;
+
 use anyhow::{Result, anyhow, bail};
 use clap::Subcommand;
 use teleport_core::access::{AccessChecker, Explanation, ResourceFacts, RoleSet};
 use teleport_core::api::{ApiErrorKind, NodeEvent};
 use teleport_core::clock::{Clock, SystemClock};
-use teleport_core::id::UserName;
-use teleport_core::resource::{Node, RULE_KINDS, Role, User, Verb};
+use teleport_core::id::{OsLogin, UserName};
+use teleport_core::lock::{Knowledge, LockSet, LockSubject};
+use teleport_core::resource::{LockMode, Node, RULE_KINDS, Role, User, Verb};
 use teleport_core::target::{DialTarget, LoginTarget};
 use teleport_ssh::proxy::NodeTable;
 use teleport_ssh::proxy::route::{candidates_table, find};
@@ -41,22 +44,31 @@ pub(super) enum Command {
 pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
     let Command::Explain { user: name, what, format } = command;
     let question = Question::parse(&what)?;
-    let user = context.api.user(name).await?;
+    let user = context.api.user(name.clone()).await?;
     if let Some(at) = user.metadata.expires.filter(|_| user.metadata.has_expired(SystemClock::new().now())) {
         bail!("the user {} ended at {at}: nothing is allowed any more", user.metadata.name);
     }
     let roles = roles(context, &user).await?;
     let checker = AccessChecker::new(&user, &roles);
-    let mut explanation = match question {
-        Question::Login(target) => explain_login(context, &checker, &target).await?,
+    let mode = checker.options().lock_mode.unwrap_or(LockMode::BestEffort);
+    let mut subject = LockSubject { user: Some(&name), roles: &user.spec.roles, ..LockSubject::default() };
+    let node;
+    let explanation = match &question {
+        Question::Login(target) => {
+            let login = login(&checker, target)?;
+            node = self::node(context, &target.target).await?.record;
+            subject = subject.login(login).node(node.host_id, &node.name);
+            checker.explain_login(&node, login, None)
+        }
         Question::Rule { verb, kind, name: None } => {
-            checker.explain_rule(&kind, verb, ResourceFacts::default())
+            checker.explain_rule(kind, *verb, ResourceFacts::default())
         }
         Question::Rule { verb, kind, name: Some(name) } => {
-            let facts = ResourceFacts { name: Some(&name), ..ResourceFacts::default() };
-            checker.explain_rule(&kind, verb, facts)
+            let facts = ResourceFacts { name: Some(name), ..ResourceFacts::default() };
+            checker.explain_rule(kind, *verb, facts)
         }
     };
+    let mut explanation = with_locks(context, explanation, &subject, mode).await?;
     if let Some(at) = user.metadata.expires {
         explanation.notes.push(format!("the user ends at {at}, and so does every certificate by then"));
     }
@@ -111,22 +123,37 @@ async fn roles(context: &Context, user: &User) -> Result<RoleSet> {
     Ok(RoleSet::new(roles))
 }
 
-async fn explain_login(
-    context: &Context,
-    checker: &AccessChecker<'_>,
-    target: &LoginTarget,
-) -> Result<Explanation> {
-    let Some(login) = &target.login else {
+/// The login that is asked about.
+fn login<'t>(checker: &AccessChecker<'_>, target: &'t LoginTarget) -> Result<&'t OsLogin> {
+    target.login.as_ref().ok_or_else(|| {
         let logins = checker.logins();
-        let logins: Vec<&str> = logins.iter().map(|login| login.as_str()).collect();
-        bail!(
-            "as whom? say <login>@{}; the user's logins are {}",
-            target.target,
-            if logins.is_empty() { "none".to_owned() } else { logins.join(", ") }
-        )
+        let logins: Vec<&str> = logins.iter().map(OsLogin::as_str).collect();
+        let logins = if logins.is_empty() { "none".to_owned() } else { logins.join(", ") };
+        anyhow!("as whom? say <login>@{}; the user's logins are {logins}", target.target)
+    })
+}
+
+/// The same with the lock that is in force for `subject`, if there is one.
+async fn with_locks(
+    context: &Context,
+    mut explanation: Explanation,
+    subject: &LockSubject<'_>,
+    mode: LockMode,
+) -> Result<Explanation> {
+    let locks: LockSet = match context.api.locks().await {
+        Ok(locks) => locks.into_iter().collect(),
+        Err(error) if error.kind() == ApiErrorKind::Denied => {
+            let note = "whether a lock is in force was not looked at: you may not list locks";
+            explanation.notes.push(note.to_owned());
+            return Ok(explanation);
+        }
+        Err(error) => return Err(error.into()),
     };
-    let node = node(context, &target.target).await?;
-    Ok(checker.explain_login(&node.record, login, None))
+    let knowledge = Knowledge { now: SystemClock::new().now(), age: Duration::ZERO, mode };
+    Ok(match locks.decide(subject, knowledge) {
+        Ok(()) => explanation,
+        Err(locked) => explanation.locked(&locked),
+    })
 }
 
 /// The node that is meant, online or not, whether or not the user may see it.
