@@ -52,8 +52,10 @@ enum Style {
     Exact,
     /// An expression instead.
     Expression,
-    /// A value with `*` and a regular expression.
+    /// A value with `*` and a regular expression that is one text.
     Patterns,
+    /// A regular expression with a choice.
+    Regexes,
     /// No role allows anything, and each denies something else: the most that can be asked of a node.
     Worst,
 }
@@ -64,6 +66,7 @@ fn role(number: usize, style: Style) -> Role {
         Style::Exact => json!({ "env": ["prod", "stage"], "team": team }),
         Style::Expression => json!({}),
         Style::Patterns => json!({ "region": "eu-*", "team": format!("^team-{number}$") }),
+        Style::Regexes => json!({ "region": "eu-*", "team": format!("^team-(x|{number})$") }),
         Style::Worst => json!({ "env": ["prod", "stage", "test", "dev"], "team": "nobody" }),
     };
     let mut document = json!({
@@ -76,7 +79,7 @@ fn role(number: usize, style: Style) -> Role {
             document["spec"]["allow"]["node_labels_expression"] = json!(expression);
         }
         Style::Worst => document["spec"]["deny"] = json!({ "node_labels": { "tier": "none", "team": team } }),
-        Style::Exact | Style::Patterns => {}
+        Style::Exact | Style::Patterns | Style::Regexes => {}
     }
     load_role(&document).expect("a role").role
 }
@@ -111,16 +114,23 @@ fn listing(c: &mut Criterion) {
         }
         group.finish();
     }
-    let mut group = c.benchmark_group("10,000 nodes, each decided by itself");
-    group.throughput(Throughput::Elements(NODES as u64));
-    for roles in [1, 10, 100] {
-        let (identity, set) = world(roles, Style::Exact);
-        let checker = AccessChecker::for_identity(&identity, &set);
-        group.bench_function(BenchmarkId::new("roles", roles), |b| {
-            b.iter(|| nodes.iter().filter(|node| checker.can_see(black_box(node))).count());
-        });
+    for (name, style) in [
+        ("labels", Style::Exact),
+        ("patterns", Style::Patterns),
+        ("regular expressions", Style::Regexes),
+        ("worst case", Style::Worst),
+    ] {
+        let mut group = c.benchmark_group(format!("10,000 nodes, each decided by itself, {name}"));
+        group.throughput(Throughput::Elements(NODES as u64));
+        for roles in [1, 10, 100] {
+            let (identity, set) = world(roles, style);
+            let checker = AccessChecker::for_identity(&identity, &set);
+            group.bench_function(BenchmarkId::new("roles", roles), |b| {
+                b.iter(|| nodes.iter().filter(|node| checker.can_see(black_box(node))).count());
+            });
+        }
+        group.finish();
     }
-    group.finish();
     let mut group = c.benchmark_group("list with 10 roles");
     let (identity, set) = world(10, Style::Exact);
     for count in [1_000, 10_000, 100_000] {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use teleport_backend::memory::MemoryBackend;
 use teleport_ca::CertificateAuthority;
 use teleport_ca::seal::Sealer;
-use teleport_core::cert::danger::{unchecked_host_grant, unchecked_user_grant};
+use teleport_core::cert::danger::{unchecked_host_grant, unchecked_ssh_server_grant, unchecked_user_grant};
 use teleport_core::cert::{CertIssuer, PublicKey, SubjectKeys, TlsPublicKey};
 use teleport_core::clock::Clock;
 use teleport_core::entropy::{Entropy, SystemEntropy};
@@ -24,6 +24,9 @@ use teleport_core::secret::SecretBytes;
 use teleport_core::testing::ManualClock;
 use teleport_fuzz::certificate::{HOST_ID, Spec};
 use teleport_fuzz::fixture::{CLUSTER, now, public_wire, trust};
+use teleport_ssh::client::openssh::ProxyAddress;
+use teleport_ssh::client::{IdentityFile, ProxyAddresses};
+use teleport_ssh::keys::{SshKeyPair, TlsKeyPair};
 
 fn write(target: &str, name: &str, content: impl AsRef<[u8]>) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
@@ -42,6 +45,24 @@ async fn main() {
     recordings();
     texts();
     hellos();
+}
+
+/// An identity of alice with keys that nobody uses.
+async fn identity_file(ca: &CertificateAuthority, entropy: Arc<SystemEntropy>) {
+    let (ssh, tls) = (SshKeyPair::generate(&*entropy), TlsKeyPair::generate(&*entropy));
+    let (ssh, tls) = (ssh.expect("a key"), tls.expect("a key"));
+    let user = UserName::new("alice").expect("a name");
+    let mut grant = unchecked_user_grant(user.clone(), Duration::from_secs(3600));
+    grant.logins = vec![OsLogin::new("root").expect("a name")];
+    grant.roles = vec![RoleName::new("access").expect("a name")];
+    let (roles, logins) = (grant.roles.clone(), grant.logins.clone());
+    let keys = SubjectKeys { ssh: ssh.public(), tls: tls.public() };
+    let certificates = ca.issue_user(grant, &keys).await.expect("a certificate");
+    let address = |text| ProxyAddress::parse(text).expect("an address");
+    let proxy = Some(ProxyAddresses { web: address("proxy:3080"), ssh: address("proxy:3023") });
+    let trust = ca.trust_bundle();
+    let identity = IdentityFile { user, roles, logins, ssh, tls, certificates, trust, proxy };
+    write("identity_file", "whole", identity.to_text().as_bytes());
 }
 
 /// `bytes` with their length before them, in `len` bytes.
@@ -103,6 +124,7 @@ async fn certificates() {
     let storage = Arc::new(MemoryBackend::new(Arc::<ManualClock>::clone(&clock) as Arc<dyn Clock>));
     let cluster = ClusterName::new(CLUSTER).expect("a name");
     let sealer = Arc::new(sealer.expect("a key of 32 bytes"));
+    let random = Arc::clone(&entropy);
     let ca = CertificateAuthority::open_or_create(cluster.clone(), storage, sealer, clock, entropy)
         .await
         .expect("an authority");
@@ -120,9 +142,11 @@ async fn certificates() {
     grant.roles = vec![RoleName::new("access").expect("a name")];
     grant.permits.pty = true;
     let user = ca.issue_user(grant, &keys).await.expect("a certificate");
+    identity_file(&ca, Arc::clone(&random)).await;
     let host_id = HOST_ID.parse().expect("an id");
     let name = NodeName::new("web-1").expect("a name");
-    let grant = unchecked_host_grant(host_id, name, cluster, HostRole::Node, Duration::from_secs(3600));
+    let grant =
+        unchecked_host_grant(host_id, name, cluster.clone(), HostRole::Node, Duration::from_secs(3600));
     let host = ca.issue_host(grant, &keys).await.expect("a certificate");
     write("x509_identity", "user", &user.tls);
     write("x509_identity", "host", &host.tls);
@@ -136,6 +160,16 @@ async fn certificates() {
         |letter: char, text: String| write("api_messages", &letter.to_string(), format!("{letter}{text}"));
     message('B', json(&ca.trust_bundle()));
     message('F', json(&user));
+    // Some file systems do not tell `f` from `F`.
+    let small = |letter: char, text: String| {
+        write("api_messages", &format!("{letter}_"), format!("{letter}{text}"));
+    };
+    small('f', format!(r#"{{"user":"alice","keys":{},"ttl":3600}}"#, json(&keys)));
+    small('g', format!(r#"{{"names":["db.example.com","10.0.0.1"],"key":{},"ttl":3600}}"#, json(&keys.ssh)));
+    let names = vec!["db.example.com".to_owned()];
+    let grant = unchecked_ssh_server_grant(names, cluster.clone(), Duration::from_secs(3600));
+    let server = ca.issue_ssh_server(grant, &keys.ssh).await.expect("a certificate");
+    small('h', format!(r#"{{"certificate":{},"trust":{}}}"#, json(&server), json(&ca.trust_bundle())));
     message('H', format!(r#"{{"certificates":{},"trust":{}}}"#, json(&host), json(&ca.trust_bundle())));
     message(
         'J',
@@ -297,6 +331,7 @@ fn texts() {
         r#"Qname == "web-1" && contains(split(labels["teams"], ","), "ops")"#,
         r#"Tdev-{{email.local(external["email"])}}-x"#,
         r#"T{{regexp.replace(strings.lower(external.email), "^(.*)@.*$", "$1")}}"#,
+        r#"Q!search("web", "PROD") || regexp.match(name, "^web-(1|2)$")"#,
     ];
     for (index, text) in conditions.into_iter().enumerate() {
         write("predicate", &index.to_string(), text);

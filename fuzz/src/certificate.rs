@@ -330,6 +330,7 @@ impl Spec {
                     serde_json::from_str::<std::collections::BTreeMap<String, Vec<String>>>(value).is_ok()
                 }
                 "login-ip@teleport-rs" => value.parse::<std::net::IpAddr>().is_ok(),
+                "mfa-device@teleport-rs" => is_uuid(value),
                 _ => true,
             })
     }
@@ -387,6 +388,16 @@ fn is_word(text: &str, longest: usize) -> bool {
     (1..=longest).contains(&text.len())
         && text.starts_with(|first: char| first.is_ascii_alphanumeric())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// Lower case with hyphens: one spelling of each.
+fn is_uuid(text: &str) -> bool {
+    let hyphen = |at: usize| matches!(at, 8 | 13 | 18 | 23);
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match byte {
+            b'-' => hyphen(at),
+            byte => !hyphen(at) && (byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)),
+        })
 }
 
 fn is_login(text: &str) -> bool {

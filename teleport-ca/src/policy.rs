@@ -9,7 +9,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use teleport_core::cert::{
     CLOCK_SKEW, HostGrant, IssueError, KeyAlgorithm, MAX_HOST_TTL, MAX_PRINCIPALS, MAX_USER_TTL,
-    MIN_USER_TTL, PublicKey, SERVICE_DNS_NAME, SshServerGrant, TlsPublicKey, UserGrant, proxy_principal,
+    MIN_USER_TTL, PublicKey, SERVICE_DNS_NAME, SshServerGrant, TlsPublicKey, UserGrant, is_free_extension,
+    proxy_principal,
 };
 use teleport_core::clock::Timestamp;
 use teleport_core::id::{ClusterName, HostId, HostRole, NodeName};
@@ -18,6 +19,8 @@ use crate::ssh::wire;
 
 const MAX_ROLES: usize = 128;
 const MAX_NETWORKS: usize = 64;
+const MAX_EXTENSIONS: usize = 64;
+const MAX_EXTENSION_LEN: usize = 1024;
 /// With the names that every host has, it stays below what `verify_host` accepts.
 const MAX_ADDRESSES: usize = MAX_PRINCIPALS;
 
@@ -67,10 +70,31 @@ pub(crate) fn check_user(grant: &UserGrant) -> Result<Vec<String>, IssueError> {
     {
         return Err(refused("a trait has a control character"));
     }
+    check_extensions(&grant.extensions)?;
     if grant.source_addresses.len() > MAX_NETWORKS {
         return Err(refused("more than 64 source addresses"));
     }
     grant.source_addresses.iter().map(|text| network(text)).collect()
+}
+
+/// Further extensions mean something to other software, and never to ours or to OpenSSH: none of them gives a permission.
+fn check_extensions(extensions: &[(String, String)]) -> Result<(), IssueError> {
+    if extensions.len() > MAX_EXTENSIONS {
+        return Err(refused("more than 64 further extensions"));
+    }
+    if extensions.iter().any(|(name, _)| !is_free_extension(name)) {
+        return Err(refused("a further extension has a name that is not free"));
+    }
+    if extensions.iter().any(|(_, value)| has_control(value) || value.len() > MAX_EXTENSION_LEN) {
+        return Err(refused("the value of a further extension is too long or has a control character"));
+    }
+    let twice = |(index, (name, _)): (usize, &(String, String))| {
+        extensions.iter().take(index).any(|(other, _)| other == name)
+    };
+    if extensions.iter().enumerate().any(twice) {
+        return Err(refused("a further extension is named twice"));
+    }
+    Ok(())
 }
 
 /// `address` or `address/bits` without bits after the mask, which OpenSSH would take for a mistake. Numbers with leading

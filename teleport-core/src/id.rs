@@ -156,6 +156,14 @@ name!(
     |text| charset(text, 64, |byte| byte.is_ascii_alphanumeric(), word)
 );
 
+name!(
+    /// What a lock is called: a UUID, unless an administrator chose another name.
+    LockName,
+    "lock name",
+    "1 to 128 characters: letters, digits, '.', '_', '-', beginning with a letter or digit",
+    |text| charset(text, 128, |byte| byte.is_ascii_alphanumeric(), word)
+);
+
 macro_rules! uuid_id {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*
@@ -220,6 +228,11 @@ uuid_id!(
     /// The identity of a host, made once by the host and bound to its key at join.
     HostId,
     "host id"
+);
+uuid_id!(
+    /// The identity of one second factor of a user. Its name may be changed and used again, this never.
+    DeviceId,
+    "device id"
 );
 uuid_id!(
     /// The identity of one SSH session, and of its recording.

@@ -128,6 +128,7 @@ pub mod clock;
 pub mod entropy;
 pub mod id;
 pub mod label;
+pub mod lock;
 pub mod manual;
 pub mod password;
 mod pattern;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
+use teleport_core::resource::LockMode;
 
 use super::Size;
 use super::yaml::explain;
@@ -108,6 +109,8 @@ pub struct AuthSection {
 pub struct AuthenticationSection {
     /// What a login needs beside the password: `otp`, or `off` for nothing, which is for tests.
     pub second_factor: Option<FactorName>,
+    /// What happens where it is not known for certain who is locked: `best_effort` or `strict`.
+    pub locking_mode: Option<LockMode>,
 }
 
 /// The name of a second factor. `off` is a boolean to some readers of YAML.

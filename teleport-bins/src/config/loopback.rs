@@ -43,6 +43,7 @@ impl Settings {
                 storage: format!("redb:{}", data_dir.join("backend.redb").display()),
                 recordings: Default::default(),
                 second_factor: Default::default(),
+                lock_mode: Default::default(),
                 password: Default::default(),
                 bootstrap: None,
             }),

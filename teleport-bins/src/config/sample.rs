@@ -73,6 +73,8 @@ pub fn sample(settings: &Settings) -> String {
          \x20 authentication:\n\
          \x20   # What a login needs beside the password. `off` is for tests.\n\
          \x20   second_factor: {second_factor}\n\
+         \x20   # Where it is not known for certain who is locked: best_effort goes by what is known, strict begins nothing.\n\
+         \x20   locking_mode: {locking_mode}\n\
          \x20 # Argon2id. A new cost holds for each user from the next login on.\n\
          \x20 password_hashing:\n\
          \x20   memory: {memory}\n\
@@ -96,6 +98,7 @@ pub fn sample(settings: &Settings) -> String {
         max_size_per_day = Size(limits.host_day_bytes),
         max_count_per_day = limits.host_day_recordings,
         second_factor = settings.auth.as_ref().map(|auth| auth.second_factor).unwrap_or_default().as_str(),
+        locking_mode = settings.auth.as_ref().map(|auth| auth.lock_mode).unwrap_or_default().as_str(),
         memory = Size(u64::from(password.memory) << 10),
         passes = password.passes,
         lanes = password.lanes,

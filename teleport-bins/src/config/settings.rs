@@ -9,6 +9,7 @@ use teleport_core::cert::CaPin;
 use teleport_core::id::{ClusterName, HostRole, NodeName};
 use teleport_core::label::Labels;
 use teleport_core::recording::MAX_PART_LEN;
+use teleport_core::resource::LockMode;
 use teleport_core::secret::SecretString;
 
 use super::file::{AuthenticationSection, FactorName, PasswordHashingSection, RecordingsSection, YesNo};
@@ -83,6 +84,8 @@ pub struct AuthSettings {
     pub recordings: RecordingLimits,
     /// What a login needs beside the password.
     pub second_factor: SecondFactor,
+    /// What happens where it is not known for certain who is locked, unless a role says so.
+    pub lock_mode: LockMode,
     /// How passwords are hashed.
     pub password: PasswordConfig,
     /// What the cluster begins with, if it is empty.
@@ -245,6 +248,7 @@ impl Settings {
                 static_tokens: file.auth_service.tokens,
                 recordings: recording_limits(&file.auth_service.recordings)?,
                 second_factor: second_factor(&file.auth_service.authentication)?,
+                lock_mode: file.auth_service.authentication.locking_mode.unwrap_or_default(),
                 password: password_hashing(&file.auth_service.password_hashing)?,
                 bootstrap: None,
                 storage: match shared.storage.kind.as_deref() {
@@ -409,6 +413,12 @@ mod tests {
             let settings = auth(&format!("authentication: {{second_factor: {text}}}")).unwrap();
             assert_eq!(settings.second_factor, factor, "{text}");
         }
+        assert_eq!(auth("tokens: []").unwrap().lock_mode, LockMode::BestEffort);
+        for (text, mode) in [("strict", LockMode::Strict), ("best_effort", LockMode::BestEffort)] {
+            let settings = auth(&format!("authentication: {{locking_mode: {text}}}")).unwrap();
+            assert_eq!(settings.lock_mode, mode, "{text}");
+        }
+        assert!(auth("authentication: {locking_mode: lax}").is_err());
         for bad in ["on", "webauthn", "\"\"", "OTP"] {
             assert!(auth(&format!("authentication: {{second_factor: {bad}}}")).is_err(), "{bad}");
         }

@@ -60,6 +60,7 @@ impl LocalAuth {
             tracing::info!(
                 roles = done.roles,
                 users = done.users,
+                locks = done.locks,
                 secrets = done.secrets,
                 left_out = done.left_out,
                 "the cluster was restored from a backup"
@@ -88,6 +89,7 @@ impl LocalAuth {
         config.static_tokens = static_tokens;
         config.recordings = settings.recordings;
         config.second_factor = settings.second_factor;
+        config.lock_mode = settings.lock_mode;
         config.password = settings.password;
         let ports = Ports {
             backend: Arc::clone(&backend),

@@ -91,6 +91,20 @@ fn what_is_explained_is_what_happens() {
     let create_token = tctl(&cluster, &["access", "explain", "bob", "create", "token"]).clean();
     assert!(create_token.contains("bob to create token: denied, no role allows it"), "{create_token}");
 
+    // From another machine: by the rights of whoever is logged in there.
+    let as_user = |home: &Home| {
+        let mut command = own("tctl");
+        command.env("HOME", "/nonexistent").env("XDG_STATE_HOME", "/nonexistent");
+        command.env("TELEPORT_HOME", &home.dir);
+        command.args(["access", "explain", "bob", &format!("{login}@web-1"), "--format=json"]);
+        run(command)
+    };
+    let editor = cluster.user("erin", &["access", "editor"], &[]);
+    let said: Value = serde_json::from_str(&as_user(&editor).clean()).unwrap();
+    assert_eq!(said, explain(&[&format!("{login}@web-1")]));
+    let line = as_user(&home).refusal();
+    assert!(line.contains("denied"), "{line}");
+
     for (what, part) in [
         (&["nobody", "root@web-1"][..], "nobody"),
         (&["bob", "root@web-9"], "tctl nodes ls"),

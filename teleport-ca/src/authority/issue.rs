@@ -105,9 +105,11 @@ impl CertIssuer for CertificateAuthority {
             cluster: self.cluster.clone(),
             logins: grant.logins,
             login_ip: grant.login_ip.map(|address| address.to_canonical()),
+            mfa_device: grant.mfa_device,
             permits: grant.permits,
             roles: grant.roles,
             source_addresses: networks,
+            extensions: grant.extensions,
             traits: grant.traits,
         };
         let leaf = Leaf {

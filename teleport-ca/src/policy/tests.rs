@@ -66,6 +66,32 @@ fn no_trait_has_control_characters() {
 }
 
 #[test]
+fn further_extensions_mean_nothing_to_openssh_or_to_us() {
+    let with = |extensions: &[(&str, &str)]| {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        user(|grant| grant.extensions = extensions.iter().map(owned).collect())
+    };
+    assert!(with(&[("login@github.com", "alice"), ("x@example.com", "")]).is_ok());
+    for name in ["permit-pty", "roles@teleport-rs", "x@OpenSSH.com", "login@", "a b@example.com", "x"] {
+        assert_eq!(
+            with(&[(name, "")]).unwrap_err(),
+            "a further extension has a name that is not free",
+            "{name}"
+        );
+    }
+    let bad = "the value of a further extension is too long or has a control character";
+    for value in ["a\n", &"a".repeat(1025)] {
+        assert_eq!(with(&[("x@example.com", value)]).unwrap_err(), bad);
+    }
+    let twice = [("x@example.com", "a"), ("y@example.com", "a"), ("x@example.com", "b")];
+    assert_eq!(with(&twice).unwrap_err(), "a further extension is named twice");
+    let names: Vec<String> = (0..65).map(|number| format!("x{number}@example.com")).collect();
+    let many: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).collect();
+    assert!(with(&many[..64]).is_ok());
+    assert_eq!(with(&many).unwrap_err(), "more than 64 further extensions");
+}
+
+#[test]
 fn source_addresses_are_canonical_or_refused() {
     let with = |text: &str| user(|grant| grant.source_addresses = vec![text.to_owned()]);
     for (text, canonical) in [

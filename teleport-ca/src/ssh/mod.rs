@@ -40,7 +40,7 @@ pub(crate) struct Content<'a> {
     pub(crate) principals: &'a [&'a str],
     pub(crate) validity: Validity,
     pub(crate) critical_options: &'a [(&'static str, String)],
-    pub(crate) extensions: &'a [(&'static str, String)],
+    pub(crate) extensions: &'a [(&'a str, String)],
 }
 
 impl Content<'_> {
@@ -58,7 +58,7 @@ impl Content<'_> {
         out.string(self.key_id.as_bytes());
         out.nested(|list| self.principals.iter().for_each(|name| _ = list.string(name.as_bytes())));
         out.u64(self.validity.after.unix_secs()).u64(self.validity.before.unix_secs());
-        for options in [self.critical_options, self.extensions] {
+        for options in [self.critical_options as &[(&str, String)], self.extensions] {
             out.nested(|list| options.iter().for_each(|(name, value)| list.option(name, value)));
         }
         out.string(b"").string(authority.as_wire());

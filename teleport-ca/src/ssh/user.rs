@@ -1,7 +1,7 @@
 //! What a user's certificate says.
 
 use teleport_core::cert::{
-    IssueError, NO_LOGIN, Permits, ROUTE_TO_CLUSTER, UserGrant, X_LOGIN_IP, X_ROLES, X_TRAITS,
+    IssueError, NO_LOGIN, Permits, ROUTE_TO_CLUSTER, UserGrant, X_LOGIN_IP, X_MFA_DEVICE, X_ROLES, X_TRAITS,
 };
 use teleport_core::id::ClusterName;
 
@@ -25,15 +25,18 @@ pub(crate) fn critical_options(networks: &[String]) -> Vec<(&'static str, String
 }
 
 /// In the order of their names, by bytes.
-pub(crate) fn extensions(
-    grant: &UserGrant,
+pub(crate) fn extensions<'g>(
+    grant: &'g UserGrant,
     cluster: &ClusterName,
-) -> Result<Vec<(&'static str, String)>, IssueError> {
+) -> Result<Vec<(&'g str, String)>, IssueError> {
     let json = |error: serde_json::Error| IssueError::Unavailable { source: error.into() };
     let Permits { agent_forwarding, port_forwarding, pty, x11_forwarding } = grant.permits;
-    let mut extensions = Vec::with_capacity(8);
+    let mut extensions = Vec::with_capacity(9);
     if let Some(address) = grant.login_ip {
         extensions.push((X_LOGIN_IP, address.to_canonical().to_string()));
+    }
+    if let Some(device) = grant.mfa_device {
+        extensions.push((X_MFA_DEVICE, device.to_string()));
     }
     let permits = [
         ("permit-X11-forwarding", x11_forwarding),
@@ -47,5 +50,7 @@ pub(crate) fn extensions(
     if !grant.traits.is_empty() {
         extensions.push((X_TRAITS, serde_json::to_string(&grant.traits).map_err(json)?));
     }
+    extensions.extend(grant.extensions.iter().map(|(name, value)| (name.as_str(), value.clone())));
+    extensions.sort_unstable();
     Ok(extensions)
 }

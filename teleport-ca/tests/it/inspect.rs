@@ -33,6 +33,7 @@ async fn shows_every_field() {
          \x20           alice\n\
          Critical:   source-address 192.0.2.0/24\n\
          Extensions: login-ip@teleport-rs 192.0.2.7\n\
+         \x20           mfa-device@teleport-rs 5f0fad5b-d9cb-469f-a165-70867728950e\n\
          \x20           permit-port-forwarding\n\
          \x20           permit-pty\n\
          \x20           roles@teleport-rs [\"access\"]\n\

@@ -37,6 +37,7 @@ async fn a_user_is_accepted_as_what_was_granted() {
     assert_eq!(identity.traits, grant.traits);
     assert_eq!(identity.permits, grant.permits);
     assert_eq!(identity.login_ip, grant.login_ip);
+    assert_eq!((identity.mfa_device, identity.valid_after), (grant.mfa_device, issued.valid_after));
     assert_eq!(identity.serial, issued.serial);
     assert_eq!(identity.expires, issued.valid_before);
 
@@ -46,6 +47,7 @@ async fn a_user_is_accepted_as_what_was_granted() {
     let Identity::User(tls) = tls else { panic!("not a user") };
     assert_eq!((tls.user, tls.roles, tls.traits), (grant.user, grant.roles, grant.traits));
     assert_eq!((tls.serial, tls.expires), (issued.serial, issued.valid_before));
+    assert_eq!((tls.mfa_device, tls.valid_after), (grant.mfa_device, issued.valid_after));
 }
 
 /// No member of the cluster takes it for another one.

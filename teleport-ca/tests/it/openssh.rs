@@ -46,6 +46,11 @@ async fn keygen_reads_the_user_as_it_was_meant() {
     grant.source_addresses = vec!["192.0.2.0/24".into(), "2001:db8::1".into()];
     grant.permits.agent_forwarding = true;
     grant.permits.x11_forwarding = true;
+    grant.extensions = vec![
+        ("zeta@example.com".into(), "1".into()),
+        ("login@github.com".into(), "alice-gh".into()),
+        ("queue@example.com".into(), String::new()),
+    ];
     let cert = ca.sign_user_ssh(&grant, &subject.keys.ssh).await.unwrap();
     let expected = format!(
         "        Type: ssh-ed25519-cert-v01@openssh.com user certificate
@@ -58,10 +63,14 @@ async fn keygen_reads_the_user_as_it_was_meant() {
                 alice
         Critical Options: \n                source-address 192.0.2.0/24,2001:db8::1
         Extensions: \n                {}
+                {}
+                {}
                 permit-X11-forwarding
                 permit-agent-forwarding
                 permit-port-forwarding
                 permit-pty
+                {}
+                {}
                 {}
                 {}
                 {}
@@ -72,9 +81,13 @@ async fn keygen_reads_the_user_as_it_was_meant() {
         local(cert.valid_after),
         local(cert.valid_before),
         unknown("login-ip@teleport-rs", "192.0.2.7"),
+        unknown("login@github.com", "alice-gh"),
+        unknown("mfa-device@teleport-rs", "5f0fad5b-d9cb-469f-a165-70867728950e"),
+        "queue@example.com UNKNOWN FLAG OPTION",
         unknown("roles@teleport-rs", "[\"access\"]"),
         unknown("route-to-cluster@teleport-rs", "example.com"),
         unknown("traits@teleport-rs", "{\"team\":[\"blue\",\"größer, \\\"x\\\"\"]}"),
+        unknown("zeta@example.com", "1"),
     );
     assert_eq!(keygen_list(&cert.openssh), expected);
     assert!(now().unix_secs().abs_diff(cert.valid_after.unix_secs() + 60) < 300);

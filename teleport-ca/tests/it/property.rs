@@ -21,6 +21,7 @@ prop_compose! {
         permits: [bool; 4],
         ttl in 0_u64..200_000,
         login_ip: Option<std::net::IpAddr>,
+        device in prop::option::of("[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-a[0-9a-f]{3}-[0-9a-f]{12}"),
         networks in prop::collection::vec("10\\.[0-9]{1,2}\\.0\\.[0-9]{1,2}(/[0-9]{1,2})?", 0..3),
     ) -> UserGrant {
         let mut grant = danger::unchecked_user_grant(UserName::new(&user).unwrap(), Duration::from_secs(ttl));
@@ -30,6 +31,7 @@ prop_compose! {
         let [agent_forwarding, port_forwarding, pty, x11_forwarding] = permits;
         grant.permits = Permits { agent_forwarding, port_forwarding, pty, x11_forwarding };
         grant.login_ip = login_ip;
+        grant.mfa_device = device.map(|id| id.parse().unwrap());
         grant.source_addresses = networks;
         grant
     }
@@ -56,6 +58,7 @@ fn check_identity(grant: &UserGrant, identity: UserIdentity) {
     assert_eq!(identity.roles, grant.roles);
     assert_eq!(identity.traits, grant.traits);
     assert_eq!(identity.permits, grant.permits);
+    assert_eq!(identity.mfa_device, grant.mfa_device);
     assert_eq!(identity.login_ip, grant.login_ip.map(|address| address.to_canonical()));
     assert_eq!(identity.logins.iter().collect::<BTreeSet<_>>(), grant.logins.iter().collect());
     assert_eq!(identity.source_addresses.len(), grant.source_addresses.len());

@@ -80,6 +80,7 @@ pub(crate) fn user_grant(logins: &[&str]) -> UserGrant {
     grant.permits.pty = true;
     grant.permits.port_forwarding = true;
     grant.login_ip = Some("192.0.2.7".parse().unwrap());
+    grant.mfa_device = Some("5f0fad5b-d9cb-469f-a165-70867728950e".parse().unwrap());
     grant
 }
 
@@ -130,6 +131,7 @@ pub(crate) fn with_tls_fields<T>(
         common_name: cert.subject().iter_common_name().next().unwrap().as_str().unwrap(),
         subject: subject.value,
         serial: low,
+        not_before: u64::try_from(cert.validity().not_before.timestamp()).unwrap(),
         not_after: u64::try_from(cert.validity().not_after.timestamp()).unwrap(),
     })
 }

@@ -7,7 +7,7 @@ use super::command::CommandPattern;
 use super::destination::DestinationPattern;
 use super::predicate::{Predicate, Scope};
 use super::template::Template;
-use crate::cert::Traits;
+use crate::cert::{Traits, is_free_extension};
 use crate::id::{OsLogin, RoleName};
 use crate::label::LabelMatcher;
 use crate::resource::{
@@ -17,8 +17,6 @@ use crate::suggest::did_you_mean;
 
 /// The most entries of each list of a role: logins, rules, destinations, commands, extensions.
 pub const MAX_ENTRIES: usize = 1024;
-/// The longest name of a certificate's extension, in bytes.
-const MAX_EXTENSION_NAME: usize = 128;
 
 /// A role whose templates, predicates and patterns are compiled.
 ///
@@ -259,16 +257,6 @@ impl Compiler {
         }
         extensions
     }
-}
-
-/// Whether a role may add an extension of this name: not those that OpenSSH or this product give a meaning.
-fn is_free_extension(name: &str) -> bool {
-    let Some((local, domain)) = name.split_once('@') else { return false };
-    let word = |text: &str| {
-        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-    };
-    let ours = domain.eq_ignore_ascii_case("teleport-rs") || domain.eq_ignore_ascii_case("openssh.com");
-    name.len() <= MAX_EXTENSION_NAME && word(local) && word(domain) && !ours
 }
 
 impl CompiledRole {

@@ -19,6 +19,7 @@ mod decide;
 mod destination;
 mod explain;
 mod expr;
+mod file_copy;
 mod filter;
 mod policy;
 mod predicate;

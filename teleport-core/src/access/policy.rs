@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::command::Commands;
 use super::destination::Destinations;
+use super::file_copy::copies_files;
 use crate::resource::{LockMode, RecordingMode, RoleOptions, Switch};
 
 /// How the options of several roles become one.
@@ -123,7 +124,7 @@ pub struct SessionPolicy {
     pub max_connections: Option<u64>,
     /// The most sessions of the connection; `None` is any number.
     pub max_sessions: Option<u64>,
-    /// What happens to sessions that cannot be recorded.
+    /// Whether sessions are recorded, and what happens to those that cannot be.
     pub recording: RecordingMode,
     /// Whether connections may be forwarded from the node's side.
     pub remote_forwarding: bool,
@@ -163,6 +164,14 @@ impl SessionPolicy {
             remote_forwarding: forwarding(|options| options.ssh_port_forwarding.remote),
             x11_forwarding: any(|options| options.permit_x11_forwarding),
         }
+    }
+
+    /// Whether the options forbid a command because it copies files. Whether it is on the list of commands is another question.
+    ///
+    /// What clients run to copy files is refused (`scp -t`, `rsync --server`, SFTP servers), by the words of the line. That is no
+    /// fence: who has a shell writes files in other ways.
+    pub fn forbids_as_copy(&self, line: &str) -> bool {
+        !self.file_copy && copies_files(line)
     }
 
     /// Whether an interactive shell may be started.

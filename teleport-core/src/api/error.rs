@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::lock::Locked;
+
 /// What the caller can do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -68,6 +70,11 @@ impl ApiError {
             "this host was removed from the cluster by an administrator; \
              join again with a new token and a new data directory",
         )
+    }
+
+    /// Denied, because the caller is locked. Says so: whoever is told has proved to be the one who is meant.
+    pub fn locked(locked: &Locked) -> Self {
+        Self::new(ApiErrorKind::Denied, locked.public()).because(locked.clone())
     }
 
     /// Invalid, with the reason.

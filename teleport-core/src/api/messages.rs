@@ -1,6 +1,7 @@
 //! The messages of the API: JSON, unknown keys refused in requests.
 #![expect(clippy::exhaustive_structs, reason = "callers build requests, services build answers")]
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -10,7 +11,8 @@ use crate::cert::{CaPin, IssuedCertificates, SubjectKeys, Traits, TrustBundle};
 use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
 use crate::label::Labels;
-use crate::resource::{NODE_ONLINE_FOR, NODE_RETENTION, Node};
+use crate::lock::LockSet;
+use crate::resource::{LockMode, NODE_ONLINE_FOR, NODE_RETENTION, Node};
 use crate::secret::{SecretString, optional_wire, wire};
 
 /// Answer to a ping.
@@ -163,6 +165,30 @@ pub struct AccessView {
     /// not to be held against the address.
     #[serde(default)]
     pub proxies: Vec<IpAddr>,
+    /// Who is locked.
+    #[serde(default)]
+    pub locks: LockSet,
+    /// What happens where it is not known for certain who is locked, unless a role says so.
+    #[serde(default)]
+    pub lock_mode: LockMode,
+    /// Users who were deleted, and when: their certificates that were issued until then are void. Those whose last certificate has
+    /// ended are left out.
+    #[serde(default)]
+    pub deleted_users: BTreeMap<UserName, Timestamp>,
+}
+
+impl AccessView {
+    /// A view without proxies, locks and deleted users.
+    pub fn new(trust: TrustBundle, roles: impl Into<RoleSet>) -> Self {
+        Self {
+            trust,
+            roles: roles.into(),
+            proxies: Vec::new(),
+            locks: LockSet::default(),
+            lock_mode: LockMode::default(),
+            deleted_users: BTreeMap::new(),
+        }
+    }
 }
 
 /// A change to the nodes.

@@ -34,9 +34,9 @@ pub use self::messages::{
 pub use self::signing::{SignHost, SignUser, SignedHost};
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
 use crate::cert::TrustBundle;
-use crate::id::{DeviceName, HostId, RoleName, SessionId, UserName};
+use crate::id::{DeviceName, HostId, LockName, RoleName, SessionId, UserName};
 use crate::recording::{RecordingInfo, RecordingMeta};
-use crate::resource::{Node, NodeRecord, Role, Secrets, Token, User};
+use crate::resource::{Lock, Node, NodeRecord, Role, Secrets, Token, User};
 use crate::storage::Revision;
 
 /// Shorthand of this module.
@@ -404,6 +404,38 @@ pub trait ResourceApi: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`ApiErrorKind::NotFound`], [`ApiErrorKind::Conflict`] if it has another revision, [`ApiErrorKind::Invalid`].
     async fn replace_token(&self, token: Token) -> ApiResult<Revision>;
+
+    /// All locks, with their revisions; one that cannot be read is there as
+    /// [`Lock::unreadable`](crate::resource::Lock::unreadable).
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`].
+    async fn locks(&self) -> ApiResult<Vec<Lock>>;
+
+    /// One lock, with the revision.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`].
+    async fn lock(&self, name: LockName) -> ApiResult<Lock>;
+
+    /// Locks. From then on no certificate is issued and nothing is begun for whoever is targeted, and what was begun ends. That
+    /// those who are named exist is not asked for.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Conflict`] if there is a lock of this name, [`ApiErrorKind::Invalid`] with what is wrong.
+    async fn create_lock(&self, lock: Lock) -> ApiResult<Revision>;
+
+    /// Replaces a lock.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], [`ApiErrorKind::Conflict`] if it has another revision, [`ApiErrorKind::Invalid`].
+    async fn replace_lock(&self, lock: Lock) -> ApiResult<Revision>;
+
+    /// Ends a lock.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`].
+    async fn delete_lock(&self, name: LockName) -> ApiResult<()>;
 
     /// What a backup needs beside the documents: see [`SecretsSpec`](crate::resource::SecretsSpec). For whoever holds the data
     /// directory of the auth service, and for nobody else.

@@ -33,6 +33,8 @@ macro_rules! kinds {
 }
 
 kinds! {
+    /// An agent was not forwarded.
+    AgentForwardFailure = "agent-forward" "TAF00W",
     /// An SSH authentication was refused.
     AuthFailure = "auth" "T3007W",
     /// A certificate was issued.
@@ -53,6 +55,10 @@ kinds! {
     JoinTokenDelete = "join_token.delete" "TJT01I",
     /// A join token was changed.
     JoinTokenUpdate = "join_token.update" "TJT02I",
+    /// A lock was made or changed.
+    LockCreate = "lock.created" "TLK00I",
+    /// A lock was removed.
+    LockDelete = "lock.deleted" "TLK01I",
     /// A second factor was added.
     MfaAdd = "mfa.add" "T1006I",
     /// A second factor was removed.
@@ -85,6 +91,8 @@ kinds! {
     RoleDelete = "role.deleted" "T9001I",
     /// A role was changed.
     RoleUpdate = "role.updated" "T9002I",
+    /// A command that copies files was refused.
+    ScpDisallowed = "scp" "T3010E",
     /// A session ended.
     SessionEnd = "session.end" "T2004I",
     /// A session was refused.
@@ -95,6 +103,8 @@ kinds! {
     SessionUpload = "session.upload" "T2005I",
     /// A recording was not taken: it, or all those of its host, are beyond a limit.
     SessionUploadFailure = "session.upload" "T2005E",
+    /// SFTP was refused.
+    SftpDisallowed = "sftp" "TS020E",
     /// A subsystem was started.
     Subsystem = "subsystem" "T3001I",
     /// A subsystem was refused.
@@ -113,6 +123,8 @@ kinds! {
     UserUnlock = "user.unlock" "TUL00I",
     /// A user was changed.
     UserUpdate = "user.update" "T1003I",
+    /// X11 was not forwarded.
+    X11ForwardFailure = "x11-forward" "T3008W",
 }
 
 impl fmt::Display for EventKind {

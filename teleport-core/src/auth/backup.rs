@@ -15,14 +15,14 @@ use super::documents::invalid;
 use super::password::PasswordRecord;
 use super::policy::Permit;
 use super::trust::AUTHORITIES;
-use super::{Caller, EvictedHost, HostRecord};
+use super::{Caller, DeletedUser, EvictedHost, HostRecord};
 use crate::access::CompiledRole;
 use crate::api::{ApiError, ApiErrorKind, ApiResult};
 use crate::audit::{AuditError, AuditEvent, AuditLog, EventKind};
 use crate::clock::Clock;
 use crate::entropy::{Entropy, EntropyExt};
 use crate::id::ClusterName;
-use crate::resource::{Document, Role, SealedRecord, Secrets, SecretsSpec, User, builtin_roles};
+use crate::resource::{Document, Lock, Role, SealedRecord, Secrets, SecretsSpec, User, builtin_roles};
 use crate::secret::Sealer;
 use crate::storage::{
     Action, Backend, BackendExt, Batch, Condition, InvalidKey, Key, Prefix, Record, Repo, RepoError,
@@ -31,9 +31,10 @@ use crate::storage::{
 use crate::token::{ForJoin, TokenUse};
 
 /// Everything secret, and what is worth nothing without it: password hashes, second factors, tokens, the authorities, to which
-/// keys the ids of hosts are bound, and which hosts were removed.
-const SECRET: [&str; 6] = [
+/// keys the ids of hosts are bound, and which hosts and users were removed.
+const SECRET: [&str; 7] = [
     AUTHORITIES,
+    DeletedUser::COLLECTION,
     EvictedHost::COLLECTION,
     HostRecord::COLLECTION,
     PasswordRecord::COLLECTION,
@@ -87,6 +88,7 @@ fn mark() -> Result<Key, RepoError> {
 pub struct Backup {
     roles: Vec<Role>,
     users: Vec<User>,
+    locks: Vec<Lock>,
     secrets: Option<Secrets>,
     left_out: usize,
 }
@@ -184,6 +186,15 @@ impl Backup {
                     super::documents::check_user(&user).map_err(|error| wrong(what, error))?;
                     backup.users.push(user);
                 }
+                Document::Lock(mut lock) => {
+                    lock.metadata.revision = None;
+                    let what = format!("lock {}", lock.metadata.name);
+                    if backup.locks.iter().any(|known| known.metadata.name == lock.metadata.name) {
+                        return Err(wrong(what, "is there twice"));
+                    }
+                    super::documents::check_lock(&lock).map_err(|error| wrong(what, error))?;
+                    backup.locks.push(lock);
+                }
                 Document::Secrets(secrets) => {
                     if backup.secrets.replace(secrets).is_some() {
                         return Err(wrong("secrets", "are there twice"));
@@ -244,6 +255,8 @@ pub struct Restored {
     pub roles: usize,
     /// How many users.
     pub users: usize,
+    /// How many locks.
+    pub locks: usize,
     /// How many secret records; without any, users need invites (`reset_user`) and hosts new tokens.
     pub secrets: usize,
     /// How many documents were left out.
@@ -290,6 +303,7 @@ pub async fn restore(
     let restored = Restored {
         roles: backup.roles.len(),
         users: backup.users.len(),
+        locks: backup.locks.len(),
         secrets: backup.secrets.as_ref().map_or(0, |secrets| secrets.spec.records.len()),
         left_out: backup.left_out,
     };
@@ -297,6 +311,7 @@ pub async fn restore(
         .user(Caller::LocalAdmin.to_string())
         .field("roles", restored.roles)
         .field("users", restored.users)
+        .field("locks", restored.locks)
         .field("secrets", restored.secrets);
     event.uid = ports.entropy.uuid().map_err(AuditError::new)?;
     event.time = ports.clock.now();
@@ -316,6 +331,10 @@ fn operations(ports: &RestorePorts, backup: &Backup) -> Result<Vec<(Key, Action)
     }
     for user in &backup.users {
         batch = users.write_in(batch, user, Condition::Any)?;
+    }
+    let locks = Repo::<Lock>::new(Arc::clone(&ports.backend));
+    for lock in &backup.locks {
+        batch = locks.write_in(batch, lock, Condition::Any)?;
     }
     if let Some(Secrets { spec, .. }) = &backup.secrets {
         let check = BASE64.decode(spec.check.as_bytes()).map_err(|_| RestoreError::OtherKey)?;

@@ -9,6 +9,7 @@ use crate::id::HostRole;
 /// Who calls, as the transport has verified it. Nothing that a request says changes who its caller is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_enums, reason = "transports build it; a new kind must make the policy think")]
+#[expect(clippy::large_enum_variant, reason = "there is one for each connection, and it is lent")]
 pub enum Caller {
     /// Somebody without a certificate.
     Anonymous {

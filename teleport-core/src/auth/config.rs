@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::cert::MAX_USER_TTL;
 use crate::id::ClusterName;
+use crate::resource::LockMode;
 use crate::token::StaticToken;
 
 /// Settings of the auth service. The defaults and their reasons are in [`crate::manual::defaults`].
@@ -34,6 +35,8 @@ pub struct AuthConfig {
     pub static_tokens: Vec<StaticToken>,
     /// When logins are refused.
     pub lockout: LockoutConfig,
+    /// What happens where it is not known for certain who is locked, unless a role says so. Best effort.
+    pub lock_mode: LockMode,
     /// How passwords are hashed.
     pub password: PasswordConfig,
     /// What a login needs beside the password. One-time codes.
@@ -61,6 +64,7 @@ impl AuthConfig {
             max_reset_ttl: hours(24),
             static_tokens: Vec::new(),
             lockout: LockoutConfig::default(),
+            lock_mode: LockMode::default(),
             password: PasswordConfig::default(),
             second_factor: SecondFactor::default(),
             recordings: RecordingLimits::default(),

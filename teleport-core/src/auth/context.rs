@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::login::chain;
 use super::policy::{CallerKind, Operation, Permit, Rule, Scope};
-use super::{Caller, Inner, eviction};
+use super::{Caller, Inner, deleted, eviction, locks};
 use crate::access::{AccessChecker, Denied, ResourceFacts, RoleSet, Subject};
 use crate::api::{ApiError, ApiErrorKind, ApiResult};
 use crate::audit::{AuditEvent, EventKind};
@@ -12,6 +12,7 @@ use crate::cert::{Identity, TrustBundle, UserIdentity};
 use crate::clock::Timestamp;
 use crate::entropy::EntropyExt;
 use crate::id::HostRole;
+use crate::lock::{LockSet, Locked};
 use crate::resource::{User, Verb};
 
 /// One call.
@@ -33,6 +34,8 @@ pub(super) enum Unauthorized {
     Evicted,
     #[error("the certificate has expired")]
     Expired,
+    #[error(transparent)]
+    Locked(Locked),
     #[error("not for callers of this kind")]
     Kind,
     #[error("roles: {0}")]
@@ -106,6 +109,7 @@ impl<'a> OpContext<'a> {
     pub(super) async fn authorize(&self, operation: Operation) -> ApiResult<Permit<'a>> {
         match self.decide(operation).await? {
             Ok(scope) => Ok(Permit::new(self.caller, operation, scope)),
+            Err(Unauthorized::Locked(locked)) => Err(self.deny_locked(operation, &locked).await),
             Err(Unauthorized::Evicted) => Err(self.deny_evicted(operation).await),
             Err(reason) => Err(self.deny(operation, reason.to_string()).await),
         }
@@ -130,6 +134,14 @@ impl<'a> OpContext<'a> {
                 && eviction::is_evicted(self.auth, host.host_id).await?
             {
                 return Ok(Err(Unauthorized::Evicted));
+            }
+            if let Identity::User(user) = identity
+                && deleted::is_void(self.auth, user).await?
+            {
+                return Ok(Err(Unauthorized::Deleted));
+            }
+            if let Err(locked) = locks::check_caller(self, identity, operation).await? {
+                return Ok(Err(Unauthorized::Locked(locked)));
             }
         }
         Ok(match operation.rule(CallerKind::of(self.caller)) {
@@ -199,6 +211,20 @@ impl<'a> OpContext<'a> {
         outcome
     }
 
+    /// Refuses a call of somebody who is locked. A locked host goes on calling, and the audit log gets a line a minute.
+    pub(super) async fn deny_locked(&self, operation: Operation, locked: &Locked) -> ApiError {
+        let host = self.caller.host().map(|host| host.host_id);
+        match host.map_or(Some(0), |host| self.auth.refusals.is_due(host, self.now)) {
+            None => {}
+            Some(0) => drop(self.deny(operation, locked.to_string()).await),
+            Some(more) => {
+                let reason = format!("{locked}; {more} more of its calls since the last such event");
+                drop(self.deny(operation, reason).await);
+            }
+        }
+        ApiError::locked(locked)
+    }
+
     /// Refuses a call of a host that was removed. It may call as often as it likes: the audit log gets a line a minute.
     pub(super) async fn deny_evicted(&self, operation: Operation) -> ApiError {
         let host = self.caller.host().map(|host| host.host_id);
@@ -265,6 +291,11 @@ impl<'a> OpContext<'a> {
     /// Whom the cluster trusts.
     pub(super) async fn trust(&self) -> ApiResult<TrustBundle> {
         Ok(self.auth.ports.issuer.trust().await?)
+    }
+
+    /// The locks that exist.
+    pub(super) async fn locks(&self) -> ApiResult<LockSet> {
+        self.auth.lock_cache.current(self.now).await
     }
 
     /// The roles that exist.

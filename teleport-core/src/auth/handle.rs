@@ -23,9 +23,9 @@ use crate::api::{
 };
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
 use crate::cert::TrustBundle;
-use crate::id::{DeviceName, HostId, RoleName, SessionId, UserName};
+use crate::id::{DeviceName, HostId, LockName, RoleName, SessionId, UserName};
 use crate::recording::{RecordingInfo, RecordingMeta};
-use crate::resource::{Node, NodeRecord, Role, Secrets, Token, User};
+use crate::resource::{Lock, Node, NodeRecord, Role, Secrets, Token, User};
 use crate::secret::SecretString;
 use crate::storage::Revision;
 
@@ -373,6 +373,31 @@ impl ResourceApi for AuthHandle {
     async fn replace_token(&self, token: Token) -> ApiResult<Revision> {
         let call = self.call();
         call.run(Op::ReplaceToken, |permit| documents::replace_token(&call, permit, token)).await
+    }
+
+    async fn locks(&self) -> ApiResult<Vec<Lock>> {
+        let call = self.call();
+        call.run(Op::Locks, |permit| documents::locks(&call, permit)).await
+    }
+
+    async fn lock(&self, name: LockName) -> ApiResult<Lock> {
+        let call = self.call();
+        call.run(Op::Lock, |permit| documents::lock(&call, permit, &name)).await
+    }
+
+    async fn create_lock(&self, lock: Lock) -> ApiResult<Revision> {
+        let call = self.call();
+        call.run(Op::CreateLock, |permit| documents::create_lock(&call, permit, lock)).await
+    }
+
+    async fn replace_lock(&self, lock: Lock) -> ApiResult<Revision> {
+        let call = self.call();
+        call.run(Op::ReplaceLock, |permit| documents::replace_lock(&call, permit, lock)).await
+    }
+
+    async fn delete_lock(&self, name: LockName) -> ApiResult<()> {
+        let call = self.call();
+        call.run(Op::DeleteLock, |permit| documents::delete_lock(&call, permit, &name)).await
     }
 
     async fn secrets(&self) -> ApiResult<Secrets> {

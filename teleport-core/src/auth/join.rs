@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::context::{OpContext, contended};
 use super::eviction;
 use super::login::chain;
-use super::names;
 use super::policy::Permit;
+use super::{locks, names};
 use crate::api::{ApiError, ApiResult, HostCredentials, JoinRequest, RenewRequest};
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::{HostGrant, IssuedCertificates, SubjectKeys};
@@ -124,7 +124,11 @@ pub(super) async fn join(
                 None => {}
             }
             // Whoever has a good token may know what becomes of its own id, and must do something else about it.
-            let answer = if denied == JoinDenied::Evicted { ApiError::evicted() } else { ApiError::denied() };
+            let answer = match &denied {
+                JoinDenied::Evicted => ApiError::evicted(),
+                JoinDenied::Locked { locked } => ApiError::locked(locked),
+                _ => ApiError::denied(),
+            };
             Err(answer.because(denied))
         }
         Ok(admission) => {
@@ -170,6 +174,9 @@ async fn take_use(
         };
         if eviction::is_evicted(call.auth, request.host_id).await? {
             return Ok(named(Err(JoinDenied::Evicted)));
+        }
+        if let Err(locked) = locks::check_host(call, request.host_id, &request.name).await? {
+            return Ok(named(Err(JoinDenied::Locked { locked })));
         }
         let names = claim.addresses.iter().map(String::as_str).chain([claim.name.as_str()]);
         let client = call.caller.client_ip(request.client_ip);

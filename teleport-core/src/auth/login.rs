@@ -4,10 +4,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::context::OpContext;
+use super::locks;
 use super::policy::Permit;
-use super::proof::{Claim, Refused, check_form, prove};
+use super::proof::{Claim, Refused, UsedDevice, check_form, prove};
 use crate::access::AccessChecker;
-use crate::api::{ApiError, ApiResult, LoginRequest, LoginResponse};
+use crate::api::{ApiError, ApiErrorKind, ApiResult, LoginRequest, LoginResponse};
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::{IssuedCertificates, MAX_USER_TTL, MIN_USER_TTL, UserGrant};
 use crate::clock::Timestamp;
@@ -23,7 +24,7 @@ struct LoggedIn {
     name: UserName,
     user: User,
     /// The device whose code it was.
-    device: Option<String>,
+    device: Option<UsedDevice>,
 }
 
 /// The one spelling of a name: whatever else somebody types is the same user, or nobody.
@@ -56,12 +57,16 @@ pub(super) async fn login(
             let asked = request.ttl.map(Duration::from_secs);
             let login_ip = call.caller.client_ip(request.client_ip);
             let issued = async {
-                let grant = grant(call, name, &user, asked, login_ip).await?;
+                let mut grant = grant(call, name, &user, asked, login_ip).await?;
+                grant.mfa_device = device.as_ref().map(|device| device.id);
                 issue(call, grant, &request.keys, event(EventKind::CertCreate)).await
             };
             match issued.await {
                 Ok((response, issued)) => {
-                    let login = event(EventKind::UserLogin).field("mfa_device_name", device);
+                    let mut login = event(EventKind::UserLogin);
+                    if let Some(UsedDevice { id, name }) = device {
+                        login = login.field("mfa_device_name", name).field("mfa_device_uuid", id.to_string());
+                    }
                     call.audit(vec![login, issued]).await?;
                     Ok(response)
                 }
@@ -119,6 +124,13 @@ pub(super) fn chain(error: &ApiError) -> String {
 #[error("the user ends within a minute")]
 struct Ends;
 
+/// A role binds certificates to where the login comes from, and nobody says where that is. Said to whoever asked: the login itself
+/// was right.
+fn unpinned() -> ApiError {
+    let text = "the user's roles bind certificates to the address of the login, which is not known here";
+    ApiError::new(ApiErrorKind::Denied, text)
+}
+
 /// How long there will be such a user; `None` is for ever. No certificate outlasts its user.
 pub(super) fn left(user: &User, now: Timestamp) -> Option<Duration> {
     user.metadata.expires.map(|at| at.saturating_since(now))
@@ -147,16 +159,22 @@ pub(super) async fn grant(
     grant.roles = user.spec.roles.clone();
     grant.traits = user.spec.traits.clone();
     grant.login_ip = login_ip;
+    if access.pin_source_ip() {
+        grant.source_addresses = vec![login_ip.ok_or_else(unpinned)?.to_string()];
+    }
+    grant.extensions = access.cert_extensions();
     Ok(grant)
 }
 
-/// Has the certificates made. The event is to be written by the caller, before the answer is given.
+/// Has the certificates made, unless the user is locked; logins that are locked for the user are left out. The event is to be
+/// written by the caller, before the answer is given.
 pub(super) async fn issue(
     call: &OpContext<'_>,
-    grant: UserGrant,
+    mut grant: UserGrant,
     keys: &crate::cert::SubjectKeys,
     event: AuditEvent,
 ) -> ApiResult<(LoginResponse, AuditEvent)> {
+    locks::check_grant(call, &mut grant).await?;
     let (user, roles, logins) = (grant.user.clone(), grant.roles.clone(), grant.logins.clone());
     let certificates = call.auth.ports.issuer.issue_user(grant, keys).await?;
     let trust = call.trust().await?;

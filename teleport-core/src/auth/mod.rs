@@ -13,14 +13,17 @@ mod caller;
 mod config;
 mod connections;
 mod context;
+mod deleted;
 mod devices;
 mod documents;
 mod eviction;
+mod follow;
 mod guessers;
 mod handle;
 mod invites;
 mod join;
 mod lockout;
+mod locks;
 mod log;
 mod login;
 mod names;
@@ -48,13 +51,14 @@ pub use self::caller::Caller;
 pub use self::config::{
     AuthConfig, LockoutConfig, PasswordConfig, RecordingLimits, SecondFactor, WeakHashing,
 };
+use self::deleted::DeletedUser;
 use self::devices::Decoy;
 pub use self::eviction::EvictedHost;
+use self::follow::Cache;
 pub use self::handle::AuthHandle;
 pub use self::join::HostRecord;
 use self::password::Hasher;
 use self::quota::Quotas;
-use self::roles::RoleCache;
 use self::sessions::SessionOwners;
 pub use self::totp::one_time_code;
 use crate::api::{ApiError, ProxyRecord};
@@ -63,9 +67,9 @@ use crate::cert::CertIssuer;
 use crate::clock::Clock;
 use crate::entropy::Entropy;
 use crate::recording::RecordingStore;
-use crate::resource::{NodeRecord, Role, User, builtin_roles};
+use crate::resource::{Lock, NodeRecord, Role, User, builtin_roles};
 use crate::secret::Sealer;
-use crate::storage::{Backend, Repo};
+use crate::storage::{Backend, Record, Repo};
 use crate::token::TokenRecord;
 
 /// What the auth service works with.
@@ -99,8 +103,11 @@ struct Inner {
     ports: Ports,
     config: AuthConfig,
     users: Repo<User>,
+    deleted_users: Repo<DeletedUser>,
     roles: Repo<Role>,
-    role_cache: RoleCache,
+    role_cache: Cache<Role>,
+    locks: Repo<Lock>,
+    lock_cache: Cache<Lock>,
     tokens: Repo<TokenRecord>,
     nodes: Repo<NodeRecord>,
     proxies: Repo<ProxyRecord>,
@@ -148,8 +155,11 @@ impl AuthService {
         let repo = || Arc::clone(&ports.backend);
         Self(Arc::new(Inner {
             users: Repo::new(repo()),
+            deleted_users: Repo::new(repo()),
             roles: Repo::new(repo()),
-            role_cache: RoleCache::new(repo()),
+            role_cache: Cache::new(repo(), <Role as Record>::COLLECTION),
+            locks: Repo::new(repo()),
+            lock_cache: Cache::new(repo(), <Lock as Record>::COLLECTION),
             tokens: Repo::new(repo()),
             nodes: Repo::new(repo()),
             proxies: Repo::new(repo()),

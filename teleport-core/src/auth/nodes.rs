@@ -8,7 +8,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use super::context::OpContext;
 use super::eviction::while_member;
 use super::policy::{Permit, Scope};
-use super::{Caller, Inner};
+use super::{Caller, Inner, locks};
 use crate::access::AccessChecker;
 use crate::api::{ApiError, ApiResult, NodeEvent};
 use crate::clock::Timestamp;
@@ -117,5 +117,6 @@ pub(super) async fn watch(
         watching.over = event.is_err();
         Some((event, watching))
     });
-    Ok(while_member(auth, call.caller, events.boxed()))
+    let events = locks::while_unlocked(auth, call.caller, events.boxed());
+    Ok(while_member(auth, call.caller, events))
 }

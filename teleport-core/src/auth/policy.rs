@@ -112,6 +112,22 @@ macro_rules! table {
                 )
             }
 
+            /// What a host that is locked may still do: hear that it is, end what was begun, and hand in what was seen.
+            pub(super) const fn is_open_to_locked_hosts(self) -> bool {
+                matches!(
+                    self,
+                    Self::CompleteRecording
+                        | Self::CreateRecording
+                        | Self::EmitEvents
+                        | Self::Ping
+                        | Self::PutRecordingPart
+                        | Self::RecordingParts
+                        | Self::ReleaseConnections
+                        | Self::Trust
+                        | Self::WatchAccess
+                )
+            }
+
             /// What the table says.
             pub const fn rule(self, caller: CallerKind) -> Rule {
                 use Rule::{No, Own, Role, Yes};
@@ -187,6 +203,11 @@ table! {
     ReplaceUser       "replace_user"          [No,  No,  No,  Yes, Yes, Role("user", Update)];
     TokenDocuments    "token_documents"       [No,  No,  No,  Yes, Yes, Role("token", List)];
     ReplaceToken      "replace_token"         [No,  No,  No,  Yes, Yes, Role("token", Update)];
+    Locks             "locks"                 [No,  No,  No,  Yes, Yes, Role("lock", List)];
+    Lock              "lock"                  [No,  No,  No,  Yes, Yes, Role("lock", Read)];
+    CreateLock        "create_lock"           [No,  No,  No,  Yes, Yes, Role("lock", Create)];
+    ReplaceLock       "replace_lock"          [No,  No,  No,  Yes, Yes, Role("lock", Update)];
+    DeleteLock        "delete_lock"           [No,  No,  No,  Yes, Yes, Role("lock", Delete)];
     Secrets           "secrets"               [No,  No,  No,  Yes, Yes, No];
     SignUser          "sign_user"             [No,  No,  No,  Yes, Yes, Role("user_cert", Create)];
     SignHost          "sign_host"             [No,  No,  No,  Yes, Yes, Role("host_cert", Create)];

@@ -14,7 +14,7 @@ use super::policy::Permit;
 use super::totp;
 use crate::api::{ApiError, ApiResult};
 use crate::audit::{AuditEvent, EventKind};
-use crate::id::UserName;
+use crate::id::{DeviceId, UserName};
 use crate::resource::User;
 use crate::secret::SecretString;
 use crate::storage::{Action, Batch, Condition, Repo, Revision, Stored};
@@ -62,6 +62,13 @@ pub(super) fn check_form(
     }
 }
 
+/// A device whose code was accepted.
+#[derive(Clone, Debug)]
+pub(super) struct UsedDevice {
+    pub(super) id: DeviceId,
+    pub(super) name: String,
+}
+
 /// Somebody is the user, if the commit says so, too. It uses the step of the code up and takes the charge back.
 #[derive(Debug)]
 pub(super) struct Proof {
@@ -73,8 +80,8 @@ pub(super) struct Proof {
     devices: TotpRecord,
     devices_revision: Option<Revision>,
     devices_changed: bool,
-    /// What the device whose code it was is called.
-    pub(super) device: Option<String>,
+    /// The device whose code it was.
+    pub(super) device: Option<UsedDevice>,
 }
 
 impl Proof {
@@ -217,7 +224,10 @@ fn judge(
     match verdict {
         Verdict::New { device, step } => {
             let used = proof.devices_mut().use_up(device, step, call.now);
-            proof.device = used.map(|device| device.name.to_string());
+            proof.device = used.map(|device| UsedDevice {
+                id: DeviceId::from_uuid(device.id),
+                name: device.name.to_string(),
+            });
         }
         Verdict::Used if asks_for_code => return Ok(Err(Refused::CodeUsed)),
         Verdict::Wrong if asks_for_code => return Ok(Err(Refused::CodeWrong)),

@@ -23,6 +23,8 @@ pub(super) enum NotDerivable {
     ForceCommand,
     #[error(transparent)]
     Roles(#[from] Denied),
+    #[error("roles bind certificates to the address of the login, which the certificate does not say")]
+    Unpinned,
 }
 
 /// What may be derived from `identity` now. Pure. In each respect at most what the identity has **and** at most what the
@@ -64,10 +66,17 @@ pub(super) fn attenuate(
         pty: identity.permits.pty && now_permitted.pty,
         x11_forwarding: identity.permits.x11_forwarding && now_permitted.x11_forwarding,
     };
+    grant.login_ip = identity.login_ip;
+    grant.mfa_device = identity.mfa_device;
+    grant.source_addresses.clone_from(&identity.source_addresses);
+    if grant.source_addresses.is_empty() && today.pin_source_ip() {
+        // A role binds certificates since this one was issued.
+        grant.source_addresses = vec![identity.login_ip.ok_or(NotDerivable::Unpinned)?.to_string()];
+    }
+    grant.extensions = today.cert_extensions();
+    grant.extensions.retain(|extension| identity.extensions.contains(extension));
     grant.roles = roles;
     grant.traits = common(&identity.traits, &user.traits);
-    grant.login_ip = identity.login_ip;
-    grant.source_addresses.clone_from(&identity.source_addresses);
     Ok(grant)
 }
 
@@ -124,8 +133,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::id::{ClusterName, OsLogin, RoleName, UserName};
-    use crate::resource::{Role, RoleConditions, RoleOptions, RoleSpec};
+    use crate::id::{ClusterName, DeviceId, OsLogin, RoleName, UserName};
+    use crate::resource::{CertExtension, Role, RoleConditions, RoleOptions, RoleSpec};
 
     const NOW: Timestamp = Timestamp::from_unix_secs(1_800_000_000);
     const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -154,6 +163,8 @@ mod tests {
             left in 0_u64..200_000_000,
             bound in any::<bool>(),
             from in any::<Option<[u8; 4]>>(),
+            device in any::<Option<[u8; 16]>>(),
+            extensions in names(),
         ) -> UserIdentity {
             UserIdentity {
                 user: UserName::new("alice").unwrap(),
@@ -164,8 +175,11 @@ mod tests {
                 permits,
                 force_command: None,
                 source_addresses: if bound { vec!["192.0.2.0/24".to_owned()] } else { Vec::new() },
+                extensions: extensions.into_iter().map(|name| (format!("{name}@example.com"), name)).collect(),
                 login_ip: from.map(Into::into),
+                mfa_device: device.map(|bytes| DeviceId::from_uuid(uuid::Uuid::from_bytes(bytes))),
                 serial: 7,
+                valid_after: NOW,
                 expires: Timestamp::from_unix_millis(NOW.unix_millis() + left),
             }
         }
@@ -178,6 +192,7 @@ mod tests {
             ttl in 0_u64..200_000,
             forward_agent in any::<bool>(),
             port_forwarding in any::<bool>(),
+            pin in any::<Option<bool>>(),
             there in proptest::collection::vec((any::<bool>(), any::<bool>()), NAMES.len()),
         ) -> RoleSet {
             let conditions = |logins| RoleConditions { logins, ..RoleConditions::default() };
@@ -187,7 +202,14 @@ mod tests {
                 }
                 let deny = if denies { vec!["{{internal.denied}}".to_owned()] } else { Vec::new() };
                 let max_session_ttl = Duration::from_secs(ttl);
-                let options = RoleOptions { max_session_ttl, forward_agent, port_forwarding, ..RoleOptions::default() };
+                let options = RoleOptions {
+                    max_session_ttl,
+                    forward_agent,
+                    port_forwarding,
+                    pin_source_ip: pin == Some(true),
+                    cert_extensions: vec![CertExtension::new(format!("{name}@example.com"), *name)],
+                    ..RoleOptions::default()
+                };
                 Role::new(*name, RoleSpec { allow: conditions(logins), deny: conditions(deny), options })
             }).collect()
         }
@@ -212,6 +234,9 @@ mod tests {
             let asked = asked.map(Duration::from_secs);
             let left = parent.expires.saturating_since(NOW);
             match attenuate(&parent, &user, &existing, asked, NOW) {
+                Err(NotDerivable::Unpinned) => {
+                    prop_assert!(parent.login_ip.is_none() && parent.source_addresses.is_empty());
+                }
                 Err(reason) => prop_assert!(reason == NotDerivable::EndsSoon && left < MIN_USER_TTL),
                 Ok(grant) => {
                     prop_assert_eq!(&grant.user, &parent.user);
@@ -230,8 +255,16 @@ mod tests {
                     prop_assert!(parent.permits.port_forwarding || !grant.permits.port_forwarding);
                     prop_assert!(parent.permits.pty || !grant.permits.pty);
                     prop_assert!(parent.permits.x11_forwarding || !grant.permits.x11_forwarding);
-                    prop_assert_eq!(&grant.source_addresses, &parent.source_addresses);
+                    // A pin stays as it is; a role may add one, and nothing takes one away.
+                    match parent.login_ip.filter(|_| parent.source_addresses.is_empty() && fresh.pin_source_ip()) {
+                        Some(address) => prop_assert_eq!(&grant.source_addresses, &[address.to_string()]),
+                        None => prop_assert_eq!(&grant.source_addresses, &parent.source_addresses),
+                    }
+                    let today = fresh.cert_extensions();
+                    let both = |extension| parent.extensions.contains(extension) && today.contains(extension);
+                    prop_assert!(grant.extensions.iter().all(both));
                     prop_assert_eq!(grant.login_ip, parent.login_ip);
+                    prop_assert_eq!(grant.mfa_device, parent.mfa_device);
                     if let Some(asked) = asked {
                         prop_assert!(grant.ttl <= asked.max(MIN_USER_TTL));
                     }

@@ -9,7 +9,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use super::context::OpContext;
 use super::eviction::while_member;
 use super::policy::Permit;
-use super::{Caller, Inner, nodes};
+use super::{Caller, Inner, deleted, nodes};
 use crate::api::{AccessView, ApiError, ApiResult, ClusterStatus, Ping, Proxy, ProxyRecord};
 use crate::clock::Timestamp;
 use crate::storage::{BackendExt, Prefix, Repo, RepoError, Watch, WatchEnd, WatchEvent};
@@ -49,17 +49,27 @@ pub(super) async fn status(call: &OpContext<'_>, _permit: Permit<'_>) -> ApiResu
 }
 
 async fn view(auth: &Inner) -> ApiResult<AccessView> {
-    let roles = auth.role_cache.current(auth.ports.clock.now()).await?;
+    let now = auth.ports.clock.now();
+    let roles = auth.role_cache.current(now).await?;
     let sources = auth.proxy_sources.list().await?;
     let proxies: BTreeSet<IpAddr> = sources.into_iter().flat_map(|stored| stored.record.addresses).collect();
-    Ok(AccessView { trust: auth.ports.issuer.trust().await?, roles, proxies: proxies.into_iter().collect() })
+    Ok(AccessView {
+        trust: auth.ports.issuer.trust().await?,
+        roles,
+        proxies: proxies.into_iter().collect(),
+        locks: auth.lock_cache.current(now).await?,
+        lock_mode: auth.config.lock_mode,
+        deleted_users: deleted::all(auth).await?,
+    })
 }
 
-/// What a view is made of: roles, authorities, proxies.
+/// What a view is made of: roles, authorities, proxies, locks, deleted users.
 struct Sources {
     roles: Watch,
     authorities: Watch,
     proxies: Watch,
+    locks: Watch,
+    deleted: Watch,
 }
 
 struct Watching {
@@ -77,6 +87,8 @@ impl Watching {
             roles: self.auth.roles.watch().await?,
             authorities: self.auth.ports.backend.watch(&authorities).await?,
             proxies: self.auth.proxy_sources.watch().await?,
+            locks: self.auth.locks.watch().await?,
+            deleted: self.auth.deleted_users.watch().await?,
         });
         Ok(())
     }
@@ -92,13 +104,15 @@ impl Watching {
     /// Waits until something may have changed.
     async fn changed(&mut self) -> ApiResult<()> {
         loop {
-            let Some(Sources { roles, authorities, proxies }) = &mut self.sources else {
+            let Some(Sources { roles, authorities, proxies, locks, deleted }) = &mut self.sources else {
                 return self.begin().await;
             };
             let event = tokio::select! {
                 event = roles.next() => event,
                 event = authorities.next() => event,
                 event = proxies.next() => event,
+                event = locks.next() => event,
+                event = deleted.next() => event,
                 () = tokio::time::sleep(self.auth.config.trust_refresh) => return Ok(()),
             };
             match event {

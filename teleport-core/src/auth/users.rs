@@ -6,7 +6,7 @@ use super::context::{OpContext, contended};
 use super::devices::TotpRecord;
 use super::password::PasswordRecord;
 use super::policy::Permit;
-use super::{invites, lockout, roles};
+use super::{deleted, invites, lockout, roles};
 use crate::api::{ApiError, ApiErrorKind, ApiResult, CreateUser, Invite, ResetUser, UpdateUser, UserInfo};
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::{MAX_PRINCIPALS, Traits};
@@ -292,6 +292,7 @@ pub(super) async fn delete(call: &OpContext<'_>, _permit: Permit<'_>, name: &Use
         );
         let batch = forget_credentials(batch, name)?;
         let batch = invites::delete_in(call, batch, name).await?;
+        let batch = deleted::remember_in(call, batch, name)?;
         match call.auth.ports.backend.commit(batch).await {
             Err(error) if error.is_conflict() => continue,
             outcome => outcome?,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Permits, Traits};
-use crate::id::{ClusterName, HostRole, NodeName, OsLogin, RoleName};
+use crate::id::{ClusterName, DeviceId, HostRole, NodeName, OsLogin, RoleName};
 
 /// Extension of user certificates: a JSON list of role names.
 pub const X_ROLES: &str = "roles@teleport-rs";
@@ -13,6 +13,8 @@ pub const X_TRAITS: &str = "traits@teleport-rs";
 pub const ROUTE_TO_CLUSTER: &str = "route-to-cluster@teleport-rs";
 /// Extension of user certificates: the address from which the user logged in.
 pub const X_LOGIN_IP: &str = "login-ip@teleport-rs";
+/// Extension of user certificates: the id of the second factor by which the user logged in.
+pub const X_MFA_DEVICE: &str = "mfa-device@teleport-rs";
 /// Extension of host certificates: the service, `node`, `proxy` or `auth`.
 pub const X_HOST_ROLE: &str = "host-role@teleport-rs";
 /// Extension of host certificates: the cluster.
@@ -31,6 +33,20 @@ pub const PROXY_NAME: &str = "teleport-proxy";
 /// asks for this name, whatever address leads there; it is also the same for all proxies behind one address.
 pub fn proxy_principal(cluster: &ClusterName) -> String {
     format!("{PROXY_NAME}.{cluster}")
+}
+
+/// The longest name of an extension that roles add, in bytes.
+const MAX_EXTENSION_NAME: usize = 128;
+
+/// Whether roles may add an extension of this name to the certificates of users: `name@domain`, and none to which OpenSSH or this
+/// product give a meaning.
+pub fn is_free_extension(name: &str) -> bool {
+    let Some((local, domain)) = name.split_once('@') else { return false };
+    let word = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+    };
+    let ours = domain.eq_ignore_ascii_case("teleport-rs") || domain.eq_ignore_ascii_case("openssh.com");
+    name.len() <= MAX_EXTENSION_NAME && word(local) && word(domain) && !ours
 }
 
 /// The X.509 extension that holds a [`Subject`] as JSON. Not critical: other software may use the certificate without it.
@@ -59,12 +75,18 @@ pub enum Subject {
         logins: Vec<OsLogin>,
         /// The address from which the user logged in.
         login_ip: Option<std::net::IpAddr>,
+        /// The second factor by which the user logged in.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mfa_device: Option<DeviceId>,
         /// What the SSH certificate of the same issue permits.
         permits: Permits,
         /// The user's roles.
         roles: Vec<RoleName>,
         /// Only these addresses may use it; empty is any.
         source_addresses: Vec<String>,
+        /// Further extensions of the SSH certificate of the same issue.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        extensions: Vec<(String, String)>,
         /// The user's traits.
         traits: Traits,
     },

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{Permits, Traits};
-use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
+use crate::id::{ClusterName, DeviceId, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
 
 /// Permission for one user certificate. Made by the login and reissue checks, or by
 /// [`danger`](super::danger) for programs that have a policy of their own.
@@ -34,8 +34,12 @@ pub struct UserGrant {
     pub ttl: Duration,
     /// From where the user logged in.
     pub login_ip: Option<IpAddr>,
+    /// The second factor by which the user logged in.
+    pub mfa_device: Option<DeviceId>,
     /// Networks to bind the certificate to; empty is any.
     pub source_addresses: Vec<String>,
+    /// Further extensions for other software, with their values; none of them means anything here.
+    pub extensions: Vec<(String, String)>,
 }
 
 impl UserGrant {
@@ -48,7 +52,9 @@ impl UserGrant {
             permits: Permits::default(),
             ttl,
             login_ip: None,
+            mfa_device: None,
             source_addresses: Vec::new(),
+            extensions: Vec::new(),
         }
     }
 }

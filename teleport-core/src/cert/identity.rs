@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::Traits;
+use super::{CLOCK_SKEW, Traits};
 use crate::clock::Timestamp;
-use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
+use crate::id::{ClusterName, DeviceId, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
 
 /// What a user certificate permits; absence in the certificate is refusal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,12 +44,26 @@ pub struct UserIdentity {
     pub force_command: Option<String>,
     /// Only these networks (`address` or `address/bits`) may use it; empty is any.
     pub source_addresses: Vec<String>,
+    /// Further extensions for other software, in the order of their names.
+    pub extensions: Vec<(String, String)>,
     /// From where the user logged in, if known.
     pub login_ip: Option<IpAddr>,
+    /// The second factor by which the user logged in, if there was one.
+    pub mfa_device: Option<DeviceId>,
     /// The certificate's serial number.
     pub serial: u64,
+    /// From when the certificate is valid: [`CLOCK_SKEW`](super::CLOCK_SKEW) before it was issued.
+    pub valid_after: Timestamp,
     /// When the certificate ends.
     pub expires: Timestamp,
+}
+
+impl UserIdentity {
+    /// Whether the certificate was issued at `time` or before. Certificates know seconds: one of the very second counts as issued
+    /// before.
+    pub fn is_issued_until(&self, time: Timestamp) -> bool {
+        self.valid_after.saturating_add(CLOCK_SKEW).unix_secs() <= time.unix_secs()
+    }
 }
 
 /// A host whose certificate was verified. Made by the verification functions only.

@@ -19,7 +19,7 @@ mod verify;
 
 pub use self::extension::{
     PROXY_NAME, ROUTE_TO_CLUSTER, SERVICE_DNS_NAME, Subject, TLS_SUBJECT_OID, X_CLUSTER, X_HOST_ROLE,
-    X_LOGIN_IP, X_ROLES, X_TRAITS, proxy_principal,
+    X_LOGIN_IP, X_MFA_DEVICE, X_ROLES, X_TRAITS, is_free_extension, proxy_principal,
 };
 pub use self::fields::{CertFields, CertKind, MAX_CERT_LEN};
 pub use self::grant::{HostGrant, SshServerGrant, UserGrant};

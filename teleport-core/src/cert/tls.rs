@@ -30,6 +30,8 @@ pub struct TlsFields<'a> {
     /// The low 64 bits of the serial number.
     pub serial: u64,
     /// Seconds since the epoch.
+    pub not_before: u64,
+    /// Seconds since the epoch.
     pub not_after: u64,
 }
 
@@ -59,7 +61,17 @@ pub fn verify_tls(
         }
         (
             TlsAuthority::User,
-            Subject::User { cluster, logins, login_ip, permits, roles, source_addresses, traits },
+            Subject::User {
+                cluster,
+                logins,
+                login_ip,
+                mfa_device,
+                permits,
+                roles,
+                source_addresses,
+                extensions,
+                traits,
+            },
         ) => {
             if cluster != trust.cluster {
                 return Err(CertRejected::Name);
@@ -75,8 +87,11 @@ pub fn verify_tls(
                 permits,
                 force_command: None,
                 source_addresses,
+                extensions,
                 login_ip,
+                mfa_device,
                 serial: fields.serial,
+                valid_after: Timestamp::from_unix_secs(fields.not_before),
                 expires,
             }))
         }

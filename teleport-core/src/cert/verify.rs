@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{
     CertFields, CertKind, CertRejected, HostIdentity, KeyAlgorithm, Permits, PublicKey, TrustBundle,
-    UserIdentity, X_CLUSTER, X_HOST_ROLE, X_LOGIN_IP, X_ROLES,
+    UserIdentity, X_CLUSTER, X_HOST_ROLE, X_LOGIN_IP, X_MFA_DEVICE, X_ROLES, is_free_extension,
 };
 use crate::clock::Timestamp;
 use crate::id::{HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
@@ -77,6 +77,10 @@ pub fn verify_user(
         Some(text) => Some(text.parse().map_err(|_| CertRejected::Field)?),
         None => None,
     };
+    let mfa_device = match fields.extension(X_MFA_DEVICE) {
+        Some(text) => Some(text.parse().map_err(|_| CertRejected::Field)?),
+        None => None,
+    };
     Ok(UserIdentity {
         user,
         // From the authority that signed, never from a field.
@@ -92,8 +96,11 @@ pub fn verify_user(
         },
         force_command,
         source_addresses,
+        extensions: fields.extensions.iter().filter(|(name, _)| is_free_extension(name)).cloned().collect(),
         login_ip,
+        mfa_device,
         serial: fields.serial,
+        valid_after: Timestamp::from_unix_secs(fields.valid_after),
         expires: Timestamp::from_unix_secs(fields.valid_before),
     })
 }

@@ -116,6 +116,10 @@ impl LabelMatcher {
                 return Err(InvalidLabel::Key { key: key.clone() });
             }
         }
+        // All must match, so those come first that cost least to find wrong, and with the fewest values most often are.
+        keys.sort_by_key(|key| {
+            (key.patterns.iter().map(Pattern::rank).max(), key.patterns.len() + key.templates.len())
+        });
         Ok(Self { source, keys })
     }
 

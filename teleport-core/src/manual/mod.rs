@@ -6,12 +6,15 @@
 //! | [`trust_and_keys`] | which keys exist, where they are made, what each can do |
 //! | [`join`] | how a host becomes a member and stays one |
 //! | [`roles`] | who may log in where, as whom, and may do what |
+//! | [`locks`] | how somebody is kept out at once |
 //! | [`defaults`] | every number, and its reason |
 
 #[doc = include_str!("defaults.md")]
 pub mod defaults {}
 #[doc = include_str!("join.md")]
 pub mod join {}
+#[doc = include_str!("locks.md")]
+pub mod locks {}
 #[doc = include_str!("roles.md")]
 pub mod roles {}
 #[doc = include_str!("threat_model.md")]

@@ -5,7 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::role::keys::{METADATA, Shape, check, join, unknown};
 use super::role::misfits_in;
-use super::{DocumentProblem, InvalidDocument, Metadata, Resource, Role, Secrets, Token, User, load_role};
+use super::{
+    DocumentProblem, InvalidDocument, Lock, Metadata, Resource, Role, Secrets, Token, User, load_role,
+};
 use crate::suggest::did_you_mean;
 
 /// What a document describes.
@@ -13,6 +15,8 @@ use crate::suggest::did_you_mean;
 #[non_exhaustive]
 #[expect(clippy::large_enum_variant, reason = "documents are few, and taken apart at once")]
 pub enum Document {
+    /// A lock.
+    Lock(Lock),
     /// A role.
     Role(Role),
     /// The secrets of a cluster, in a backup.
@@ -29,6 +33,7 @@ impl Document {
     /// The kind in documents.
     pub const fn kind(&self) -> &'static str {
         match self {
+            Self::Lock(_) => "lock",
             Self::Role(_) => "role",
             Self::Secrets(_) => "secrets",
             Self::Shown(kind) => kind,
@@ -48,7 +53,7 @@ pub struct LoadedDocument {
     pub ignored: Vec<String>,
 }
 
-const KINDS: [&str; 6] = ["cert_authority", "node", "role", "secrets", "token", "user"];
+const KINDS: [&str; 7] = ["cert_authority", "lock", "node", "role", "secrets", "token", "user"];
 
 const USER: Shape = Shape::Map(&[
     ("kind", Shape::Value),
@@ -67,6 +72,29 @@ const TOKEN: Shape = Shape::Map(&[
             ("roles", Shape::Value),
             ("secret", Shape::Value),
             ("uses", Shape::Value),
+        ]),
+    ),
+    ("version", Shape::Value),
+]);
+
+const LOCK: Shape = Shape::Map(&[
+    ("kind", Shape::Value),
+    ("metadata", METADATA),
+    (
+        "spec",
+        Shape::Map(&[
+            ("message", Shape::Value),
+            (
+                "target",
+                Shape::Map(&[
+                    ("login", Shape::Value),
+                    ("mfa_device", Shape::Value),
+                    ("node", Shape::Value),
+                    ("role", Shape::Value),
+                    ("serial", Shape::Value),
+                    ("user", Shape::Value),
+                ]),
+            ),
         ]),
     ),
     ("version", Shape::Value),
@@ -93,7 +121,7 @@ const SECRETS: Shape = Shape::Map(&[
     ("version", Shape::Value),
 ]);
 
-/// Reads a document as administrators write it: roles, users and tokens of our own version `v1` or of the original's, the secrets
+/// Reads a document as administrators write it: roles, users, tokens and locks of our own version `v1` or of the original's, the secrets
 /// of a backup, and what is only shown.
 ///
 /// # Errors
@@ -101,7 +129,7 @@ const SECRETS: Shape = Shape::Map(&[
 pub fn load_document(document: &Value) -> Result<LoadedDocument, InvalidDocument> {
     let Some(kind) = document.get("kind").and_then(Value::as_str) else {
         let message = if document.is_object() {
-            "a resource says what it is: kind: role, user or token"
+            "a resource says what it is: kind: role, user, token or lock"
         } else {
             "a resource is a map with the keys kind, version, metadata and spec"
         };
@@ -119,10 +147,12 @@ pub fn load_document(document: &Value) -> Result<LoadedDocument, InvalidDocument
         ("user", "v2") => Document::User(read(&original_user(document, &mut ignored)?, &USER)?),
         ("token", "v1") => Document::Token(read(document, &TOKEN)?),
         ("token", "v2") => Document::Token(read(&original_token(document, &mut ignored)?, &TOKEN)?),
+        ("lock", "v1") => Document::Lock(read(document, &LOCK)?),
+        ("lock", "v2") => Document::Lock(read(&original_lock(document, &mut ignored)?, &LOCK)?),
         ("secrets", "v1") => Document::Secrets(read(document, &SECRETS)?),
         ("node", _) => Document::Shown("node"),
         ("cert_authority", _) => Document::Shown("cert_authority"),
-        ("user" | "token", _) => {
+        ("lock" | "token" | "user", _) => {
             let message = format!("must be \"v1\", or \"v2\" for a {kind} of the original");
             return Err(DocumentProblem::new("version", message).into());
         }
@@ -244,6 +274,46 @@ fn original_user(document: &Value, ignored: &mut Vec<String>) -> Result<Value, I
     })
 }
 
+/// What is locked must be locked here, too, and not less and not more of it: a target that is not known refuses the document.
+fn original_lock(document: &Value, ignored: &mut Vec<String>) -> Result<Value, InvalidDocument> {
+    let known = ["created_at", "created_by", "expires", "message", "target"];
+    let mut expires = None;
+    let mut ours = original(document, &known, ignored, |key, value, spec, problems| match key {
+        "message" => {
+            spec.insert(key.to_owned(), value.clone());
+            true
+        }
+        "expires" => {
+            expires = (!says_nothing(value)).then(|| value.clone());
+            true
+        }
+        // The audit log knows it.
+        "created_at" | "created_by" => true,
+        "target" => {
+            let mut target = Map::new();
+            for (part, value) in entries(Some(value)).filter(|(_, value)| !says_nothing(value)) {
+                match part.as_str() {
+                    "login" | "mfa_device" | "node" | "role" | "user" => {
+                        target.insert(part.clone(), value.clone());
+                    }
+                    "server_id" => drop(target.insert("node".to_owned(), value.clone())),
+                    _ => problems.push(DocumentProblem::new(
+                        format!("spec.target.{part}"),
+                        "there is nothing here that could be locked so",
+                    )),
+                }
+            }
+            spec.insert(key.to_owned(), Value::Object(target));
+            true
+        }
+        _ => false,
+    })?;
+    if let (Some(at), Some(metadata)) = (expires, ours.get_mut("metadata").and_then(Value::as_object_mut)) {
+        metadata.insert("expires".to_owned(), at);
+    }
+    Ok(ours)
+}
+
 fn original_token(document: &Value, ignored: &mut Vec<String>) -> Result<Value, InvalidDocument> {
     let known =
         ["allow", "bot_name", "join_method", "roles", "suggested_agent_matcher_labels", "suggested_labels"];
@@ -339,10 +409,28 @@ mod tests {
     }
 
     #[test]
+    fn locks_of_the_original_lock_the_same_or_are_refused() {
+        let v2 = |target: Value, expires: &str| {
+            json!({"kind": "lock", "version": "v2", "metadata": {"name": "l", "id": 1},
+                "spec": {"target": target, "message": "m", "expires": expires, "created_by": "x"}})
+        };
+        let id = "0f8fad5b-d9cb-469f-a165-70867728950e";
+        let lock = load(&v2(json!({"user": "alice", "login": "", "server_id": id}), "2030-01-01T00:00:00Z"));
+        let Ok(Document::Lock(lock)) = lock else { panic!("{lock:?}") };
+        assert_eq!(lock.spec.target.to_string(), format!("user:\"alice\" node:\"{id}\""));
+        assert_eq!(lock.metadata.expires.unwrap().to_string(), "2030-01-01T00:00:00.000Z");
+        let endless = load(&v2(json!({"user": "alice"}), "0001-01-01T00:00:00Z"));
+        let Ok(Document::Lock(endless)) = endless else { panic!("{endless:?}") };
+        assert_eq!(endless.metadata.expires, None);
+        let error = load(&v2(json!({"user": "alice", "windows_desktop": "d"}), "")).unwrap_err();
+        assert!(error.contains("spec.target.windows_desktop"), "{error}");
+    }
+
+    #[test]
     fn what_is_wrong_is_named() {
         for (document, part) in [
             (json!([]), "kind, version, metadata and spec"),
-            (json!({}), "kind: role, user or token"),
+            (json!({}), "kind: role, user, token or lock"),
             (json!({"kind": "roel"}), "did you mean \"role\"?"),
             (json!({"kind": "user"}), "version: must be \"v1\""),
             (json!({"kind": "user", "version": "v1", "spec": {"rolse": []}}), "did you mean \"roles\"?"),

@@ -1,6 +1,7 @@
 //! What administrators and hosts describe: documents of a kind, a version, metadata and a specification.
 
 mod document;
+mod lock;
 mod node;
 mod role;
 mod secrets;
@@ -14,6 +15,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use self::document::{Document, LoadedDocument, load_document};
+pub use self::lock::{Lock, LockSpec, LockTarget, LockedNode, MAX_LOCK_MESSAGE};
 pub use self::node::{NODE_ONLINE_FOR, NODE_RETENTION, Node, NodeRecord};
 pub use self::role::{
     CertExtension, DocumentProblem, InvalidDocument, LoadedRole, LockMode, NAMED_KINDS, PortForwarding,

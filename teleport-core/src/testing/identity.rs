@@ -52,8 +52,11 @@ pub fn user_identity(
         permits: Permits { agent_forwarding: true, port_forwarding: true, pty: true, x11_forwarding: false },
         force_command: None,
         source_addresses: Vec::new(),
+        extensions: Vec::new(),
         login_ip: None,
+        mfa_device: None,
         serial: 1,
+        valid_after: Timestamp::EPOCH,
         expires,
     }
 }

@@ -62,8 +62,8 @@ impl CertIssuer for UnsignedIssuer {
     ) -> Result<IssuedCertificates, IssueError> {
         let content = json!({
             "user": grant.user, "logins": grant.logins, "roles": grant.roles, "traits": grant.traits,
-            "permits": grant.permits, "login_ip": grant.login_ip, "source_addresses": grant.source_addresses,
-            "keys": keys,
+            "permits": grant.permits, "login_ip": grant.login_ip, "mfa_device": grant.mfa_device, "source_addresses": grant.source_addresses,
+            "extensions": grant.extensions, "keys": keys,
         });
         Ok(self.issue(&content, grant.ttl.clamp(MIN_USER_TTL, MAX_USER_TTL)))
     }

@@ -8,6 +8,7 @@ use crate::cert::HostGrant;
 use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, HostRole, NodeName};
 use crate::label::Labels;
+use crate::lock::Locked;
 
 /// The most addresses of one host.
 pub const MAX_ADDRESSES: usize = 16;
@@ -51,6 +52,12 @@ pub enum JoinDenied {
     Expired {
         /// Since when.
         at: Timestamp,
+    },
+    /// The host is locked.
+    #[error("{locked}")]
+    Locked {
+        /// By which lock.
+        locked: Locked,
     },
     /// The token is not for this service.
     #[error("the token does not allow the role {asked}")]

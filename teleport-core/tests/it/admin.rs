@@ -8,7 +8,9 @@ use teleport_core::audit::EventKind;
 use teleport_core::auth::policy::Operation;
 use teleport_core::id::{HostRole, UserName};
 use teleport_core::label::Labels;
-use teleport_core::resource::{Metadata, Role, RoleSpec, Rule, Token, TokenSpec, User, UserSpec, Verb};
+use teleport_core::resource::{
+    Lock, LockSpec, Metadata, Role, RoleSpec, Rule, Token, TokenSpec, User, UserSpec, Verb,
+};
 use teleport_core::secret::SecretString;
 use teleport_core::testing::subject_keys;
 
@@ -36,6 +38,7 @@ async fn a_change_that_was_not_made_is_in_the_audit_log() {
     let role = |name: &str| Role::new(name, RoleSpec::default());
     let user = |name: &str| User::new(name, UserSpec::default());
     let described = Token::described(Metadata::default(), TokenSpec::default());
+    let lock = Lock::new("l", LockSpec::default());
     let outcomes = [
         (Operation::CreateUser, alice.create_user(create()).await.map(drop), ApiErrorKind::Conflict, "alice"),
         (
@@ -95,6 +98,24 @@ async fn a_change_that_was_not_made_is_in_the_audit_log() {
             alice.replace_token(described).await.map(drop),
             ApiErrorKind::Invalid,
             "metadata.expires",
+        ),
+        (
+            Operation::CreateLock,
+            alice.create_lock(lock.clone()).await.map(drop),
+            ApiErrorKind::Invalid,
+            "spec.target",
+        ),
+        (
+            Operation::ReplaceLock,
+            alice.replace_lock(lock).await.map(drop),
+            ApiErrorKind::Invalid,
+            "spec.target",
+        ),
+        (
+            Operation::DeleteLock,
+            alice.delete_lock("nonesuch".parse().unwrap()).await,
+            ApiErrorKind::NotFound,
+            "nonesuch",
         ),
         (
             Operation::SignUser,

@@ -9,7 +9,7 @@ use teleport_core::audit::EventKind;
 use teleport_core::auth::{AuthService, Backup, RestoreError, RestorePorts, restore};
 use teleport_core::id::{ClusterName, HostRole};
 use teleport_core::label::Labels;
-use teleport_core::resource::{Document, Role, RoleSpec, User, UserSpec};
+use teleport_core::resource::{Document, Lock, LockSpec, LockTarget, Role, RoleSpec, User, UserSpec};
 use teleport_core::secret::Sealer;
 use teleport_core::storage::BackendExt;
 use teleport_core::testing::MemoryAudit;
@@ -36,6 +36,7 @@ async fn documents(cluster: &Cluster, secrets: bool) -> Vec<Document> {
     let mut all: Vec<Document> = admin.roles().await.unwrap().into_iter().map(Document::Role).collect();
     all.extend(admin.user_documents().await.unwrap().into_iter().map(Document::User));
     all.extend(admin.token_documents().await.unwrap().into_iter().map(Document::Token));
+    all.extend(admin.locks().await.unwrap().into_iter().map(Document::Lock));
     all.push(Document::Shown("node"));
     if secrets {
         all.push(Document::Secrets(admin.secrets().await.unwrap()));
@@ -64,6 +65,9 @@ async fn populated() -> (Cluster, teleport_core::secret::SecretString) {
     let mut bob = User::new("bob", UserSpec::default());
     bob.spec.roles = vec!["ops".parse().unwrap()];
     cluster.admin().add_user(bob).await.unwrap();
+    let target = LockTarget { user: Some("bob".parse().unwrap()), ..LockTarget::default() };
+    let lock = Lock::new("bob-is-away", LockSpec { target, message: String::new() });
+    cluster.admin().create_lock(lock).await.unwrap();
     (cluster, secret)
 }
 
@@ -74,9 +78,12 @@ async fn roles_and_users_come_back_without_their_secrets() {
     let backup = Backup::new(documents(&cluster, false).await).unwrap();
     let restored = restore(&ports, &name(), &backup).await.unwrap();
     assert_eq!((restored.roles, restored.users, restored.secrets, restored.left_out), (4, 2, 0, 1));
+    assert_eq!(restored.locks, 1);
     let service = started(&cluster, &ports).await;
     let admin = service.acting_as(teleport_core::auth::Caller::LocalAdmin);
     assert_eq!(admin.role("editor".parse().unwrap()).await.unwrap().metadata.description, "changed");
+    let locked = admin.lock("bob-is-away".parse().unwrap()).await.unwrap();
+    assert_eq!(locked.spec.target.to_string(), "user:\"bob\"");
     assert_eq!(admin.user("bob".parse().unwrap()).await.unwrap().spec.roles[0].as_str(), "ops");
     cluster.next_step();
     let login = || cluster.login("alice", PASSWORD, cluster.code(&secret));

@@ -2,14 +2,18 @@
 
 use std::time::Duration;
 
-use teleport_core::api::{AdminApi, ApiErrorKind, LoginRequest, PublicApi, ResetUser};
+use serde_json::json;
+use teleport_core::api::{
+    AdminApi, ApiErrorKind, IdentityApi, LoginRequest, PublicApi, ReissueRequest, ResetUser, ResourceApi,
+};
 use teleport_core::audit::EventKind;
 use teleport_core::auth::Caller;
-use teleport_core::cert::Identity;
+use teleport_core::cert::{Identity, UserIdentity};
 use teleport_core::id::HostRole;
+use teleport_core::resource::{CertExtension, builtin_roles};
 use teleport_core::secret::SecretString;
 use teleport_core::storage::BackendExt;
-use teleport_core::testing::UnsignedIssuer;
+use teleport_core::testing::{UnsignedIssuer, subject_keys};
 use tokio::time::Instant;
 
 use crate::cluster::{Cluster, PASSWORD, at_once};
@@ -291,4 +295,64 @@ async fn compare(cluster: &Cluster, users: [&str; 2], rounds: usize) -> (f64, f6
         (mean, variance / count)
     });
     ((known - unknown) / (known_error + unknown_error).sqrt(), known, unknown)
+}
+
+/// `pin_source_ip` and `cert_extensions`, from the login to what is derived from it.
+#[tokio::test]
+async fn a9_certificates_are_bound_to_the_address_of_the_login_and_stay_so() {
+    let cluster = Cluster::new().await;
+    let secret = cluster.sign_up("alice").await;
+    let role = |pin: bool| {
+        let mut role = builtin_roles().into_iter().find(|role| role.metadata.name == "access").unwrap();
+        role.spec.options.pin_source_ip = pin;
+        let extension = |name: &str, value: &str| CertExtension::new(name, value);
+        role.spec.options.cert_extensions = vec![
+            extension("login@github.com", "{{internal.logins}}"),
+            extension("none@example.com", "{{external.x}}"),
+        ];
+        role
+    };
+    cluster.admin().replace_role(role(true)).await.unwrap();
+    let attempt = async |caller: Caller, client_ip: Option<&str>| {
+        cluster.next_step();
+        let mut request = cluster.login("alice", PASSWORD, cluster.code(&secret));
+        request.client_ip = client_ip.map(|address| address.parse().unwrap());
+        cluster.auth.acting_as(caller).login(request).await
+    };
+    // Nobody says where it comes from.
+    for caller in [Caller::LocalAdmin, cluster.web_caller()] {
+        let error = attempt(caller, None).await.unwrap_err();
+        assert_eq!(error.kind(), ApiErrorKind::Denied);
+        assert!(error.message().contains("bind certificates to the address of the login"), "{error}");
+        assert!(reason(&cluster).contains("bind certificates"));
+    }
+    let issued = attempt(cluster.web_caller(), Some("::ffff:198.51.100.7")).await.unwrap();
+    let content = UnsignedIssuer::read(&issued.certificates);
+    assert_eq!(content["source_addresses"], json!(["198.51.100.7"]));
+    assert_eq!(content["extensions"], json!([["login@github.com", "root"]]));
+
+    // What is derived from it is as bound, whoever asks from wherever, and whatever roles say by then.
+    let mut identity = cluster.user("alice", &["access"], &["root"]);
+    identity.login_ip = Some("198.51.100.7".parse().unwrap());
+    identity.source_addresses = vec!["198.51.100.7".to_owned()];
+    identity.extensions = vec![("login@github.com".to_owned(), "root".to_owned())];
+    let derive = async |identity: &UserIdentity| {
+        let request = ReissueRequest { keys: subject_keys(9), ttl: None };
+        let issued = cluster.as_user(identity).reissue_user(request).await;
+        issued.map(|issued| UnsignedIssuer::read(&issued.certificates))
+    };
+    cluster.admin().replace_role(role(false)).await.unwrap();
+    let content = derive(&identity).await.unwrap();
+    assert_eq!(content["source_addresses"], json!(["198.51.100.7"]));
+    assert_eq!(content["extensions"], json!([["login@github.com", "root"]]));
+    // What the first certificate did not say, the second does not say either.
+    identity.extensions = vec![("login@github.com".to_owned(), "admin".to_owned())];
+    assert_eq!(derive(&identity).await.unwrap()["extensions"], json!([]));
+    // Roles that bind from now on bind what is derived from now on.
+    identity.source_addresses.clear();
+    assert_eq!(derive(&identity).await.unwrap()["source_addresses"], json!([]));
+    cluster.admin().replace_role(role(true)).await.unwrap();
+    assert_eq!(derive(&identity).await.unwrap()["source_addresses"], json!(["198.51.100.7"]));
+    identity.login_ip = None;
+    assert_eq!(derive(&identity).await.unwrap_err().kind(), ApiErrorKind::Denied);
 }

@@ -16,6 +16,7 @@ mod ending;
 mod eviction;
 mod failures;
 mod hosts;
+mod locks;
 mod login;
 mod policy;
 mod quota;

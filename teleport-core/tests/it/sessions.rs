@@ -1,6 +1,6 @@
 //! Recordings of others, as far as rules with `where` say: what is listed is what may be read, one by one.
 
-use teleport_core::api::{AdminApi, ApiErrorKind, RecordingApi, RecordingQuery, ResourceApi};
+use teleport_core::api::{AdminApi, ApiErrorKind, RecordingApi, RecordingQuery, ResourceApi, UpdateUser};
 use teleport_core::clock::Timestamp;
 use teleport_core::entropy::EntropyExt;
 use teleport_core::id::{HostRole, SessionId, UserName};
@@ -180,7 +180,11 @@ async fn rights_that_were_taken_are_gone_and_long_searches_end() {
     let to = Some(bobs.started.saturating_add(std::time::Duration::from_millis(1)));
     assert_eq!(api.recordings(RecordingQuery { to, ..everything(10) }).await.unwrap().len(), 1);
 
-    cluster.admin().delete_user(eve.user.clone()).await.unwrap();
+    let roles = Some(vec!["access".parse().unwrap()]);
+    let request = UpdateUser { roles, ..UpdateUser::default() };
+    cluster.admin().update_user(eve.user.clone(), request).await.unwrap();
     assert!(api.recordings(everything(10)).await.unwrap().is_empty());
     assert_eq!(api.read_recording(bobs.session, 0).await.unwrap_err().kind(), ApiErrorKind::NotFound);
+    cluster.admin().delete_user(eve.user.clone()).await.unwrap();
+    assert_eq!(api.recordings(everything(10)).await.unwrap_err().kind(), ApiErrorKind::Denied);
 }

@@ -10,7 +10,7 @@ use teleport_core::auth::{AuthHandle, Caller};
 use teleport_core::cert::{Identity, MAX_HOST_TTL, MAX_USER_TTL, MIN_USER_TTL};
 use teleport_core::id::HostRole;
 use teleport_core::label::Labels;
-use teleport_core::resource::{NodeRecord, Role, RoleConditions, RoleSpec, Rule, Verb};
+use teleport_core::resource::{NodeRecord, Role, RoleConditions, RoleOptions, RoleSpec, Rule, Verb};
 use teleport_core::testing::{UnsignedIssuer, subject_keys};
 
 use crate::cluster::{CLUSTER, Cluster};
@@ -75,6 +75,13 @@ async fn a_user_gets_what_a_login_would_give_and_the_log_says_from_whom() {
     cluster.admin().update_user("bot".parse().unwrap(), fewer).await.unwrap();
     let response = signer.sign_user(user(&cluster, "bot", None)).await.unwrap();
     assert!(response.roles.is_empty() && response.logins.is_empty(), "{response:?}");
+    // A role that binds certificates to the address of the login has none to bind this to.
+    let pin = RoleOptions { pin_source_ip: true, ..RoleOptions::default() };
+    let pinned = Role::new("pinned", RoleSpec { options: pin, ..RoleSpec::default() });
+    cluster.admin().create_role(pinned).await.unwrap();
+    cluster.member("desk", &["access", "pinned"]).await;
+    let refused = signer.sign_user(user(&cluster, "desk", None)).await.unwrap_err();
+    assert!(refused.message().contains("to the address of the login"), "{refused}");
     // Whoever could not log in gets none, and the one who asks hears why.
     let mut over = cluster.admin().user("bot".parse().unwrap()).await.unwrap();
     over.metadata.expires = Some(cluster.now().saturating_add(Duration::from_secs(59)));

@@ -53,6 +53,7 @@ suite! {
     a_user_has_several_devices
     events_carry_who_reports_them
     invites_are_in_the_list_of_tokens
+    locks_are_written_under_their_revision
     nodes_come_and_go
     proxies_are_in_the_status
     places_belong_to_their_node

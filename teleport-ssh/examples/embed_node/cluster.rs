@@ -71,7 +71,7 @@ impl SmallCluster {
     /// What the node asks and reports to.
     pub(crate) fn access(&self) -> Arc<dyn NodeAccess> {
         let trust = self.identity.current().trust.clone();
-        Arc::new(SmallAuth(AccessView { trust, roles: builtin_roles().into(), proxies: Vec::new() }))
+        Arc::new(SmallAuth(AccessView::new(trust, builtin_roles())))
     }
 
     /// Makes a key and a certificate for alice, who may log in as `operator`, and says how to use them.

@@ -48,12 +48,12 @@ pub enum IdentityFileError {
         /// Why.
         reason: CertRejected,
     },
-    /// Authorities of two clusters.
-    #[error("it names the authorities of two clusters")]
-    Clusters,
     /// It cannot be read, or may not be: others can read it as well.
     #[error(transparent)]
     File(io::Error),
+    /// Its parts are those of different identities.
+    #[error("its parts are of different users or clusters")]
+    Different,
     /// The line is none that such a file has.
     #[error("line {line} is none of an identity file, which `tsh login --out` and `tctl auth sign` write")]
     Line {

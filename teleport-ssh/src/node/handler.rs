@@ -222,6 +222,15 @@ impl Handler for Connection {
         Ok(false)
     }
 
+    async fn streamlocal_forward(
+        &mut self,
+        socket_path: &str,
+        _session: &mut Session,
+    ) -> Result<bool, ConnectionError> {
+        self.no_forwarding("streamlocal-forward", socket_path.to_owned());
+        Ok(false)
+    }
+
     async fn channel_close(
         &mut self,
         channel: ChannelId,
@@ -296,6 +305,7 @@ impl Handler for Connection {
         session: &mut Session,
     ) -> Result<(), ConnectionError> {
         self.arrived(channel, x11_auth_protocol.len().saturating_add(x11_auth_cookie.len()))?;
+        self.not_offered(EventKind::X11ForwardFailure, "this node does not forward X11");
         Ok(session.channel_failure(channel)?)
     }
 
@@ -356,6 +366,7 @@ impl Handler for Connection {
         _session: &mut Session,
     ) -> Result<bool, ConnectionError> {
         self.arrived(channel, 0)?;
+        self.not_offered(EventKind::AgentForwardFailure, "this node does not forward agents");
         Ok(false)
     }
 

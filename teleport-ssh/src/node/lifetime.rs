@@ -22,7 +22,7 @@ use crate::session::{ExitStatus, SessionOutput};
 /// The longest time until the clock is looked at again: it may be set, or stand still while the machine sleeps.
 const LOOK: Duration = Duration::from_secs(60);
 /// How long the user's terminal has to take the word that the connection ends.
-const TELL_LIMIT: Duration = Duration::from_secs(1);
+pub(super) const TELL_LIMIT: Duration = Duration::from_secs(1);
 /// How long a session has to end when it is told to. More than what processes have to obey their hang-up.
 const END_LIMIT: Duration = Duration::from_secs(10);
 

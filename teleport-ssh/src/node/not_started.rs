@@ -19,6 +19,8 @@ pub(super) enum NotStarted {
     Access(#[from] Refusal),
     #[error("no role that grants the session permits the command")]
     Command,
+    #[error("a role permits no copying of files")]
+    Copy,
     #[error("the roles that grant the session permit only certain commands, and no shell")]
     Shell,
 }
@@ -30,6 +32,7 @@ impl NotStarted {
         match self {
             Self::Access(_) => "teleport: access denied\r\n",
             Self::Command => "teleport: your roles do not permit this command on this node\r\n",
+            Self::Copy => "teleport: your roles do not permit copying files on this node\r\n",
             Self::Shell => "teleport: your roles permit only certain commands on this node, and no shell\r\n",
         }
     }
@@ -37,6 +40,7 @@ impl NotStarted {
     const fn event(&self) -> EventKind {
         match self {
             Self::Command => EventKind::ExecFailure,
+            Self::Copy => EventKind::ScpDisallowed,
             Self::Access(_) | Self::Shell => EventKind::SessionRejected,
         }
     }
@@ -47,11 +51,12 @@ pub(super) fn check(policy: &SessionPolicy, kind: &SessionKind) -> Result<(), No
     match kind {
         SessionKind::Shell if policy.shell() => Ok(()),
         SessionKind::Shell => Err(NotStarted::Shell),
-        SessionKind::Exec(_) if policy.commands.is_unrestricted() => Ok(()),
-        // What is no text is on no list.
         SessionKind::Exec(line) => match std::str::from_utf8(line) {
-            Ok(line) if policy.commands.permit(line) => Ok(()),
-            _ => Err(NotStarted::Command),
+            Ok(line) if !policy.commands.permit(line) => Err(NotStarted::Command),
+            // What is no text is on no list.
+            Err(_) if !policy.commands.is_unrestricted() => Err(NotStarted::Command),
+            _ if policy.forbids_as_copy(&String::from_utf8_lossy(line)) => Err(NotStarted::Copy),
+            _ => Ok(()),
         },
     }
 }

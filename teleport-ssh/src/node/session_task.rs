@@ -10,6 +10,7 @@ use teleport_core::audit::{AuditEvent, EventKind};
 use teleport_core::clock::Timestamp;
 use teleport_core::id::SessionId;
 use teleport_core::recording::{NoRecorder, RecordingMeta, SessionEnd};
+use teleport_core::resource::RecordingMode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -107,7 +108,14 @@ pub(super) async fn run(start: Start) {
     let mut guard = Ending { output: Some(output.clone()), node: Arc::clone(&node), details, started };
     let session = node.service.run(grant, channel);
     let (status, over) = lifetime::attend(session, &output, interactive, &closed, &mut ending).await;
-    if let Some(over) = over {
+    if output.is_unrecorded() {
+        tracing::warn!(session = %id, "the session can no longer be recorded, and must be: ended");
+        guard.details.event =
+            guard.details.event.clone().field("reason", "the session could not be recorded");
+        let text = "\r\nteleport: the session can no longer be recorded, so it ends\r\n";
+        // A window that is full is not waited for.
+        let _ = tokio::time::timeout(lifetime::TELL_LIMIT, output.notice(text, interactive)).await;
+    } else if let Some(over) = over {
         guard.details.event = guard.details.event.clone().field("reason", over.to_string());
     }
     guard.end(&handle, status, slot).await;
@@ -132,8 +140,12 @@ async fn begin(node: &Shared, grant: &LoginGrant, launch: &Launch) -> Result<Beg
         terminal: launch.terminal.as_ref().map(|terminal| terminal.size.cells()),
     };
     // A file is made and synced: other connections of this thread must not wait for the disk.
+    let mode = grant.policy.recording;
+    if mode == RecordingMode::Off {
+        return Ok((id, started, Box::new(NoRecorder::new())));
+    }
     let recorders = Arc::clone(&node.recorders);
-    let recorder = tokio::task::spawn_blocking(move || recorders.start(meta)).await;
+    let recorder = tokio::task::spawn_blocking(move || recorders.start(meta, mode)).await;
     let recorder = recorder.map_err(|error| chain(&error))?.map_err(|error| chain(&error))?;
     Ok((id, started, recorder))
 }
@@ -181,7 +193,8 @@ impl Details {
             .session(session)
             .remote(Some(peer))
             .field("addr.local", local.to_string())
-            .field("role", grant.role.as_str());
+            .field("role", grant.role.as_str())
+            .field("session_recording", grant.policy.recording.as_str());
         let terminal = launch.terminal.as_ref().map(|terminal| terminal.size.cells());
         Self { event, session, command: command(&launch.kind), terminal }
     }

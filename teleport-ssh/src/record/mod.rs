@@ -13,9 +13,11 @@ mod room;
 mod spool;
 mod upload;
 
-use std::fmt;
+use std::path::PathBuf;
+use std::{fmt, io};
 
 use teleport_core::recording::{NoRecorder, Recorder, RecordingMeta};
+use teleport_core::resource::RecordingMode;
 
 pub use self::spool::{Spool, SpoolError, SpoolLimits};
 pub use self::upload::Uploader;
@@ -23,23 +25,28 @@ pub use self::upload::Uploader;
 /// Makes a recorder for each session.
 ///
 /// # Contract
-/// `start` is quick and may touch the local disk, never the network. On an error the session is not to begin if it must be
-/// recorded.
+/// `start` is quick and may touch the local disk, never the network. On an error the session is not to begin. It is called for
+/// sessions that are to be recorded, never with [`RecordingMode::Off`]; with [`RecordingMode::Strict`] the recorder says by
+/// [`Recorder::failed`] that something was lost.
 pub trait Recorders: fmt::Debug + Send + Sync + 'static {
     /// Begins the recording of a session.
     ///
     /// # Errors
     /// [`SpoolError`] when nothing could be recorded.
-    fn start(&self, meta: RecordingMeta) -> Result<Box<dyn Recorder>, SpoolError>;
+    fn start(&self, meta: RecordingMeta, mode: RecordingMode) -> Result<Box<dyn Recorder>, SpoolError>;
 }
 
-/// Records nothing.
+/// Records nothing. Sessions that must be recorded are refused.
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "a unit")]
 pub struct NoRecorders;
 
 impl Recorders for NoRecorders {
-    fn start(&self, _meta: RecordingMeta) -> Result<Box<dyn Recorder>, SpoolError> {
+    fn start(&self, _meta: RecordingMeta, mode: RecordingMode) -> Result<Box<dyn Recorder>, SpoolError> {
+        if mode == RecordingMode::Strict {
+            let source = io::Error::new(io::ErrorKind::Unsupported, "nothing is recorded on this node");
+            return Err(SpoolError { path: PathBuf::new(), source });
+        }
         Ok(Box::new(NoRecorder::new()))
     }
 }

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use teleport_core::id::SessionId;
 use teleport_core::recording::{Encoder, OutputStream, RecordedEvent, Recorder, RecordingMeta, SessionEnd};
+use teleport_core::resource::RecordingMode;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -65,7 +66,7 @@ impl Default for SpoolLimits {
 }
 
 enum Message {
-    Begin { session: SessionId, encoder: Box<Encoder>, file: File },
+    Begin { session: SessionId, encoder: Box<Encoder>, file: File, incomplete: Arc<AtomicBool> },
     Event { session: SessionId, event: RecordedEvent },
     Close,
 }
@@ -179,7 +180,7 @@ fn waiting(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 impl Recorders for Spool {
-    fn start(&self, meta: RecordingMeta) -> Result<Box<dyn Recorder>, SpoolError> {
+    fn start(&self, meta: RecordingMeta, mode: RecordingMode) -> Result<Box<dyn Recorder>, SpoolError> {
         let session = meta.session;
         let path = path(&self.0.dir, session, OPEN);
         let room = &self.0.room;
@@ -208,11 +209,15 @@ impl Recorders for Spool {
             Ok((file, encoder))
         };
         let (file, encoder) = open().map_err(|source| SpoolError { path: path.clone(), source })?;
-        let begin = Message::Begin { session, encoder: Box::new(encoder), file };
+        let lost = Arc::new(AtomicBool::new(false));
+        let begin =
+            Message::Begin { session, encoder: Box::new(encoder), file, incomplete: Arc::clone(&lost) };
         let gone = || SpoolError { path, source: io::ErrorKind::BrokenPipe.into() };
         self.0.queue.send(begin).map_err(|_| gone())?;
         Ok(Box::new(SpoolRecorder {
             session,
+            strict: mode == RecordingMode::Strict,
+            incomplete: lost,
             lost: 0,
             resized: None,
             last: Duration::ZERO,
@@ -225,6 +230,10 @@ impl Recorders for Spool {
 /// Records one session into a [`Spool`].
 struct SpoolRecorder {
     session: SessionId,
+    /// Whether the session is to end when something is lost.
+    strict: bool,
+    /// Whether something was, here or on the way to the disk.
+    incomplete: Arc<AtomicBool>,
     lost: u64,
     /// The size of the terminal for which there was no room.
     resized: Option<RecordedEvent>,
@@ -280,6 +289,7 @@ impl Recorder for SpoolRecorder {
                 tracing::warn!(session = %self.session, "the disk does not keep up with a session; its recording gets a gap");
             }
             self.lost += data.len() as u64;
+            self.incomplete.store(true, Ordering::Relaxed);
             return;
         }
         self.close_gap();
@@ -305,8 +315,8 @@ impl Recorder for SpoolRecorder {
     }
 
     fn failed(&self) -> bool {
-        // The spool does its best: what it must leave out is a gap in the record, not the end of the session.
-        false
+        // Else the spool does its best: what it must leave out is a gap in the record, not the end of the session.
+        self.strict && self.incomplete.load(Ordering::Relaxed)
     }
 }
 
@@ -330,6 +340,8 @@ struct Writing {
     resized: Option<RecordedEvent>,
     /// Bytes of the file.
     len: u64,
+    /// Told to the session's recorder.
+    incomplete: Arc<AtomicBool>,
 }
 
 struct Worker {
@@ -385,16 +397,19 @@ impl Worker {
         self.counted = false;
         let room = &self.room;
         self.files.retain(|session, writing| {
-            keep(*session, writing.write(*session, true, room).and_then(|()| writing.sync()))
+            let written = writing.write(*session, true, room).and_then(|()| writing.sync());
+            keep(*session, written, &writing.incomplete)
         });
     }
 
     fn handle(&mut self, message: Message) {
         match message {
-            Message::Begin { session, encoder, file } => {
+            Message::Begin { session, encoder, file, incomplete } => {
                 let len = file.metadata().map(|data| data.len()).unwrap_or_default();
-                self.files
-                    .insert(session, Writing { encoder, file, dirty: false, lost: 0, resized: None, len });
+                self.files.insert(
+                    session,
+                    Writing { encoder, file, dirty: false, lost: 0, resized: None, len, incomplete },
+                );
             }
             Message::Event { session, event } => self.event(session, &event),
             Message::Close => {}
@@ -422,7 +437,7 @@ impl Worker {
             if end {
                 result = result.and_then(|()| writing.sync());
             }
-            if !keep(session, result) || end {
+            if !keep(session, result, &writing.incomplete) || end {
                 self.files.remove(&session);
             }
         }
@@ -441,8 +456,9 @@ impl Worker {
 }
 
 /// Logs a failure; `false` if the recording cannot go on.
-fn keep(session: SessionId, result: io::Result<()>) -> bool {
+fn keep(session: SessionId, result: io::Result<()>, incomplete: &AtomicBool) -> bool {
     if let Err(error) = &result {
+        incomplete.store(true, Ordering::Relaxed);
         tracing::error!(%session, error = error as &dyn std::error::Error, "a session cannot be recorded any longer");
     }
     result.is_ok()
@@ -454,6 +470,7 @@ impl Writing {
         match event {
             RecordedEvent::Output { data, .. } if full => {
                 self.lost += data.len() as u64;
+                self.incomplete.store(true, Ordering::Relaxed);
                 return Ok(());
             }
             // As of output, a user can make as many of them as there is time.
@@ -514,12 +531,23 @@ mod tests {
         }));
         let session = "6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f01".parse().unwrap();
         let (lost, last) = (0, Duration::ZERO);
-        let mut recorder = SpoolRecorder { session, lost, resized: None, last, spool, finished: false };
+        let incomplete = Arc::<AtomicBool>::default();
+        let mut recorder = SpoolRecorder {
+            session,
+            strict: true,
+            incomplete,
+            lost,
+            resized: None,
+            last,
+            spool,
+            finished: false,
+        };
         let most = MAX_QUEUED / OVERHEAD;
         for number in 0..most {
             recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"x"));
             recorder.resize(Duration::ZERO, 80, u16::try_from(number % 1000).unwrap());
         }
+        assert!(recorder.failed(), "something was left out");
         recorder.resize(Duration::ZERO, 132, 43);
         recorder.finish(Duration::ZERO, SessionEnd::Exited(0));
         let events = messages.try_iter().filter_map(|message| match message {
@@ -556,6 +584,7 @@ mod tests {
             file: File::create(&path).unwrap(),
             dirty: false,
             lost: 0,
+            incomplete: Arc::default(),
             resized: None,
             len: 0,
         };

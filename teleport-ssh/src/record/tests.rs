@@ -21,6 +21,8 @@ use teleport_core::task::{Shutdown, TaskScope};
 
 use super::*;
 
+const MODE: RecordingMode = RecordingMode::BestEffort;
+
 fn meta(number: u8) -> RecordingMeta {
     RecordingMeta {
         session: format!("6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f{number:02x}").parse::<SessionId>().unwrap(),
@@ -156,7 +158,7 @@ async fn uploaded(store: &Store, count: usize) -> Vec<(RecordingMeta, Vec<u8>)> 
 async fn what_a_session_shows_arrives_whole_over_a_bad_network() {
     let dir = tempfile::tempdir().unwrap();
     let spool = Spool::open(dir.path().join("spool"), SpoolLimits::default()).unwrap();
-    let mut recorder = spool.start(meta(1)).unwrap();
+    let mut recorder = spool.start(meta(1), MODE).unwrap();
     // Incompressible, so that it takes several parts.
     let mut state = 1u64;
     let mut shown = Vec::new();
@@ -199,7 +201,7 @@ async fn a_host_beyond_its_limit_keeps_its_recordings() {
     let dir = tempfile::tempdir().unwrap();
     let spool = Spool::open(dir.path(), SpoolLimits::default()).unwrap();
     for number in 0..10 {
-        spool.start(meta(number)).unwrap().finish(Duration::ZERO, SessionEnd::Exited(0));
+        spool.start(meta(number), MODE).unwrap().finish(Duration::ZERO, SessionEnd::Exited(0));
     }
     let closed = async {
         while spool.waiting().unwrap().len() < 10 {
@@ -226,7 +228,7 @@ async fn a_host_beyond_its_limit_keeps_its_recordings() {
 async fn a_drain_waits_little_for_a_store_that_is_away() {
     let dir = tempfile::tempdir().unwrap();
     let spool = Spool::open(dir.path(), SpoolLimits::default()).unwrap();
-    spool.start(meta(5)).unwrap().finish(Duration::ZERO, SessionEnd::Exited(0));
+    spool.start(meta(5), MODE).unwrap().finish(Duration::ZERO, SessionEnd::Exited(0));
     let closed = async {
         while spool.waiting().unwrap().is_empty() {
             moment().await;
@@ -251,7 +253,7 @@ async fn a_session_that_a_crash_cut_is_uploaded_at_the_next_start() {
     let dir = tempfile::tempdir().unwrap();
     {
         let spool = Spool::open(dir.path(), SpoolLimits::default()).unwrap();
-        let mut recorder = spool.start(meta(2)).unwrap();
+        let mut recorder = spool.start(meta(2), MODE).unwrap();
         recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"before the crash"));
         // The thread ends without having seen an end, as after a crash.
         let _never_dropped = Box::leak(Box::new(recorder));
@@ -277,10 +279,10 @@ async fn a_session_that_a_crash_cut_is_uploaded_at_the_next_start() {
 async fn a_full_spool_leaves_a_gap_that_says_how_much() {
     let dir = tempfile::tempdir().unwrap();
     let spool = Spool::open(dir.path(), SpoolLimits { max_bytes: 1, ..SpoolLimits::default() }).unwrap();
-    let mut recorder = spool.start(meta(3)).unwrap();
+    let mut recorder = spool.start(meta(3), MODE).unwrap();
     // Who begins now could not be recorded.
-    let error = spool.start(meta(4)).unwrap_err();
-    assert_eq!(error.source.kind(), std::io::ErrorKind::StorageFull, "{error:?}");
+    let error = spool.start(meta(4), MODE).unwrap_err();
+    assert_eq!(error.source.kind(), io::ErrorKind::StorageFull, "{error:?}");
     assert!(!dir.path().join(format!("{}.part", meta(4).session)).exists());
     recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"twelve bytes"));
     recorder.finish(Duration::from_secs(1), SessionEnd::Exited(0));
@@ -297,7 +299,7 @@ async fn a_full_spool_leaves_a_gap_that_says_how_much() {
     };
     tokio::time::timeout(Duration::from_secs(600), wait).await.expect("the audit log is told");
     // What was delivered takes no room.
-    spool.start(meta(4)).unwrap();
+    spool.start(meta(4), MODE).unwrap();
     let [told] = &store.state.lock().unwrap().reported[..] else { panic!("once") };
     assert_eq!(told.code, EventKind::SessionUploadFailure);
     let text = told.error.as_deref().unwrap();
@@ -310,7 +312,7 @@ async fn a_recording_has_an_end_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let limits = SpoolLimits { max_recording_bytes: 1, ..SpoolLimits::default() };
     let spool = Spool::open(dir.path(), limits).unwrap();
-    let mut recorder = spool.start(meta(3)).unwrap();
+    let mut recorder = spool.start(meta(3), MODE).unwrap();
     recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"twelve bytes"));
     recorder.finish(Duration::from_secs(1), SessionEnd::Exited(0));
     let store = Arc::new(Store::default());
@@ -318,7 +320,7 @@ async fn a_recording_has_an_end_and_says_so() {
     scope.spawn(Uploader::new(spool.clone(), store.clone()).run(Shutdown::new()));
     let events = read(&uploaded(&store, 1).await[0].1);
     assert_eq!(events[0], RecordedEvent::Gap { at: Duration::from_secs(1), lost: 12 });
-    spool.start(meta(4)).unwrap();
+    spool.start(meta(4), MODE).unwrap();
 }
 
 /// Whoever fills the spool leaves room for others.
@@ -328,21 +330,21 @@ fn one_user_has_half_of_the_spool() {
     let header = {
         let other = tempfile::tempdir().unwrap();
         let spool = Spool::open(other.path(), SpoolLimits::default()).unwrap();
-        let _recorder = spool.start(meta(1)).unwrap();
+        let _recorder = spool.start(meta(1), MODE).unwrap();
         std::fs::metadata(other.path().join(format!("{}.part", meta(1).session))).unwrap().len()
     };
     let limits = SpoolLimits { max_bytes: 4 * header, ..SpoolLimits::default() };
     let spool = Spool::open(dir.path(), limits).unwrap();
-    let _first = spool.start(meta(1)).unwrap();
-    let _second = spool.start(meta(2)).unwrap();
-    assert!(spool.start(meta(3)).is_err(), "her half is used up");
+    let _first = spool.start(meta(1), MODE).unwrap();
+    let _second = spool.start(meta(2), MODE).unwrap();
+    assert!(spool.start(meta(3), MODE).is_err(), "her half is used up");
     let bob = |number| RecordingMeta { user: UserName::new("robin").unwrap(), ..meta(number) };
-    drop(spool.start(bob(4)).unwrap());
+    drop(spool.start(bob(4), MODE).unwrap());
     drop((_first, _second, spool));
     // Also after a restart.
     let spool = Spool::open(dir.path(), limits).unwrap();
-    assert!(spool.start(meta(3)).is_err());
-    drop(spool.start(bob(5)).unwrap());
+    assert!(spool.start(meta(3), MODE).is_err());
+    drop(spool.start(bob(5), MODE).unwrap());
 }
 
 #[test]
@@ -358,7 +360,7 @@ fn refused_recordings_take_no_room_and_the_oldest_go() {
     let spool = Spool::open(dir.path(), limits).unwrap();
     assert_eq!(["oldest", "older", "new"].map(|name| file(name).exists()), [false, false, true]);
     std::fs::write(file("more"), [0; 4000]).unwrap();
-    spool.start(meta(1)).unwrap();
+    spool.start(meta(1), MODE).unwrap();
 }
 
 #[test]
@@ -367,8 +369,8 @@ fn files_are_for_the_owner_alone_and_strangers_are_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spool");
     let spool = Spool::open(&path, SpoolLimits::default()).unwrap();
-    let _recorder = spool.start(meta(4)).unwrap();
-    assert!(spool.start(meta(4)).is_err(), "a session is recorded once");
+    let _recorder = spool.start(meta(4), MODE).unwrap();
+    assert!(spool.start(meta(4), MODE).is_err(), "a session is recorded once");
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
     let file = path.join(format!("{}.part", meta(4).session));
     assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600);

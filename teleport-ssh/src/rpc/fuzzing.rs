@@ -25,6 +25,7 @@ pub fn identity(
         common_name: &leaf.common_name,
         subject: &leaf.subject,
         serial: leaf.serial,
+        not_before: leaf.not_before,
         not_after: leaf.not_after,
     };
     verify_tls(&fields, trust, None, now).ok()

@@ -6,7 +6,7 @@
 use std::fmt;
 
 use hyper::Method;
-use teleport_core::id::{HostId, RoleName, SessionId, UserName};
+use teleport_core::id::{HostId, LockName, RoleName, SessionId, UserName};
 use teleport_core::recording::MAX_PART_LEN;
 
 /// The longest body of a caller who is known.
@@ -25,10 +25,12 @@ pub(crate) enum Route {
     BeginMfaDevice,
     ChangePassword,
     CompleteRecording(SessionId),
+    CreateLock,
     CreateRecording,
     CreateRole,
     CreateToken,
     CreateUser,
+    DeleteLock(LockName),
     DeleteNode(HostId),
     DeleteRole(RoleName),
     DeleteToken,
@@ -38,6 +40,8 @@ pub(crate) enum Route {
     Invite,
     Join,
     KeepAlive,
+    Lock(LockName),
+    Locks,
     Login,
     MfaDevices,
     Nodes,
@@ -50,6 +54,7 @@ pub(crate) enum Route {
     ReleaseConnections,
     RemoveMfaDevice,
     RenewHost,
+    ReplaceLock,
     ReplaceRole,
     ReplaceToken,
     ReplaceUser,
@@ -77,7 +82,9 @@ impl Route {
     /// The method.
     pub(crate) const fn method(&self) -> Method {
         match self {
-            Self::MfaDevices
+            Self::Lock(_)
+            | Self::Locks
+            | Self::MfaDevices
             | Self::Nodes
             | Self::Ping
             | Self::ReadRecording(..)
@@ -96,11 +103,14 @@ impl Route {
             Self::AnnounceNode
             | Self::AnnounceProxy
             | Self::PutRecordingPart(..)
+            | Self::ReplaceLock
             | Self::ReplaceRole
             | Self::ReplaceToken
             | Self::ReplaceUser
             | Self::UpdateUser(_) => Method::PUT,
-            Self::DeleteNode(_) | Self::DeleteRole(_) | Self::DeleteUser(_) => Method::DELETE,
+            Self::DeleteLock(_) | Self::DeleteNode(_) | Self::DeleteRole(_) | Self::DeleteUser(_) => {
+                Method::DELETE
+            }
             _ => Method::POST,
         }
     }
@@ -180,6 +190,11 @@ impl Route {
             ("roles", None, ..) => Self::CreateRole,
             ("roles", Some(name), None, ..) if *method == Method::GET => Self::Role(name.parse().ok()?),
             ("roles", Some(name), None, ..) => Self::DeleteRole(name.parse().ok()?),
+            ("locks", None, ..) if *method == Method::GET => Self::Locks,
+            ("locks", None, ..) if *method == Method::PUT => Self::ReplaceLock,
+            ("locks", None, ..) => Self::CreateLock,
+            ("locks", Some(name), None, ..) if *method == Method::GET => Self::Lock(name.parse().ok()?),
+            ("locks", Some(name), None, ..) => Self::DeleteLock(name.parse().ok()?),
             // In full, as documents. A place of their own: `users` lists less, and any word may be a name below it.
             ("documents", Some("users"), None, ..) if *method == Method::GET => Self::UserDocuments,
             ("documents", Some("users"), None, ..) if *method == Method::PUT => Self::ReplaceUser,
@@ -215,10 +230,12 @@ impl fmt::Display for Route {
             Self::BeginMfaDevice => f.write_str("account/mfa/begin"),
             Self::ChangePassword => f.write_str("account/password"),
             Self::CompleteRecording(id) => write!(f, "recordings/{id}/complete"),
+            Self::CreateLock | Self::Locks | Self::ReplaceLock => f.write_str("locks"),
             Self::CreateRecording => f.write_str("recordings"),
             Self::CreateRole | Self::ReplaceRole | Self::Roles => f.write_str("roles"),
             Self::CreateToken | Self::Tokens => f.write_str("tokens"),
             Self::CreateUser | Self::Users => f.write_str("users"),
+            Self::DeleteLock(name) | Self::Lock(name) => write!(f, "locks/{name}"),
             Self::DeleteNode(id) => write!(f, "nodes/{id}"),
             Self::DeleteRole(name) | Self::Role(name) => write!(f, "roles/{name}"),
             Self::DeleteToken => f.write_str("tokens/delete"),
@@ -276,10 +293,12 @@ mod tests {
             Route::BeginMfaDevice,
             Route::ChangePassword,
             Route::CompleteRecording(session),
+            Route::CreateLock,
             Route::CreateRecording,
             Route::CreateRole,
             Route::CreateToken,
             Route::CreateUser,
+            Route::DeleteLock(LockName::new("l-1").unwrap()),
             Route::DeleteNode(host),
             Route::DeleteRole(RoleName::new("access").unwrap()),
             Route::DeleteToken,
@@ -289,6 +308,8 @@ mod tests {
             Route::Invite,
             Route::Join,
             Route::KeepAlive,
+            Route::Lock(LockName::new("l-1").unwrap()),
+            Route::Locks,
             Route::Login,
             Route::MfaDevices,
             Route::Nodes,
@@ -301,6 +322,7 @@ mod tests {
             Route::ReleaseConnections,
             Route::RemoveMfaDevice,
             Route::RenewHost,
+            Route::ReplaceLock,
             Route::ReplaceRole,
             Route::ReplaceToken,
             Route::ReplaceUser,
@@ -337,10 +359,12 @@ mod tests {
             Route::BeginMfaDevice => Operation::BeginMfaDevice,
             Route::ChangePassword => Operation::ChangePassword,
             Route::CompleteRecording(..) => Operation::CompleteRecording,
+            Route::CreateLock => Operation::CreateLock,
             Route::CreateRecording => Operation::CreateRecording,
             Route::CreateRole => Operation::CreateRole,
             Route::CreateToken => Operation::CreateToken,
             Route::CreateUser => Operation::CreateUser,
+            Route::DeleteLock(..) => Operation::DeleteLock,
             Route::DeleteNode(..) => Operation::DeleteNode,
             Route::DeleteRole(..) => Operation::DeleteRole,
             Route::DeleteToken => Operation::DeleteToken,
@@ -350,6 +374,8 @@ mod tests {
             Route::Invite => Operation::Invite,
             Route::Join => Operation::Join,
             Route::KeepAlive => Operation::KeepAlive,
+            Route::Lock(..) => Operation::Lock,
+            Route::Locks => Operation::Locks,
             Route::Login => Operation::Login,
             Route::MfaDevices => Operation::MfaDevices,
             Route::Nodes => Operation::Nodes,
@@ -362,6 +388,7 @@ mod tests {
             Route::ReleaseConnections => Operation::ReleaseConnections,
             Route::RemoveMfaDevice => Operation::RemoveMfaDevice,
             Route::RenewHost => Operation::RenewHost,
+            Route::ReplaceLock => Operation::ReplaceLock,
             Route::ReplaceRole => Operation::ReplaceRole,
             Route::ReplaceToken => Operation::ReplaceToken,
             Route::ReplaceUser => Operation::ReplaceUser,

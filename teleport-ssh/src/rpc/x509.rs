@@ -3,6 +3,7 @@
 use teleport_core::cert::TLS_SUBJECT_OID;
 use x509_parser::der_parser::Oid;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::time::ASN1Time;
 
 /// The bytes are not a certificate of the form that we issue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +17,7 @@ pub(crate) struct Leaf {
     /// The content of our extension; empty without it.
     pub(crate) subject: Vec<u8>,
     pub(crate) serial: u64,
+    pub(crate) not_before: u64,
     pub(crate) not_after: u64,
     /// Its extended key usage names TLS clients.
     pub(crate) for_clients: bool,
@@ -33,12 +35,14 @@ impl Leaf {
         // "unique" also refuses a certificate that has the extension twice.
         let subject = certificate.get_extension_unique(&oid).map_err(|_| Malformed)?;
         let usage = certificate.extended_key_usage().map_err(|_| Malformed)?;
+        let seconds = |time: ASN1Time| u64::try_from(time.timestamp()).map_err(|_| Malformed);
         let serial = certificate.raw_serial().iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
         Ok(Self {
             common_name: name.as_str().map_err(|_| Malformed)?.to_owned(),
             subject: subject.map(|extension| extension.value.to_vec()).unwrap_or_default(),
             serial,
-            not_after: u64::try_from(certificate.validity().not_after.timestamp()).map_err(|_| Malformed)?,
+            not_before: seconds(certificate.validity().not_before)?,
+            not_after: seconds(certificate.validity().not_after)?,
             for_clients: usage.is_some_and(|usage| usage.value.client_auth),
             spki: certificate.public_key().raw.to_vec(),
         })

@@ -157,6 +157,21 @@ impl SessionOutput {
         }
     }
 
+    /// Whether the session must be recorded, and is not any more.
+    pub(crate) fn is_unrecorded(&self) -> bool {
+        self.0.recorder.lock().unwrap_or_else(PoisonError::into_inner).failed()
+    }
+
+    /// Shows a word of the node itself, which is in no recording.
+    pub(crate) async fn notice(&self, text: &'static str, terminal: bool) {
+        let channel = &self.0.channel;
+        // The client may be gone; then nobody hears it.
+        let _ = match terminal {
+            true => channel.data_bytes(text).await,
+            false => channel.extended_data_bytes(STDERR, text).await,
+        };
+    }
+
     /// Whether everything is recorded that must be.
     fn record(&self, act: impl FnOnce(&mut dyn Recorder, Duration)) -> bool {
         let at = self.0.started.elapsed();

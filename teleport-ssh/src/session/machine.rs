@@ -48,6 +48,8 @@ pub(crate) struct Launch {
 pub(crate) enum Verdict {
     /// Success; nothing else to do.
     Accept,
+    /// Failure, because the certificate does not permit it: worth an audit event.
+    Denied(&'static str),
     /// Failure, for the reason that is logged.
     Refuse(&'static str),
     /// Success; the terminal has a new size.
@@ -101,7 +103,9 @@ impl Machine {
                     return Verdict::Refuse("too many requests");
                 }
                 match request {
-                    Request::Pty(_) if !self.policy.pty => Verdict::Refuse("no terminal is permitted"),
+                    Request::Pty(_) if !self.policy.pty => {
+                        Verdict::Denied("the certificate permits no terminal")
+                    }
                     Request::Pty(_) if terminal.is_some() => Verdict::Refuse("there is a terminal already"),
                     Request::Pty(asked) if asked.kind.len() > MAX_TERM => {
                         Verdict::Refuse("the terminal type is too long")

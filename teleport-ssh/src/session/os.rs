@@ -185,13 +185,14 @@ async fn attend(
     let exited = CancellationToken::new();
     let mut typing = std::pin::pin!(feed(input, stdin, terminal));
     let mut showing = std::pin::pin!(async {
-        let (told, _) = tokio::join!(show(stdout, &output, false, &exited), async {
+        // Until both have ended, or one of them may not be shown any more.
+        let both = tokio::try_join!(show(stdout, &output, false, &exited), async {
             match stderr {
                 Some(stderr) => show(stderr, &output, true, &exited).await,
                 None => Ok(()),
             }
         });
-        told
+        both.map(|_| ())
     });
     let (mut shown, mut fed) = (false, false);
     let exit = loop {

@@ -12,17 +12,14 @@ use tokio::sync::mpsc;
 use super::*;
 
 fn view() -> AccessView {
-    AccessView {
-        trust: TrustBundle {
-            cluster: ClusterName::new("example.com").unwrap(),
-            user_ca: Vec::new(),
-            host_ca: Vec::new(),
-            user_tls_ca: Vec::new(),
-            host_tls_ca: Vec::new(),
-        },
-        proxies: Vec::new(),
-        roles: RoleSet::default(),
-    }
+    let trust = TrustBundle {
+        cluster: ClusterName::new("example.com").unwrap(),
+        user_ca: Vec::new(),
+        host_ca: Vec::new(),
+        user_tls_ca: Vec::new(),
+        host_tls_ca: Vec::new(),
+    };
+    AccessView::new(trust, RoleSet::default())
 }
 
 type Views = mpsc::Receiver<ApiResult<AccessView>>;

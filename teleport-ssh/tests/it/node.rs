@@ -8,5 +8,6 @@ mod embedded;
 mod hostile;
 mod lifetimes;
 mod logins;
+mod options;
 mod sessions;
 mod support;

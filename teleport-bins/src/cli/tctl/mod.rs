@@ -4,6 +4,7 @@ mod access;
 mod auth;
 mod connect;
 mod events;
+mod lock;
 mod nodes;
 mod resources;
 mod status;
@@ -71,7 +72,7 @@ enum Command {
         #[command(subcommand)]
         command: auth::Command,
     },
-    /// Make resources from documents (YAML or JSON, one or many): role, user, token
+    /// Make resources from documents (YAML or JSON, one or many): role, user, token, lock
     Create(resources::Create),
     /// Change a resource in $EDITOR
     Edit(resources::Edit),
@@ -82,6 +83,8 @@ enum Command {
     },
     /// Print resources as documents; `all` is a backup
     Get(resources::Get),
+    /// Lock a user, role, login, node or second factor: no new certificates and connections, and live sessions end
+    Lock(lock::NewLock),
     /// Nodes of the cluster
     Nodes {
         #[command(subcommand)]
@@ -145,6 +148,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Edit(edit) => resources::edit(&context, edit).await,
             Command::Events { command } => events::run(&context, command).await,
             Command::Get(get) => resources::get(&context, get).await,
+            Command::Lock(wanted) => lock::run(&context, wanted).await,
             Command::Nodes { command } => nodes::run(&context, command).await,
             Command::Rm(rm) => resources::rm(&context, rm).await,
             Command::Roles { command } => users::run_roles(&context, command).await,

@@ -144,6 +144,15 @@ fn call(expr: &Expr, name: &str, args: &[Expr], scope: Scope) -> Result<Value, M
     }
     let pattern = |expr: &Expr| {
         let text = literal(expr, "the pattern")?;
+        if text.starts_with('^') && !text.ends_with('$') {
+            let mistake = Mistake::new(
+                expr.at,
+                format!("{text:?} begins like a regular expression and ends otherwise"),
+            );
+            return Err(
+                mistake.hint("it matches the whole text: end it with `$`, after `.*` if anything may follow")
+            );
+        }
         Pattern::parse(text).map_err(|error| Mistake::new(expr.at, error.to_string()))
     };
     let condition = match (name, args) {

@@ -178,6 +178,7 @@ fn what_is_not_known_decides_nothing_unless_the_answer_is_the_same_either_way() 
 fn mistakes_are_found_when_it_is_written() {
     use Scope::{Nodes, Rules};
     for (source, scope, column, says) in [
+        (r#"regexp.match(labels["env"], "^prod.*")"#, Nodes, 29, "end it with `$`"),
         (r#"lables["env"] == "x""#, Nodes, 1, "did you mean \"labels\""),
         (r#"labels["env"]"#, Nodes, 1, "not a condition; compare it by `== \"…\"`"),
         (r#"labels == "x""#, Nodes, 1, "which of labels?; write labels[\"name\"]"),

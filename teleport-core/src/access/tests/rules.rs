@@ -40,7 +40,7 @@ fn builtin_roles_do_what_they_say() {
         format!(
             "access: logins [root] user [] role [] token [] node [] cert_authority [] event [] session [] lock []\n\
              editor: logins [] user [{any}] role [{any}] token [{any}] node [{any}] cert_authority [{read}] \
-             event [] session [] lock []\n\
+             event [] session [] lock [{any}]\n\
              auditor: logins [] user [] role [] token [] node [] cert_authority [] event [{read}] \
              session [{read}] lock []\n"
         )

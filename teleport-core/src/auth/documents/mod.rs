@@ -1,11 +1,13 @@
 //! Resources as documents: written whole, under the revision that was read.
 
+mod locks;
 mod roles;
 mod tokens;
 mod users;
 
 use std::fmt;
 
+pub(super) use self::locks::{check_lock, create_lock, delete_lock, lock, locks, replace_lock};
 pub(super) use self::roles::{create_role, delete_role, replace_role};
 pub(super) use self::tokens::{replace_token, tokens};
 pub(super) use self::users::{add_user, check_user, replace_user, user, users};

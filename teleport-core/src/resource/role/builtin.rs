@@ -28,10 +28,10 @@ pub fn builtin_roles() -> Vec<Role> {
     access.spec.options.forward_agent = true;
     let editor = role(
         "editor",
-        "Administer users, roles, tokens and nodes; no login to nodes",
+        "Administer users, roles, tokens, nodes and locks; no login to nodes",
         RoleConditions {
             rules: vec![
-                rule(&["user", "role", "token", "node"], &[Any]),
+                rule(&["user", "role", "token", "node", "lock"], &[Any]),
                 rule(&["cert_authority"], &[List, Read]),
             ],
             ..RoleConditions::default()

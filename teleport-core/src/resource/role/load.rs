@@ -100,10 +100,30 @@ pub fn load_role(document: &Value) -> Result<LoadedRole, InvalidDocument> {
         }
     };
     CompiledRole::new(loaded.role.clone())?;
+    loaded.ignored.extend(unfinished_expressions(&loaded.role));
     for (option, meaning) in loaded.role.spec.options.without_effect() {
         loaded.ignored.push(format!("spec.options.{option}: {meaning}"));
     }
     Ok(loaded)
+}
+
+/// Entries that begin like a regular expression and do not end like one, so that they are none: whoever wrote them into a denial would
+/// believe that it denies.
+fn unfinished_expressions(role: &Role) -> Vec<String> {
+    let mut told = Vec::new();
+    for (side, conditions) in [("allow", &role.spec.allow), ("deny", &role.spec.deny)] {
+        let labels = conditions.node_labels.source().iter();
+        let labels = labels
+            .flat_map(|(key, values)| values.iter().map(move |value| (format!("node_labels.{key}"), value)));
+        let commands = conditions.commands.iter().flatten().enumerate();
+        let commands = commands.map(|(index, entry)| (format!("commands[{index}]"), entry));
+        for (path, entry) in labels.chain(commands) {
+            if entry.starts_with('^') && !entry.ends_with('$') {
+                told.push(format!("spec.{side}.{path}: {entry:?} is no regular expression, which ends with $; it stands for itself"));
+            }
+        }
+    }
+    told
 }
 
 /// Reads the values; the keys are known to be right.

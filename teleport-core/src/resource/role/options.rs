@@ -8,29 +8,53 @@ use serde::{Deserialize, Serialize};
 use crate::resource::span;
 
 /// What happens to sessions when the state of locks is not known for certain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum LockMode {
     /// The last known state counts.
+    #[default]
     BestEffort,
-    /// Nothing is allowed.
+    /// Nothing new is allowed.
     Strict,
 }
 
-/// What happens to sessions that cannot be recorded.
+impl LockMode {
+    /// As configurations and documents write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BestEffort => "best_effort",
+            Self::Strict => "strict",
+        }
+    }
+}
+
+/// Whether sessions are recorded, and what happens to those that can be no longer. In the order of their strictness.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum RecordingMode {
-    /// They go on.
+    /// They are not recorded. Their start and end are in the audit log all the same.
+    Off,
+    /// One that cannot be recorded at its start is not begun. Later, what cannot be kept is a gap in the recording.
     #[default]
     BestEffort,
-    /// They end.
+    /// One that cannot be recorded is not begun, or ends: with the first output that is not kept.
     Strict,
 }
 
-/// What happens to sessions that cannot be recorded, by their kind.
+impl RecordingMode {
+    /// The name, as in documents and audit events.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::BestEffort => "best_effort",
+            Self::Strict => "strict",
+        }
+    }
+}
+
+/// Whether sessions are recorded, by their kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "administrators' tools build it")]
@@ -139,7 +163,7 @@ pub struct RoleOptions {
     /// The most connections of the user to nodes of the cluster; zero is any number. The lowest counts.
     #[serde(skip_serializing_if = "is_default")]
     pub max_connections: u64,
-    /// What happens to sessions that cannot be recorded. The strictest counts.
+    /// Whether sessions are recorded. The strictest counts.
     #[serde(skip_serializing_if = "is_default")]
     pub record_session: RecordSession,
     /// Whether certificates are bound to the address of the login. One role suffices.
@@ -160,18 +184,10 @@ impl RoleOptions {
     /// The options that are set and that nothing obeys yet, each with what that means. They are kept and merged, and an
     /// administrator who writes them is told.
     pub(crate) fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        let copies = "not enforced: commands that copy files can be run; list those that may, in `commands`";
-        let extensions = "not applied: certificates are issued without them";
-        [
-            ("cert_extensions", !self.cert_extensions.is_empty(), extensions),
-            ("lock", self.lock == Some(LockMode::Strict), NOT_ENFORCED),
-            ("pin_source_ip", self.pin_source_ip, NOT_ENFORCED),
-            ("record_session", self.record_session.for_ssh() == RecordingMode::Strict, NOT_ENFORCED),
-            ("ssh_file_copy", !self.ssh_file_copy, copies),
-        ]
-        .into_iter()
-        .filter(|(_, set, _)| *set)
-        .map(|(name, _, meaning)| (name, meaning))
+        [("lock", self.lock == Some(LockMode::Strict), NOT_ENFORCED)]
+            .into_iter()
+            .filter(|(_, set, _)| *set)
+            .map(|(name, _, meaning)| (name, meaning))
     }
 }
 

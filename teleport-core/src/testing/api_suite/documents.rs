@@ -2,9 +2,9 @@
 
 use super::{ApiFixture, admin, as_user, fresh_name, member, refused};
 use crate::api::{ApiErrorKind, CreateToken};
-use crate::id::{HostRole, RoleName};
+use crate::id::{HostRole, LockName, RoleName};
 use crate::label::Labels;
-use crate::resource::{Role, RoleSpec, User, UserSpec};
+use crate::resource::{Lock, LockSpec, LockTarget, Role, RoleSpec, User, UserSpec};
 
 /// A role comes, changes and goes; a stale document changes nothing; what cannot be decided by is not stored.
 pub async fn roles_are_written_under_their_revision(fixture: &dyn ApiFixture) {
@@ -158,4 +158,56 @@ pub async fn tokens_are_changed_without_their_secret(fixture: &dyn ApiFixture) {
     raised.spec.roles = vec![HostRole::Auth];
     refused(editor.replace_token(raised).await, ApiErrorKind::Denied);
     admin.delete_token(created.token).await.unwrap();
+}
+
+/// A lock comes, changes and goes. Whoever it targets may do nothing meanwhile, is told why, and cannot end it.
+pub async fn locks_are_written_under_their_revision(fixture: &dyn ApiFixture) {
+    let admin = admin(fixture);
+    let editor = member(fixture, "lucy", &["editor"]).await;
+    let own = as_user(fixture, editor.clone());
+    let name = LockName::new(fresh_name(fixture, "lock").as_str()).unwrap();
+    let target = LockTarget { user: Some(editor.user.clone()), ..LockTarget::default() };
+    let lock = Lock::new(name.as_str(), LockSpec { target, message: "Go home".to_owned() });
+    refused(own.replace_lock(lock.clone()).await, ApiErrorKind::NotFound);
+    refused(own.delete_lock(name.clone()).await, ApiErrorKind::NotFound);
+
+    let first = admin.create_lock(lock.clone()).await.unwrap();
+    refused(admin.create_lock(lock.clone()).await, ApiErrorKind::Conflict);
+    let text = format!("lock targeting user:\"{}\" is in force: Go home", editor.user);
+    for outcome in [own.delete_lock(name.clone()).await, own.nodes().await.map(drop)] {
+        assert_eq!(refused(outcome, ApiErrorKind::Denied).message(), text);
+    }
+    let read = admin.lock(name.clone()).await.unwrap();
+    assert_eq!((read.metadata.revision, &read.spec), (Some(first), &lock.spec));
+    assert!(admin.locks().await.unwrap().contains(&read));
+
+    let mut changed = read.clone();
+    changed.spec.message = String::new();
+    let second = admin.replace_lock(changed.clone()).await.unwrap();
+    assert!(second > first);
+    refused(admin.replace_lock(changed).await, ApiErrorKind::Conflict);
+    assert_eq!(admin.lock(name.clone()).await.unwrap().metadata.revision, Some(second));
+    for spoil in [
+        (|lock: &mut Lock| lock.spec.target = LockTarget::default()) as fn(&mut Lock),
+        |lock| lock.spec.message = "\u{7}".to_owned(),
+        |lock| lock.metadata.expires = Some(crate::clock::Timestamp::EPOCH),
+        |lock| lock.metadata.name = "no name/".to_owned(),
+        |lock| lock.version = "v9".to_owned(),
+    ] {
+        let mut wrong = lock.clone();
+        spoil(&mut wrong);
+        refused(admin.replace_lock(wrong.clone()).await, ApiErrorKind::Invalid);
+        refused(admin.create_lock(wrong).await, ApiErrorKind::Invalid);
+    }
+
+    admin.delete_lock(name.clone()).await.unwrap();
+    refused(admin.delete_lock(name.clone()).await, ApiErrorKind::NotFound);
+    refused(admin.lock(name.clone()).await, ApiErrorKind::NotFound);
+    own.nodes().await.unwrap();
+
+    // Whoever may not administer locks may not make one either, not even for oneself.
+    let plain = as_user(fixture, member(fixture, "petra", &["access", "auditor"]).await);
+    refused(plain.create_lock(lock).await, ApiErrorKind::Denied);
+    refused(plain.locks().await, ApiErrorKind::Denied);
+    admin.delete_user(editor.user).await.unwrap();
 }

@@ -29,8 +29,8 @@ pub use self::account::{
 };
 pub use self::connections::places_belong_to_their_node;
 pub use self::documents::{
-    roles_are_written_under_their_revision, tokens_are_changed_without_their_secret,
-    users_are_written_under_their_revision,
+    locks_are_written_under_their_revision, roles_are_written_under_their_revision,
+    tokens_are_changed_without_their_secret, users_are_written_under_their_revision,
 };
 pub use self::events::{events_carry_who_reports_them, sessions_are_reported_by_their_own_host};
 pub use self::hosts::{
@@ -92,6 +92,7 @@ pub async fn all(fixture: &dyn ApiFixture) {
     roles_are_written_under_their_revision(fixture).await;
     users_are_written_under_their_revision(fixture).await;
     tokens_are_changed_without_their_secret(fixture).await;
+    locks_are_written_under_their_revision(fixture).await;
     the_policy_table_holds(fixture).await;
 }
 

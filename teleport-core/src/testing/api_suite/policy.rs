@@ -14,11 +14,11 @@ use crate::audit::AuditQuery;
 use crate::auth::Caller;
 use crate::auth::policy::{CallerKind, Operation, Rule as Row};
 use crate::cert::Identity;
-use crate::id::{DeviceName, HostId, HostRole, NodeName, RoleName, SessionId};
+use crate::id::{DeviceName, HostId, HostRole, LockName, NodeName, RoleName, SessionId};
 use crate::label::Labels;
 use crate::recording::RecordingMeta;
 use crate::resource::{
-    Metadata, NAMED_KINDS, NodeRecord, Role, RoleConditions, RoleSpec, Rule, Token, TokenSpec, User,
+    Lock, Metadata, NAMED_KINDS, NodeRecord, Role, RoleConditions, RoleSpec, Rule, Token, TokenSpec, User,
     UserSpec, Verb,
 };
 use crate::secret::SecretString;
@@ -228,6 +228,11 @@ pub async fn call(
             let token = Token::described(Metadata::default(), TokenSpec::default());
             api.replace_token(token).await.map(drop)
         }
+        Operation::Locks => api.locks().await.map(drop),
+        Operation::Lock => api.lock(LockName::new("nonesuch").unwrap()).await.map(drop),
+        Operation::CreateLock => api.create_lock(Lock::unreadable("nonesuch")).await.map(drop),
+        Operation::ReplaceLock => api.replace_lock(Lock::unreadable("nonesuch")).await.map(drop),
+        Operation::DeleteLock => api.delete_lock(LockName::new("nonesuch").unwrap()).await,
         Operation::Secrets => api.secrets().await.map(drop),
         Operation::SignUser => {
             api.sign_user(SignUser { user: unknown(), keys: keys(), ttl: None }).await.map(drop)

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 
 use super::{ApiFixture, admin, as_host, as_user, fresh_name, host, member, refused, user, uuid};
-use crate::api::{ApiErrorKind, RecordingQuery};
+use crate::api::{ApiErrorKind, RecordingQuery, UpdateUser};
 use crate::audit::AuditQuery;
-use crate::id::{HostRole, OsLogin, SessionId};
+use crate::id::{HostRole, OsLogin, RoleName, SessionId};
 use crate::recording::RecordingMeta;
 
 /// The node of the session writes, its user and auditors read.
@@ -77,7 +77,12 @@ pub async fn recordings_belong_to_their_host_and_user(fixture: &dyn ApiFixture) 
     assert_eq!(count("session.recording.access"), 4, "one for each piece that was read, wherever it begins");
 
     // Who is no auditor any more reads no sessions of others, however long the certificate lasts.
-    admin(fixture).delete_user(frank.user).await.unwrap();
+    let roles = Some(vec![RoleName::new("access").unwrap()]);
+    let request = UpdateUser { roles, ..UpdateUser::default() };
+    admin(fixture).update_user(frank.user.clone(), request).await.unwrap();
     refused(auditor.read_recording(session, 0).await, ApiErrorKind::NotFound);
     assert!(mine(auditor.recordings(RecordingQuery::default()).await.unwrap()).is_none());
+    // And who is no user any more reads nothing.
+    admin(fixture).delete_user(frank.user).await.unwrap();
+    refused(auditor.read_recording(session, 0).await, ApiErrorKind::Denied);
 }

@@ -2,7 +2,7 @@
 
 use ssh_key::Certificate;
 use teleport_core::cert::{
-    CertRejected, IssuedCertificates, PublicKey, TrustBundle, UserCheck, X509Authority, verify_user,
+    CertRejected, IssuedCertificates, PublicKey, Subject, TrustBundle, UserCheck, X509Authority, verify_user,
 };
 use teleport_core::clock::Timestamp;
 use teleport_core::id::ClusterName;
@@ -12,6 +12,7 @@ use crate::authn;
 use crate::client::openssh::ProxyAddress;
 use crate::keys::{SshKeyPair, TlsKeyPair};
 use crate::pem;
+use crate::rpc::x509::Leaf;
 
 const PART_SSH_KEY: &str = "the private key for SSH";
 const PART_TLS_KEY: &str = "the private key for TLS";
@@ -155,7 +156,7 @@ impl Parts {
         let (cluster, key) = read().ok_or(Error::Malformed { part: PART_HOST_AUTHORITY, line })?;
         self.host_ca.push(key);
         match self.cluster.replace(cluster.clone()) {
-            Some(other) if other != cluster => Err(Error::Clusters),
+            Some(other) if other != cluster => Err(Error::Different),
             _ => Ok(()),
         }
     }
@@ -196,6 +197,13 @@ impl Parts {
         fields.critical_options.retain(|(name, _)| name != "source-address");
         let check = UserCheck { login: None, peer: None, now: valid_after };
         let user = verify_user(&fields, &trust, check).map_err(rejected)?;
+        let leaf = Leaf::parse(identity.as_der()).ok();
+        let same = leaf.is_some_and(|leaf| {
+            let subject = serde_json::from_slice(&leaf.subject);
+            leaf.common_name == user.user.as_str()
+                && matches!(subject, Ok(Subject::User { cluster, .. }) if cluster == trust.cluster)
+        });
+        same.then_some(()).ok_or(Error::Different)?;
         Ok(IdentityFile {
             user: user.user,
             roles: user.roles,

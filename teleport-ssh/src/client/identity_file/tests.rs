@@ -19,36 +19,36 @@ use crate::identity::file::write_private;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// An identity of alice, issued by an authority of its own for `cluster`.
-async fn identity(cluster: &str) -> IdentityFile {
+async fn authority(cluster: &str) -> CertificateAuthority {
     let (clock, entropy) = (Arc::new(SystemClock::new()), Arc::new(SystemEntropy::new()));
     let sealer = Sealer::new(&SecretBytes::new((0..32).collect::<Vec<u8>>()), entropy.clone()).unwrap();
     let backend = Arc::new(MemoryBackend::new(clock.clone()));
     let cluster = ClusterName::new(cluster).unwrap();
-    let ca = CertificateAuthority::open_or_create(cluster, backend, Arc::new(sealer), clock, entropy.clone());
-    let ca = ca.await.unwrap();
-    let (ssh, tls) = (SshKeyPair::generate(&*entropy).unwrap(), TlsKeyPair::generate(&*entropy).unwrap());
-    let mut grant = unchecked_user_grant(UserName::new("alice").unwrap(), HOUR);
+    let ca = CertificateAuthority::open_or_create(cluster, backend, Arc::new(sealer), clock, entropy);
+    ca.await.unwrap()
+}
+
+/// An identity of `user` with these keys.
+async fn issued(ca: &CertificateAuthority, user: &str, ssh: SshKeyPair, tls: TlsKeyPair) -> IdentityFile {
+    let user = UserName::new(user).unwrap();
+    let mut grant = unchecked_user_grant(user.clone(), HOUR);
     grant.logins = vec![OsLogin::new("root").unwrap()];
     grant.roles = vec![RoleName::new("access").unwrap()];
     grant.source_addresses = vec!["192.0.2.0/24".to_owned()];
     let (roles, logins) = (grant.roles.clone(), grant.logins.clone());
     let keys = SubjectKeys { ssh: ssh.public(), tls: tls.public() };
     let certificates = ca.issue_user(grant, &keys).await.unwrap();
-    let trust = ca.trust_bundle();
     let address = |text| ProxyAddress::parse(text).unwrap();
     let proxy =
         Some(ProxyAddresses { web: address("proxy.example.com:3080"), ssh: address("[2001:db8::1]:3023") });
-    IdentityFile {
-        user: UserName::new("alice").unwrap(),
-        roles,
-        logins,
-        ssh,
-        tls,
-        certificates,
-        trust,
-        proxy,
-    }
+    IdentityFile { user, roles, logins, ssh, tls, certificates, trust: ca.trust_bundle(), proxy }
+}
+
+/// An identity of alice, issued by an authority of its own for `cluster`.
+async fn identity(cluster: &str) -> IdentityFile {
+    let entropy = SystemEntropy::new();
+    let (ssh, tls) = (SshKeyPair::generate(&entropy).unwrap(), TlsKeyPair::generate(&entropy).unwrap());
+    issued(&authority(cluster).await, "alice", ssh, tls).await
 }
 
 #[tokio::test]
@@ -114,6 +114,36 @@ async fn a_truncated_file_is_refused_wherever_it_was_cut() {
     assert!(IdentityFile::parse(text.trim_end()).is_ok());
 }
 
+/// Whatever one character becomes: the file is refused, or says the same about the same user.
+#[tokio::test]
+async fn a_damaged_file_is_refused_or_harmless() {
+    let whole = identity("example.com").await;
+    let text = whole.to_text();
+    let mut refused = 0;
+    for at in (0..text.len()).step_by(3) {
+        for to in ["", "\n", " ", "A", "-", "=", "\u{fffd}"] {
+            match IdentityFile::parse(&[&text[..at], to, &text[at + 1..]].concat()) {
+                Err(_) => refused += 1,
+                Ok(read) => {
+                    assert_eq!(
+                        (read.user, read.roles, read.logins),
+                        (whole.user.clone(), whole.roles.clone(), whole.logins.clone())
+                    );
+                    assert_eq!(
+                        (read.ssh.public(), read.tls.public()),
+                        (whole.ssh.public(), whole.tls.public())
+                    );
+                    assert_eq!(
+                        (&read.certificates.ssh, read.trust.cluster),
+                        (&whole.certificates.ssh, whole.trust.cluster.clone())
+                    );
+                }
+            }
+        }
+    }
+    assert!(refused > text.len(), "{refused} of {}", text.len());
+}
+
 #[tokio::test]
 async fn parts_that_do_not_belong_together_are_refused() {
     let (one, other) = (identity("example.com").await, identity("example.com").await);
@@ -129,11 +159,17 @@ async fn parts_that_do_not_belong_together_are_refused() {
     let reason = refusal(&trust);
     assert!(matches!(reason, IdentityFileError::Certificate { reason: CertRejected::Authority }), "{reason}");
     let two = format!("{}{}", one.to_text().as_str(), known_hosts(&elsewhere.trust));
-    assert!(matches!(IdentityFile::parse(&two), Err(IdentityFileError::Clusters)));
+    assert!(matches!(IdentityFile::parse(&two), Err(IdentityFileError::Different)));
     for part in [one.ssh.to_openssh(), one.tls.to_pem()] {
         let twice = format!("{}{}", one.to_text().as_str(), part.expose());
         assert!(matches!(IdentityFile::parse(&twice), Err(IdentityFileError::Twice { .. })));
     }
+    // Both certificates are for the keys, and not of one user.
+    let ca = authority("example.com").await;
+    let alice = issued(&ca, "alice", one.ssh.clone(), one.tls.clone()).await;
+    let mut both = issued(&ca, "bob", one.ssh.clone(), one.tls.clone()).await;
+    both.certificates.tls.clone_from(&alice.certificates.tls);
+    assert!(matches!(refusal(&both), IdentityFileError::Different));
     let text = one.to_text();
     for (from, to) in [
         ("-----BEGIN PRIVATE KEY", "-----BEGIN RSA PRIVATE KEY"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use russh::server::Session;
 use russh::{ChannelId, Sig};
 use teleport_core::access::LoginGrant;
-use teleport_core::audit::EventKind;
+use teleport_core::audit::{AuditEvent, EventKind};
 
 use super::{Connection, ConnectionError};
 use crate::node::authorize;
@@ -34,6 +34,11 @@ impl Connection {
         };
         let accepted = match open.machine.handle(request) {
             Verdict::Accept => true,
+            Verdict::Denied(reason) => {
+                let event = self.event(EventKind::SessionRejected).error(reason);
+                self.node.audit.note(event);
+                false
+            }
             Verdict::Refuse(reason) => {
                 tracing::debug!(peer = %self.peer, reason, "channel request refused");
                 false
@@ -44,11 +49,7 @@ impl Connection {
             }),
             Verdict::Signal(name) => open.events.as_ref().is_some_and(|events| events.signal(name)),
             Verdict::UnknownSubsystem(name) => {
-                let event = self
-                    .event(EventKind::SubsystemFailure)
-                    .error("this node offers no such subsystem")
-                    .field("name", name);
-                self.node.audit.note(event);
+                self.node.audit.note(self.no_subsystem(name));
                 false
             }
             Verdict::Start(launch) => self.start(id, *launch, session),
@@ -59,6 +60,26 @@ impl Connection {
             session.channel_failure(id)?
         }
         Ok(())
+    }
+
+    /// What the audit log has of a subsystem that is not offered, or that roles forbid besides.
+    fn no_subsystem(&self, name: String) -> AuditEvent {
+        let newest = self.grant.as_ref().and_then(|grant| {
+            let record = self.node.record.borrow().clone();
+            authorize::newest(grant, &self.node.view, &record).ok()
+        });
+        let event = match newest {
+            Some(grant) if name == "sftp" && !grant.policy.file_copy => {
+                self.event(EventKind::SftpDisallowed).error(NotStarted::Copy)
+            }
+            _ => self.event(EventKind::SubsystemFailure).error("this node offers no such subsystem"),
+        };
+        event.field("name", name)
+    }
+
+    /// Refuses a request of a channel for something that this node does not offer.
+    pub(super) fn not_offered(&self, kind: EventKind, what: &'static str) {
+        self.node.audit.note(self.event(kind).error(what));
     }
 
     /// Begins a session in a task of its own, or tells there why it is not begun; `false` if there is nothing to begin it on.

@@ -13,9 +13,9 @@ use teleport_core::api::{
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
 use teleport_core::cert::TrustBundle;
-use teleport_core::id::{DeviceName, HostId, RoleName, SessionId, UserName};
+use teleport_core::id::{DeviceName, HostId, LockName, RoleName, SessionId, UserName};
 use teleport_core::recording::{RecordingInfo, RecordingMeta};
-use teleport_core::resource::{Node, NodeRecord, Role, Secrets, Token, User};
+use teleport_core::resource::{Lock, Node, NodeRecord, Role, Secrets, Token, User};
 use teleport_core::secret::SecretString;
 use teleport_core::storage::Revision;
 
@@ -254,6 +254,26 @@ impl ResourceApi for AuthClient {
 
     async fn replace_token(&self, token: Token) -> ApiResult<Revision> {
         self.call(Route::ReplaceToken, &token).await
+    }
+
+    async fn locks(&self) -> ApiResult<Vec<Lock>> {
+        self.fetch(Route::Locks).await
+    }
+
+    async fn lock(&self, name: LockName) -> ApiResult<Lock> {
+        self.fetch(Route::Lock(name)).await
+    }
+
+    async fn create_lock(&self, lock: Lock) -> ApiResult<Revision> {
+        self.call(Route::CreateLock, &lock).await
+    }
+
+    async fn replace_lock(&self, lock: Lock) -> ApiResult<Revision> {
+        self.call(Route::ReplaceLock, &lock).await
+    }
+
+    async fn delete_lock(&self, name: LockName) -> ApiResult<()> {
+        self.bytes(Route::DeleteLock(name), Bytes::new()).await.map(drop)
     }
 
     async fn secrets(&self) -> ApiResult<Secrets> {

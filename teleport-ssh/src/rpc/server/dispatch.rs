@@ -57,10 +57,12 @@ pub(super) async fn dispatch(
             let PartsBody { parts } = parse(&body().await?)?;
             done(api.complete_recording(session, parts).await?)
         }
+        Route::CreateLock => ok(&api.create_lock(parse(&body().await?)?).await?),
         Route::CreateRecording => done(api.create_recording(parse(&body().await?)?).await?),
         Route::CreateRole => ok(&api.create_role(parse(&body().await?)?).await?),
         Route::CreateToken => ok(&api.create_token(parse(&body().await?)?).await?),
         Route::CreateUser => ok(&api.create_user(parse(&body().await?)?).await?),
+        Route::DeleteLock(name) => done(api.delete_lock(name).await?),
         Route::DeleteNode(node) => done(api.delete_node(node).await?),
         Route::DeleteRole(name) => done(api.delete_role(name).await?),
         Route::DeleteToken => done(api.delete_token(parse::<SecretBody>(&body().await?)?.token).await?),
@@ -70,6 +72,8 @@ pub(super) async fn dispatch(
         Route::Invite => ok(&api.invite(parse::<SecretBody>(&body().await?)?.token).await?),
         Route::Join => ok(&api.join(parse(&body().await?)?).await?),
         Route::KeepAlive => done(api.keep_alive().await?),
+        Route::Lock(name) => ok(&api.lock(name).await?),
+        Route::Locks => ok(&api.locks().await?),
         Route::Login => ok(&api.login(parse(&body().await?)?).await?),
         Route::MfaDevices => ok(&api.mfa_devices().await?),
         Route::Nodes => ok(&api.nodes().await?),
@@ -85,6 +89,7 @@ pub(super) async fn dispatch(
         Route::RemoveMfaDevice => done(api.remove_mfa_device(parse(&body().await?)?).await?),
         Route::RenewHost => ok(&api.renew_host(parse(&body().await?)?).await?),
         Route::ResetUser(user) => ok(&api.reset_user(user, parse(&body().await?)?).await?),
+        Route::ReplaceLock => ok(&api.replace_lock(parse(&body().await?)?).await?),
         Route::ReplaceRole => ok(&api.replace_role(parse(&body().await?)?).await?),
         Route::ReplaceToken => ok(&api.replace_token(parse(&body().await?)?).await?),
         Route::ReplaceUser => ok(&api.replace_user(parse(&body().await?)?).await?),

@@ -74,6 +74,7 @@ impl Authenticator {
             common_name: &parsed.common_name,
             subject: &parsed.subject,
             serial: parsed.serial,
+            not_before: parsed.not_before,
             not_after: parsed.not_after,
         };
         verify_tls(&fields, &self.trust, Some(peer), clock.now())

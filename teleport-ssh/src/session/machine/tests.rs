@@ -25,6 +25,7 @@ fn policy(pty: bool, forced: bool) -> SessionPolicy {
 fn name(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Accept => "accept",
+        Verdict::Denied(_) => "denied",
         Verdict::Refuse(_) => "refuse",
         Verdict::Resize(_) => "resize",
         Verdict::Signal(_) => "signal",
@@ -41,11 +42,11 @@ fn transitions() {
     // In the order of `requests`: env exec pty shell signal subsystem window
     let expected = |state: &str, pty: bool, forced: bool| {
         let subsystem = if forced { "start" } else { "unknown" };
-        let first = if pty { "accept" } else { "refuse" };
+        let first = if pty { "accept" } else { "denied" };
         match state {
             "open" => ["accept", "start", first, "start", "refuse", subsystem, "refuse"],
             "with terminal" if pty => ["accept", "start", "refuse", "start", "refuse", subsystem, "accept"],
-            "with terminal" => ["accept", "start", "refuse", "start", "refuse", subsystem, "refuse"],
+            "with terminal" => ["accept", "start", "denied", "start", "refuse", subsystem, "refuse"],
             "running with terminal" if pty => {
                 ["refuse", "refuse", "refuse", "refuse", "signal", "refuse", "resize"]
             }

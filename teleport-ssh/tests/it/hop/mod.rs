@@ -173,11 +173,7 @@ impl World {
             },
         );
         let access = Arc::new(Access {
-            view: watch::Sender::new(AccessView {
-                trust: ca.trust_bundle(),
-                roles: vec![role].into(),
-                proxies: Vec::new(),
-            }),
+            view: watch::Sender::new(AccessView::new(ca.trust_bundle(), vec![role])),
             nodes: watch::Sender::default(),
             events: Mutex::default(),
             reported: watch::Sender::default(),

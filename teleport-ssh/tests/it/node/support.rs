@@ -321,11 +321,7 @@ impl TestNode {
         let material = host_material(&clock, &entropy).await;
         let mut trust = material.trust.clone();
         trust.user_ca = vec![neutral(&user_ca)];
-        let auth = TestAuth::new(AccessView {
-            trust: trust.clone(),
-            roles: builtin_roles().into(),
-            proxies: Vec::new(),
-        });
+        let auth = TestAuth::new(AccessView::new(trust.clone(), builtin_roles()));
         let dir = tempfile::tempdir().unwrap();
         let access: Arc<TestAuth> = Arc::clone(&auth);
         let builder = NodeServer::builder(HostIdentityHandle::new(material), access, service, clock, entropy)

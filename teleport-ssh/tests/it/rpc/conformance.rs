@@ -58,7 +58,9 @@ impl Wire {
         grant.traits = user.traits;
         grant.permits = user.permits;
         grant.login_ip = user.login_ip;
+        grant.mfa_device = user.mfa_device;
         grant.source_addresses = user.source_addresses;
+        grant.extensions = user.extensions;
         let certificates = self.world.ca.issue_user(grant, &public).now_or_never().unwrap().unwrap();
         ClientIdentity::User(UserCredentials {
             tls,

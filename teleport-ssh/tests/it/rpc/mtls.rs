@@ -133,9 +133,11 @@ fn user_subject() -> Subject {
         cluster: cluster(),
         logins: Vec::new(),
         login_ip: None,
+        mfa_device: None,
         permits: Permits::default(),
         roles: vec![RoleName::new("editor").unwrap()],
         source_addresses: Vec::new(),
+        extensions: Vec::new(),
         traits: Traits::new(),
     }
 }

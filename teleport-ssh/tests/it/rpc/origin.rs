@@ -30,15 +30,7 @@ async fn proxy(world: &World, way: Arc<dyn Connector>) -> SocketAddr {
     let api =
         AuthClient::builder(Arc::clone(&way), ClientIdentity::Host(identity.clone()), world.clock()).build();
     api.announce_proxy(record).await.unwrap();
-    let bound = ProxyWeb::builder(Arc::new(api), identity, world.clock())
-        .listen("127.0.0.1:0".parse().unwrap())
-        .pass_to(way)
-        .bind()
-        .await
-        .unwrap();
-    let address = bound.local_addr().unwrap();
-    world.tasks.spawn(bound.serve(world.shutdown.clone()));
-    address
+    world.serve_web(ProxyWeb::builder(Arc::new(api), identity, world.clock()).pass_to(way)).await
 }
 
 /// A way to the auth service of `world` for services of its process.

@@ -28,16 +28,8 @@ fn behind_a_proxy(per_exempt: u32) -> Limits {
 
 async fn proxy(world: &World, own: AuthClient, to: Arc<dyn Connector>, limits: PassLimits) -> SocketAddr {
     let identity = HostIdentityHandle::new(world.host(HostRole::Proxy, "proxy-1").await);
-    let bound = ProxyWeb::builder(Arc::new(own), identity, world.clock())
-        .listen("127.0.0.1:0".parse().unwrap())
-        .pass_to(to)
-        .pass_limits(limits)
-        .bind()
-        .await
-        .unwrap();
-    let address = bound.local_addr().unwrap();
-    world.tasks.spawn(bound.serve(world.shutdown.clone()));
-    address
+    let web = ProxyWeb::builder(Arc::new(own), identity, world.clock());
+    world.serve_web(web.pass_to(to).pass_limits(limits)).await
 }
 
 async fn node_behind(world: &World, proxy: SocketAddr, name: &str) -> AuthClient {

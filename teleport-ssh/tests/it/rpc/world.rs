@@ -22,7 +22,7 @@ use teleport_ssh::identity::{HostIdentityHandle, HostMaterial, HostName};
 use teleport_ssh::keys::{SshKeyPair, TlsKeyPair};
 use teleport_ssh::listener::Door;
 use teleport_ssh::listener::limits::Limits;
-use teleport_ssh::proxy_web::{ProxyWeb, WebRates};
+use teleport_ssh::proxy_web::{ProxyWeb, ProxyWebBuilder, WebRates};
 use teleport_ssh::rpc::{AuthClient, AuthServer, ClientIdentity, TcpConnector, UserCredentials};
 
 pub(super) const CLUSTER: &str = "example.com";
@@ -159,14 +159,16 @@ impl World {
     /// A proxy's HTTPS in front of this auth service.
     pub(super) async fn web(&self, rates: WebRates) -> SocketAddr {
         let (api, identity) = self.as_host(HostRole::Proxy, "proxy-1").await;
-        let bound = ProxyWeb::builder(Arc::new(api), identity, self.clock())
-            .listen("127.0.0.1:0".parse().unwrap())
+        let web = ProxyWeb::builder(Arc::new(api), identity, self.clock())
             .pass_to(self.connector())
             .ssh_address("proxy.example.com:3023")
-            .rates(rates)
-            .bind()
-            .await
-            .unwrap();
+            .rates(rates);
+        self.serve_web(web).await
+    }
+
+    /// Serves a proxy on a port of loopback.
+    pub(super) async fn serve_web(&self, web: ProxyWebBuilder) -> SocketAddr {
+        let bound = web.listen("127.0.0.1:0".parse().unwrap()).bind().await.unwrap();
         let address = bound.local_addr().unwrap();
         self.tasks.spawn(bound.serve(self.shutdown.clone()));
         address

@@ -15,6 +15,7 @@ use crate::cli::sanitize;
 
 pub(super) async fn run(context: &Context, resource: &Reference) -> Result<()> {
     let original = match show::document(context, resource).await? {
+        Document::Lock(lock) => serde_saphyr::to_string(&lock)?,
         Document::Role(role) => serde_saphyr::to_string(&role)?,
         Document::Token(token) => serde_saphyr::to_string(&token)?,
         Document::User(user) => serde_saphyr::to_string(&user)?,
@@ -69,6 +70,7 @@ async fn save(context: &Context, resource: &Reference, text: &str) -> Result<Str
     };
     let document = document.loaded.document;
     let name = match &document {
+        Document::Lock(lock) => &lock.metadata.name,
         Document::Role(role) => &role.metadata.name,
         Document::Token(token) => &token.metadata.name,
         Document::User(user) => &user.metadata.name,

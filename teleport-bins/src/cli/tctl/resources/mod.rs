@@ -29,7 +29,7 @@ pub(super) struct Input {
 
 #[derive(Debug, Args)]
 pub(super) struct Get {
-    /// What: kind, kind/name, or all; role, user, token, node, cert_authority
+    /// What: kind, kind/name, or all; role, user, token, lock, node, cert_authority
     #[arg(required = true, value_delimiter = ',')]
     what: Vec<Selection>,
     /// How to print
@@ -53,20 +53,20 @@ pub(super) struct Create {
 pub(super) struct Update {
     #[command(flatten)]
     input: Input,
-    /// Instead of a file, for the role or user that is named (kind/name): its labels from now on, key=value,key=value
+    /// Instead of a file, for the role, user or lock that is named (kind/name): its labels from now on, key=value,key=value
     #[arg(long, requires = "positional", conflicts_with = "file")]
     set_labels: Option<Labels>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Edit {
-    /// The resource: role/name, user/name or token/id
+    /// The resource: role/name, user/name, token/id or lock/name
     resource: Reference,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Rm {
-    /// The resources: role/name, user/name, token/id, node/id
+    /// The resources: role/name, user/name, token/id, lock/name, node/id
     #[arg(required = true)]
     resources: Vec<Reference>,
 }

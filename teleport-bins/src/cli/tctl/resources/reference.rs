@@ -7,6 +7,7 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Authority,
+    Lock,
     Node,
     Role,
     Token,
@@ -14,11 +15,13 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 5] = [Self::Role, Self::User, Self::Token, Self::Node, Self::Authority];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Role, Self::User, Self::Token, Self::Lock, Self::Node, Self::Authority];
 
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Authority => "cert_authority",
+            Self::Lock => "lock",
             Self::Node => "node",
             Self::Role => "role",
             Self::Token => "token",
@@ -33,13 +36,14 @@ impl FromStr for Kind {
     fn from_str(text: &str) -> Result<Self, String> {
         Ok(match text {
             "ca" | "cas" | "cert_authorities" | "cert_authority" => Self::Authority,
+            "lock" | "locks" => Self::Lock,
             "node" | "nodes" => Self::Node,
             "role" | "roles" => Self::Role,
             "token" | "tokens" => Self::Token,
             "user" | "users" => Self::User,
             _ => {
                 return Err(format!(
-                    "there are no resources of the kind {text:?}; there are role, user, token, node and cert_authority"
+                    "there are no resources of the kind {text:?}; there are role, user, token, lock, node and cert_authority"
                 ));
             }
         })

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use serde::Serialize;
 use serde_json::Value;
 use teleport_core::api::ApiError;
-use teleport_core::resource::{Document, authority_views, node_view};
+use teleport_core::resource::{Document, Lock, authority_views, node_view};
 
 use super::super::Context;
 use super::reference::{Kind, Reference, Selection};
@@ -99,6 +99,7 @@ async fn all(context: &Context, kind: Kind) -> Result<Vec<Value>> {
     let api = &context.api;
     match kind {
         Kind::Authority => authority_views(&api.trust().await?).iter().map(value).collect(),
+        Kind::Lock => api.locks().await?.iter().map(value).collect(),
         Kind::Node => api.nodes().await?.iter().map(|node| value(&node_view(node))).collect(),
         Kind::Role => api.roles().await?.iter().map(value).collect(),
         Kind::Token => api.token_documents().await?.iter().map(value).collect(),
@@ -127,6 +128,7 @@ async fn one(context: &Context, reference: &Reference) -> Result<Value> {
             }
         }
         _ => match document(context, reference).await? {
+            Document::Lock(lock) => value(&lock),
             Document::Role(role) => value(&role),
             Document::Token(token) => value(&token),
             Document::User(user) => value(&user),
@@ -139,6 +141,7 @@ async fn one(context: &Context, reference: &Reference) -> Result<Value> {
 pub(super) async fn document(context: &Context, reference: &Reference) -> Result<Document> {
     let api = &context.api;
     Ok(match reference.kind {
+        Kind::Lock => Document::Lock(api.lock(reference.name.parse()?).await?),
         Kind::Role => Document::Role(api.role(reference.name.parse()?).await?),
         Kind::User => Document::User(api.user(reference.name.parse()?).await?),
         Kind::Token => {
@@ -166,6 +169,22 @@ fn list(documents: &[Value]) -> String {
         }
         line
     };
+    if !documents.is_empty() && documents.iter().all(|document| text(document, "/kind") == "lock") {
+        return table(
+            ["Name", "Target", "Message", "Expires (UTC)"],
+            documents.iter().map(|document| {
+                let lock = serde_json::from_value::<Lock>(document.clone());
+                let target = lock.ok().filter(Lock::is_readable);
+                let expires = text(document, "/metadata/expires");
+                [
+                    text(document, "/metadata/name"),
+                    target.map_or_else(|| "cannot be read".to_owned(), |lock| lock.spec.target.to_string()),
+                    text(document, "/spec/message"),
+                    if expires.is_empty() { "never".to_owned() } else { expires },
+                ]
+            }),
+        );
+    }
     table(
         ["Kind", "Name", "Revision", "Labels"],
         documents.iter().map(|document| {

@@ -5,9 +5,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, bail};
 use teleport_core::api::{ApiError, ApiErrorKind, CreateToken};
 use teleport_core::clock::{Clock, SystemClock};
+use teleport_core::entropy::{EntropyExt, SystemEntropy};
 use teleport_core::id::HostId;
 use teleport_core::label::Labels;
-use teleport_core::resource::{Document, Role, Token, User};
+use teleport_core::resource::{Document, Lock, Role, Token, User};
 use teleport_core::secret::SecretString;
 
 use super::super::{Context, nodes};
@@ -60,6 +61,7 @@ pub(super) async fn write(context: &Context, document: Document, how: How) -> Re
             }
             (what, done)
         }
+        Document::Lock(lock) => write_lock(context, lock, how).await?,
         Document::Token(token) => write_token(context, token, how).await?,
         Document::Secrets(_) => bail!(
             "the secrets of a backup are restored into a new cluster only, by teleport start --bootstrap=FILE"
@@ -111,6 +113,26 @@ async fn write_user(context: &Context, user: User, how: How) -> Result<Done> {
     Ok(Done::Created)
 }
 
+/// A lock without a name is a new one, and is given one.
+async fn write_lock(context: &Context, mut lock: Lock, how: How) -> Result<(String, Done)> {
+    if lock.metadata.name.is_empty() {
+        if how == How::Existing {
+            bail!("metadata.name: say the name of the lock, as tctl get locks shows it");
+        }
+        lock.metadata.name = SystemEntropy::new().uuid()?.to_string();
+    }
+    let what = format!("lock {:?}", lock.metadata.name);
+    if how != How::New {
+        match context.api.replace_lock(lock.clone()).await {
+            Ok(_) => return Ok((what, Done::Updated)),
+            Err(error) if is_new(&error, how) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    context.api.create_lock(lock).await.map_err(or_force)?;
+    Ok((what, Done::Created))
+}
+
 /// A token is found by its id, which the cluster gives it; one with a secret of its own is a new one.
 async fn write_token(context: &Context, token: Token, how: How) -> Result<(String, Done)> {
     let id = token.metadata.name.clone();
@@ -144,7 +166,7 @@ async fn write_token(context: &Context, token: Token, how: How) -> Result<(Strin
     Ok((format!("token {:?}", created.info.id), Done::Created))
 }
 
-/// Sets the labels of a role or a user, under the revision that was read.
+/// Sets the labels of a role, a user or a lock, under the revision that was read.
 pub(super) async fn set_labels(context: &Context, resource: &Reference, labels: Labels) -> Result<()> {
     let labels = labels.as_map().clone();
     let document = match show::document(context, resource).await? {
@@ -156,7 +178,11 @@ pub(super) async fn set_labels(context: &Context, resource: &Reference, labels: 
             user.metadata.labels = labels;
             Document::User(user)
         }
-        other => bail!("the labels of a {} cannot be set; those of roles and users can", other.kind()),
+        Document::Lock(mut lock) => {
+            lock.metadata.labels = labels;
+            Document::Lock(lock)
+        }
+        other => bail!("the labels of a {} cannot be set; those of roles, users and locks can", other.kind()),
     };
     println!("{}", write(context, document, How::Existing).await?);
     Ok(())
@@ -173,6 +199,7 @@ pub(super) async fn remove(context: &Context, resource: &Reference) -> Result<()
             };
             context.api.delete_node(id).await?;
         }
+        Kind::Lock => context.api.delete_lock(name.parse()?).await?,
         Kind::Role => context.api.delete_role(name.parse()?).await?,
         Kind::Token => context.api.delete_token(SecretString::new(name.as_str())).await?,
         Kind::User => context.api.delete_user(name.parse()?).await?,
