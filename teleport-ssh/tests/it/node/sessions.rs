@@ -311,7 +311,7 @@ async fn c11_nothing_runs_before_it_is_recorded() {
         let ran = node.path(&format!("ran-{number}"));
         let touch = format!("touch {}", ran.display());
         // A forward that is asked for in the same breath.
-        let options = ["-o", "ExitOnForwardFailure=no", "-L", "0:127.0.0.1:1", "-R", "0:127.0.0.1:1"];
+        let options = ["-o", "ExitOnForwardFailure=no", "-R", "0:127.0.0.1:1"];
         let command = [touch.as_str()];
         let client = node.run(&options, &command);
         let watched = async {
