@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::cluster::TestCluster;
-use crate::support::daemon::{Machine, Services};
+use crate::support::daemon::{Machine, Services, fixed_port};
 use crate::support::program::{own, run, run_with};
 use crate::support::user::User;
 
@@ -95,7 +95,7 @@ fn a_code_is_good_once() {
 #[test]
 fn e2_failures_outlive_a_kill_after_each_answer() {
     let machine = Machine::new();
-    let services = Services { auth: Some(0), proxy: Some((0, 0)), node: None };
+    let services = Services { auth: Some(0), proxy: Some((fixed_port(), 0)), node: None };
     machine.configure("all", "", &services.yaml());
     let mut process = machine.start("all", &[]);
     let printed = machine.tctl("all", &["users", "add", "alice", "--logins=alice"]).clean();
