@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::cluster::TestCluster;
+use crate::support::daemon::{Machine, Services, fixed_port};
 use crate::support::program::{own, run, run_with};
 use crate::support::user::User;
 
@@ -88,4 +89,42 @@ fn a_code_is_good_once() {
         let line = run_with(odd_code, format!("{}\n{odd}\n", alice.password).as_bytes()).refusal();
         assert!(line.contains("six digits"), "{odd}: {line}");
     }
+}
+
+/// Row E2: what has failed has failed, whatever becomes of the service the moment after it said so.
+#[test]
+fn e2_failures_outlive_a_kill_after_each_answer() {
+    let machine = Machine::new();
+    let services = Services { auth: Some(0), proxy: Some((fixed_port(), 0)), node: None };
+    machine.configure("all", "", &services.yaml());
+    let mut process = machine.start("all", &[]);
+    let printed = machine.tctl("all", &["users", "add", "alice", "--logins=alice"]).clean();
+    let home = machine.path("home");
+    let mut alice = User::accept("alice", &printed, &home);
+    let login = |web: std::net::SocketAddr| {
+        let mut command = own("tsh");
+        command.env("TELEPORT_HOME", &home).args(["login", "--user=alice", "--force"]);
+        command.arg(format!("--proxy={web}"));
+        command
+    };
+    for _ in 0..5 {
+        // The right password, and another code each time.
+        let guess = format!("{}\n{}\n", alice.password, alice.app.wrong_code());
+        let told = run_with(login(process.address("proxy")), guess.as_bytes()).refusal();
+        assert!(told.contains("login failed"), "{told}");
+        process.kill();
+        process = machine.start("all", &[]);
+    }
+    let right = format!("{}\n{}\n", alice.password, alice.app.code());
+    let told = run_with(login(process.address("proxy")), right.as_bytes()).refusal();
+    assert!(told.contains("locked for a while"), "{told}");
+    let failures = machine.events("all").into_iter().filter(|event| event["code"] == "T1000W");
+    let reasons: Vec<String> = failures.map(|event| event["error"].to_string()).collect();
+    assert_eq!(reasons.len(), 6, "{reasons:?}");
+    assert!(reasons.iter().any(|reason| reason.contains("locked")), "{reasons:?}");
+    // Unlocked, the next code is good: it was the lock.
+    machine.tctl("all", &["users", "unlock", "alice"]).clean();
+    let right = format!("{}\n{}\n", alice.password, alice.app.code());
+    run_with(login(process.address("proxy")), right.as_bytes()).clean();
+    process.stop();
 }

@@ -341,10 +341,33 @@ impl World {
 }
 
 #[test]
-fn matrix_of_ssh_at_the_node_and_at_the_proxy() {
+fn c1_c3_matrix_of_ssh_at_the_node_and_at_the_proxy() {
     let world = World::start();
     world.table(world.node).is_golden("matrix-ssh-node.txt");
     world.table(world.cluster.ssh()).is_golden("matrix-ssh-proxy.txt");
+}
+
+/// Row C7: no server of the cluster listens for anybody, so nobody can take or end the listener of somebody else. Read in the tables
+/// that are measured above.
+#[test]
+fn c7_nobody_listens_for_anybody() {
+    for table in
+        [include_str!("../golden/matrix-ssh-node.txt"), include_str!("../golden/matrix-ssh-proxy.txt")]
+    {
+        for ask in [
+            Ask::ForwardTcp,
+            Ask::CancelTcp,
+            Ask::ForwardUnix,
+            Ask::CancelUnix,
+            Ask::ForwardedTcp,
+            Ask::ForwardedUnix,
+        ] {
+            let row = table.lines().find_map(|line| line.strip_prefix(ask.name())).unwrap();
+            let cells: Vec<&str> = row.split_whitespace().collect();
+            assert_eq!(cells.len(), Who::ALL.len(), "{ask:?}: {cells:?}");
+            assert!(cells.iter().all(|cell| matches!(*cell, "-" | "login")), "{ask:?}: {cells:?}");
+        }
+    }
 }
 
 /// A callback is where a kind of channel or request enters: none is written that nobody asks for here.

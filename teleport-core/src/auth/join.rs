@@ -1,5 +1,6 @@
 //! Hosts become members, and stay members.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,38 @@ const ATTEMPTS: usize = 128;
 /// does, and verifiers have clocks of their own: a certificate that anybody still accepts must have a record, which says whose
 /// the id is and which labels the host must carry.
 const MEMORY: Duration = Duration::from_secs(600);
+
+/// So many joins without a good token are written down in full, a minute. Whoever tries more is counted: the audit log is not to be
+/// filled by somebody who has nothing.
+const TOLD_A_MINUTE: u32 = 30;
+
+/// Which joins without a good token the audit log was told of.
+#[derive(Debug, Default)]
+pub(super) struct Guesses(Mutex<Minute>);
+
+#[derive(Debug, Default)]
+struct Minute {
+    began: Timestamp,
+    told: u32,
+    more: u64,
+}
+
+impl Guesses {
+    /// Whether one more is to be written down: how many were not, since the last one that was; `None` if this is such a one.
+    fn tell(&self, now: Timestamp) -> Option<u64> {
+        let mut minute = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A clock that was set back begins a minute as well.
+        if now < minute.began || now >= minute.began.saturating_add(Duration::from_secs(60)) {
+            (minute.began, minute.told) = (now, 0);
+        }
+        if minute.told >= TOLD_A_MINUTE {
+            minute.more = minute.more.saturating_add(1);
+            return None;
+        }
+        minute.told = minute.told.saturating_add(1);
+        Some(std::mem::take(&mut minute.more))
+    }
+}
 
 /// A member of the cluster: to whom a host id belongs. Kept until shortly after the newest certificate of the host has ended;
 /// until then nobody else can join by this id.
@@ -82,7 +115,14 @@ pub(super) async fn join(
     match taken {
         Err(denied) => {
             tracing::info!(host_id = %request.host_id, name = %request.name, role = %request.role, reason = %denied, "a host may not join");
-            call.audit(vec![event(EventKind::InstanceJoinFailure).error(&denied)]).await?;
+            let failure = event(EventKind::InstanceJoinFailure).error(&denied);
+            // Who has a token is always written down.
+            let told = if token_id.is_some() { Some(0) } else { call.auth.join_guesses.tell(call.now) };
+            match told {
+                Some(0) => call.audit(vec![failure]).await?,
+                Some(more) => call.audit(vec![failure.field("more_before", more)]).await?,
+                None => {}
+            }
             // Whoever has a good token may know what becomes of its own id, and must do something else about it.
             let answer = match &denied {
                 JoinDenied::Evicted => ApiError::evicted(),

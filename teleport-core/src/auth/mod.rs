@@ -117,6 +117,7 @@ struct Inner {
     refusals: eviction::Refusals,
     hasher: Hasher,
     guessers: guessers::Guessers,
+    join_guesses: join::Guesses,
     /// Made at the first login: that needs randomness.
     decoy: OnceLock<Decoy>,
     /// By their recordings, so that not every part asks the store.
@@ -168,6 +169,7 @@ impl AuthService {
             refusals: eviction::Refusals::default(),
             hasher: Hasher::new(config.password),
             guessers: guessers::Guessers::default(),
+            join_guesses: join::Guesses::default(),
             decoy: OnceLock::new(),
             session_hosts: SessionOwners::default(),
             connections: connections::Connections::new(repo()),

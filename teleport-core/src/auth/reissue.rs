@@ -112,7 +112,8 @@ pub(super) async fn reissue(
         Ok(grant) => grant,
         Err(reason @ NotDerivable::EndsSoon) => {
             let text = "the certificate ends within a minute; log in again";
-            return Err(ApiError::new(ApiErrorKind::Denied, text).because(reason));
+            let denied = call.deny(permit.operation(), reason.to_string()).await;
+            return Err(ApiError::new(ApiErrorKind::Denied, text).because(denied));
         }
         Err(reason) => return Err(call.deny(permit.operation(), reason.to_string()).await),
     };

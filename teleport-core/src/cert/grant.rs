@@ -8,6 +8,15 @@ use crate::id::{ClusterName, DeviceId, HostId, HostRole, NodeName, OsLogin, Role
 
 /// Permission for one user certificate. Made by the login and reissue checks, or by
 /// [`danger`](super::danger) for programs that have a policy of their own.
+///
+/// Row D3 of the threat list: nobody else makes one, so nothing is signed that no check has seen.
+///
+/// ```compile_fail,E0624
+/// # use std::time::Duration;
+/// # use teleport_core::{cert::UserGrant, id::UserName};
+/// # let user = UserName::new("alice").unwrap();
+/// UserGrant::new(user, Duration::from_secs(60));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UserGrant {
@@ -51,6 +60,15 @@ impl UserGrant {
 }
 
 /// Permission for one host certificate. Made by token admission and by renewal.
+///
+/// ```compile_fail,E0639
+/// # use std::time::Duration;
+/// # use teleport_core::cert::HostGrant;
+/// # use teleport_core::id::{ClusterName, HostId, HostRole, NodeName};
+/// fn forge(host_id: HostId, name: NodeName, cluster: ClusterName, ttl: Duration) -> HostGrant {
+///     HostGrant { host_id, name, cluster, role: HostRole::Auth, addresses: Vec::new(), ttl }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HostGrant {

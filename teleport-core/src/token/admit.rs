@@ -80,6 +80,16 @@ pub enum JoinDenied {
 }
 
 /// Permission to join. Made by [`admit`] only.
+///
+/// ```compile_fail,E0639
+/// # use teleport_core::token::Admission;
+/// # use teleport_core::id::{ClusterName, HostId, HostRole, NodeName};
+/// # use teleport_core::label::Labels;
+/// fn forge(host_id: HostId, name: NodeName, cluster: ClusterName, labels: Labels) -> Admission {
+///     let addresses = Vec::new();
+///     Admission { host_id, name, cluster, role: HostRole::Auth, addresses, labels, token_after: None }
+/// }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Admission {

@@ -22,6 +22,7 @@ mod policy;
 mod quota;
 mod real;
 mod roles;
+mod rows;
 mod secrets;
 mod sessions;
 mod signing;

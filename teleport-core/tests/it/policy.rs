@@ -87,7 +87,7 @@ async fn bootstrap_leaves_changed_roles_alone() {
 
 /// The auth host may do everything, so a token for it is worth more than the right to make tokens.
 #[tokio::test]
-async fn the_right_to_make_tokens_is_no_way_to_become_the_auth_host() {
+async fn c5_the_right_to_make_tokens_is_no_way_to_become_the_auth_host() {
     let cluster = Cluster::new().await;
     let request = |role| CreateToken {
         roles: vec![HostRole::Node, role],
@@ -114,7 +114,7 @@ async fn the_right_to_make_tokens_is_no_way_to_become_the_auth_host() {
 
 /// The audit log names users, hosts and administrators in one field.
 #[tokio::test]
-async fn no_user_is_named_like_a_caller_that_is_none() {
+async fn c4_no_user_is_named_like_a_caller_that_is_none() {
     let cluster = Cluster::new().await;
     let host = cluster.host("web-1", HostRole::Node);
     let create = async |name: &str| {
@@ -133,7 +133,7 @@ async fn no_user_is_named_like_a_caller_that_is_none() {
 
 /// A certificate lasts for hours; the right to administer ends at once. Else who is deleted would make a new user with it.
 #[tokio::test]
-async fn who_is_deleted_or_has_lost_a_role_administers_nothing() {
+async fn c5_who_is_deleted_or_has_lost_a_role_administers_nothing() {
     let cluster = Cluster::new().await;
     let identity = cluster.member("mallory", &["access", "editor"]).await;
     let mallory = cluster.as_user(&identity);

@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nearly_a_route_is_none() {
+    fn c10_what_is_nearly_a_route_is_none() {
         for path in [
             "",
             "/",
@@ -449,6 +449,12 @@ mod tests {
             "/v1/nodes/x",
             "/v1/users/../roles",
             "/v1/users/Alice",
+            "/v1/users/alice%20",
+            "/v1/users/..%2f",
+            "/v1/users/..%2froles",
+            "/v1/users/%61lice",
+            "/v1/users/al\u{200b}ice",
+            "/v1/roles/..%2fusers",
             "/v1/recordings/x/parts",
             "/v1/ping/x/y/z/a/b",
             "/v1/recordings/0f8fad5b-d9cb-469f-a165-70867728950e/content/007",

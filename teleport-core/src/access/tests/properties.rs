@@ -119,7 +119,7 @@ proptest! {
 
     /// A denial that matches, in whichever role, always wins; as a model: looking at every role by itself.
     #[test]
-    fn a_deny_always_wins_and_access_never_needs_two_roles(
+    fn c5_a_deny_always_wins_and_access_never_needs_two_roles(
         roles in any_roles(),
         labels in 0..NODES.len(),
         as_login in 0..3_usize,
@@ -140,7 +140,7 @@ proptest! {
     /// Another role with only denials never opens anything and never widens a session, and another role with only
     /// allowances never closes anything.
     #[test]
-    fn denials_only_narrow_and_allowances_only_widen(
+    fn c5_denials_only_narrow_and_allowances_only_widen(
         roles in any_roles(),
         half in half(),
         labels in 0..NODES.len(),

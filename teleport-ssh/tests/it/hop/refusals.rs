@@ -181,7 +181,7 @@ async fn an_ambiguous_name_is_answered_with_ids() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_user_certificates_of_this_cluster_open_the_proxy() {
+async fn c4_only_user_certificates_of_this_cluster_open_the_proxy() {
     let world = World::start().await;
     world.sshd("web").await;
     let user = world.user("alice").await;

@@ -1,7 +1,11 @@
 //! Sessions, as the stock client sees them.
 
 use std::process::Stdio;
+use std::sync::Arc;
 
+use teleport_core::recording::{Recorder, RecordingMeta};
+use teleport_core::resource::RecordingMode;
+use teleport_ssh::record::{NoRecorders, Recorders, Spool, SpoolError, SpoolLimits};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use super::support::{PATIENCE, TestNode, run, text};
@@ -276,4 +280,54 @@ async fn draining_waits_for_sessions_and_aborting_does_not() {
     tokio::time::timeout(PATIENCE, node.ended.wait_for(|ended| *ended)).await.unwrap().unwrap();
     tokio::time::timeout(PATIENCE, ssh.wait()).await.unwrap().unwrap();
     assert_eq!(node.auth.count("T2004I"), 1, "also after an abort the end is in the log");
+}
+
+/// Recorders that begin when the test lets them, or not at all.
+#[derive(Debug)]
+struct Held {
+    asked: tokio::sync::watch::Sender<usize>,
+    go: std::sync::Mutex<std::sync::mpsc::Receiver<bool>>,
+}
+
+impl Recorders for Held {
+    fn start(&self, meta: RecordingMeta, mode: RecordingMode) -> Result<Box<dyn Recorder>, SpoolError> {
+        self.asked.send_modify(|asked| *asked += 1);
+        if self.go.lock().unwrap().recv().unwrap() {
+            return NoRecorders.start(meta, mode);
+        }
+        // A spool that cannot be opened gives the error of one.
+        Err(Spool::open("/proc/nonexistent/spool", SpoolLimits::default()).unwrap_err())
+    }
+}
+
+/// Row C11: nothing runs, and nothing is forwarded, before there is something that records it; and nothing at all without.
+#[tokio::test(flavor = "multi_thread")]
+async fn c11_nothing_runs_before_it_is_recorded() {
+    let (go, held) = std::sync::mpsc::channel();
+    let recorders = Arc::new(Held { asked: tokio::sync::watch::Sender::new(0), go: held.into() });
+    let node =
+        TestNode::with(|builder| builder.recorders(Arc::clone(&recorders) as Arc<dyn Recorders>)).await;
+    for (number, allowed) in [(1, false), (2, true)] {
+        let ran = node.path(&format!("ran-{number}"));
+        let touch = format!("touch {}", ran.display());
+        // A forward that is asked for in the same breath.
+        let options = ["-o", "ExitOnForwardFailure=no", "-R", "0:127.0.0.1:1"];
+        let command = [touch.as_str()];
+        let client = node.run(&options, &command);
+        let watched = async {
+            let mut asked = recorders.asked.subscribe();
+            tokio::time::timeout(PATIENCE, asked.wait_for(|asked| *asked == number)).await.unwrap().unwrap();
+            // It is about to be recorded and is not yet.
+            assert!(!ran.exists() && node.auth.count("T2000I") == 0, "nothing has begun");
+            go.send(allowed).unwrap();
+        };
+        let (output, ()) = tokio::join!(client, watched);
+        assert_eq!((output.status.success(), ran.exists()), (allowed, allowed), "{}", text(&output.stderr));
+        if !allowed {
+            assert!(text(&output.stderr).contains("cannot be recorded"), "{}", text(&output.stderr));
+            node.auth.event("T1006W", |event| event.user.as_deref() == Some("alice")).await;
+            assert_eq!(node.auth.count("T2000I"), 0);
+        }
+    }
+    node.auth.event("T2000I", |_| true).await;
 }

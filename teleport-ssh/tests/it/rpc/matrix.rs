@@ -191,7 +191,7 @@ fn cell(outcome: Result<(), ApiError>) -> &'static str {
 }
 
 #[tokio::test]
-async fn matrix_of_the_auth_api() {
+async fn c6_matrix_of_the_auth_api() {
     let (matrix, clients) = Matrix::new().await;
     let names: Vec<_> = Who::ALL.iter().map(|(_, name)| *name).collect();
     let mut table = Table::new(&LEGEND, "operation", 20, &names);

@@ -61,7 +61,7 @@ async fn hosts_and_users_are_who_their_certificates_say() {
 }
 
 #[tokio::test]
-async fn a_users_certificate_opens_nothing_that_is_a_hosts() {
+async fn c4_a_users_certificate_opens_nothing_that_is_a_hosts() {
     let world = World::start().await;
     let node = world.host(HostRole::Node, "web-1").await;
     // Named exactly like a host, with roles that sound like services.
@@ -188,7 +188,7 @@ async fn what_is_not_an_identity_does_not_get_in() {
 }
 
 #[tokio::test]
-async fn a_host_by_the_users_authority_is_nobody() {
+async fn a10_a_host_by_the_users_authority_is_nobody() {
     use ExtendedKeyUsagePurpose::ClientAuth;
     let world = World::start().await;
     let users = Forge::new();
@@ -203,7 +203,7 @@ async fn a_host_by_the_users_authority_is_nobody() {
 }
 
 #[tokio::test]
-async fn certificates_of_another_cluster_of_the_same_name_do_not_get_in() {
+async fn c4_certificates_of_another_cluster_of_the_same_name_do_not_get_in() {
     let world = World::start().await;
     let other = authority(&world.clock).await;
     let mut foreign = user(&other, "alice", &["editor"], Duration::from_secs(3600)).await;
