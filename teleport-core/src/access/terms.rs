@@ -27,17 +27,11 @@ pub struct SessionTerms {
     pub cert_extensions: Vec<(String, String)>,
     /// What counts in the session: what the node enforces.
     pub policy: SessionPolicy,
-    /// The options of these that nothing obeys yet.
-    pub not_enforced: Vec<&'static str>,
 }
 
 impl SessionTerms {
     /// For a login that the roles allow, with a certificate that is issued now.
     pub(super) fn new(checker: &AccessChecker<'_>, facts: &NodeFacts<'_>, login: &OsLogin) -> Self {
-        let ignored = checker.roles.iter().flat_map(|held| held.role.options().without_effect());
-        let mut not_enforced: Vec<&'static str> = ignored.map(|(option, _)| option).collect();
-        not_enforced.sort_unstable();
-        not_enforced.dedup();
         Self {
             max_session_ttl: checker
                 .max_session_ttl()
@@ -46,7 +40,6 @@ impl SessionTerms {
             pin_source_ip: checker.pin_source_ip(),
             cert_extensions: checker.cert_extensions(),
             policy: checker.session_policy(checker.permits(), facts, login),
-            not_enforced,
         }
     }
 
@@ -82,8 +75,7 @@ impl SessionTerms {
 
 impl Serialize for SessionTerms {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let entries = self.entries().into_iter().map(|(option, value, _)| (option, value));
-        serializer.collect_map(entries.chain([("not_enforced", json!(self.not_enforced))]))
+        serializer.collect_map(self.entries().into_iter().map(|(option, value, _)| (option, value)))
     }
 }
 
@@ -100,8 +92,7 @@ impl fmt::Display for SessionTerms {
                 }
                 other => other.to_string(),
             };
-            let so_far = if self.not_enforced.contains(&option) { " (not enforced yet)" } else { "" };
-            writeln!(f, "{option}: {text}{so_far}")?;
+            writeln!(f, "{option}: {text}")?;
         }
         Ok(())
     }

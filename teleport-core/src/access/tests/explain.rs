@@ -152,13 +152,6 @@ fn tells_what_counts_in_the_session_and_what_certificates_in_hand_say() {
     assert_eq!(json["session"]["max_sessions"], 2);
     assert_eq!(json["session"]["commands"], serde_json::json!(["uptime"]));
     assert_eq!(json["session"]["lock"], serde_json::Value::Null);
-    // What nothing obeys is not said as if it held.
-    for (option, _) in roles[0].spec.options.without_effect() {
-        assert!(
-            text.lines().any(|line| line.contains(option) && line.ends_with("(not enforced yet)")),
-            "{text}"
-        );
-    }
     // About a certificate that is there, or a login that is denied, there is nothing to promise.
     let root = [login("root")];
     assert_eq!(explain(&roles, "", "root", Some(&root)).session, None);

@@ -56,8 +56,7 @@ impl From<DocumentProblem> for InvalidDocument {
 pub struct LoadedRole {
     /// The role, of our own version.
     pub role: Role,
-    /// What the document says and nothing obeys, because this role does not say it or because it is not enforced yet: one line
-    /// each, with the place.
+    /// What the document says and nothing obeys, or what its author may have meant otherwise: one line each, with the place.
     pub ignored: Vec<String>,
 }
 
@@ -101,9 +100,6 @@ pub fn load_role(document: &Value) -> Result<LoadedRole, InvalidDocument> {
     };
     CompiledRole::new(loaded.role.clone())?;
     loaded.ignored.extend(unfinished_expressions(&loaded.role));
-    for (option, meaning) in loaded.role.spec.options.without_effect() {
-        loaded.ignored.push(format!("spec.options.{option}: {meaning}"));
-    }
     Ok(loaded)
 }
 

@@ -177,20 +177,6 @@ pub struct RoleOptions {
     pub lock: Option<LockMode>,
 }
 
-/// What whoever relies on a restriction must hear.
-pub(super) const NOT_ENFORCED: &str = "not enforced: sessions are less restricted than the document says";
-
-impl RoleOptions {
-    /// The options that are set and that nothing obeys yet, each with what that means. They are kept and merged, and an
-    /// administrator who writes them is told.
-    pub(crate) fn without_effect(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        [("lock", self.lock == Some(LockMode::Strict), NOT_ENFORCED)]
-            .into_iter()
-            .filter(|(_, set, _)| *set)
-            .map(|(name, _, meaning)| (name, meaning))
-    }
-}
-
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }

@@ -5,9 +5,11 @@ use serde_json::{Map, Value, json};
 use super::Verb;
 use super::keys::{join, unknown};
 use super::load::{DocumentProblem, InvalidDocument, LoadedRole, read};
-use super::options::NOT_ENFORCED;
 use super::original_names::{CONDITIONS, OPTIONS, OTHER_CONDITIONS, OTHER_KINDS, OTHER_OPTIONS, RESTRICTING};
 use crate::suggest::did_you_mean;
+
+/// What whoever relies on a restriction must hear.
+const NOT_ENFORCED: &str = "not enforced: sessions are less restricted than the document says";
 
 #[derive(Default)]
 struct Import {

@@ -49,20 +49,6 @@ fn full() -> Value {
     )
 }
 
-#[test]
-fn what_nothing_obeys_yet_is_told_when_it_is_written() {
-    let mut document = full();
-    let told: Vec<String> = load_role(&document).unwrap().ignored;
-    let options: Vec<&str> = told.iter().map(|line| line.split(": ").next().unwrap()).collect();
-    assert_eq!(options, ["spec.options.lock"]);
-    assert!(
-        told[0].ends_with("not enforced: sessions are less restricted than the document says"),
-        "{told:?}"
-    );
-    document["spec"]["options"].as_object_mut().unwrap().remove("lock");
-    assert!(load_role(&document).unwrap().ignored.is_empty(), "what is obeyed, or not set, needs no word");
-}
-
 /// Whoever writes half of a regular expression into a denial believes that it denies.
 #[test]
 fn what_only_looks_like_a_regular_expression_is_told() {

@@ -14,6 +14,9 @@ use tokio::time::Instant;
 
 use super::{CLUSTER, DEADLINE, PROXY, TestUser, World, os_user, run, text};
 
+/// What happens to what is known.
+type Change = Box<dyn FnOnce(&mut AccessView)>;
+
 async fn change(world: &World, change: impl FnOnce(&mut AccessView)) {
     world.access.view.send_modify(change);
     let wanted = world.access.view.borrow().clone();
@@ -106,13 +109,13 @@ async fn c8_what_goes_through_the_proxy_ends_when_it_would_not_begin() {
     world.sshd("web").await;
     let user = world.user("alice").await;
     let before = world.access.view.borrow().clone();
-    let lock = |target: Value| -> Box<dyn FnOnce(&mut AccessView)> {
+    let lock = |target: Value| -> Change {
         let spec =
             LockSpec { target: serde_json::from_value(target).unwrap(), message: "Go home".to_owned() };
         Box::new(|view| view.locks = [Lock::new("l", spec)].into_iter().collect())
     };
     let later = SystemClock::new().now().saturating_add(Duration::from_secs(1));
-    let causes: Vec<(Box<dyn FnOnce(&mut AccessView)>, &str, &str)> = vec![
+    let causes: Vec<(Change, &str, &str)> = vec![
         (
             lock(json!({"user": "alice"})),
             "user:\"alice\" is in force: Go home",

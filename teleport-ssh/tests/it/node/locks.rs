@@ -18,6 +18,9 @@ const DEVICE: &str = "0f8fad5b-d9cb-469f-a165-70867728950e";
 /// Obeys no hang-up, and would keep its connection for five seconds.
 const MULISH: &str = "trap '' HUP TERM; echo up; while :; do sleep 0.1; done";
 
+/// What happens to what is known, at a time.
+type Change = fn(&mut AccessView, Timestamp);
+
 /// A node, and a user whose certificate names a second factor.
 async fn node() -> TestNode {
     let node = TestNode::start().await;
@@ -205,7 +208,7 @@ async fn c8_live_sessions_end_when_they_would_not_be_let_in_any_more() {
     let node = node().await;
     let before = node.auth.view.borrow().clone();
     let now = SystemClock::new().now();
-    let causes: [(fn(&mut AccessView, Timestamp), &str, &str); 4] = [
+    let causes: [(Change, &str, &str); 4] = [
         (
             |view, _| {
                 let mut roles = builtin_roles();
