@@ -1,6 +1,7 @@
 //! A way to a node: asked for through either door, found, dialed, recorded, spliced.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use russh::server::{ChannelOpenHandle, Msg, Session};
 use russh::{Channel, ChannelId};
@@ -18,6 +19,9 @@ use crate::proxy::splice::splice;
 use crate::proxy::visitor::Visitor;
 use crate::rpc::BoxedIo;
 use crate::view::NoView;
+
+/// How long a connection has, after the ways that it leads, to tell the user why it ends.
+const CONNECTIONS_WORDS: Duration = Duration::from_millis(300);
 
 /// What a client asks a way with.
 #[derive(Clone, Copy)]
@@ -165,7 +169,12 @@ impl Connection {
                     let spliced = splice(from_client, &to_client, node, &link, &account);
                     match attempt.shared.while_welcome(&user, route.record(), spliced).await {
                         Ok(ended) => report(&route, ended.map(drop)),
-                        Err(why) => attempt.cut(&route, &why),
+                        Err(why) => {
+                            attempt.cut(&route, &why);
+                            // This channel has no room for words. If all of the connection ends, its last words come first:
+                            // a client whose channel is closed goes without hearing them.
+                            tokio::time::sleep(CONNECTIONS_WORDS).await;
+                        }
                     }
                     let _ = to_client.close().await;
                 }

@@ -142,7 +142,8 @@ async fn tokens_are_tried_at_a_rate() {
     assert_eq!((tried, error.kind()), (480, ApiErrorKind::TooMany), "{error:?}");
     let failures =
         world.audit.events().iter().filter(|event| event.code == EventKind::InstanceJoinFailure).count();
-    assert_eq!(failures, 480);
+    // Who has nothing does not fill the audit log.
+    assert_eq!(failures, 30);
     let (proxy, _) = world.as_host(HostRole::Proxy, "proxy-1").await;
     let token = world.token(HostRole::Node).await;
     proxy.join(JoinRequest { token, ..guess() }).await.unwrap();
