@@ -117,18 +117,20 @@ fn every_action_has_its_events_and_no_others() {
         serde_json::from_str(&tctl(&["tokens", "add", "--type=node", "--format=json"])).unwrap();
     tctl(&["tokens", "rm", created["token"].as_str().unwrap()]);
     oracle.expect("a token comes and goes", &["TJT00I", "TJT01I"]);
+    // Reading is not acting.
+    tctl(&["status"]);
+    tctl(&["events", "search"]);
+    run(tsh(&["ls"])).clean();
+    oracle.expect("nothing more", &[]);
     tctl(&["users", "reset", "alice"]);
     oracle.expect("a user is reset", &["T6000I"]);
     tctl(&["users", "rm", "alice"]);
     oracle.expect("a user is deleted", &["T1004I"]);
     tctl(&["nodes", "rm", "node"]);
     oracle.expect("a node is removed", &["TND01I"]);
-
-    // Reading is not acting.
-    tctl(&["status"]);
-    tctl(&["events", "search"]);
-    run(tsh(&["ls"])).clean();
-    oracle.expect("nothing more", &[]);
+    run(tsh(&["ls"])).refusal();
+    let denied = oracle.expect("somebody who was deleted asks for something", &["TAP00W"]);
+    assert_eq!(denied[0].user.as_deref(), Some("alice"));
     for event in cluster.events(|_| true) {
         assert_eq!(event.cluster_name, CLUSTER);
         assert!(!event.uid.is_nil());
