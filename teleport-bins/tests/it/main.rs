@@ -18,6 +18,7 @@ mod hostile;
 mod joining;
 mod limits;
 mod lockout;
+mod locks;
 mod matrix;
 mod openssh;
 mod processes;

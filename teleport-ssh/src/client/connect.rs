@@ -150,14 +150,14 @@ pub struct SshClient {
 /// An SSH connection to a proxy.
 pub struct ProxyConnection {
     handle: Handle<HostKeyCheck>,
+    farewell: Farewell,
     host: HostIdentity,
 }
 
 /// An SSH connection to a node.
 pub struct NodeConnection {
     handle: Handle<HostKeyCheck>,
-    /// What the node says when it ends the connection.
-    farewell: watch::Receiver<Option<String>>,
+    farewell: Farewell,
     host: HostIdentity,
     /// Lives as long as the connection that runs through it.
     proxy: Option<ProxyConnection>,
@@ -203,7 +203,7 @@ impl SshClient {
         let (login, name) =
             (self.credentials.user.as_str(), proxy_principal(&self.credentials.trust.cluster));
         match self.handshake(stream, peer, &name, HostRole::Proxy, login).await {
-            Ok((handle, host, _)) => Ok(ProxyConnection { handle, host }),
+            Ok((handle, host, farewell)) => Ok(ProxyConnection { handle, farewell, host }),
             Err(Failed::HungUp(_)) => Err(ConnectError::Overloaded { address: address.to_authority() }),
             Err(Failed::Otherwise(error)) => Err(error),
         }
@@ -249,7 +249,7 @@ impl SshClient {
         name: &str,
         role: HostRole,
         login: &str,
-    ) -> Result<(Handle<HostKeyCheck>, HostIdentity, watch::Receiver<Option<String>>), Failed> {
+    ) -> Result<(Handle<HostKeyCheck>, HostIdentity, Farewell), Failed> {
         let certificate = self.own_certificate()?;
         let verdict = Arc::new(OnceLock::new());
         let (farewell, said) = watch::channel(None);
@@ -287,7 +287,7 @@ impl SshClient {
         let key = Arc::new(self.credentials.ssh.private().clone());
         let authenticated = handle.authenticate_openssh_cert(login, key, certificate).await;
         match authenticated {
-            Ok(result) if result.success() => Ok((handle, host, said)),
+            Ok(result) if result.success() => Ok((handle, host, Farewell(said))),
             // A server that cuts the connection after too many failures has denied as well.
             Ok(_) | Err(russh::Error::Disconnect) => {
                 Err(ConnectError::Denied { peer: peer.to_owned() }.into())
@@ -376,17 +376,21 @@ impl ProxyConnection {
     /// [`ConnectError::Refused`] with the proxy's words, such as those about an ambiguous name.
     pub async fn open(&self, target: &DialTarget) -> Result<BoxedIo, ConnectError> {
         let peer = "the proxy";
-        let opened = self.handle.channel_open_session().await;
-        let mut channel = opened.map_err(|error| match error {
-            russh::Error::ChannelOpenFailure(ChannelOpenFailure::Other { reason, .. }) => {
-                ConnectError::Refused { message: printable(&reason) }
+        let mut channel = match self.handle.channel_open_session().await {
+            Ok(channel) => channel,
+            Err(russh::Error::ChannelOpenFailure(ChannelOpenFailure::Other { reason, .. })) => {
+                return Err(ConnectError::Refused { message: printable(&reason) });
             }
-            error => ConnectError::ssh(peer, error),
-        })?;
-        let asked = channel.request_subsystem(true, target.to_subsystem()).await;
-        asked.map_err(|error| ConnectError::ssh(peer, error))?;
-        let greeting = within(peer, accepted(&mut channel)).await?;
-        Ok(Box::new(Prefixed::new(greeting, channel.into_stream())))
+            Err(error) => return Err(self.farewell.explain(peer, ConnectError::ssh(peer, error)).await),
+        };
+        if let Err(error) = channel.request_subsystem(true, target.to_subsystem()).await {
+            return Err(self.farewell.explain(peer, ConnectError::ssh(peer, error)).await);
+        }
+        match within(peer, accepted(&mut channel)).await {
+            Ok(greeting) => Ok(Box::new(Prefixed::new(greeting, channel.into_stream()))),
+            Err(refused) if self.handle.is_closed() => Err(self.farewell.explain(peer, refused).await),
+            Err(refused) => Err(refused),
+        }
     }
 
     /// Says good-bye.
@@ -425,6 +429,22 @@ fn printable(text: &str) -> String {
     text.trim().chars().take(MAX_MESSAGE).map(clean).collect()
 }
 
+/// What the other side says when it ends the connection.
+struct Farewell(watch::Receiver<Option<String>>);
+
+impl Farewell {
+    /// Why a connection is no good: in the words of the other side if it ended the connection with some, else what was seen here.
+    async fn explain(&self, peer: &str, seen: ConnectError) -> ConnectError {
+        // They may still be on their way from the library's task.
+        let mut said = self.0.clone();
+        let said = tokio::time::timeout(FAREWELL, said.wait_for(Option::is_some)).await;
+        match said.ok().and_then(|said| said.ok()?.clone()) {
+            Some(words) => ConnectError::Refused { message: format!("{peer} ended the connection: {words}") },
+            None => seen,
+        }
+    }
+}
+
 impl NodeConnection {
     /// Who the node is.
     pub const fn host(&self) -> &HostIdentity {
@@ -440,19 +460,8 @@ impl NodeConnection {
             }
             Err(error) => error,
         };
-        let broken = ConnectError::ssh(&self.peer(), error);
-        // Who was turned away reads why. The words may still be on their way from the library's task.
-        let mut farewell = self.farewell.clone();
-        let said = farewell.wait_for(Option::is_some);
-        match tokio::time::timeout(FAREWELL, said).await {
-            Ok(Ok(words)) => match &*words {
-                Some(words) => Err(ConnectError::Refused {
-                    message: format!("{} ended the connection: {words}", self.peer()),
-                }),
-                None => Err(broken),
-            },
-            _ => Err(broken),
-        }
+        let peer = self.peer();
+        Err(self.farewell.explain(&peer, ConnectError::ssh(&peer, error)).await)
     }
 
     pub(super) fn peer(&self) -> String {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use teleport_core::api::{
     AdminApi as _, ApiError, ApiErrorKind, AuthApi, CreateUser, PresenceApi as _, RecordingApi as _,
+    ResourceApi,
 };
 use teleport_core::auth::Caller;
 use teleport_core::auth::policy::Operation;
@@ -17,7 +18,7 @@ use teleport_core::entropy::SystemEntropy;
 use teleport_core::id::{HostId, HostRole, OsLogin, SessionId, UserName};
 use teleport_core::label::Labels;
 use teleport_core::recording::RecordingMeta;
-use teleport_core::resource::NodeRecord;
+use teleport_core::resource::{Lock, NodeRecord};
 use teleport_core::secret::SecretString;
 use teleport_core::testing::api_suite::{ApiFixture as _, CallTarget, call};
 use teleport_ssh::rpc::{AuthClient, ClientIdentity};
@@ -44,10 +45,11 @@ enum Who {
     Proxy,
     Expired,
     Foreign,
+    Locked,
 }
 
 impl Who {
-    const ALL: [(Self, &str); 14] = [
+    const ALL: [(Self, &str); 15] = [
         (Self::Anonymous, "anon"),
         (Self::Secrets, "anon+tokens"),
         (Self::NoRole, "no-role"),
@@ -62,6 +64,7 @@ impl Who {
         (Self::Proxy, "proxy"),
         (Self::Expired, "expired"),
         (Self::Foreign, "foreign"),
+        (Self::Locked, "locked"),
     ];
 }
 
@@ -121,6 +124,13 @@ impl Matrix {
                     let mut stranger = user(&foreign, "alice", &["access", "editor"], hour).await;
                     stranger.trust = world.trust();
                     world.client(ClientIdentity::User(stranger))
+                }
+                Who::Locked => {
+                    let client = world.as_user("larry", &["access", "editor"]).await;
+                    let spec = serde_json::from_value(serde_json::json!({"target": {"user": "larry"}}));
+                    let lock = Lock::new("larry", spec.unwrap());
+                    world.service.acting_as(Caller::LocalAdmin).create_lock(lock).await.unwrap();
+                    client
                 }
             };
             clients.push((who, Arc::new(client)));
