@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use teleport_core::audit::EventKind;
@@ -44,10 +43,11 @@ impl Live {
 
     /// The end that the cluster made: the exit status and what was said.
     fn ended(mut self) -> (Option<i32>, String) {
+        let status = wait_for("the end of a session", || self.client.try_wait().unwrap());
+        drop(self.input);
         let mut said = String::new();
         self.client.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        drop(self.input);
-        (self.client.wait().unwrap().code(), said)
+        (status.code(), said)
     }
 
     /// The end that the user makes.
@@ -71,7 +71,6 @@ fn a8_a_lock_from_the_command_line_reaches_what_is_open_and_what_begins() {
     let by_ssh = Live::open(stock);
     let others = Live::open(tsh(&bob, &["ssh", "node"]));
 
-    let began = Instant::now();
     let created = tctl(&cluster, &["lock", "--user=alice", "--message=Ask for Bob", "--ttl=1h"]).clean();
     let name =
         created.strip_prefix("Created a lock with name \"").unwrap().split('"').next().unwrap().to_owned();
@@ -80,8 +79,6 @@ fn a8_a_lock_from_the_command_line_reaches_what_is_open_and_what_begins() {
         assert_eq!(status, Some(255), "{said}");
         assert!(said.contains("is in force: Ask for Bob"), "{said}");
     }
-    // A second, and what a busy machine makes of it: what is typed nowhere would go on for ever.
-    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     let again = || run(tsh(&alice, &["ssh", "node", "true"]));
     let refused = again();
     assert!(!refused.status.success() && refused.stderr.contains("Ask for Bob"), "{}", refused.stderr);
