@@ -54,13 +54,15 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode>
             };
             format.print(&devices, || {
                 table(
-                    ["Name", "Type", "Added", "Last Used"],
+                    ["Name", "Type", "Added", "Last Used", "ID"],
                     devices.iter().map(|device| {
                         [
                             device.name.to_string(),
                             "TOTP".to_owned(),
                             time(device.added),
                             time(device.last_used),
+                            // What a lock of the device names.
+                            device.id.to_string(),
                         ]
                     }),
                 )
