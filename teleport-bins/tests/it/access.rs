@@ -1,6 +1,7 @@
 //! Who may reach which node, told and enforced: `tctl access explain`, lists with filters, names that several nodes have.
 
 use serde_json::Value;
+use teleport_core::audit::EventKind;
 
 use crate::support::cluster::{CLUSTER, Home, TestCluster};
 use crate::support::program::{Output, own, run, run_with};
@@ -230,4 +231,21 @@ fn a_name_of_several_nodes_is_answered_with_those_that_the_user_may_see() {
     let output = tctl(&cluster, &["access", "explain", "bob", &format!("{login}@twin")]);
     assert_eq!(output.code(), 1);
     assert!([&one, &two, &hidden].iter().all(|id| output.stderr.contains(*id)), "{output:?}");
+}
+
+/// What a node refuses is in the audit log, by the rules of the real auth service.
+#[test]
+fn refusals_of_a_node_reach_the_audit_log() {
+    let cluster = TestCluster::with_node();
+    let login = own_login();
+    create(&cluster, &role("no-copy", &login, "{'*': '*'}", "  options: {ssh_file_copy: false}\n"));
+    let home = cluster.user("bob", &["no-copy"], &[&login]);
+    assert!(!tsh(&home, &["ssh", "node", "scp -t /tmp"]).status.success());
+    let mut sftp = home.ssh();
+    sftp.args(["-s", &format!("{login}@node.{CLUSTER}"), "sftp"]);
+    assert!(!run(sftp).status.success());
+    for event in [EventKind::ScpDisallowed, EventKind::SftpDisallowed] {
+        assert_eq!(cluster.event(event, |_| true).user.as_deref(), Some("bob"));
+    }
+    assert_eq!(cluster.events(|event| event.code == EventKind::ApiDenied), []);
 }

@@ -227,3 +227,14 @@ fn without_a_second_factor_nothing_asks_for_a_code() {
     let devices = run(world.tsh(&["mfa", "ls", "--format=json"])).clean();
     assert_eq!(devices.trim(), "[]");
 }
+
+/// Who has proved to be somebody hears of the lock; who guesses hears what everybody hears.
+#[test]
+fn a_locked_user_is_told_at_the_login() {
+    let world = World::without_codes();
+    let password = world.alice_by_password();
+    world.tctl(&["lock", "--user=alice", "--message=Ask for Bob"]).clean();
+    assert!(world.login_by(password).refusal_after_warnings().contains("is in force: Ask for Bob"));
+    let guessed = world.login_by("wrong password").refusal_after_warnings();
+    assert!(guessed.contains("login failed") && !guessed.contains("Bob"), "{guessed}");
+}

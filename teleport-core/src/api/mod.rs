@@ -298,7 +298,8 @@ pub trait AdminApi: fmt::Debug + Send + Sync + 'static {
     /// [`ApiErrorKind::Denied`].
     async fn users(&self) -> ApiResult<Vec<UserInfo>>;
 
-    /// Deletes a user with password, second factors and invites. Certificates stay valid until they expire.
+    /// Deletes a user with password, second factors and invites. Certificates that were issued before are void, at nodes and proxies
+    /// as soon as they hear of it.
     ///
     /// # Errors
     /// [`ApiErrorKind::NotFound`].

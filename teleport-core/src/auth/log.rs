@@ -30,12 +30,16 @@ const fn may_report(role: HostRole, kind: EventKind) -> bool {
         | EventKind::SessionRejected
         | EventKind::Subsystem
         | EventKind::SubsystemFailure => true,
-        EventKind::Exec
+        EventKind::AgentForwardFailure
+        | EventKind::Exec
         | EventKind::Resize
+        | EventKind::ScpDisallowed
         | EventKind::SessionEnd
         | EventKind::SessionStart
         // That its spool is full.
-        | EventKind::SessionUploadFailure => matches!(role, HostRole::Node),
+        | EventKind::SessionUploadFailure
+        | EventKind::SftpDisallowed
+        | EventKind::X11ForwardFailure => matches!(role, HostRole::Node),
         _ => false,
     }
 }

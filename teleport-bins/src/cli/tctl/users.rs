@@ -69,7 +69,7 @@ pub(super) enum Command {
         #[arg(long, value_name = "NAME=VALUE,VALUE", value_parser = parse_trait, group = "change")]
         set_traits: Vec<(String, Vec<String>)>,
     },
-    /// Delete users; certificates they hold stay valid until they expire
+    /// Delete users; their sessions end, and certificates they hold are refused
     Rm {
         /// The users
         #[arg(value_delimiter = ',', required = true)]

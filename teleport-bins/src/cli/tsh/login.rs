@@ -143,12 +143,18 @@ pub(super) async fn run(context: &Context, options: Login) -> Result<ExitCode> {
 }
 
 fn explain(error: LoginError) -> anyhow::Error {
-    use teleport_core::api::ApiErrorKind::{Denied, TooMany};
+    use teleport_core::api::{
+        ApiError,
+        ApiErrorKind::{Denied, TooMany},
+    };
     match &error {
-        LoginError::Api(api) if api.kind() == Denied => anyhow::anyhow!(
-            "login failed: the user, the password or the one-time code is wrong, a code was used twice, \
+        // Anything else than the text for everybody is meant for this user, who has proved to be it: a lock.
+        LoginError::Api(api) if api.kind() == Denied && api.to_string() == ApiError::denied().to_string() => {
+            anyhow::anyhow!(
+                "login failed: the user, the password or the one-time code is wrong, a code was used twice, \
              or too many attempts failed and the user is locked for a while"
-        ),
+            )
+        }
         LoginError::Api(api) if api.kind() == TooMany => {
             anyhow::anyhow!("too many attempts; try again in a minute")
         }
