@@ -77,7 +77,7 @@ pub(super) async fn run(context: &Context, wanted: NewLock) -> Result<()> {
     let target = wanted.target();
     if target.is_empty() {
         bail!(
-            "say what to lock: one or more of --user, --role, --login, --node, --server-id, --mfa-device, --serial"
+            "say what to lock, by one or more of these, which must then all be true: --user, --role, --login, --node, --server-id, --mfa-device, --serial"
         );
     }
     let name = SystemEntropy::new().uuid()?.to_string();

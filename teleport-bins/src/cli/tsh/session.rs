@@ -71,11 +71,12 @@ pub(crate) async fn run(node: &NodeConnection, command: Option<String>, want: Wa
         let mut ending = Ending::listen()?;
         let stdin = pipe::Receiver::from_file_unchecked(tty)?;
         let status = tokio::select! {
-            status = session.run(stdin, stdout, stderr, sizes()?) => shell_code(&status?),
-            code = ending.next() => code,
+            status = session.run(stdin, stdout, stderr, sizes()?) => status?,
+            code = ending.next() => return Ok(code),
         };
+        // What is said below is for a terminal that makes lines of it again.
         drop(raw);
-        return Ok(status);
+        return Ok(shell_code(&status));
     }
     let status = session.run(tokio::io::stdin(), stdout, stderr, stream::pending()).await?;
     Ok(shell_code(&status))
