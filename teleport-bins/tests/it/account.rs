@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::Value;
+use teleport_core::audit::EventKind;
 use teleport_core::auth::SecondFactor;
 
 use crate::support::cluster::TestCluster;
@@ -235,6 +236,8 @@ fn a_locked_user_is_told_at_the_login() {
     let password = world.alice_by_password();
     world.tctl(&["lock", "--user=alice", "--message=Ask for Bob"]).clean();
     assert!(world.login_by(password).refusal_after_warnings().contains("is in force: Ask for Bob"));
+    let told = world.cluster.event(EventKind::UserLoginFailure, |_| true).error;
+    assert_eq!(told.as_deref(), Some("lock targeting user:\"alice\" is in force: Ask for Bob"));
     let guessed = world.login_by("wrong password").refusal_after_warnings();
     assert!(guessed.contains("login failed") && !guessed.contains("Bob"), "{guessed}");
 }

@@ -74,7 +74,9 @@ impl ApiError {
 
     /// Denied, because the caller is locked. Says so: whoever is told has proved to be the one who is meant.
     pub fn locked(locked: &Locked) -> Self {
-        Self::new(ApiErrorKind::Denied, locked.public()).because(locked.clone())
+        let told = Self::new(ApiErrorKind::Denied, locked.public());
+        // What is told in full needs no reason beside it.
+        if matches!(locked, Locked::InForce { .. }) { told } else { told.because(locked.clone()) }
     }
 
     /// Invalid, with the reason.
