@@ -267,7 +267,7 @@ mod tests {
                     let lost = parent.roles.iter().any(|role| !user.roles.contains(role));
                     prop_assert!(!lost || user.roles.iter().all(|role| parent.roles.contains(role)), "exchanged");
                     prop_assert!(grant.logins.iter().all(|login| parent.logins.contains(login)));
-                    let subject = Subject { name: "alice", roles: &user.roles, taken: Subject::NONE_TAKEN, traits: &user.traits };
+                    let subject = Subject::new("alice", &user.roles, &user.traits);
                     let fresh = AccessChecker::new(subject, &existing);
                     prop_assert!(grant.logins.iter().all(|login| fresh.logins().contains(login)));
                     for (name, values) in &grant.traits {

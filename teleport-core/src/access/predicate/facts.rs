@@ -21,7 +21,12 @@ pub struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    /// The roles that were taken from nobody.
+    /// A user from whom nothing was taken.
+    pub const fn new(name: &'a str, roles: &'a [RoleName], traits: &'a Traits) -> Self {
+        Self { name, roles, taken: Self::NONE_TAKEN, traits }
+    }
+
+    /// Of whom nothing was taken.
     pub const NONE_TAKEN: &'static BTreeSet<RoleName> = &BTreeSet::new();
 
     /// As what denies sees the user: with every role of the certificate.
@@ -37,23 +42,13 @@ impl<'a> Subject<'a> {
 
 impl<'a> From<&'a UserIdentity> for Subject<'a> {
     fn from(identity: &'a UserIdentity) -> Self {
-        Self {
-            name: identity.user.as_str(),
-            roles: &identity.roles,
-            taken: Self::NONE_TAKEN,
-            traits: &identity.traits,
-        }
+        Self::new(identity.user.as_str(), &identity.roles, &identity.traits)
     }
 }
 
 impl<'a> From<&'a User> for Subject<'a> {
     fn from(user: &'a User) -> Self {
-        Self {
-            name: &user.metadata.name,
-            roles: &user.spec.roles,
-            taken: Self::NONE_TAKEN,
-            traits: &user.spec.traits,
-        }
+        Self::new(&user.metadata.name, &user.spec.roles, &user.spec.traits)
     }
 }
 

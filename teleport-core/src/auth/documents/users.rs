@@ -86,7 +86,7 @@ pub(in crate::auth) async fn replace_user(
     for _ in 0..ATTEMPTS {
         let before = call.auth.users.get(name.as_str()).await?.ok_or_else(|| not_found(&name))?;
         if revision.is_some_and(|revision| revision != before.revision) {
-            return Err(changed(&format!("user {name}"), revision, before.revision));
+            return Err(changed(format_args!("user {name}"), revision, before.revision));
         }
         user.spec.roles = roles::existing(call, user.spec.roles).await?;
         let batch = write_in(call, Batch::new(), &name, Some(&before), &user).await?;
