@@ -1,5 +1,6 @@
 //! The command lines of the three programs, and what they have in common.
 
+mod backup;
 mod common;
 mod node_list;
 mod out;

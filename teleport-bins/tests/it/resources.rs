@@ -323,6 +323,16 @@ fn a_backup_is_restored_into_an_empty_cluster() {
     std::fs::write(machine.path("empty.yaml"), "# Backup of a cluster.\n").unwrap();
     let line = machine.cannot_start("two", &[&option("empty.yaml")]);
     assert!(line.contains("there is no document in it"), "{line}");
+    // One that ends between two documents, or lacks one in the middle.
+    let (cut, _) = plain.rsplit_once("---\n").unwrap();
+    std::fs::write(machine.path("cut.yaml"), cut).unwrap();
+    let line = machine.cannot_start("two", &[&option("cut.yaml")]);
+    assert!(line.contains("cut.yaml: the backup is not whole"), "{line}");
+    let mut documents: Vec<&str> = plain.split("---\n").collect();
+    documents.remove(2);
+    std::fs::write(machine.path("cut.yaml"), documents.join("---\n")).unwrap();
+    let line = machine.cannot_start("two", &[&option("cut.yaml")]);
+    assert!(line.contains("write the number of those that are there"), "{line}");
     std::fs::write(machine.path("wrong.yaml"), ROLE.replace("logins", "logisn")).unwrap();
     let line = machine.cannot_start("two", &[&option("wrong.yaml")]);
     assert!(line.contains("line 7") && line.contains("logins"), "{line}");

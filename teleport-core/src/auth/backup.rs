@@ -17,7 +17,7 @@ use super::password::PasswordRecord;
 use super::policy::Permit;
 use super::trust::AUTHORITIES;
 use super::{Caller, EvictedHost, HostRecord, Withdrawn};
-use crate::access::CompiledRole;
+use crate::access::{CompiledRole, check_room};
 use crate::api::{ApiError, ApiErrorKind, ApiResult};
 use crate::audit::{AuditError, AuditEvent, AuditLog, EventKind};
 use crate::clock::Clock;
@@ -204,6 +204,7 @@ impl Backup {
                 Document::Shown(_) | Document::Token(_) => backup.left_out += 1,
             }
         }
+        check_room(backup.roles.iter()).map_err(|error| wrong("roles", error))?;
         let builtin = builtin_roles();
         let names: Vec<&str> =
             backup.roles.iter().chain(&builtin).map(|role| role.metadata.name.as_str()).collect();

@@ -10,8 +10,9 @@ use teleport_core::api::{
     ResourceApi, TrustApi, UpdateUser, UserInfo,
 };
 use teleport_core::audit::EventKind;
+use teleport_core::auth::Backup;
 use teleport_core::id::{HostRole, OsLogin};
-use teleport_core::resource::{NodeRecord, Role, RoleSpec, Spec};
+use teleport_core::resource::{Document, NodeRecord, Role, RoleConditions, RoleSpec, Spec};
 use teleport_core::storage::{BackendExt, Key};
 use teleport_core::testing::{ManualClock, subject_keys};
 
@@ -224,4 +225,30 @@ async fn a_role_that_is_being_deleted_is_given_to_nobody() {
         }
     }
     assert!(deleted > 0 && given > 0, "{deleted} {given}");
+}
+
+/// Every server holds all roles: what is too much for them is refused when it is written, with the largest named.
+#[tokio::test]
+async fn roles_that_are_too_much_for_servers_are_not_written() {
+    let cluster = Cluster::new().await;
+    let with = |name: &str| {
+        let values = vec!["^[a-zé]{1500}$"; 100];
+        let node_labels = serde_json::from_value(serde_json::json!({"env": values})).unwrap();
+        let allow = RoleConditions { node_labels, ..RoleConditions::default() };
+        Role::new(name, RoleSpec { allow, ..RoleSpec::default() })
+    };
+    cluster.admin().create_role(with("first")).await.unwrap();
+    cluster.admin().create_role(with("second")).await.unwrap();
+    let error = cluster.admin().create_role(with("third")).await.unwrap_err();
+    assert_eq!(error.kind(), ApiErrorKind::Invalid);
+    assert!(error.message().contains("the regular expressions of all roles together"), "{error}");
+    assert!(error.message().contains("first (25600 KiB)"), "{error}");
+    // What replaces itself is counted once.
+    cluster.admin().replace_role(with("second")).await.unwrap();
+    let mut small = Role::new("third", RoleSpec::default());
+    cluster.admin().create_role(small.clone()).await.unwrap();
+    small.spec = with("third").spec;
+    assert_eq!(cluster.admin().replace_role(small).await.unwrap_err().kind(), ApiErrorKind::Invalid);
+    let all = ["first", "second", "third"].map(|name| Document::Role(with(name)));
+    assert!(Backup::new(all).unwrap_err().to_string().contains("the regular expressions of all roles"));
 }
