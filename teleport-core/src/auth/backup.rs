@@ -13,6 +13,7 @@ use ring::digest::{Context, SHA256};
 use super::context::OpContext;
 use super::devices::TotpRecord;
 use super::documents::invalid;
+use super::names::SignedName;
 use super::password::PasswordRecord;
 use super::policy::Permit;
 use super::trust::AUTHORITIES;
@@ -32,13 +33,14 @@ use crate::storage::{
 use crate::token::{ForJoin, TokenUse};
 
 /// Everything secret, and what is worth nothing without it: password hashes, second factors, tokens, the authorities, to which
-/// keys the ids of hosts are bound, and which hosts and users were removed.
-const SECRET: [&str; 7] = [
+/// keys the ids of hosts are bound, which hosts and users were removed, and which servers were certified.
+const SECRET: [&str; 8] = [
     AUTHORITIES,
     Withdrawn::COLLECTION,
     EvictedHost::COLLECTION,
     HostRecord::COLLECTION,
     PasswordRecord::COLLECTION,
+    SignedName::COLLECTION,
     ForJoin::COLLECTION,
     TotpRecord::COLLECTION,
 ];
