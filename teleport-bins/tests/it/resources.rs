@@ -226,6 +226,12 @@ fn an_edit_is_written_offered_again_or_left() {
     assert_eq!(mode(&kept), 0o600);
     let line = edit(&cluster, "role/ops", "sed -i s/ops/other/ \"$1\"").refusal();
     assert!(line.contains("kind and name cannot be changed"), "{line}");
+    // An editor that is a program may write another mistake each time.
+    let tries = cluster.dir().join("tries");
+    let endless = format!("echo x >> {0}; echo \"wrong$(wc -l < {0}): y\" >> \"$1\"", tries.display());
+    let line = edit(&cluster, "role/ops", &endless).refusal();
+    assert!(line.contains("wrong") && line.contains("the text is in "), "{line}");
+    assert_eq!(std::fs::read_to_string(&tries).unwrap().lines().count(), 10);
     // Somebody else was faster.
     let race = format!(
         "grep -q 'NOT WRITTEN' \"$1\" || {{ {} --data-dir {} update role/ops --set-labels=a=b >/dev/null; \

@@ -54,6 +54,7 @@ pub(super) async fn run(
             }
             print_json(&documents)
         }
+        Format::Text if documents.is_empty() => Format::Text.print(&(), || none(what)),
         Format::Text => Format::Text.print(&(), || list(&documents)),
         Format::Yaml => {
             let mut text = if backup { about(with_secrets) } else { String::new() };
@@ -68,6 +69,14 @@ pub(super) async fn run(
             }
             Format::Text.print(&(), || text)
         }
+    }
+}
+
+/// What is said instead of a table without lines.
+fn none(what: &[Selection]) -> String {
+    match what {
+        [Selection::Kind(kind)] => format!("There is no {}", kind.as_str()),
+        _ => "There is nothing of it".to_owned(),
     }
 }
 
