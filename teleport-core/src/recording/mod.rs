@@ -1,9 +1,15 @@
 //! Session recordings: what is recorded, in which form, and where it is kept.
 
 mod asciicast;
-mod codec;
+mod decoder;
+mod encoder;
 mod event;
+mod index;
+mod layout;
 mod player;
+mod reader;
+#[cfg(test)]
+mod testing;
 
 use std::fmt;
 use std::time::Duration;
@@ -13,9 +19,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use self::asciicast::Asciicast;
-pub use self::codec::{DecodeError, Decoder, Encoder};
+pub use self::decoder::{DecodeError, Decoder};
+pub use self::encoder::Encoder;
 pub use self::event::{OutputStream, RecordedEvent, SessionEnd};
+pub use self::index::Index;
 pub use self::player::{Pace, Timeline};
+pub use self::reader::{Ending, Missing, Reader, Step};
 use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, NodeName, OsLogin, SessionId, UserName};
 
