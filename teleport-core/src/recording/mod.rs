@@ -6,6 +6,7 @@ mod event;
 mod player;
 
 use std::fmt;
+use std::pin::Pin;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -59,7 +60,15 @@ pub struct RecordingInfo {
     pub completed: Option<Timestamp>,
     /// Bytes stored so far.
     pub len: u64,
+    /// Since when the node that makes it counts as lost, unless it was heard of again and has delivered the rest: the recording
+    /// may end before its session did. Stores leave it out, the auth service says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abandoned: Option<Timestamp>,
 }
+
+/// Resolves when everything that a [`Recorder`] was told is kept as its mode demands; `false` if it cannot be. Dropping it changes
+/// nothing.
+pub type Kept = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// Takes what happens in a session, on the byte path: it never waits for storage.
 ///
@@ -72,6 +81,12 @@ pub trait Recorder: fmt::Debug + Send + 'static {
 
     /// The terminal has a new size.
     fn resize(&mut self, at: Duration, columns: u16, rows: u16);
+
+    /// What is to be awaited before anything is shown that it was told; `None` if nothing is. A recorder that may not lose
+    /// anything makes programs wait by it.
+    fn kept(&self) -> Option<Kept> {
+        None
+    }
 
     /// The session is over; nothing follows.
     fn finish(&mut self, at: Duration, end: SessionEnd);
