@@ -152,7 +152,7 @@ mod tests {
         let settings = resolve(text).unwrap();
         let recording = settings.auth.as_ref().unwrap().session_recording.clone();
         assert_eq!((recording.mode, recording.rules.len()), (RecordAt::Off, 1));
-        assert_eq!(recording.rules[0].mode, RecordAt::NodeSync);
+        assert!(recording.rules.iter().all(|rule| rule.mode == RecordAt::NodeSync));
         let again = resolve(&sample(&settings)).unwrap();
         assert_eq!(again.auth.unwrap().session_recording, recording);
         // One of the original that comes later, a word that is none, and rules for nobody.

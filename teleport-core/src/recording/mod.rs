@@ -60,10 +60,9 @@ pub struct RecordingInfo {
     pub completed: Option<Timestamp>,
     /// Bytes stored so far.
     pub len: u64,
-    /// Since when the node that makes it counts as lost, unless it was heard of again and has delivered the rest: the recording
-    /// may end before its session did. Stores leave it out, the auth service says it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub abandoned: Option<Timestamp>,
+    /// Whether its node was not heard of any more before the end.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub abandoned: bool,
 }
 
 /// Resolves when everything that a [`Recorder`] was told is kept as its mode demands; `false` if it cannot be. Dropping it changes

@@ -37,7 +37,7 @@ impl Recording {
         RecordingInfo {
             meta: self.meta.clone(),
             completed: self.completed.map(|(_, at)| at),
-            abandoned: None,
+            abandoned: false,
             len: self.gapless().map(|part| u64::try_from(part.len()).unwrap_or(u64::MAX)).sum(),
         }
     }

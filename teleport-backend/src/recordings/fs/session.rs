@@ -232,9 +232,9 @@ impl Session {
         };
         Ok(match completion {
             Ok(CompleteFile { completed, len, .. }) => {
-                RecordingInfo { meta, completed: Some(completed), len, abandoned: None }
+                RecordingInfo { meta, completed: Some(completed), len, abandoned: false }
             }
-            Err(len) => RecordingInfo { meta, completed: None, len, abandoned: None },
+            Err(len) => RecordingInfo { meta, completed: None, len, abandoned: false },
         })
     }
 

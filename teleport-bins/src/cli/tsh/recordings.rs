@@ -81,9 +81,9 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode>
                     short,
                     meta.started.to_string(),
                     match (recording.completed, recording.abandoned) {
-                        (_, Some(_)) => "node lost",
-                        (Some(_), None) => "complete",
-                        (None, None) => "uploading",
+                        (_, true) => "node lost",
+                        (Some(_), false) => "complete",
+                        (None, false) => "uploading",
                     }
                     .to_owned(),
                 ]
