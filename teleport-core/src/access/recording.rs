@@ -224,12 +224,14 @@ mod tests {
         ClusterRecording { mode: mode.parse().unwrap(), rules: rules.iter().map(rule).collect() }
     }
 
+    type Row<'a> = (&'a str, &'a [(&'a str, &'a str)], [SessionRecording; 3]);
+
     #[test]
     fn the_strictest_wins_and_a_rule_is_nearer_than_a_role_that_says_off() {
         use RecordingMode as Role;
         use SessionRecording::{BestEffort, Off, Strict, Sync};
         // Role:                                     off,   best,       strict
-        let rows: [(&str, &[(&str, &str)], [SessionRecording; 3]); 12] = [
+        let rows: [Row<'_>; 12] = [
             ("off", &[], [Off, Off, Strict]),
             ("node", &[], [Off, BestEffort, Strict]),
             ("node-sync", &[], [Off, Sync, Sync]),
