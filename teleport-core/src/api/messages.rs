@@ -12,6 +12,7 @@ use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
 use crate::label::Labels;
 use crate::lock::LockSet;
+use crate::recording::Place;
 use crate::resource::{LockMode, NODE_ONLINE_FOR, NODE_RETENTION, Node};
 use crate::secret::{SecretString, optional_wire, wire};
 
@@ -393,4 +394,16 @@ pub struct RecordingQuery {
     pub to: Option<Timestamp>,
     /// At most so many; 0 is 50, never more than 1000.
     pub limit: usize,
+    /// Only what is listed after this place: the last one of the answer before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Place>,
+    /// In which this user took part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserName>,
+    /// With this login.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub login: Option<OsLogin>,
+    /// On this node, by its name or its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }

@@ -17,7 +17,10 @@ pub use self::asciicast::Asciicast;
 pub use self::codec::{DecodeError, Decoder, Encoder};
 pub use self::event::{OutputStream, RecordedEvent, SessionEnd};
 pub use self::player::{Pace, Timeline};
-pub use self::store::{MAX_PART_LEN, MAX_PARTS, RecordingError, RecordingInfo, RecordingStore};
+pub use self::store::{
+    Completion, Encoding, Listing, MAX_PART_LEN, MAX_PARTS, MAX_STORED_PART_LEN, Place, RecordingError,
+    RecordingHold, RecordingInfo, RecordingStore, Rewrite,
+};
 use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, NodeName, OsLogin, SessionId, UserName};
 
