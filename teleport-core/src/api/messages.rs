@@ -1,7 +1,7 @@
 //! The messages of the API: JSON, unknown keys refused in requests.
 #![expect(clippy::exhaustive_structs, reason = "callers build requests, services build answers")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -179,10 +179,14 @@ pub struct AccessView {
     /// ended are left out.
     #[serde(default)]
     pub deleted_users: BTreeMap<UserName, Timestamp>,
+    /// Roles that were taken from users whose certificates may still name them. A role that is given back is not among them any
+    /// more.
+    #[serde(default)]
+    pub taken_roles: BTreeMap<UserName, BTreeSet<RoleName>>,
 }
 
 impl AccessView {
-    /// A view without proxies, locks and deleted users.
+    /// A view without proxies and locks, from whose users nothing was taken.
     pub fn new(trust: TrustBundle, roles: impl Into<RoleSet>) -> Self {
         Self {
             trust,
@@ -192,6 +196,7 @@ impl AccessView {
             lock_mode: LockMode::default(),
             recording: ClusterRecording::default(),
             deleted_users: BTreeMap::new(),
+            taken_roles: BTreeMap::new(),
         }
     }
 }
