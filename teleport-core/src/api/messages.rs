@@ -1,12 +1,12 @@
 //! The messages of the API: JSON, unknown keys refused in requests.
 #![expect(clippy::exhaustive_structs, reason = "callers build requests, services build answers")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::access::RoleSet;
+use crate::access::{ClusterRecording, RoleSet};
 use crate::cert::{CaPin, IssuedCertificates, SubjectKeys, Traits, TrustBundle};
 use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
@@ -172,14 +172,21 @@ pub struct AccessView {
     /// What happens where it is not known for certain who is locked, unless a role says so.
     #[serde(default)]
     pub lock_mode: LockMode,
+    /// How sessions are recorded, as far as roles do not say.
+    #[serde(default)]
+    pub recording: ClusterRecording,
     /// Users who were deleted, and when: their certificates that were issued until then are void. Those whose last certificate has
     /// ended are left out.
     #[serde(default)]
     pub deleted_users: BTreeMap<UserName, Timestamp>,
+    /// Roles that were taken from users whose certificates may still name them. A role that is given back is not among them any
+    /// more.
+    #[serde(default)]
+    pub taken_roles: BTreeMap<UserName, BTreeSet<RoleName>>,
 }
 
 impl AccessView {
-    /// A view without proxies, locks and deleted users.
+    /// A view without proxies and locks, from whose users nothing was taken.
     pub fn new(trust: TrustBundle, roles: impl Into<RoleSet>) -> Self {
         Self {
             trust,
@@ -187,7 +194,9 @@ impl AccessView {
             proxies: Vec::new(),
             locks: LockSet::default(),
             lock_mode: LockMode::default(),
+            recording: ClusterRecording::default(),
             deleted_users: BTreeMap::new(),
+            taken_roles: BTreeMap::new(),
         }
     }
 }

@@ -13,6 +13,7 @@ mod store;
 mod testing;
 
 use std::fmt;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -57,6 +58,10 @@ pub struct RecordingMeta {
     pub terminal: Option<(u16, u16)>,
 }
 
+/// Resolves when everything that a [`Recorder`] was told is kept as its mode demands; `false` if it cannot be. Dropping it changes
+/// nothing.
+pub type Kept = Pin<Box<dyn Future<Output = bool> + Send>>;
+
 /// Takes what happens in a session, on the byte path: it never waits for storage.
 ///
 /// # Contract
@@ -68,6 +73,12 @@ pub trait Recorder: fmt::Debug + Send + 'static {
 
     /// The terminal has a new size.
     fn resize(&mut self, at: Duration, columns: u16, rows: u16);
+
+    /// What is to be awaited before anything is shown that it was told; `None` if nothing is. A recorder that may not lose
+    /// anything makes programs wait by it.
+    fn kept(&self) -> Option<Kept> {
+        None
+    }
 
     /// The session is over; nothing follows.
     fn finish(&mut self, at: Duration, end: SessionEnd);

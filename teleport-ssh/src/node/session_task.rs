@@ -2,15 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use russh::server::{Handle, Msg};
 use russh::{Channel, Sig};
-use teleport_core::access::LoginGrant;
+use teleport_core::access::{LoginGrant, SessionRecording};
 use teleport_core::audit::{AuditEvent, EventKind};
 use teleport_core::clock::Timestamp;
 use teleport_core::id::SessionId;
 use teleport_core::recording::{NoRecorder, RecordingMeta, SessionEnd};
-use teleport_core::resource::RecordingMode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -62,7 +62,7 @@ pub(super) async fn run(start: Start) {
     let (read, write) = channel.split();
     let input = SessionInput::new(read, account);
     let begun = begin(&node, &grant, &launch).await;
-    let (id, started, recorder) = match begun {
+    let (id, started, recorder, recording) = match begun {
         Ok(begun) => begun,
         Err(reason) => {
             let output = SessionOutput::new(write, link, closed, Box::new(NoRecorder::new()));
@@ -74,7 +74,7 @@ pub(super) async fn run(start: Start) {
     };
     let output = SessionOutput::new(write, link, closed.clone(), recorder);
     events.record_to(&output);
-    let details = Details::new(&node, &grant, &launch, id, peer, local);
+    let details = Details::new(&node, &grant, &launch, (id, recording), peer, local);
     if details.announce(&node).await.is_err() {
         tracing::warn!(session = %id, "the session's start cannot be written to the audit log: refused");
         output.finish(SessionEnd::Disconnected);
@@ -119,7 +119,7 @@ pub(super) async fn run(start: Start) {
     drop(registered);
 }
 
-type Begun = (SessionId, Timestamp, Box<dyn teleport_core::recording::Recorder>);
+type Begun = (SessionId, Timestamp, Box<dyn teleport_core::recording::Recorder>, SessionRecording);
 
 async fn begin(node: &Shared, grant: &LoginGrant, launch: &Launch) -> Result<Begun, String> {
     let id = SessionId::random(&*node.entropy).map_err(|error| chain(&error))?;
@@ -137,14 +137,21 @@ async fn begin(node: &Shared, grant: &LoginGrant, launch: &Launch) -> Result<Beg
         terminal: launch.terminal.as_ref().map(|terminal| terminal.size.cells()),
     };
     // A file is made and synced: other connections of this thread must not wait for the disk.
-    let mode = grant.policy.recording;
-    if mode == RecordingMode::Off {
-        return Ok((id, started, Box::new(NoRecorder::new())));
+    let view = node.view.usable().map_err(|error| chain(&error))?;
+    let mode = view.recording.decide(&node.record.borrow().labels, grant.policy.recording);
+    if mode == SessionRecording::Off {
+        return Ok((id, started, Box::new(NoRecorder::new()), mode));
     }
     let recorders = Arc::clone(&node.recorders);
     let recorder = tokio::task::spawn_blocking(move || recorders.start(meta, mode)).await;
-    let recorder = recorder.map_err(|error| chain(&error))?.map_err(|error| chain(&error))?;
-    Ok((id, started, recorder))
+    let mut recorder = recorder.map_err(|error| chain(&error))?.map_err(|error| chain(&error))?;
+    if let Some(kept) = recorder.kept()
+        && !kept.await
+    {
+        recorder.finish(Duration::ZERO, SessionEnd::Disconnected);
+        return Err("the beginning of the recording was not taken in time".to_owned());
+    }
+    Ok((id, started, recorder, mode))
 }
 
 /// The text of a command, for records.
@@ -168,7 +175,7 @@ impl Details {
         node: &Shared,
         grant: &LoginGrant,
         launch: &Launch,
-        session: SessionId,
+        (session, recording): (SessionId, SessionRecording),
         peer: SocketAddr,
         local: SocketAddr,
     ) -> Self {
@@ -180,7 +187,11 @@ impl Details {
             .remote(Some(peer))
             .field("addr.local", local.to_string())
             .field("role", grant.role.as_str())
-            .field("session_recording", grant.policy.recording.as_str());
+            .field("session_recording", recording.at().as_str());
+        let event = match recording {
+            SessionRecording::Off => event,
+            recorded => event.field("recording_strict", recorded.is_strict()),
+        };
         let terminal = launch.terminal.as_ref().map(|terminal| terminal.size.cells());
         Self { event, session, command: command(&launch.kind), terminal }
     }

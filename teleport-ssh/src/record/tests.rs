@@ -21,7 +21,7 @@ use teleport_core::task::{Shutdown, TaskScope};
 
 use super::*;
 
-const MODE: RecordingMode = RecordingMode::BestEffort;
+const MODE: SessionRecording = SessionRecording::BestEffort;
 
 fn meta(number: u8) -> RecordingMeta {
     RecordingMeta {
