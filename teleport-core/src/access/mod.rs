@@ -23,6 +23,7 @@ mod file_copy;
 mod filter;
 mod policy;
 mod predicate;
+mod recording;
 mod room;
 mod search;
 mod set;
@@ -42,6 +43,10 @@ pub use self::expr::{InvalidExpression, MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_LEN
 pub use self::filter::NodeFilter;
 pub use self::policy::{Merge, OPTION_RULES, OptionRule, SessionPolicy, option_table};
 pub use self::predicate::{Facts, Predicate, ResourceFacts, Scope, SessionFacts, Subject};
+pub use self::recording::{
+    ClusterRecording, InvalidRecordingRules, MAX_RECORDING_RULES, RecordAt, RecordingRule, SessionRecording,
+    UnknownRecordAt,
+};
 pub use self::room::{MAX_EXPRESSIONS_MEMORY, MAX_ROLES_LEN, NoRoom, check_room};
 pub use self::search::NodeSearch;
 pub use self::set::RoleSet;

@@ -49,7 +49,6 @@ mod tests {
     use super::*;
 
     #[derive(Debug, Deserialize)]
-    #[expect(dead_code, reason = "it is only read")]
     enum Mode {
         Off,
         Strict,

@@ -312,7 +312,7 @@ async fn there_are_only_so_many_locks() {
             target: serde_json::from_value(json!({"user": "x"})).unwrap(),
             message: String::new(),
         };
-        let lock = serde_json::to_vec(&Lock::new(&format!("l{number}"), spec)).unwrap();
+        let lock = serde_json::to_vec(&Lock::new(format!("l{number}"), spec)).unwrap();
         cluster.backend.put(&format!("locks/l{number}").parse().unwrap(), lock.into(), None).await.unwrap();
     }
     let spec =
