@@ -24,6 +24,7 @@ use teleport_core::secret::SecretBytes;
 use teleport_core::testing::ManualClock;
 use teleport_fuzz::certificate::{HOST_ID, Spec};
 use teleport_fuzz::fixture::{CLUSTER, now, public_wire, trust};
+use teleport_fuzz::origin;
 use teleport_ssh::client::openssh::ProxyAddress;
 use teleport_ssh::client::{IdentityFile, ProxyAddresses};
 use teleport_ssh::keys::{SshKeyPair, TlsKeyPair};
@@ -45,6 +46,17 @@ async fn main() {
     recordings();
     texts();
     hellos();
+    origins();
+}
+
+/// What proxies say of their clients.
+fn origins() {
+    let good = origin::header("192.0.2.7:4711");
+    write("origin_header", "ipv4", &good);
+    write("origin_header", "ipv6", origin::header("[2001:db8::7]:4711"));
+    write("origin_header", "behind", [&good[..], b"SSH-2.0-OpenSSH_9.2\r\n"].concat());
+    write("origin_header", "cut", &good[..good.len() - 64]);
+    write("origin_header", "proxy_v1", "PROXY TCP4 192.0.2.7 192.0.2.8 4711 22\r\n");
 }
 
 /// An identity of alice with keys that nobody uses.

@@ -4,3 +4,4 @@
 pub mod certificate;
 pub mod fixture;
 pub mod json;
+pub mod origin;
