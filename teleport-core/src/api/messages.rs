@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::EndedSession;
 use crate::access::RoleSet;
 use crate::cert::{CaPin, IssuedCertificates, SubjectKeys, Traits, TrustBundle};
 use crate::clock::Timestamp;
@@ -175,6 +176,9 @@ pub struct AccessView {
     /// ended are left out.
     #[serde(default)]
     pub deleted_users: BTreeMap<UserName, Timestamp>,
+    /// Sessions that somebody has ended, for some minutes: nodes that have them end them.
+    #[serde(default)]
+    pub ended_sessions: Vec<EndedSession>,
 }
 
 impl AccessView {
@@ -187,6 +191,7 @@ impl AccessView {
             locks: LockSet::default(),
             lock_mode: LockMode::default(),
             deleted_users: BTreeMap::new(),
+            ended_sessions: Vec::new(),
         }
     }
 }

@@ -8,6 +8,7 @@
 //! repeated, writes say by [`ApiErrorKind::Conflict`] when they happened before.
 
 mod account;
+mod active_sessions;
 mod connections;
 mod error;
 mod messages;
@@ -21,6 +22,10 @@ use futures_util::stream::BoxStream;
 
 pub use self::account::{
     AddMfaDevice, ChangePassword, MfaDevice, NewMfaDevice, RemoveMfaDevice, ResetUser, UpdateUser,
+};
+pub use self::active_sessions::{
+    ActiveSession, EndSession, EndedSession, MAX_END_MESSAGE, Participant, RunningSession, SESSION_LEASE,
+    SessionReport,
 };
 pub use self::connections::{
     CONNECTION_LEASE, ConnectionClaim, HeldConnections, HoldConnections, ReleaseConnections,
@@ -184,6 +189,44 @@ pub trait ConnectionApi: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Those of [`ConnectionApi::hold_connections`].
     async fn release_connections(&self, request: ReleaseConnections) -> ApiResult<()>;
+}
+
+/// Nodes tell which sessions run on them.
+///
+/// # Contract
+/// A report is all that the node has: the last one counts, for [`SESSION_LEASE`]. It belongs to the host that made it.
+#[async_trait]
+pub trait SessionReportApi: fmt::Debug + Send + Sync + 'static {
+    /// Replaces what is known of the calling node's sessions; repeated as a sign of life while there are any.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for anybody but nodes and for sessions of other hosts, [`ApiErrorKind::Invalid`] for a report
+    /// that is too long.
+    async fn report_sessions(&self, report: SessionReport) -> ApiResult<()>;
+}
+
+/// The sessions that run, for users. A user sees the own ones, those that may be joined, and those that a rule about
+/// `session_tracker` names; the others do not exist.
+#[async_trait]
+pub trait ActiveSessionApi: fmt::Debug + Send + Sync + 'static {
+    /// The sessions that the caller may see, the oldest first.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for hosts.
+    async fn active_sessions(&self) -> ApiResult<Vec<ActiveSession>>;
+
+    /// One session.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], also for sessions that the caller may not see.
+    async fn active_session(&self, session: SessionId) -> ApiResult<ActiveSession>;
+
+    /// Ends a session, by the verb `delete` on `session_tracker`. Its node hears of it within a second, if it can.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`] as above, [`ApiErrorKind::Denied`], [`ApiErrorKind::Invalid`] for a message that is too long,
+    /// [`ApiErrorKind::Unavailable`] also when very many were ended in the last minutes.
+    async fn terminate_session(&self, session: SessionId, request: EndSession) -> ApiResult<()>;
 }
 
 /// What servers need to decide for themselves.
@@ -467,9 +510,20 @@ pub trait SigningApi: fmt::Debug + Send + Sync + 'static {
 }
 
 /// What a node needs.
-pub trait NodeAccess: IdentityApi + PresenceApi + ConnectionApi + TrustApi + RecordingApi + AuditApi {}
-impl<T: IdentityApi + PresenceApi + ConnectionApi + TrustApi + RecordingApi + AuditApi + ?Sized> NodeAccess
-    for T
+pub trait NodeAccess:
+    IdentityApi + PresenceApi + ConnectionApi + SessionReportApi + TrustApi + RecordingApi + AuditApi
+{
+}
+impl<
+    T: IdentityApi
+        + PresenceApi
+        + ConnectionApi
+        + SessionReportApi
+        + TrustApi
+        + RecordingApi
+        + AuditApi
+        + ?Sized,
+> NodeAccess for T
 {
 }
 
@@ -478,5 +532,12 @@ pub trait ProxyAccess: PublicApi + IdentityApi + PresenceApi + TrustApi + AuditA
 impl<T: PublicApi + IdentityApi + PresenceApi + TrustApi + AuditApi + ?Sized> ProxyAccess for T {}
 
 /// Everything: what the auth service offers and its client speaks.
-pub trait AuthApi: NodeAccess + ProxyAccess + AccountApi + AdminApi + ResourceApi + SigningApi {}
-impl<T: NodeAccess + ProxyAccess + AccountApi + AdminApi + ResourceApi + SigningApi + ?Sized> AuthApi for T {}
+pub trait AuthApi:
+    NodeAccess + ProxyAccess + AccountApi + ActiveSessionApi + AdminApi + ResourceApi + SigningApi
+{
+}
+impl<
+    T: NodeAccess + ProxyAccess + AccountApi + ActiveSessionApi + AdminApi + ResourceApi + SigningApi + ?Sized,
+> AuthApi for T
+{
+}

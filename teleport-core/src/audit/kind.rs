@@ -95,10 +95,16 @@ kinds! {
     ScpDisallowed = "scp" "T3010E",
     /// A session ended.
     SessionEnd = "session.end" "T2004I",
+    /// Somebody joined the session of somebody else.
+    SessionJoin = "session.join" "T2001I",
+    /// Somebody who had joined a session left it, or was sent away.
+    SessionLeave = "session.leave" "T2003I",
     /// A session was refused.
     SessionRejected = "session.rejected" "T1006W",
     /// A session began.
     SessionStart = "session.start" "T2000I",
+    /// An administrator ended a session.
+    SessionTerminate = "session.terminate" "TSE00I",
     /// A recording is complete in the store.
     SessionUpload = "session.upload" "T2005I",
     /// A recording was not taken: it, or all those of its host, are beyond a limit.

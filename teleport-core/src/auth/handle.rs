@@ -10,15 +10,16 @@ use futures_util::stream::BoxStream;
 use super::context::OpContext;
 use super::policy::Operation as Op;
 use super::{
-    Caller, Inner, account, backup, connections, documents, eviction, invites, join, log, login, nodes,
-    presence, recordings, reissue, signing, tokens, trust, users,
+    Caller, Inner, account, active, backup, connections, documents, eviction, invites, join, log, login,
+    nodes, presence, recordings, reissue, signing, tokens, trust, users,
 };
 use crate::api::{
-    AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditApi, ChangePassword,
-    ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken, HeldConnections, HoldConnections,
-    HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice,
-    NewMfaDevice, NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery,
-    ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SignHost,
+    AcceptInvite, AccessView, AccountApi, ActiveSession, ActiveSessionApi, AddMfaDevice, AdminApi, ApiResult,
+    AuditApi, ChangePassword, ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken,
+    EndSession, HeldConnections, HoldConnections, HostCredentials, IdentityApi, Invite, InviteInfo,
+    JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping, PresenceApi,
+    ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections,
+    RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SessionReport, SessionReportApi, SignHost,
     SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
 };
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
@@ -188,6 +189,36 @@ impl ConnectionApi for AuthHandle {
         let call = self.call();
         let permit = call.authorize(Op::ReleaseConnections).await?;
         connections::release(&call, permit, request).await
+    }
+}
+
+#[async_trait]
+impl SessionReportApi for AuthHandle {
+    async fn report_sessions(&self, report: SessionReport) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::ReportSessions).await?;
+        active::report(&call, permit, report).await
+    }
+}
+
+#[async_trait]
+impl ActiveSessionApi for AuthHandle {
+    async fn active_sessions(&self) -> ApiResult<Vec<ActiveSession>> {
+        let call = self.call();
+        let permit = call.authorize(Op::ActiveSessions).await?;
+        active::list(&call, permit).await
+    }
+
+    async fn active_session(&self, session: SessionId) -> ApiResult<ActiveSession> {
+        let call = self.call();
+        let permit = call.authorize(Op::ActiveSession).await?;
+        active::show(&call, permit, session).await
+    }
+
+    async fn terminate_session(&self, session: SessionId, request: EndSession) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::TerminateSession).await?;
+        active::end(&call, permit, session, request).await
     }
 }
 

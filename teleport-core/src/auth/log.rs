@@ -8,7 +8,7 @@
 
 use super::context::OpContext;
 use super::policy::Permit;
-use super::sessions::Owner;
+use super::sessions::{Owner, is_foreign};
 use crate::api::{ApiError, ApiResult};
 use crate::audit::{AuditEvent, AuditPage, AuditQuery, EventKind, MAX_EVENTS};
 use crate::id::{HostRole, SessionId};
@@ -35,6 +35,8 @@ const fn may_report(role: HostRole, kind: EventKind) -> bool {
         | EventKind::Resize
         | EventKind::ScpDisallowed
         | EventKind::SessionEnd
+        | EventKind::SessionJoin
+        | EventKind::SessionLeave
         | EventKind::SessionStart
         // That its spool is full.
         | EventKind::SessionUploadFailure
@@ -84,11 +86,7 @@ pub(super) async fn emit(
             return Err(ApiError::invalid(format!("an event has at most {MAX_EVENT_LEN} bytes")));
         }
     }
-    let foreign = |session: &SessionId| {
-        let by_recording = call.auth.session_hosts.owner(*session);
-        let owner = by_recording.or_else(|| call.auth.session_reporters.owner(*session));
-        owner.is_some_and(|owner| owner.host != host.host_id)
-    };
+    let foreign = |session: &SessionId| is_foreign(call.auth, host.host_id, *session);
     if let Some(session) = events.iter().filter_map(|event| event.sid).find(foreign) {
         return Err(call
             .deny(permit.operation(), format!("reports about session {session} of another host"))

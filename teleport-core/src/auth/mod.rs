@@ -8,6 +8,7 @@
 //! audit, answer. What could not be audited is not answered with success.
 
 mod account;
+mod active;
 mod backup;
 mod caller;
 mod config;
@@ -127,6 +128,8 @@ struct Inner {
     usage: Repo<quota::Usage>,
     /// By who reported their start. Apart, because a report is only a word.
     session_reporters: SessionOwners,
+    active_sessions: Repo<active::HostSessions>,
+    ended_sessions: Repo<active::SessionEnding>,
 }
 
 impl Inner {
@@ -176,6 +179,8 @@ impl AuthService {
             quotas: Quotas::default(),
             usage: Repo::new(repo()),
             session_reporters: SessionOwners::default(),
+            active_sessions: Repo::new(repo()),
+            ended_sessions: Repo::new(repo()),
             ports,
             config,
         }))

@@ -123,6 +123,7 @@ macro_rules! table {
                         | Self::PutRecordingPart
                         | Self::RecordingParts
                         | Self::ReleaseConnections
+                        | Self::ReportSessions
                         | Self::Trust
                         | Self::WatchAccess
                 )
@@ -171,6 +172,10 @@ table! {
     WatchNodes        "watch_nodes"           [No,  No,  Yes, Yes, Yes, No];
     HoldConnections   "hold_connections"      [No,  Own, No,  No,  No,  No];
     ReleaseConnections "release_connections"  [No,  Own, No,  No,  No,  No];
+    ReportSessions    "report_sessions"       [No,  Own, No,  No,  No,  No];
+    ActiveSessions    "active_sessions"       [No,  No,  No,  Yes, Yes, Own];
+    ActiveSession     "active_session"        [No,  No,  No,  Yes, Yes, Own];
+    TerminateSession  "terminate_session"     [No,  No,  No,  Yes, Yes, Own];
     Trust             "trust"                 [Yes, Yes, Yes, Yes, Yes, Yes];
     WatchAccess       "watch_access"          [No,  Yes, Yes, Yes, Yes, No];
     CreateRecording   "create_recording"      [No,  Own, No,  No,  No,  No];

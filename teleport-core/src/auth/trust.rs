@@ -9,7 +9,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use super::context::OpContext;
 use super::eviction::while_member;
 use super::policy::Permit;
-use super::{Caller, Inner, deleted, nodes};
+use super::{Caller, Inner, active, deleted, nodes};
 use crate::api::{AccessView, ApiError, ApiResult, ClusterStatus, Ping, Proxy, ProxyRecord};
 use crate::clock::Timestamp;
 use crate::storage::{BackendExt, Prefix, Repo, RepoError, Watch, WatchEnd, WatchEvent};
@@ -60,16 +60,18 @@ async fn view(auth: &Inner) -> ApiResult<AccessView> {
         locks: auth.lock_cache.current(now).await?,
         lock_mode: auth.config.lock_mode,
         deleted_users: deleted::all(auth).await?,
+        ended_sessions: active::ended(auth).await?,
     })
 }
 
-/// What a view is made of: roles, authorities, proxies, locks, deleted users.
+/// What a view is made of: roles, authorities, proxies, locks, deleted users, sessions that are to end.
 struct Sources {
     roles: Watch,
     authorities: Watch,
     proxies: Watch,
     locks: Watch,
     deleted: Watch,
+    ended: Watch,
 }
 
 struct Watching {
@@ -89,6 +91,7 @@ impl Watching {
             proxies: self.auth.proxy_sources.watch().await?,
             locks: self.auth.locks.watch().await?,
             deleted: self.auth.deleted_users.watch().await?,
+            ended: self.auth.ended_sessions.watch().await?,
         });
         Ok(())
     }
@@ -104,7 +107,8 @@ impl Watching {
     /// Waits until something may have changed.
     async fn changed(&mut self) -> ApiResult<()> {
         loop {
-            let Some(Sources { roles, authorities, proxies, locks, deleted }) = &mut self.sources else {
+            let Some(Sources { roles, authorities, proxies, locks, deleted, ended }) = &mut self.sources
+            else {
                 return self.begin().await;
             };
             let event = tokio::select! {
@@ -113,6 +117,7 @@ impl Watching {
                 event = proxies.next() => event,
                 event = locks.next() => event,
                 event = deleted.next() => event,
+                event = ended.next() => event,
                 () = tokio::time::sleep(self.auth.config.trust_refresh) => return Ok(()),
             };
             match event {

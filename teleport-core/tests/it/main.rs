@@ -8,6 +8,7 @@
 )]
 
 mod account;
+mod active;
 mod admin;
 mod backup;
 mod cluster;

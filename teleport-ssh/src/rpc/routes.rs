@@ -18,6 +18,8 @@ pub(crate) const MAX_PUBLIC_BODY: usize = 256 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     AcceptInvite,
+    ActiveSession(SessionId),
+    ActiveSessions,
     AddMfaDevice,
     AddUser,
     AnnounceNode,
@@ -58,6 +60,7 @@ pub(crate) enum Route {
     ReplaceRole,
     ReplaceToken,
     ReplaceUser,
+    ReportSessions,
     ResetUser(UserName),
     Role(RoleName),
     Roles,
@@ -66,6 +69,7 @@ pub(crate) enum Route {
     SignHost,
     SignUser,
     Status,
+    TerminateSession(SessionId),
     TokenDocuments,
     Tokens,
     Trust,
@@ -82,7 +86,9 @@ impl Route {
     /// The method.
     pub(crate) const fn method(&self) -> Method {
         match self {
-            Self::Lock(_)
+            Self::ActiveSession(_)
+            | Self::ActiveSessions
+            | Self::Lock(_)
             | Self::Locks
             | Self::MfaDevices
             | Self::Nodes
@@ -107,6 +113,7 @@ impl Route {
             | Self::ReplaceRole
             | Self::ReplaceToken
             | Self::ReplaceUser
+            | Self::ReportSessions
             | Self::UpdateUser(_) => Method::PUT,
             Self::DeleteLock(_) | Self::DeleteNode(_) | Self::DeleteRole(_) | Self::DeleteUser(_) => {
                 Method::DELETE
@@ -160,6 +167,10 @@ impl Route {
             ("presence", Some("proxy"), None, ..) => Self::AnnounceProxy,
             ("connections", Some("hold"), None, ..) => Self::HoldConnections,
             ("connections", Some("release"), None, ..) => Self::ReleaseConnections,
+            ("sessions", None, ..) if *method == Method::GET => Self::ActiveSessions,
+            ("sessions", None, ..) => Self::ReportSessions,
+            ("sessions", Some(id), None, ..) => Self::ActiveSession(id.parse().ok()?),
+            ("sessions", Some(id), Some("end"), None, _) => Self::TerminateSession(id.parse().ok()?),
             ("nodes", None, ..) => Self::Nodes,
             ("nodes", Some("watch"), None, ..) => Self::WatchNodes,
             ("nodes", Some(id), None, ..) => Self::DeleteNode(id.parse().ok()?),
@@ -223,6 +234,8 @@ impl fmt::Display for Route {
         f.write_str("/v1/")?;
         match self {
             Self::AcceptInvite => f.write_str("invites/accept"),
+            Self::ActiveSession(id) => write!(f, "sessions/{id}"),
+            Self::ActiveSessions | Self::ReportSessions => f.write_str("sessions"),
             Self::AddMfaDevice | Self::MfaDevices => f.write_str("account/mfa"),
             Self::AddUser | Self::ReplaceUser | Self::UserDocuments => f.write_str("documents/users"),
             Self::AnnounceNode => f.write_str("presence/node"),
@@ -263,6 +276,7 @@ impl fmt::Display for Route {
             Self::SignHost => f.write_str("certificates/host"),
             Self::SignUser => f.write_str("certificates/user"),
             Self::Status => f.write_str("status"),
+            Self::TerminateSession(id) => write!(f, "sessions/{id}/end"),
             Self::Trust => f.write_str("trust"),
             Self::UnlockUser(name) => write!(f, "users/{name}/unlock"),
             Self::WatchAccess => f.write_str("access/watch"),
@@ -286,6 +300,8 @@ mod tests {
         let user = UserName::new("alice@example.com").unwrap();
         vec![
             Route::AcceptInvite,
+            Route::ActiveSession(session),
+            Route::ActiveSessions,
             Route::AddMfaDevice,
             Route::AddUser,
             Route::AnnounceNode,
@@ -326,6 +342,7 @@ mod tests {
             Route::ReplaceRole,
             Route::ReplaceToken,
             Route::ReplaceUser,
+            Route::ReportSessions,
             Route::ResetUser(user.clone()),
             Route::Role(RoleName::new("access").unwrap()),
             Route::Roles,
@@ -334,6 +351,7 @@ mod tests {
             Route::SignHost,
             Route::SignUser,
             Route::Status,
+            Route::TerminateSession(session),
             Route::TokenDocuments,
             Route::Tokens,
             Route::Trust,
@@ -352,6 +370,8 @@ mod tests {
     fn operation(route: &Route) -> Operation {
         match route {
             Route::AcceptInvite => Operation::AcceptInvite,
+            Route::ActiveSession(..) => Operation::ActiveSession,
+            Route::ActiveSessions => Operation::ActiveSessions,
             Route::AddMfaDevice => Operation::AddMfaDevice,
             Route::AddUser => Operation::AddUser,
             Route::AnnounceNode => Operation::AnnounceNode,
@@ -392,6 +412,7 @@ mod tests {
             Route::ReplaceRole => Operation::ReplaceRole,
             Route::ReplaceToken => Operation::ReplaceToken,
             Route::ReplaceUser => Operation::ReplaceUser,
+            Route::ReportSessions => Operation::ReportSessions,
             Route::ResetUser(..) => Operation::ResetUser,
             Route::Role(..) => Operation::Role,
             Route::Roles => Operation::Roles,
@@ -400,6 +421,7 @@ mod tests {
             Route::SignHost => Operation::SignHost,
             Route::SignUser => Operation::SignUser,
             Route::Status => Operation::Status,
+            Route::TerminateSession(..) => Operation::TerminateSession,
             Route::TokenDocuments => Operation::TokenDocuments,
             Route::Tokens => Operation::Tokens,
             Route::Trust => Operation::Trust,

@@ -7,8 +7,9 @@ use bytes::Bytes;
 use super::{ApiFixture, fresh_name, host, user, uuid};
 use crate::api::{
     AcceptInvite, AddMfaDevice, ApiError, ApiErrorKind, AuthApi, ChangePassword, CreateToken, CreateUser,
-    HoldConnections, JoinRequest, LoginRequest, ProxyRecord, RecordingQuery, ReissueRequest,
-    ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, SignHost, SignUser, UpdateUser,
+    EndSession, HoldConnections, JoinRequest, LoginRequest, ProxyRecord, RecordingQuery, ReissueRequest,
+    ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, SessionReport, SignHost, SignUser,
+    UpdateUser,
 };
 use crate::audit::AuditQuery;
 use crate::auth::Caller;
@@ -161,6 +162,10 @@ pub async fn call(
         }
         Operation::Nodes => api.nodes().await.map(drop),
         Operation::WatchNodes => api.watch_nodes().await.map(drop),
+        Operation::ReportSessions => api.report_sessions(SessionReport::default()).await,
+        Operation::ActiveSessions => api.active_sessions().await.map(drop),
+        Operation::ActiveSession => api.active_session(session).await.map(drop),
+        Operation::TerminateSession => api.terminate_session(session, EndSession::default()).await,
         Operation::Trust => api.trust().await.map(drop),
         Operation::WatchAccess => api.watch_access().await.map(drop),
         Operation::CreateRecording => {

@@ -4,11 +4,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use teleport_core::api::{
-    AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditApi, ChangePassword,
-    ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken, HeldConnections, HoldConnections,
-    HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice,
-    NewMfaDevice, NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery,
-    ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SignHost,
+    AcceptInvite, AccessView, AccountApi, ActiveSession, ActiveSessionApi, AddMfaDevice, AdminApi, ApiResult,
+    AuditApi, ChangePassword, ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken,
+    EndSession, HeldConnections, HoldConnections, HostCredentials, IdentityApi, Invite, InviteInfo,
+    JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping, PresenceApi,
+    ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections,
+    RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SessionReport, SessionReportApi, SignHost,
     SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
@@ -111,6 +112,28 @@ impl ConnectionApi for AuthClient {
 
     async fn release_connections(&self, request: ReleaseConnections) -> ApiResult<()> {
         self.order(Route::ReleaseConnections, &request).await
+    }
+}
+
+#[async_trait]
+impl SessionReportApi for AuthClient {
+    async fn report_sessions(&self, report: SessionReport) -> ApiResult<()> {
+        self.order(Route::ReportSessions, &report).await
+    }
+}
+
+#[async_trait]
+impl ActiveSessionApi for AuthClient {
+    async fn active_sessions(&self) -> ApiResult<Vec<ActiveSession>> {
+        self.fetch(Route::ActiveSessions).await
+    }
+
+    async fn active_session(&self, session: SessionId) -> ApiResult<ActiveSession> {
+        self.fetch(Route::ActiveSession(session)).await
+    }
+
+    async fn terminate_session(&self, session: SessionId, request: EndSession) -> ApiResult<()> {
+        self.order(Route::TerminateSession(session), &request).await
     }
 }
 

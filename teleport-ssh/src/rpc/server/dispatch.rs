@@ -57,6 +57,8 @@ pub(super) async fn dispatch(
             let PartsBody { parts } = parse(&body().await?)?;
             done(api.complete_recording(session, parts).await?)
         }
+        Route::ActiveSession(session) => ok(&api.active_session(session).await?),
+        Route::ActiveSessions => ok(&api.active_sessions().await?),
         Route::CreateLock => ok(&api.create_lock(parse(&body().await?)?).await?),
         Route::CreateRecording => done(api.create_recording(parse(&body().await?)?).await?),
         Route::CreateRole => ok(&api.create_role(parse(&body().await?)?).await?),
@@ -77,6 +79,10 @@ pub(super) async fn dispatch(
         Route::Login => ok(&api.login(parse(&body().await?)?).await?),
         Route::MfaDevices => ok(&api.mfa_devices().await?),
         Route::Nodes => ok(&api.nodes().await?),
+        Route::ReportSessions => done(api.report_sessions(parse(&body().await?)?).await?),
+        Route::TerminateSession(session) => {
+            done(api.terminate_session(session, parse(&body().await?)?).await?)
+        }
         Route::Ping => ok(&api.ping().await?),
         Route::PutRecordingPart(session, number) => {
             done(api.put_recording_part(session, number, body().await?).await?)
