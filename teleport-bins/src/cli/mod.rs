@@ -4,6 +4,7 @@ mod common;
 mod node_list;
 mod out;
 mod output;
+mod session_list;
 pub mod tctl;
 pub mod teleport;
 pub mod tsh;

@@ -139,6 +139,16 @@ impl<'a> AccessChecker<'a> {
     /// [`Denied`], for the log.
     pub fn check_visit(&self, identity: &UserIdentity, node: &NodeRecord) -> Result<VisitGrant, Denied> {
         self.check_visitor(identity)?;
+        self.may_visit(node)?;
+        Ok(VisitGrant { identity: identity.clone(), node: node.host_id, policy: self.options() })
+    }
+
+    /// Whether the user's roles may let the user join sessions of others on a node, whatever the certificate permits.
+    ///
+    /// # Errors
+    /// [`Denied`], for the log.
+    pub fn may_visit(&self, node: &NodeRecord) -> Result<(), Denied> {
+        self.readable()?;
         if let Some(role) = self.node_denied_by(&NodeFacts::new(self, node)) {
             return Err(Denied::DeniedBy { role: self.name(role) });
         }
@@ -147,7 +157,7 @@ impl<'a> AccessChecker<'a> {
         if !entries.any(|entry| !entry.with_login) {
             return Err(Denied::NotAllowed);
         }
-        Ok(VisitGrant { identity: identity.clone(), node: node.host_id, policy: self.options() })
+        Ok(())
     }
 
     fn check_visitor(&self, identity: &UserIdentity) -> Result<(), Denied> {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use russh::server::{Handle, Msg};
-use russh::{Channel, Sig};
+use russh::{Channel, ChannelWriteHalf, Sig};
 use teleport_core::access::LoginGrant;
 use teleport_core::audit::{AuditEvent, EventKind};
 use teleport_core::clock::Timestamp;
@@ -14,7 +14,7 @@ use teleport_core::resource::RecordingMode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::authorize::chain;
+use super::authorize::{Entry, chain};
 use super::handler::Slot;
 use super::lifetime::{self, Over};
 use super::not_started::tell;
@@ -22,7 +22,8 @@ use super::{AuditPolicy, Shared};
 use crate::engine::transport::{Account, Link};
 use crate::session::machine::Launch;
 use crate::session::{
-    ExitStatus, SessionChannel, SessionEvents, SessionInput, SessionKind, SessionOutput, SessionRequest,
+    ExitStatus, LiveSession, Party, Running, SessionChannel, SessionEvents, SessionInput, SessionKind,
+    SessionOutput, SessionRequest, Sizes,
 };
 
 /// The longest command in the header of a recording, in bytes.
@@ -32,11 +33,12 @@ const MAX_RECORDED_COMMAND: usize = 16 << 10;
 pub(super) struct Start {
     pub(super) node: Arc<Shared>,
     pub(super) handle: Handle,
-    pub(super) grant: LoginGrant,
+    pub(super) entry: Entry,
     pub(super) launch: Launch,
     pub(super) channel: Channel<Msg>,
     pub(super) slot: Slot,
     pub(super) events: SessionEvents,
+    pub(super) sizes: Sizes,
     pub(super) account: Account,
     pub(super) link: Link,
     pub(super) closed: CancellationToken,
@@ -46,24 +48,25 @@ pub(super) struct Start {
 }
 
 /// Runs a session to its end.
-pub(super) async fn run(start: Start) {
+pub(super) async fn run(start: Start, grant: LoginGrant) {
     let Start {
         node,
         handle,
-        grant,
         launch,
         channel,
         slot,
         mut events,
+        sizes,
         account,
         link,
         closed,
         mut ending,
         peer,
         local,
+        ..
     } = start;
     let (read, write) = channel.split();
-    let input = SessionInput::new(read, account);
+    let mut input = SessionInput::new(read, account);
     let begun = begin(&node, &grant, &launch).await;
     let (id, started, recorder) = match begun {
         Ok(begun) => begun,
@@ -87,8 +90,21 @@ pub(super) async fn run(start: Start) {
         tell(&output, "teleport: the audit log cannot be written, so the session is not begun\r\n").await;
         return;
     }
-    let registered = node.sessions.enter(id, &grant.identity.user, &grant.login, started);
-    let Launch { kind, original_command, terminal, env } = launch;
+    let Launch { kind, original_command, terminal, env, .. } = launch;
+    let party = terminal.is_some().then(|| {
+        output.share();
+        let (registry, owner) = (node.sessions.clone(), grant.identity.user.clone());
+        let changed = Arc::new(move || registry.change());
+        Arc::new(Party::new(owner, output.clone(), sizes, input.share(), changed))
+    });
+    let live = LiveSession { id, user: grant.identity.user.clone(), login: grant.login.clone(), started };
+    let registered = node.sessions.enter(Running::new(
+        live,
+        grant.identity.roles.clone(),
+        command(&kind),
+        grant.policy.recording,
+        party.clone(),
+    ));
     let interactive = terminal.is_some();
     let material = node.identity.current();
     let request = SessionRequest {
@@ -105,9 +121,11 @@ pub(super) async fn run(start: Start) {
     };
     let channel = SessionChannel { request, input, output: output.clone(), events };
     // If this task is dropped or the service panics, the end is told all the same.
-    let mut guard = Ending { output: Some(output.clone()), node: Arc::clone(&node), details, started };
+    let mut guard = Ending { output: Some(output.clone()), node: Arc::clone(&node), details, started, party };
     let session = node.service.run(grant, channel);
-    let (status, over) = lifetime::attend(session, &output, interactive, &closed, &mut ending).await;
+    let (status, over) =
+        lifetime::attend(session, &output, interactive, &closed, &mut ending, registered.running.ended())
+            .await;
     if output.is_unrecorded() {
         tracing::warn!(session = %id, "the session can no longer be recorded, and must be: ended");
         guard.details.event =
@@ -232,32 +250,24 @@ struct Ending {
     node: Arc<Shared>,
     details: Details,
     started: Timestamp,
+    party: Option<Arc<Party>>,
 }
 
 impl Ending {
     async fn end(mut self, handle: &Handle, status: ExitStatus, slot: Slot) {
         let Some(output) = self.output.take() else { return };
+        self.leave_others(&status);
         output.finish(recorded(&status));
-        let channel = output.channel();
-        // The client may be gone; then nobody hears it.
-        match &status {
-            ExitStatus::Code(code) => {
-                let _ = channel.exit_status(*code).await;
-            }
-            ExitStatus::Signal { name, core_dumped } => {
-                let signal = Sig::Custom(name.clone());
-                let _ = handle
-                    .exit_signal_request(channel.id(), signal, *core_dumped, String::new(), String::new())
-                    .await;
-            }
-            ExitStatus::Disconnected => {}
-        }
-        let _ = channel.eof().await;
-        // Before the client can know, so that it may open the next one at once.
-        drop(slot);
-        let _ = channel.close().await;
+        close(handle, output.channel(), &status, slot).await;
         for event in self.events(&status) {
             self.node.audit.send(event).await;
+        }
+    }
+
+    /// Those who take part hear how it ended.
+    fn leave_others(&self, status: &ExitStatus) {
+        if let Some(party) = &self.party {
+            party.end(status.clone());
         }
     }
 
@@ -270,8 +280,13 @@ impl Ending {
             };
             events.push(with_status(self.details.of(kind), status));
         }
+        let participants = match &self.party {
+            Some(party) => party.took_part().iter().map(ToString::to_string).collect(),
+            None => self.details.event.user.iter().cloned().collect::<Vec<_>>(),
+        };
         let end = self.details.of(EventKind::SessionEnd);
         let end = end
+            .field("participants", participants)
             .field("session_start", self.started.to_string())
             .field("session_stop", self.node.clock.now().to_string());
         events.push(with_status(end, status));
@@ -283,12 +298,34 @@ impl Drop for Ending {
     fn drop(&mut self) {
         // Only when the service was aborted or panicked.
         let Some(output) = self.output.take() else { return };
+        self.leave_others(&ExitStatus::Disconnected);
         output.finish(SessionEnd::Disconnected);
         tracing::warn!(session = %self.details.session, "session ended by the node");
         for event in self.events(&ExitStatus::Disconnected) {
             self.node.audit.note(event);
         }
     }
+}
+
+/// Tells the client how it ended, and closes the channel.
+pub(super) async fn close(handle: &Handle, channel: &ChannelWriteHalf<Msg>, status: &ExitStatus, slot: Slot) {
+    // The client may be gone; then nobody hears it.
+    match status {
+        ExitStatus::Code(code) => {
+            let _ = channel.exit_status(*code).await;
+        }
+        ExitStatus::Signal { name, core_dumped } => {
+            let signal = Sig::Custom(name.clone());
+            let _ = handle
+                .exit_signal_request(channel.id(), signal, *core_dumped, String::new(), String::new())
+                .await;
+        }
+        ExitStatus::Disconnected => {}
+    }
+    let _ = channel.eof().await;
+    // Before the client can know, so that it may open the next one at once.
+    drop(slot);
+    let _ = channel.close().await;
 }
 
 fn recorded(status: &ExitStatus) -> SessionEnd {

@@ -10,6 +10,7 @@ pub(crate) mod machine;
 mod os;
 mod registry;
 mod request;
+mod share;
 
 use std::fmt;
 
@@ -23,8 +24,13 @@ pub use self::channel::{
 };
 #[cfg(target_os = "linux")]
 pub use self::os::OsSessions;
+pub(crate) use self::registry::{EndedBy, Running};
 pub use self::registry::{LiveSession, SessionRegistry};
 pub use self::request::{ExitStatus, SessionKind, SessionRequest, Terminal, TerminalSize};
+pub(crate) use self::share::{Party, Seat, Sizes, TooMany, View};
+
+/// The name by which clients log in that only want to join a session: no login of any system, for it begins with a dash.
+pub(crate) const JOIN_LOGIN: &str = "-teleport-internal-join";
 
 /// A login that the service cannot serve, although policy allows it. For the log; the peer hears that access was denied.
 #[derive(Debug, thiserror::Error)]

@@ -7,6 +7,7 @@ mod events;
 mod lock;
 mod nodes;
 mod resources;
+mod sessions;
 mod status;
 mod tokens;
 mod users;
@@ -97,6 +98,11 @@ enum Command {
         #[command(subcommand)]
         command: users::RolesCommand,
     },
+    /// Sessions that run
+    Sessions {
+        #[command(subcommand)]
+        command: sessions::Command,
+    },
     /// The cluster at a glance, with its CA pin
     Status(status::Status),
     /// Tokens by which hosts join
@@ -152,6 +158,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Nodes { command } => nodes::run(&context, command).await,
             Command::Rm(rm) => resources::rm(&context, rm).await,
             Command::Roles { command } => users::run_roles(&context, command).await,
+            Command::Sessions { command } => sessions::run(&context, command).await,
             Command::Status(status) => status::run(&context, status).await,
             Command::Tokens { command } => tokens::run(&context, command).await,
             Command::Update(update) => resources::update(&context, update).await,
