@@ -25,6 +25,7 @@ mod processes;
 mod remote;
 mod resources;
 mod secrets;
+mod shared;
 mod starting;
 mod support;
 mod trial;

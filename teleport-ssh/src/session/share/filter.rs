@@ -1,8 +1,8 @@
 //! What whoever joins a session is shown of what its program prints.
 //!
 //! A program may ask its terminal questions, whose answers arrive as if they were typed, write into the clipboard, and resize the
-//! window. All that is between the program and its owner's terminal: with several terminals there would be several answers. So
-//! the terminals of the others get everything but that.
+//! window; it may also make a terminal forget what it showed before. All that is between the program and its owner's terminal: with
+//! several terminals there would be several answers. So the terminals of the others get everything but that.
 
 use bytes::{Bytes, BytesMut};
 
@@ -68,6 +68,8 @@ impl Filter {
                     b'S' if first == b'?' => false,
                     // Requests for modes, presentation states, checksums, rectangles.
                     b'p' | b'w' | b'y' | b'u' | b'v' if marked && inner.last() != Some(&b'!') => false,
+                    // What they showed before is their own.
+                    b'J' => inner != b"3",
                     b'h' | b'l' => !(self.modes && first == b'?'),
                     _ => true,
                 }
@@ -98,6 +100,7 @@ mod tests {
             b"\x1b[18t",
             b"\x1b[8;50;100t",
             b"\x1b[x",
+            b"\x1b[3J",
             b"\x1b[?2026$p",
             b"\x1b[>q",
             b"\x1b[?u",

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::filter::Filter;
 use super::scanner::{Scanner, Sequence, Step};
@@ -81,10 +81,15 @@ impl Screen {
         }
         self.length += data.len();
         self.kept.push_back(data);
-        while self.length > MAX_KEPT
-            && let Some(oldest) = self.kept.pop_front()
+        while let Some(more) = self.length.checked_sub(MAX_KEPT).filter(|more| *more > 0)
+            && let Some(oldest) = self.kept.front_mut()
         {
-            self.length -= oldest.len();
+            let gone = more.min(oldest.len());
+            oldest.advance(gone);
+            if oldest.is_empty() {
+                self.kept.pop_front();
+            }
+            self.length -= gone;
             self.cut = true;
         }
         if self.kept.len() > MAX_PIECES {

@@ -20,7 +20,8 @@ use teleport_core::access::RoleSet;
 use teleport_core::api::{
     AccessView, ApiError, ApiResult, AuditApi, ConnectionApi, HeldConnections, HoldConnections,
     HostCredentials, IdentityApi, LoginResponse, NodeEvent, PresenceApi, ProxyRecord, RecordingApi,
-    RecordingQuery, ReissueRequest, ReleaseConnections, RenewRequest, TrustApi,
+    RecordingQuery, ReissueRequest, ReleaseConnections, RenewRequest, RunningSession, SessionReport,
+    SessionReportApi, TrustApi,
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
 use teleport_core::cert::danger::unchecked_host_grant;
@@ -58,6 +59,8 @@ pub(crate) struct TestAuth {
     announced: watch::Sender<Vec<NodeRecord>>,
     away: AtomicBool,
     known: Mutex<bool>,
+    /// What the node has told of its sessions last.
+    pub(crate) sessions: watch::Sender<Vec<RunningSession>>,
     /// Who counts connections, if somebody does.
     pub(crate) counting: OnceLock<Arc<dyn ConnectionApi>>,
 }
@@ -70,6 +73,7 @@ impl TestAuth {
             announced: watch::Sender::new(Vec::new()),
             away: AtomicBool::new(false),
             known: Mutex::new(false),
+            sessions: watch::Sender::new(Vec::new()),
             counting: OnceLock::new(),
         })
     }
@@ -148,6 +152,15 @@ impl ConnectionApi for TestAuth {
     async fn release_connections(&self, request: ReleaseConnections) -> ApiResult<()> {
         self.answer()?;
         self.counting.get().ok_or_else(ApiError::denied)?.release_connections(request).await
+    }
+}
+
+#[async_trait]
+impl SessionReportApi for TestAuth {
+    async fn report_sessions(&self, report: SessionReport) -> ApiResult<()> {
+        self.answer()?;
+        self.sessions.send_replace(report.sessions);
+        Ok(())
     }
 }
 
