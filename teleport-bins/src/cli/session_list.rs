@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use teleport_core::api::ActiveSession;
-use teleport_core::resource::RecordingMode;
 
 use super::{Format, table};
 
@@ -46,6 +45,6 @@ fn row(active: &ActiveSession) -> [String; 8] {
         session.started.to_string(),
         others.collect::<Vec<_>>().join(", "),
         command,
-        if session.recording == RecordingMode::Off { "no" } else { "yes" }.to_owned(),
+        if session.recorded { "yes" } else { "no" }.to_owned(),
     ]
 }

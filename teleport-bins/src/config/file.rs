@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
+use teleport_core::access::{RecordAt, RecordingRule};
 use teleport_core::resource::LockMode;
 
 use super::Size;
@@ -95,6 +96,10 @@ pub struct AuthSection {
     pub public_addr: Option<OneOrMany>,
     /// Static join tokens: `role,role:secret` or `role:/path/to/file`.
     pub tokens: Vec<String>,
+    /// How sessions are recorded: `node`, `node-sync` or `off`.
+    pub session_recording: Option<RecordAt>,
+    /// The same for nodes with certain labels.
+    pub session_recording_rules: Vec<RecordingRule>,
     /// What one host may hand in.
     pub recordings: RecordingsSection,
     /// How users prove who they are.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use teleport_core::access::ClusterRecording;
 use teleport_core::auth::{Backup, PasswordConfig, RecordingLimits, SecondFactor};
 use teleport_core::cert::CaPin;
 use teleport_core::id::{ClusterName, HostRole, NodeName};
@@ -80,6 +81,8 @@ pub struct AuthSettings {
     pub static_tokens: Vec<String>,
     /// The storage, a URL of `teleport_backend::open`.
     pub storage: String,
+    /// How sessions are recorded.
+    pub session_recording: ClusterRecording,
     /// What one host may hand in of recordings.
     pub recordings: RecordingLimits,
     /// What a login needs beside the password.
@@ -246,6 +249,11 @@ impl Settings {
                     .context("cluster_name")?,
                 public_addresses: hosts(file.auth_service.public_addr),
                 static_tokens: file.auth_service.tokens,
+                session_recording: ClusterRecording::new(
+                    file.auth_service.session_recording.unwrap_or_default(),
+                    file.auth_service.session_recording_rules,
+                )
+                .context("auth_service.session_recording_rules")?,
                 recordings: recording_limits(&file.auth_service.recordings)?,
                 second_factor: second_factor(&file.auth_service.authentication)?,
                 lock_mode: file.auth_service.authentication.locking_mode.unwrap_or_default(),

@@ -87,6 +87,7 @@ impl LocalAuth {
         let ca_pins = authority.ca_pins();
         let mut config = AuthConfig::new(cluster.clone());
         config.static_tokens = static_tokens;
+        config.session_recording = settings.session_recording.clone();
         config.recordings = settings.recordings;
         config.second_factor = settings.second_factor;
         config.lock_mode = settings.lock_mode;

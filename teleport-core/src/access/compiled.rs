@@ -44,6 +44,16 @@ pub(super) struct Half {
     pub(super) joins: Vec<JoinPattern>,
 }
 
+/// What allows nothing and denies nothing.
+pub(super) static NOTHING: Half = Half {
+    logins: Vec::new(),
+    expression: None,
+    rules: Vec::new(),
+    destinations: None,
+    commands: None,
+    joins: Vec::new(),
+};
+
 #[derive(Clone)]
 pub(super) enum LoginPattern {
     /// `*`, for denials.

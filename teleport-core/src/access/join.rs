@@ -153,7 +153,7 @@ impl<'a> AccessChecker<'a> {
             return Err(Denied::DeniedBy { role: self.name(role) });
         }
         // Who may use a login there has it.
-        let mut entries = self.roles.iter().flat_map(|held| &held.role.allow.joins);
+        let mut entries = self.roles.iter().flat_map(|held| &held.allow.joins);
         if !entries.any(|entry| !entry.with_login) {
             return Err(Denied::NotAllowed);
         }
@@ -197,7 +197,7 @@ impl<'a> AccessChecker<'a> {
             && (mode != JoinMode::Peer
                 || self.session_policy(identity.permits, &facts, session.login).shell());
         let allows = |held: &&HeldRole<'_>| {
-            let mut entries = held.role.allow.joins.iter();
+            let mut entries = held.allow.joins.iter();
             entries.any(|entry| (has_login || !entry.with_login) && entry.is_about(session, mode))
         };
         self.roles.iter().find(allows).map(Some).ok_or(Denied::NotAllowed)

@@ -2,7 +2,7 @@
 //!
 //! Default deny. A denial of any role wins. One single role must grant a node **and** the login. Roles are those that the
 //! certificate names *and* that exist now: a role that was deleted or changed counts at once. A role that was taken from its
-//! user counts at nodes until the certificate ends; the auth service asks for the user as well. A role that exists and cannot
+//! user allows nothing any more, and denies what it denies until the certificates that name it have ended. A role that exists and cannot
 //! be read is no role that does not exist: whoever holds it is refused.
 //!
 //! ```text
@@ -24,6 +24,7 @@ mod filter;
 mod join;
 mod policy;
 mod predicate;
+mod recording;
 mod search;
 mod set;
 mod standing;
@@ -43,6 +44,10 @@ pub use self::filter::NodeFilter;
 pub use self::join::{JoinGrant, SessionToJoin};
 pub use self::policy::{Merge, OPTION_RULES, OptionRule, SessionPolicy, option_table};
 pub use self::predicate::{Facts, Predicate, ResourceFacts, Scope, SessionFacts, Subject};
+pub use self::recording::{
+    ClusterRecording, InvalidRecordingRules, MAX_RECORDING_RULES, RecordAt, RecordingRule, SessionRecording,
+    UnknownRecordAt,
+};
 pub use self::search::NodeSearch;
 pub use self::set::RoleSet;
 pub use self::standing::{Freshness, Unwelcome};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::id::{HostId, NodeName, OsLogin, RoleName, SessionId, UserName};
-use crate::resource::{JoinMode, RecordingMode};
+use crate::resource::JoinMode;
 
 /// How long the sessions of a node are known after it has last told of them: those of one that is gone vanish by then.
 pub const SESSION_LEASE: Duration = Duration::from_secs(120);
@@ -48,7 +48,7 @@ pub struct RunningSession {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminal: Option<(u16, u16)>,
     /// Whether it is recorded.
-    pub recording: RecordingMode,
+    pub recorded: bool,
     /// Who else takes part, in the order of coming.
     #[serde(default)]
     pub participants: Vec<Participant>,

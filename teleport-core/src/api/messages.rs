@@ -1,18 +1,19 @@
 //! The messages of the API: JSON, unknown keys refused in requests.
 #![expect(clippy::exhaustive_structs, reason = "callers build requests, services build answers")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use super::EndedSession;
-use crate::access::RoleSet;
+use crate::access::{ClusterRecording, RoleSet};
 use crate::cert::{CaPin, IssuedCertificates, SubjectKeys, Traits, TrustBundle};
 use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
 use crate::label::Labels;
 use crate::lock::LockSet;
+use crate::recording::Place;
 use crate::resource::{LockMode, NODE_ONLINE_FOR, NODE_RETENTION, Node};
 use crate::secret::{SecretString, optional_wire, wire};
 
@@ -172,6 +173,9 @@ pub struct AccessView {
     /// What happens where it is not known for certain who is locked, unless a role says so.
     #[serde(default)]
     pub lock_mode: LockMode,
+    /// How sessions are recorded, as far as roles do not say.
+    #[serde(default)]
+    pub recording: ClusterRecording,
     /// Users who were deleted, and when: their certificates that were issued until then are void. Those whose last certificate has
     /// ended are left out.
     #[serde(default)]
@@ -179,10 +183,14 @@ pub struct AccessView {
     /// Sessions that somebody has ended, for some minutes: nodes that have them end them.
     #[serde(default)]
     pub ended_sessions: Vec<EndedSession>,
+    /// Roles that were taken from users whose certificates may still name them. A role that is given back is not among them any
+    /// more.
+    #[serde(default)]
+    pub taken_roles: BTreeMap<UserName, BTreeSet<RoleName>>,
 }
 
 impl AccessView {
-    /// A view without proxies, locks and deleted users.
+    /// A view without proxies and locks, from whose users nothing was taken.
     pub fn new(trust: TrustBundle, roles: impl Into<RoleSet>) -> Self {
         Self {
             trust,
@@ -190,8 +198,10 @@ impl AccessView {
             proxies: Vec::new(),
             locks: LockSet::default(),
             lock_mode: LockMode::default(),
+            recording: ClusterRecording::default(),
             deleted_users: BTreeMap::new(),
             ended_sessions: Vec::new(),
+            taken_roles: BTreeMap::new(),
         }
     }
 }
@@ -394,4 +404,16 @@ pub struct RecordingQuery {
     pub to: Option<Timestamp>,
     /// At most so many; 0 is 50, never more than 1000.
     pub limit: usize,
+    /// Only what is listed after this place: the last one of the answer before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Place>,
+    /// In which this user took part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserName>,
+    /// With this login.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub login: Option<OsLogin>,
+    /// On this node, by its name or its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }

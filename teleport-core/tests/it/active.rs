@@ -12,7 +12,7 @@ use teleport_core::auth::AuthHandle;
 use teleport_core::cert::{HostIdentity, UserIdentity};
 use teleport_core::id::{HostRole, SessionId};
 use teleport_core::resource::{
-    JoinMode, JoinSessions, NodeRecord, RecordingMode, Role, RoleConditions, RoleSpec, Rule, Verb,
+    JoinMode, JoinSessions, NodeRecord, Role, RoleConditions, RoleSpec, Rule, Verb,
 };
 
 use crate::cluster::Cluster;
@@ -52,7 +52,7 @@ fn session(cluster: &Cluster, owner: &UserIdentity, login: &str) -> RunningSessi
         started: cluster.now(),
         command: None,
         terminal: Some((80, 25)),
-        recording: RecordingMode::BestEffort,
+        recorded: true,
         participants: Vec::new(),
     }
 }

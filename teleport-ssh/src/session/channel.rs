@@ -132,6 +132,14 @@ struct Tap {
     audience: Option<Audience>,
 }
 
+impl Tap {
+    fn show(&mut self, data: &Bytes) {
+        if let Some(audience) = &mut self.audience {
+            audience.show(data);
+        }
+    }
+}
+
 impl SessionOutput {
     pub(crate) fn new(
         channel: ChannelWriteHalf<Msg>,
@@ -178,14 +186,25 @@ impl SessionOutput {
     async fn write(&self, stream: OutputStream, data: Bytes) -> Result<(), OutputClosed> {
         let output = &*self.0;
         // Recorded before it is shown: nothing is seen that is not in the recording.
-        let recorded = self.record(|tap, at| {
+        let (mut recorded, kept) = self.record(|tap, at| {
             tap.recorder.output(at, stream, &data);
-            if let Some(audience) = &mut tap.audience
-                && !tap.recorder.failed()
-            {
-                audience.show(&data);
+            let kept = tap.recorder.kept();
+            // With what is kept at once, or need not be.
+            if kept.is_none() && !tap.recorder.failed() {
+                tap.show(&data);
             }
+            kept
         });
+        if let Some(kept) = kept {
+            recorded &= tokio::select! {
+                biased;
+                kept = kept => kept,
+                () = output.closed.cancelled() => return Err(OutputClosed::Client),
+            };
+            if recorded {
+                self.tap().show(&data);
+            }
+        }
         if !recorded {
             return Err(OutputClosed::Recording);
         }
@@ -219,12 +238,12 @@ impl SessionOutput {
         };
     }
 
-    /// Whether everything is recorded that must be.
-    fn record(&self, act: impl FnOnce(&mut Tap, Duration)) -> bool {
+    /// Whether everything is recorded that must be, and what `act` gives.
+    fn record<T>(&self, act: impl FnOnce(&mut Tap, Duration) -> T) -> (bool, T) {
         let at = self.0.started.elapsed();
         let mut tap = self.tap();
-        act(&mut tap, at);
-        !tap.recorder.failed()
+        let result = act(&mut tap, at);
+        (!tap.recorder.failed(), result)
     }
 
     pub(crate) fn resized(&self, size: TerminalSize) {

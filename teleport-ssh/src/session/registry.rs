@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use teleport_core::api::RunningSession;
 use teleport_core::clock::Timestamp;
 use teleport_core::id::{OsLogin, RoleName, SessionId, UserName};
-use teleport_core::resource::RecordingMode;
 use tokio::sync::{Notify, watch};
 
 use super::share::Party;
@@ -43,7 +42,7 @@ pub(crate) struct Running {
     /// By which it was begun.
     pub(crate) roles: Vec<RoleName>,
     pub(crate) command: Option<String>,
-    pub(crate) recording: RecordingMode,
+    pub(crate) recorded: bool,
     /// Of one with a terminal.
     pub(crate) party: Option<Arc<Party>>,
     ended: watch::Sender<Option<EndedBy>>,
@@ -54,10 +53,10 @@ impl Running {
         live: LiveSession,
         roles: Vec<RoleName>,
         command: Option<String>,
-        recording: RecordingMode,
+        recorded: bool,
         party: Option<Arc<Party>>,
     ) -> Self {
-        Self { live, roles, command, recording, party, ended: watch::Sender::new(None) }
+        Self { live, roles, command, recorded, party, ended: watch::Sender::new(None) }
     }
 
     /// Ends it. The first who does counts.
@@ -93,7 +92,7 @@ impl Running {
             started: self.live.started,
             command,
             terminal: self.party.as_ref().map(|party| party.size().cells()),
-            recording: self.recording,
+            recorded: self.recorded,
             participants: self.party.as_ref().map(|party| party.participants()).unwrap_or_default(),
         }
     }
