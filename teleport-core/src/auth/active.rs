@@ -20,7 +20,7 @@ use crate::cert::CLOCK_SKEW;
 use crate::clock::Timestamp;
 use crate::id::{HostId, NodeName, SessionId};
 use crate::resource::{JoinMode, NodeRecord, Verb};
-use crate::storage::{BackendExt, Batch, Condition, Record};
+use crate::storage::{Action, Batch, Condition, Record};
 
 /// As rules name them.
 const KIND: &str = "session_tracker";
@@ -91,7 +91,8 @@ pub(super) async fn report(call: &OpContext<'_>, permit: Permit<'_>, report: Ses
     let host = permit.host().ok_or_else(ApiError::denied)?;
     let key = call.auth.active_sessions.key(&host.host_id.to_string())?;
     if report.sessions.is_empty() {
-        call.auth.ports.backend.delete(&key).await?;
+        let batch = Batch::new().with(key, Condition::Any, Action::Delete);
+        call.auth.ports.backend.commit(batch).await?;
         return Ok(());
     }
     check_report(&report)?;

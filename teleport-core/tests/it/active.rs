@@ -184,6 +184,8 @@ async fn sessions_of_a_node_that_is_gone_vanish() {
     assert!(cluster.admin().active_sessions().await.unwrap().is_empty());
     node.report(std::slice::from_ref(&running)).await;
     node.report(&[]).await;
+    // Nodes begin so.
+    node.report(&[]).await;
     assert!(cluster.admin().active_sessions().await.unwrap().is_empty());
     node.report(&[running]).await;
     cluster.admin().delete_node(node.host.host_id).await.unwrap();

@@ -80,7 +80,7 @@ impl Filter {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
     use proptest::prelude::*;
 
     use super::*;

@@ -70,7 +70,7 @@ impl Sizes {
     pub(super) fn shorten(&self) -> Shorter {
         let common = self.common();
         // Of one row nothing can be taken.
-        let rows = if common.rows > 1 { common.rows - 1 } else { 0 };
+        let rows = common.rows.saturating_sub(1);
         self.set(REDRAW, TerminalSize { rows, ..TerminalSize::default() });
         Shorter(self.clone())
     }
