@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
 use super::context::OpContext;
-use super::eviction::while_member;
+use super::eviction::{self, while_member};
 use super::policy::Permit;
 use super::{Caller, Inner, active, nodes, withdrawn};
 use crate::api::{AccessView, ApiError, ApiResult, ClusterStatus, Ping, Proxy, ProxyRecord};
@@ -66,11 +66,13 @@ async fn view(auth: &Inner) -> ApiResult<(AccessView, Option<Timestamp>)> {
         deleted_users: withdrawn.deleted,
         taken_roles: withdrawn.taken,
         ended_sessions: active::ended(auth).await?,
+        removed_proxies: eviction::proxies(auth).await?,
     };
     Ok((view, changes))
 }
 
-/// What a view is made of: roles, authorities, proxies, locks, what was withdrawn from users, sessions that are to end.
+/// What a view is made of: roles, authorities, proxies, locks, what was withdrawn from users, removed hosts, sessions that are to
+/// end.
 struct Sources {
     roles: Watch,
     authorities: Watch,
@@ -78,6 +80,7 @@ struct Sources {
     locks: Watch,
     withdrawn: Watch,
     ended: Watch,
+    evicted: Watch,
 }
 
 struct Watching {
@@ -100,6 +103,7 @@ impl Watching {
             locks: self.auth.locks.watch().await?,
             withdrawn: self.auth.withdrawn.watch().await?,
             ended: self.auth.ended_sessions.watch().await?,
+            evicted: self.auth.evicted.watch().await?,
         });
         Ok(())
     }
@@ -118,7 +122,8 @@ impl Watching {
         let refresh = self.auth.config.trust_refresh;
         let refresh = by_itself.map_or(refresh, |rest| rest.min(refresh));
         loop {
-            let Some(Sources { roles, authorities, proxies, locks, withdrawn, ended }) = &mut self.sources
+            let Some(Sources { roles, authorities, proxies, locks, withdrawn, ended, evicted }) =
+                &mut self.sources
             else {
                 return self.begin().await;
             };
@@ -129,6 +134,7 @@ impl Watching {
                 event = locks.next() => event,
                 event = withdrawn.next() => event,
                 event = ended.next() => event,
+                event = evicted.next() => event,
                 () = tokio::time::sleep(refresh) => return Ok(()),
             };
             match event {

@@ -1,7 +1,5 @@
 //! From a certificate to a grant: what the node decides about a login.
 
-use std::net::SocketAddr;
-
 use ssh_key::Certificate;
 use teleport_core::access::{JoinGrant, LoginGrant, SessionPolicy, SessionToJoin, Unwelcome, VisitGrant};
 use teleport_core::api::AccessView;
@@ -13,6 +11,7 @@ use teleport_core::lock::Locked;
 use teleport_core::resource::{JoinMode, NodeRecord};
 
 use crate::authn;
+use crate::origin::Arrival;
 use crate::session::{JOIN_LOGIN, LoginRefused, Running};
 use crate::view::{AccessCache, NoView};
 
@@ -78,6 +77,8 @@ impl Pass {
 pub(super) struct Entry {
     pub(super) pass: Pass,
     pub(super) authority: PublicKey,
+    /// From where.
+    pub(super) arrival: Arrival,
 }
 
 impl Refusal {
@@ -112,7 +113,7 @@ impl Refusal {
 pub(super) fn login(
     certificate: &Certificate,
     login: &str,
-    peer: SocketAddr,
+    arrival: &Arrival,
     now: Timestamp,
     cache: &AccessCache,
     node: &NodeRecord,
@@ -120,18 +121,20 @@ pub(super) fn login(
     let view = cache.usable()?;
     // Whoever only joins sessions needs no login.
     let login = if login == JOIN_LOGIN { None } else { Some(OsLogin::new(login)?) };
-    // Behind a proxy's address there is anybody. Who is bound to that address is nobody who came through the proxy, and nobody tells
-    // the node who else it is: certificates that are bound to an address are refused then, and no others.
-    let address = peer.ip().to_canonical();
-    let known = (!view.proxies.contains(&address)).then_some(address);
-    let check = UserCheck { login: login.as_ref(), peer: known, now };
+    let check = UserCheck { login: login.as_ref(), peer: arrival.address(&view, now), now };
     let (identity, authority) = authn::user(certificate, &view.trust, check)?;
+    way(&view, arrival, now)?;
     let fresh = cache.freshness(now);
     let pass = match &login {
         Some(login) => Pass::Login(view.admit_login(&identity, node, login, fresh)?),
         None => Pass::Visit(view.admit_visit(&identity, node, fresh)?),
     };
-    Ok(Entry { pass, authority })
+    Ok(Entry { pass, authority, arrival: arrival.clone() })
+}
+
+/// Whether who comes that way may be here.
+fn way(view: &AccessView, arrival: &Arrival, now: Timestamp) -> Result<(), Unwelcome> {
+    arrival.proxy().map_or(Ok(()), |proxy| view.keep_way(proxy, now))
 }
 
 /// Checks again, for each channel of a connection, what may have changed since it was authenticated: the view, and the
@@ -165,6 +168,7 @@ pub(super) fn newest(
 }
 
 fn keep(view: &AccessView, entry: &Entry, now: Timestamp, node: &NodeRecord) -> Result<Pass, Unwelcome> {
+    way(view, &entry.arrival, now)?;
     Ok(match &entry.pass {
         Pass::Login(grant) => Pass::Login(view.keep_login(grant, &entry.authority, node, now)?),
         Pass::Visit(visit) => Pass::Visit(view.keep_visit(visit, &entry.authority, node, now)?),
