@@ -8,6 +8,7 @@
 //! | [`roles`] | who may log in where, as whom, and may do what |
 //! | [`locks`] | how somebody is kept out at once |
 //! | [`recordings`] | what a recording is byte for byte, and how it is read |
+//! | [`sessions`] | how sessions are shared, listed and ended |
 //! | [`defaults`] | every number, and its reason |
 
 #[doc = include_str!("defaults.md")]
@@ -20,6 +21,8 @@ pub mod locks {}
 pub mod recordings {}
 #[doc = include_str!("roles.md")]
 pub mod roles {}
+#[doc = include_str!("sessions.md")]
+pub mod sessions {}
 #[doc = include_str!("threat_model.md")]
 pub mod threat_model {}
 #[doc = include_str!("trust_and_keys.md")]

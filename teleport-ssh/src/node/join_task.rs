@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use russh::ChannelWriteHalf;
 use russh::server::Msg;
+use teleport_core::access::Unwelcome;
 use teleport_core::audit::{AuditEvent, EventKind};
 use teleport_core::lock::Locked;
 use teleport_core::recording::NoRecorder;
@@ -64,8 +65,8 @@ impl NotJoined {
 /// Why somebody leaves.
 #[derive(Debug, thiserror::Error)]
 enum Left {
-    #[error("the session may not be joined any more")]
-    Access,
+    #[error("the session may not be joined any more: {0}")]
+    Access(Unwelcome),
     #[error("left")]
     ByKey,
     #[error("the connection ends: {0}")]
@@ -85,6 +86,8 @@ impl Left {
     fn told(&self) -> Option<String> {
         match self {
             Self::Gone | Self::Stuck => None,
+            Self::Access(Unwelcome::Locked(locked)) => Some(locked.public()),
+            Self::Access(_) => Some("the session may not be joined any more".to_owned()),
             Self::ByKey => Some("you have left the session".to_owned()),
             Self::Terminated => Some("you have ended the session".to_owned()),
             other => Some(other.to_string()),
@@ -182,7 +185,7 @@ async fn take_part(start: Start, asked: JoinAsked, running: &Running, seat: Seat
         loop {
             tokio::select! {
                 left = &mut work => break left,
-                () = &mut still => break Left::Access,
+                why = &mut still => break Left::Access(why),
                 over = lifetime::said(&mut ending) => break Left::Ending(over),
                 () = closed.cancelled() => break Left::Gone,
                 () = &mut welcome, if !welcomed => welcomed = true,
@@ -206,15 +209,23 @@ async fn take_part(start: Start, asked: JoinAsked, running: &Running, seat: Seat
     }
 }
 
-/// Resolves when the session may not be joined any more. Cancel safe.
-async fn still(node: &super::Shared, entry: &authorize::Entry, running: &Running, mode: JoinMode) {
+/// Resolves when the session may not be joined any more, while whoever joined may stay at the node: who may not is sent away by the
+/// connection, which says why. Cancel safe.
+async fn still(
+    node: &super::Shared,
+    entry: &authorize::Entry,
+    running: &Running,
+    mode: JoinMode,
+) -> Unwelcome {
     let mut changes = node.view.changes();
     loop {
-        let record = node.record.borrow().clone();
-        let decided = authorize::join(entry, running, mode, node.clock.now(), &node.view, &record);
+        let (record, now) = (node.record.borrow().clone(), node.clock.now());
+        let stays = authorize::newest(entry, now, &node.view, &record).is_ok();
         // Without a view what was begun goes on, under the rules that counted last.
-        if let Err(Refusal::Access(_)) = decided {
-            return;
+        if let Err(Refusal::Access(why)) = authorize::join(entry, running, mode, now, &node.view, &record)
+            && stays
+        {
+            return why;
         }
         changes.next().await;
     }
@@ -245,7 +256,8 @@ async fn attend(
                 _ => {}
             }
         }
-        Left::Gone
+        // Whoever types nothing more may still watch.
+        std::future::pending().await
     };
     let resizing = async {
         loop {

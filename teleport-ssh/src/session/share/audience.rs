@@ -127,3 +127,79 @@ impl Audience {
         self.screen.undo()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(
+        clippy::unwrap_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        reason = "tests fail by panicking"
+    )]
+    use super::*;
+
+    fn text(pieces: &[Bytes]) -> Vec<u8> {
+        pieces.concat()
+    }
+
+    /// Nothing here waits for anybody; what one of them does not take is bounded, and costs the others nothing.
+    #[test]
+    fn fifty_watch_and_one_of_them_never_looks() {
+        let mut audience = Audience::default();
+        let viewers: Vec<_> = (0..50).map(|_| audience.enter(25)).collect();
+        let (stuck, others) = viewers.split_last().unwrap();
+        others.iter().for_each(|viewer| drop(viewer.take().unwrap()));
+        let mut seen = vec![0; others.len()];
+        let piece = Bytes::from(vec![b'x'; 64 << 10]);
+        for _ in 0..256 {
+            audience.show(&piece);
+            for (viewer, seen) in others.iter().zip(&mut seen) {
+                let pieces = viewer.take().unwrap();
+                // The same bytes, not a copy for each.
+                assert!(pieces.iter().all(|shown| shown.as_ptr() == piece.as_ptr()));
+                *seen += pieces.iter().map(Bytes::len).sum::<usize>();
+            }
+            let queue = stuck.lock();
+            assert!(queue.length <= MAX_WAITING && queue.pieces.len() <= MAX_PIECES);
+        }
+        assert!(seen.iter().all(|seen| *seen == 256 * piece.len()));
+        let missed = stuck.take().unwrap_err();
+        assert!(missed >= 255 * piece.len() as u64, "{missed}");
+        // When it looks again, it is shown the screen, and then what comes.
+        audience.show(&Bytes::from_static(b"\r\nnow\r\n"));
+        let View::Skipped(missed, screen) = audience.again(stuck, 25) else { panic!("it missed something") };
+        assert!(missed > 256 * piece.len() as u64 && screen.ends_with(b"\r\nnow\r\n"));
+        audience.show(&Bytes::from_static(b"then"));
+        assert_eq!(text(&stuck.take().unwrap()), b"then");
+        audience.leave(stuck);
+        audience.show(&Bytes::from_static(b"later"));
+        assert!(stuck.take().unwrap().is_empty());
+        assert_eq!(text(&others[0].take().unwrap()), b"\r\nnow\r\nthenlater");
+    }
+
+    #[test]
+    fn many_small_pieces_are_bounded_like_a_few_large_ones() {
+        let mut audience = Audience::default();
+        let viewer = audience.enter(25);
+        for _ in 0..=MAX_PIECES {
+            audience.show(&Bytes::from_static(b"x"));
+        }
+        assert!(viewer.take().is_err());
+        assert!(viewer.lock().pieces.is_empty());
+    }
+
+    /// Whoever comes sees what was there before, and every byte since, once.
+    #[test]
+    fn nothing_is_seen_twice_and_nothing_is_missing() {
+        let mut audience = Audience::default();
+        audience.show(&Bytes::from_static(b"one\r\n"));
+        let first = audience.enter(1);
+        audience.show(&Bytes::from_static(b"two\r\n\x1b[6n"));
+        let second = audience.enter(1);
+        audience.show(&Bytes::from_static(b"three"));
+        for viewer in [first, second] {
+            let shown = text(&viewer.take().unwrap());
+            assert!(shown.ends_with(b"\x1b[2Jone\r\ntwo\r\nthree"), "{}", shown.escape_ascii());
+        }
+    }
+}
