@@ -25,6 +25,7 @@ mod join;
 mod policy;
 mod predicate;
 mod recording;
+mod room;
 mod search;
 mod set;
 mod standing;
@@ -48,6 +49,7 @@ pub use self::recording::{
     ClusterRecording, InvalidRecordingRules, MAX_RECORDING_RULES, RecordAt, RecordingRule, SessionRecording,
     UnknownRecordAt,
 };
+pub use self::room::{MAX_EXPRESSIONS_MEMORY, MAX_ROLES_LEN, NoRoom, check_room};
 pub use self::search::NodeSearch;
 pub use self::set::RoleSet;
 pub use self::standing::{Freshness, Unwelcome};
