@@ -303,7 +303,7 @@ async fn a_terminal_that_takes_nothing_stops_nobody() {
     let stuck = joined.bob(id, JoinMode::Observer).await;
     let mut watching = joined.bob(id, JoinMode::Observer).await;
     let mut stdout = watching.stdout.take().unwrap();
-    let watched = tokio::task::spawn(async move {
+    let watched = async move {
         let (mut seen, mut piece) = (Vec::new(), vec![0; 1 << 16]);
         // What came too fast is said, and the end is seen in any case.
         while !text(&seen).contains("finished") {
@@ -312,7 +312,7 @@ async fn a_terminal_that_takes_nothing_stops_nobody() {
             seen.drain(..seen.len().saturating_sub(64));
             seen.extend_from_slice(&piece[..count]);
         }
-    });
+    };
     owner.stdin.as_mut().unwrap().write_all(b"go\n").await.unwrap();
     let mut stdout = owner.stdout.take().unwrap();
     let (mut count, mut piece, mut tail) = (0, vec![0; 1 << 16], Vec::new());
@@ -325,9 +325,8 @@ async fn a_terminal_that_takes_nothing_stops_nobody() {
             tail.extend_from_slice(&piece[..read]);
         }
     };
-    tokio::time::timeout(PATIENCE, reading).await.unwrap();
+    tokio::time::timeout(PATIENCE, async { tokio::join!(reading, watched) }).await.unwrap();
     assert_eq!(count, 40_000_000, "the owner sees all of it");
-    tokio::time::timeout(PATIENCE, watched).await.unwrap().unwrap();
     assert_eq!(joined.node.status.sessions().len(), 1);
     drop(stuck);
 }
