@@ -100,6 +100,7 @@
 //! or sign with another key, since everything is checked against the sealed keys when it is opened.
 #![forbid(unsafe_code)]
 
+mod audit;
 mod authority;
 pub mod danger;
 mod error;
@@ -111,6 +112,7 @@ mod ssh;
 mod store;
 mod x509;
 
+pub use self::audit::AuditKey;
 pub use self::authority::CertificateAuthority;
 pub use self::error::CaError;
 pub use self::ssh::SshCertificate;

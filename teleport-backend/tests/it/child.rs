@@ -7,7 +7,6 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use teleport_backend::audit::file::FileAuditLog;
 use teleport_backend::recordings::fs::FsRecordingStore;
 use teleport_backend::redb::RedbBackend;
 use teleport_core::audit::AuditSink;
@@ -123,7 +122,7 @@ async fn record_and_log() {
     let meta = crate::recordings::meta();
     store.create(&meta).await.unwrap();
     store.put_part(meta.session, 0, "x".into()).await.unwrap();
-    let log = FileAuditLog::open(path.join("audit")).await.unwrap();
+    let log = crate::audit::open(path.join("audit")).await;
     log.emit(vec![crate::audit::event("alice")]).await.unwrap();
     store.complete(meta.session, 1, meta.started).await.unwrap();
     let other = RecordingMeta { session: "00000002-0000-4000-8000-000000000000".parse().unwrap(), ..meta };

@@ -11,38 +11,12 @@ use super::policy::Permit;
 use super::sessions::Owner;
 use crate::api::{ApiError, ApiResult};
 use crate::audit::{AuditEvent, AuditPage, AuditQuery, EventKind, MAX_EVENTS};
-use crate::id::{HostRole, SessionId};
+use crate::id::SessionId;
 
 /// The most events of one report.
 const MAX_REPORTED: usize = 512;
 /// The longest event, as JSON in bytes.
 const MAX_EVENT_LEN: usize = 64 * 1024;
-
-/// Whether a host of this role can have seen such an event. What the auth service itself does, nobody else reports.
-const fn may_report(role: HostRole, kind: EventKind) -> bool {
-    match kind {
-        EventKind::AuthFailure
-        | EventKind::ClientDisconnect
-        // A proxy refuses every command.
-        | EventKind::ExecFailure
-        | EventKind::Port
-        | EventKind::PortFailure
-        | EventKind::SessionRejected
-        | EventKind::Subsystem
-        | EventKind::SubsystemFailure => true,
-        EventKind::AgentForwardFailure
-        | EventKind::Exec
-        | EventKind::Resize
-        | EventKind::ScpDisallowed
-        | EventKind::SessionEnd
-        | EventKind::SessionStart
-        // That its spool is full.
-        | EventKind::SessionUploadFailure
-        | EventKind::SftpDisallowed
-        | EventKind::X11ForwardFailure => matches!(role, HostRole::Node),
-        _ => false,
-    }
-}
 
 /// The length of an event as it will be written.
 fn written_len(event: &AuditEvent) -> ApiResult<usize> {
@@ -71,7 +45,7 @@ pub(super) async fn emit(
     if events.len() > MAX_REPORTED {
         return Err(ApiError::invalid(format!("at most {MAX_REPORTED} events at a time")));
     }
-    if let Some(event) = events.iter().find(|event| !may_report(host.role, event.code)) {
+    if let Some(event) = events.iter().find(|event| !event.code.reporter().includes(host.role)) {
         return Err(call.deny(permit.operation(), format!("reports {}", event.code)).await);
     }
     for event in &mut events {
