@@ -28,7 +28,7 @@ fn predicate(source: &str, scope: Scope) {
     assert_eq!(predicate.source(), source);
     let roles = ["access".parse().unwrap()];
     let traits = Traits::from([("teams".to_owned(), vec!["a".to_owned(), "b@c".to_owned()])]);
-    let subject = Subject { name: "alice", roles: &roles, traits: &traits };
+    let subject = Subject::new("alice", &roles, &traits);
     let labels = BTreeMap::from([("env".to_owned(), "prod".to_owned())]);
     let session = SessionFacts {
         participants: &["alice", "bob"],

@@ -93,6 +93,6 @@ fn decide(role: &Role) {
         }
     }
     // Without the role nothing is allowed, whatever it says.
-    let nobody = Subject { name: "alice", roles: &[], traits: &identity.traits };
+    let nobody = Subject::new("alice", &[], &identity.traits);
     assert!(AccessChecker::new(nobody, &set).logins().is_empty());
 }

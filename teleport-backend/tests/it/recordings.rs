@@ -10,7 +10,9 @@ use bytes::Bytes;
 use teleport_backend::conformance;
 use teleport_backend::recordings::fs::FsRecordingStore;
 use teleport_core::clock::Timestamp;
-use teleport_core::recording::{RecordingError, RecordingMeta, RecordingStore};
+use teleport_core::recording::{
+    Completion, Encoding, Listing, RecordingError, RecordingMeta, RecordingStore,
+};
 
 use crate::child;
 
@@ -78,12 +80,12 @@ async fn completing_survives_a_crash_at_any_step() {
     let directory = tempfile::tempdir().unwrap();
     let store = FsRecordingStore::open(directory.path()).await.unwrap();
     let meta = meta();
-    store.create(&meta).await.unwrap();
+    store.create(&meta, Encoding::Plain).await.unwrap();
     store.put_part(meta.session, 0, Bytes::from_static(b"one ")).await.unwrap();
     store.put_part(meta.session, 1, Bytes::from_static(b"two")).await.unwrap();
     let session = directory.path().join("sessions").join(meta.session.to_string());
     let before = tree(&session);
-    store.complete(meta.session, 2, meta.started).await.unwrap();
+    store.complete(meta.session, &Completion::new(2, meta.started)).await.unwrap();
     let after = tree(&session);
     assert!(!after.keys().any(|name| name.to_string_lossy().starts_with("part-")), "{after:?}");
 
@@ -107,7 +109,7 @@ async fn completing_survives_a_crash_at_any_step() {
             let read = store.read(meta.session, 0, 100).await.unwrap();
             assert_eq!(read, "one two", "after step {step}");
             assert_eq!(store.parts(meta.session).await.unwrap(), 2);
-            store.complete(meta.session, 2, meta.started).await.unwrap();
+            store.complete(meta.session, &Completion::new(2, meta.started)).await.unwrap();
             assert_eq!(store.read(meta.session, 0, 100).await.unwrap(), "one two");
             let info = store.info(meta.session).await.unwrap();
             assert_eq!((info.len, info.completed), (7, Some(meta.started)));
@@ -122,12 +124,12 @@ async fn a_damaged_recording_hides_no_other() {
     let store = FsRecordingStore::open(directory.path()).await.unwrap();
     let good = meta();
     let bad = RecordingMeta { session: "00000002-0000-4000-8000-000000000000".parse().unwrap(), ..meta() };
-    store.create(&good).await.unwrap();
-    store.create(&bad).await.unwrap();
+    store.create(&good, Encoding::Plain).await.unwrap();
+    store.create(&bad, Encoding::Plain).await.unwrap();
     std::fs::write(directory.path().join("sessions").join(bad.session.to_string()).join("meta.json"), "{")
         .unwrap();
     std::fs::write(directory.path().join("days/2026-11-21/notes.txt"), "by a person").unwrap();
-    let list = store.list(Timestamp::EPOCH, Timestamp::MAX, 10).await.unwrap();
+    let list = store.list(&Listing::span(Timestamp::EPOCH, Timestamp::MAX, 10)).await.unwrap();
     assert_eq!(list.iter().map(|info| info.meta.session).collect::<Vec<_>>(), [good.session]);
     let error = store.info(bad.session).await.unwrap_err();
     assert!(matches!(error, RecordingError::Unavailable { .. }), "{error:?}");
@@ -146,33 +148,49 @@ async fn a_user_is_found_without_the_list_of_all() {
     let directory = tempfile::tempdir().unwrap();
     let store = FsRecordingStore::open(directory.path()).await.unwrap();
     let own = meta();
-    store.create(&own).await.unwrap();
+    store.create(&own, Encoding::Plain).await.unwrap();
     std::fs::remove_dir_all(directory.path().join("days")).unwrap();
-    let listed = store.list_of(&own.user, Timestamp::EPOCH, Timestamp::MAX, 10).await.unwrap();
+    let listed =
+        store.list(&Listing::span(Timestamp::EPOCH, Timestamp::MAX, 10).of(&own.user)).await.unwrap();
     assert_eq!(listed.iter().map(|info| &info.meta).collect::<Vec<_>>(), [&own]);
 }
 
-/// A store of a version that had no lists for users gets them, also if that was interrupted.
+/// Deleting is interrupted after each of its steps; the recording is gone for everybody, and deleting again finishes.
 #[tokio::test]
-async fn an_older_store_gets_the_lists_of_its_users() {
+async fn deleting_survives_a_crash_at_any_step() {
     let directory = tempfile::tempdir().unwrap();
     let store = FsRecordingStore::open(directory.path()).await.unwrap();
-    let own = meta();
-    let other = RecordingMeta {
-        session: "00000002-0000-4000-8000-000000000000".parse().unwrap(),
-        user: "bob".parse().unwrap(),
-        ..own.clone()
+    let meta = meta();
+    let session = directory.path().join("sessions").join(meta.session.to_string());
+    let trash = directory.path().join("deleted").join(meta.session.to_string());
+    let marker = |list: &str| {
+        let name = format!("2026-11-21/{:015}-{}", meta.started.unix_millis(), meta.session);
+        directory.path().join(list).join(name)
     };
-    for meta in [&own, &other] {
-        store.create(meta).await.unwrap();
+    for step in 0..4 {
+        store.create(&meta, Encoding::Plain).await.unwrap();
+        store.put_part(meta.session, 0, Bytes::from_static(b"one")).await.unwrap();
+        store.complete(meta.session, &Completion::new(1, meta.started)).await.unwrap();
+        // As deleting does it, up to a step.
+        std::fs::rename(&session, &trash).unwrap();
+        if step > 0 {
+            std::fs::remove_file(marker("days")).unwrap();
+        }
+        if step > 1 {
+            std::fs::remove_file(marker("users/alice")).unwrap();
+        }
+        if step > 2 {
+            std::fs::remove_file(trash.join("meta.json")).unwrap();
+        }
+        let error = store.info(meta.session).await.unwrap_err();
+        assert!(matches!(error, RecordingError::NotFound), "{error:?}");
+        let all = Listing::span(Timestamp::EPOCH, Timestamp::MAX, 10);
+        for listing in [all.clone(), all.of(&meta.user)] {
+            assert!(store.list(&listing).await.unwrap().is_empty());
+        }
+        store.delete(meta.session).await.unwrap();
+        for path in [&session, &trash, &marker("days"), &marker("users/alice")] {
+            assert!(!path.exists(), "step {step}: {}", path.display());
+        }
     }
-    drop(store);
-    std::fs::remove_dir_all(directory.path().join("users")).unwrap();
-    std::fs::create_dir_all(directory.path().join("users.new/alice")).unwrap();
-    let store = FsRecordingStore::open(directory.path()).await.unwrap();
-    for meta in [&own, &other] {
-        let listed = store.list_of(&meta.user, Timestamp::EPOCH, Timestamp::MAX, 10).await.unwrap();
-        assert_eq!(listed.iter().map(|info| &info.meta).collect::<Vec<_>>(), [meta]);
-    }
-    assert!(!directory.path().join("users.new").exists());
 }

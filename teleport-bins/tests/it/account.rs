@@ -159,7 +159,13 @@ fn administrators_update_and_unlock_users() {
     assert!(world.login_by(password).out().contains("Roles:        auditor"));
     world.tctl(&["users", "update", "alice", "--set-traits=team="]).clean();
     assert_eq!(world.list(&["users", "ls"])[0]["traits"], serde_json::json!({}));
+    let said = world.tctl(&["users", "update", "alice", "--set-logins=", "--set-roles="]).clean();
+    assert!(said.contains("roles: none") && said.contains("logins: none"), "{said}");
+    let alice = &world.list(&["users", "ls"])[0];
+    assert_eq!((&alice["logins"], &alice["roles"]), (&serde_json::json!([]), &serde_json::json!([])));
+    world.tctl(&["users", "update", "alice", "--set-logins=root", "--set-roles=auditor"]).clean();
     for (arguments, part) in [
+        (vec!["users", "update", "alice", "--set-logins=Root user"], "Root user"),
         (vec!["users", "update", "alice"], "--set-logins"),
         (vec!["users", "update", "alice", "--set-roles=nonesuch"], "nonesuch"),
         (vec!["users", "update", "nobody", "--set-roles=access"], "user nobody not found"),

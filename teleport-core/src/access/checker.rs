@@ -1,9 +1,10 @@
 //! One user's roles, ready to decide.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use super::compiled::{CompiledRole, Half};
+use super::compiled::{CompiledRole, Half, NOTHING};
 use super::decide::{NodeFacts, NodeVerdict, RuleVerdict};
 use super::filter::NodeFilter;
 use super::policy::SessionPolicy;
@@ -13,7 +14,7 @@ use super::{Denied, LoginGrant, RulePermit};
 use crate::cert::{Permits, Traits, UserIdentity};
 use crate::id::{OsLogin, RoleName};
 use crate::label::{LabelMatcher, ResolvedKey};
-use crate::resource::{NodeRecord, Verb};
+use crate::resource::{NodeRecord, RoleOptions, Verb};
 
 /// Decides for one user.
 #[derive(Clone)]
@@ -34,6 +35,10 @@ pub struct AccessChecker<'a> {
 #[derive(Clone)]
 pub(super) struct HeldRole<'a> {
     pub(super) role: &'a CompiledRole,
+    /// What it allows: nothing, if it was taken from the user.
+    pub(super) allow: &'a Half,
+    /// Its options: of one that was taken from the user, what restricts.
+    pub(super) options: Cow<'a, RoleOptions>,
     /// Sorted, each once.
     pub(super) allowed_logins: Vec<OsLogin>,
     /// `None` is all.
@@ -55,6 +60,8 @@ pub(super) struct NodeCondition<'a> {
 }
 
 impl<'a> NodeCondition<'a> {
+    const NONE: Self = Self { has_labels: false, labels: Vec::new(), expression: None };
+
     fn new(
         matcher: &'a LabelMatcher,
         expression: Option<&'a Predicate>,
@@ -82,7 +89,17 @@ impl<'a> NodeCondition<'a> {
 }
 
 impl<'a> HeldRole<'a> {
-    fn new(role: &'a CompiledRole, traits: &Traits, keys: &mut Vec<&'a str>) -> Self {
+    fn new(role: &'a CompiledRole, subject: &Subject<'_>, keys: &mut Vec<&'a str>) -> Self {
+        let traits = subject.traits;
+        let taken = subject.taken.iter().any(|taken| taken.as_str() == role.name());
+        let allow = if taken { &NOTHING } else { &role.allow };
+        let allowed_nodes = if taken {
+            NodeCondition::NONE
+        } else {
+            NodeCondition::new(role.allow_labels(), allow.expression.as_ref(), traits, keys)
+        };
+        let options = role.options();
+        let options = if taken { Cow::Owned(options.restrictions()) } else { Cow::Borrowed(options) };
         let expand = |half: &Half| -> Option<Vec<String>> {
             let mut all = Vec::new();
             for pattern in &half.logins {
@@ -90,7 +107,7 @@ impl<'a> HeldRole<'a> {
             }
             Some(all)
         };
-        let allowed = expand(&role.allow).unwrap_or_default();
+        let allowed = expand(allow).unwrap_or_default();
         let mut allowed_logins: Vec<OsLogin> =
             allowed.iter().filter_map(|login| OsLogin::new(login).ok()).collect();
         allowed_logins.sort_unstable();
@@ -98,14 +115,11 @@ impl<'a> HeldRole<'a> {
         Self {
             allowed_logins,
             denied_logins: expand(&role.deny),
-            allowed_nodes: NodeCondition::new(
-                role.allow_labels(),
-                role.allow.expression.as_ref(),
-                traits,
-                keys,
-            ),
+            allowed_nodes,
             denied_nodes: NodeCondition::new(role.deny_labels(), role.deny.expression.as_ref(), traits, keys),
             has_login: false,
+            allow,
+            options,
             role,
         }
     }
@@ -130,8 +144,7 @@ impl<'a> AccessChecker<'a> {
         names.dedup();
         let mut keys = Vec::new();
         let found = names.into_iter().filter_map(|name| existing.get(name.as_str()));
-        let roles: Vec<HeldRole<'a>> =
-            found.map(|role| HeldRole::new(role, subject.traits, &mut keys)).collect();
+        let roles: Vec<HeldRole<'a>> = found.map(|role| HeldRole::new(role, &subject, &mut keys)).collect();
         let indices = |says: fn(&HeldRole<'_>) -> bool| -> Vec<usize> {
             roles.iter().enumerate().filter(|(_, held)| says(held)).map(|(index, _)| index).collect()
         };
@@ -150,7 +163,8 @@ impl<'a> AccessChecker<'a> {
         checker
     }
 
-    /// For a verified user.
+    /// For a verified user, whatever was taken from it since. Whoever has a view asks it for a checker
+    /// ([`AccessView::checker`](crate::api::AccessView::checker)).
     pub fn for_identity(identity: &'a UserIdentity, existing: &'a RoleSet) -> Self {
         Self::new(identity, existing)
     }
@@ -182,12 +196,12 @@ impl<'a> AccessChecker<'a> {
 
     /// The longest life that every role allows a certificate; `None` without roles.
     pub fn max_session_ttl(&self) -> Option<Duration> {
-        self.roles.iter().map(|held| held.role.options().max_session_ttl).min()
+        self.roles.iter().map(|held| held.options.max_session_ttl).min()
     }
 
     /// The merged options of all roles, without what depends on a node: any destination and any command.
     pub fn options(&self) -> SessionPolicy {
-        SessionPolicy::merge(self.roles.iter().map(|held| held.role.options()))
+        SessionPolicy::merge(self.roles.iter().map(|held| held.options.as_ref()))
     }
 
     /// Whether some role permits agent forwarding.
@@ -213,7 +227,7 @@ impl<'a> AccessChecker<'a> {
 
     /// Whether some role binds certificates to the address of the login.
     pub fn pin_source_ip(&self) -> bool {
-        self.roles.iter().any(|held| held.role.options().pin_source_ip)
+        self.roles.iter().any(|held| held.options.pin_source_ip)
     }
 
     /// The extensions that the roles add to certificates, with their values; sorted by name, each once. One whose template has
@@ -284,11 +298,11 @@ impl<'a> AccessChecker<'a> {
         let granting: Vec<&HeldRole<'_>> =
             self.roles.iter().filter(|held| self.grants(held, facts, login)).collect();
         // A granting role without a list allows any.
-        let lists = granting.iter().map(|held| held.role.allow.destinations.clone());
+        let lists = granting.iter().map(|held| held.allow.destinations.clone());
         policy.destinations.allowed = lists.collect::<Option<Vec<_>>>().map(|lists| lists.concat());
         let denied = self.roles.iter().filter_map(|held| held.role.deny.destinations.as_ref());
         policy.destinations.denied = denied.flatten().cloned().collect();
-        let lists = granting.iter().map(|held| held.role.allow.commands.clone());
+        let lists = granting.iter().map(|held| held.allow.commands.clone());
         policy.commands.allowed = lists.collect::<Option<Vec<_>>>().map(|lists| lists.concat());
         if self.roles.iter().any(|held| held.role.deny.commands.is_some()) {
             // Not a thing that can be written; what was stored all the same denies as much as it may have meant.
@@ -338,7 +352,7 @@ impl<'a> AccessChecker<'a> {
             rules.any(|rule| holds(rule.condition.as_ref()) == Some(true))
         };
         let allows = |held: &HeldRole<'_>| {
-            let mut rules = held.role.allow.rules.iter().filter(|rule| rule.allows(kind, verb));
+            let mut rules = held.allow.rules.iter().filter(|rule| rule.allows(kind, verb));
             rules.any(|rule| holds(rule.condition.as_ref()) != Some(false))
         };
         self.unreadable.is_none() && !self.roles.iter().any(denies) && self.roles.iter().any(allows)

@@ -41,6 +41,10 @@ pub(super) struct Half {
     pub(super) commands: Option<Vec<CommandPattern>>,
 }
 
+/// What allows nothing and denies nothing.
+pub(super) static NOTHING: Half =
+    Half { logins: Vec::new(), expression: None, rules: Vec::new(), destinations: None, commands: None };
+
 #[derive(Clone)]
 pub(super) enum LoginPattern {
     /// `*`, for denials.

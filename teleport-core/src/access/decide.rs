@@ -1,7 +1,7 @@
 //! The one decision, by which access is enforced and explained alike.
 
 use super::checker::{AccessChecker, HeldRole, NodeCondition};
-use super::predicate::{Facts, Predicate, ResourceFacts};
+use super::predicate::{Facts, Predicate, ResourceFacts, Subject};
 use crate::id::OsLogin;
 use crate::resource::{NodeRecord, Verb};
 
@@ -97,9 +97,10 @@ impl AccessChecker<'_> {
         let condition = &held.allowed_nodes;
         match (condition.has_labels, condition.expression) {
             (true, None) => labels_match(condition, facts),
-            (false, Some(expression)) => self.holds(expression, facts.node) == Some(true),
+            (false, Some(expression)) => self.holds(expression, self.subject, facts.node) == Some(true),
             (true, Some(expression)) => {
-                labels_match(condition, facts) && self.holds(expression, facts.node) == Some(true)
+                labels_match(condition, facts)
+                    && self.holds(expression, self.subject, facts.node) == Some(true)
             }
             (false, None) => false,
         }
@@ -109,9 +110,9 @@ impl AccessChecker<'_> {
     pub(super) fn denies_node(&self, held: &HeldRole<'_>, facts: &NodeFacts<'_>) -> bool {
         let condition = &held.denied_nodes;
         (condition.has_labels && labels_match(condition, facts))
-            || condition
-                .expression
-                .is_some_and(|expression| self.holds(expression, facts.node) != Some(false))
+            || condition.expression.is_some_and(|expression| {
+                self.holds(expression, self.subject.with_taken(), facts.node) != Some(false)
+            })
     }
 
     pub(super) fn node_denied_by(&self, facts: &NodeFacts<'_>) -> Option<usize> {
@@ -119,14 +120,14 @@ impl AccessChecker<'_> {
         self.denying_nodes.iter().copied().find(denies)
     }
 
-    fn holds(&self, expression: &Predicate, node: &NodeRecord) -> Option<bool> {
+    fn holds(&self, expression: &Predicate, subject: Subject<'_>, node: &NodeRecord) -> Option<bool> {
         let resource = ResourceFacts {
             name: Some(node.name.as_str()),
             address: Some(&node.address),
             labels: Some(node.labels.as_map()),
             session: None,
         };
-        expression.evaluate(&self.facts(resource))
+        expression.evaluate(&Facts { subject, resource })
     }
 
     pub(super) fn facts<'f>(&'f self, resource: ResourceFacts<'f>) -> Facts<'f> {
@@ -139,21 +140,22 @@ impl AccessChecker<'_> {
             return RuleVerdict::Unreadable { role };
         }
         let facts = self.facts(resource);
-        let holds = |condition: Option<&Predicate>, unknown: bool| {
-            condition.is_none_or(|condition| condition.evaluate(&facts).unwrap_or(unknown))
+        let denying = Facts { subject: self.subject.with_taken(), resource };
+        let holds = |condition: Option<&Predicate>, facts: &Facts<'_>, unknown: bool| {
+            condition.is_none_or(|condition| condition.evaluate(facts).unwrap_or(unknown))
         };
         for (role, held) in self.roles.iter().enumerate() {
             let mut rules = held.role.deny.rules.iter();
-            if let Some(rule) =
-                rules.position(|rule| rule.denies(kind, verb) && holds(rule.condition.as_ref(), true))
+            if let Some(rule) = rules
+                .position(|rule| rule.denies(kind, verb) && holds(rule.condition.as_ref(), &denying, true))
             {
                 return RuleVerdict::DeniedBy { role, rule };
             }
         }
         for (role, held) in self.roles.iter().enumerate() {
-            let mut rules = held.role.allow.rules.iter();
-            if let Some(rule) =
-                rules.position(|rule| rule.allows(kind, verb) && holds(rule.condition.as_ref(), false))
+            let mut rules = held.allow.rules.iter();
+            if let Some(rule) = rules
+                .position(|rule| rule.allows(kind, verb) && holds(rule.condition.as_ref(), &facts, false))
             {
                 return RuleVerdict::Allowed { role, rule };
             }

@@ -355,7 +355,7 @@ impl AccessChecker<'_> {
             denies: false,
             says: unreadable(held),
         };
-        for (half, rules) in [("allow", &held.role.allow.rules), ("deny", &held.role.deny.rules)] {
+        for (half, rules) in [("allow", &held.allow.rules), ("deny", &held.role.deny.rules)] {
             for (index, rule) in rules.iter().enumerate() {
                 let (concerned, unknown) = match half {
                     "allow" => (rule.allows(kind, verb), false),

@@ -2,7 +2,7 @@
 //!
 //! Default deny. A denial of any role wins. One single role must grant a node **and** the login. Roles are those that the
 //! certificate names *and* that exist now: a role that was deleted or changed counts at once. A role that was taken from its
-//! user counts at nodes until the certificate ends; the auth service asks for the user as well. A role that exists and cannot
+//! user allows nothing any more, and denies what it denies until the certificates that name it have ended. A role that exists and cannot
 //! be read is no role that does not exist: whoever holds it is refused.
 //!
 //! ```text

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{AccessChecker, Denied, LoginGrant};
+use super::{AccessChecker, Denied, LoginGrant, Subject};
 use crate::api::AccessView;
 use crate::cert::{PublicKey, UserIdentity};
 use crate::clock::Timestamp;
@@ -51,13 +51,20 @@ pub struct Freshness {
 }
 
 impl AccessView {
+    /// Decides for a user whose certificate was verified by this view: by the roles that it names, without what those allow that
+    /// were taken from the user since.
+    pub fn checker<'a>(&'a self, identity: &'a UserIdentity) -> AccessChecker<'a> {
+        let taken = self.taken_roles.get(&identity.user).unwrap_or(Subject::NONE_TAKEN);
+        AccessChecker::new(Subject { taken, ..identity.into() }, &self.roles)
+    }
+
     /// Whether a user whose certificate was verified by this view may begin something, as far as that does not depend on where:
     /// connect to a proxy.
     ///
     /// # Errors
     /// [`Unwelcome`].
     pub fn admit(&self, identity: &UserIdentity, fresh: Freshness) -> Result<(), Unwelcome> {
-        let checker = AccessChecker::for_identity(identity, &self.roles);
+        let checker = self.checker(identity);
         self.admit_as(&checker, identity, &identity.into(), fresh)
     }
 
@@ -71,7 +78,7 @@ impl AccessView {
         node: &NodeRecord,
         fresh: Freshness,
     ) -> Result<(), Unwelcome> {
-        let checker = AccessChecker::for_identity(identity, &self.roles);
+        let checker = self.checker(identity);
         let subject = LockSubject::from(identity).node(node.host_id, &node.name);
         self.admit_as(&checker, identity, &subject, fresh)
     }
@@ -87,7 +94,7 @@ impl AccessView {
         login: &OsLogin,
         fresh: Freshness,
     ) -> Result<LoginGrant, Unwelcome> {
-        let checker = AccessChecker::for_identity(identity, &self.roles);
+        let checker = self.checker(identity);
         let subject = LockSubject::from(identity).node(node.host_id, &node.name).login(login);
         self.admit_as(&checker, identity, &subject, fresh)?;
         Ok(checker.check_login(identity, node, login)?)
@@ -149,7 +156,7 @@ impl AccessView {
         let (identity, login) = (&grant.identity, &grant.login);
         let subject = LockSubject::from(identity).node(node.host_id, &node.name).login(login);
         self.keep_as(identity, authority, &subject, now)?;
-        let checker = AccessChecker::for_identity(identity, &self.roles);
+        let checker = self.checker(identity);
         Ok(checker.check_login(identity, node, login)?)
     }
 

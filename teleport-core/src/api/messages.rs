@@ -1,7 +1,7 @@
 //! The messages of the API: JSON, unknown keys refused in requests.
 #![expect(clippy::exhaustive_structs, reason = "callers build requests, services build answers")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
 use crate::label::Labels;
 use crate::lock::LockSet;
+use crate::recording::Place;
 use crate::resource::{LockMode, NODE_ONLINE_FOR, NODE_RETENTION, Node};
 use crate::secret::{SecretString, optional_wire, wire};
 
@@ -175,10 +176,14 @@ pub struct AccessView {
     /// ended are left out.
     #[serde(default)]
     pub deleted_users: BTreeMap<UserName, Timestamp>,
+    /// Roles that were taken from users whose certificates may still name them. A role that is given back is not among them any
+    /// more.
+    #[serde(default)]
+    pub taken_roles: BTreeMap<UserName, BTreeSet<RoleName>>,
 }
 
 impl AccessView {
-    /// A view without proxies, locks and deleted users.
+    /// A view without proxies and locks, from whose users nothing was taken.
     pub fn new(trust: TrustBundle, roles: impl Into<RoleSet>) -> Self {
         Self {
             trust,
@@ -187,6 +192,7 @@ impl AccessView {
             locks: LockSet::default(),
             lock_mode: LockMode::default(),
             deleted_users: BTreeMap::new(),
+            taken_roles: BTreeMap::new(),
         }
     }
 }
@@ -389,4 +395,16 @@ pub struct RecordingQuery {
     pub to: Option<Timestamp>,
     /// At most so many; 0 is 50, never more than 1000.
     pub limit: usize,
+    /// Only what is listed after this place: the last one of the answer before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<Place>,
+    /// In which this user took part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserName>,
+    /// With this login.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub login: Option<OsLogin>,
+    /// On this node, by its name or its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }

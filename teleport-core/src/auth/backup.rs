@@ -16,7 +16,7 @@ use super::documents::invalid;
 use super::password::PasswordRecord;
 use super::policy::Permit;
 use super::trust::AUTHORITIES;
-use super::{Caller, DeletedUser, EvictedHost, HostRecord};
+use super::{Caller, EvictedHost, HostRecord, Withdrawn};
 use crate::access::CompiledRole;
 use crate::api::{ApiError, ApiErrorKind, ApiResult};
 use crate::audit::{AuditError, AuditEvent, AuditLog, EventKind};
@@ -35,7 +35,7 @@ use crate::token::{ForJoin, TokenUse};
 /// keys the ids of hosts are bound, and which hosts and users were removed.
 const SECRET: [&str; 7] = [
     AUTHORITIES,
-    DeletedUser::COLLECTION,
+    Withdrawn::COLLECTION,
     EvictedHost::COLLECTION,
     HostRecord::COLLECTION,
     PasswordRecord::COLLECTION,

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::login::chain;
 use super::policy::{CallerKind, Operation, Permit, Rule, Scope};
-use super::{Caller, Inner, deleted, eviction, locks};
+use super::{Caller, Inner, eviction, locks, withdrawn};
 use crate::access::{AccessChecker, Denied, ResourceFacts, RoleSet, Subject};
 use crate::api::{ApiError, ApiErrorKind, ApiResult};
 use crate::audit::{AuditEvent, EventKind};
@@ -136,7 +136,7 @@ impl<'a> OpContext<'a> {
                 return Ok(Err(Unauthorized::Evicted));
             }
             if let Identity::User(user) = identity
-                && deleted::is_void(self.auth, user).await?
+                && withdrawn::is_void(self.auth, user, self.now).await?
             {
                 return Ok(Err(Unauthorized::Deleted));
             }

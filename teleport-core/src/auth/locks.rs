@@ -90,7 +90,7 @@ pub(super) async fn check_grant(call: &OpContext<'_>, grant: &mut UserGrant) -> 
         mfa_device: grant.mfa_device,
         ..LockSubject::default()
     };
-    let by_roles = Subject { name: user.as_str(), roles: &roles, traits: &grant.traits };
+    let by_roles = Subject::new(user.as_str(), &roles, &grant.traits);
     decide(call, &locks, &subject, by_roles).await?.map_err(|locked| ApiError::locked(&locked))?;
     grant.logins.retain(|login| locks.check(&subject.login(login), call.now).is_ok());
     Ok(())

@@ -13,7 +13,6 @@ mod caller;
 mod config;
 mod connections;
 mod context;
-mod deleted;
 mod devices;
 mod documents;
 mod eviction;
@@ -42,6 +41,7 @@ mod tokens;
 mod totp;
 mod trust;
 mod users;
+mod withdrawn;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -51,7 +51,6 @@ pub use self::caller::Caller;
 pub use self::config::{
     AuthConfig, LockoutConfig, PasswordConfig, RecordingLimits, SecondFactor, WeakHashing,
 };
-use self::deleted::DeletedUser;
 use self::devices::Decoy;
 pub use self::eviction::EvictedHost;
 use self::follow::Cache;
@@ -61,6 +60,7 @@ use self::password::Hasher;
 use self::quota::Quotas;
 use self::sessions::SessionOwners;
 pub use self::totp::one_time_code;
+use self::withdrawn::Withdrawn;
 use crate::api::{ApiError, ProxyRecord};
 use crate::audit::AuditLog;
 use crate::cert::CertIssuer;
@@ -103,7 +103,7 @@ struct Inner {
     ports: Ports,
     config: AuthConfig,
     users: Repo<User>,
-    deleted_users: Repo<DeletedUser>,
+    withdrawn: Repo<Withdrawn>,
     roles: Repo<Role>,
     role_cache: Cache<Role>,
     locks: Repo<Lock>,
@@ -155,7 +155,7 @@ impl AuthService {
         let repo = || Arc::clone(&ports.backend);
         Self(Arc::new(Inner {
             users: Repo::new(repo()),
-            deleted_users: Repo::new(repo()),
+            withdrawn: Repo::new(repo()),
             roles: Repo::new(repo()),
             role_cache: Cache::new(repo(), <Role as Record>::COLLECTION),
             locks: Repo::new(repo()),

@@ -8,8 +8,8 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use super::context::OpContext;
 use super::eviction::while_member;
 use super::policy::{Permit, Scope};
-use super::{Caller, Inner, locks};
-use crate::access::AccessChecker;
+use super::{Caller, Inner, locks, withdrawn};
+use crate::access::{AccessChecker, Subject};
 use crate::api::{ApiError, ApiResult, NodeEvent};
 use crate::clock::Timestamp;
 use crate::resource::{Node, NodeRecord, Verb};
@@ -40,7 +40,8 @@ pub(super) async fn list(call: &OpContext<'_>, permit: Permit<'_>) -> ApiResult<
         } else if let Some(user) = permit.user() {
             if call.check_rule("node", Verb::List).await?.is_err() {
                 let roles = call.roles().await?;
-                let access = AccessChecker::for_identity(user, &roles);
+                let taken = withdrawn::taken_roles(call.auth, &user.user).await?;
+                let access = AccessChecker::new(Subject { taken: &taken, ..user.into() }, &roles);
                 let mut filter = access.filter();
                 nodes.retain(|node| filter.can_see(&node.record));
             }

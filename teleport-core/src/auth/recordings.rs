@@ -13,7 +13,9 @@ use crate::api::{ApiError, ApiErrorKind, ApiResult, RecordingQuery};
 use crate::audit::{AuditEvent, EventKind};
 use crate::clock::Timestamp;
 use crate::id::{SessionId, UserName};
-use crate::recording::{MAX_PART_LEN, MAX_PARTS, RecordingError, RecordingInfo, RecordingMeta};
+use crate::recording::{
+    Completion, Encoding, Listing, MAX_PART_LEN, MAX_PARTS, RecordingError, RecordingInfo, RecordingMeta,
+};
 use crate::resource::Verb;
 
 /// The most bytes of one answer.
@@ -76,7 +78,12 @@ pub(super) async fn create(
         }
         Err(error) => return Err(api_error(error, session)),
     }
-    call.auth.ports.recordings.create(&meta).await.map_err(|error| api_error(error, session))?;
+    call.auth
+        .ports
+        .recordings
+        .create(&meta, Encoding::Plain)
+        .await
+        .map_err(|error| api_error(error, session))?;
     let owner = Owner { host: host.host_id, user: Some(meta.user) };
     call.auth.session_hosts.remember(session, owner);
     Ok(())
@@ -126,7 +133,10 @@ pub(super) async fn complete(
     check_owner(call, permit, session).await?;
     let store = &call.auth.ports.recordings;
     let info = store.info(session).await.map_err(|error| api_error(error, session))?;
-    store.complete(session, parts, call.now).await.map_err(|error| api_error(error, session))?;
+    store
+        .complete(session, &Completion::new(parts, call.now))
+        .await
+        .map_err(|error| api_error(error, session))?;
     call.auth.session_hosts.forget(session);
     // Completing again is allowed (the answer may have been lost), but it happened once.
     if info.completed.is_some() {
@@ -137,23 +147,42 @@ pub(super) async fn complete(
     call.audit(vec![event.field("parts", parts)]).await
 }
 
-/// Decides about one recording: the own ones need no rule that allows it, but none may deny it; those of others need one.
+/// Decides about one recording: the own ones, which are those of sessions that one took part in, need no rule that allows it,
+/// but none may deny it; those of others need one.
 fn sees(rules: Option<&Rules<'_>>, user: &UserName, verb: Verb, info: &RecordingInfo) -> bool {
-    let own = info.meta.user == *user;
+    let own = info.has_participant(user);
     // Somebody who was deleted since has the own ones.
     let Some(rules) = rules else { return own };
+    with_facts(info, |facts| {
+        if own { !rules.denies(KIND, verb, facts) } else { rules.check(KIND, verb, facts).is_ok() }
+    })
+}
+
+/// What rules may ask about a recording.
+fn with_facts<T>(info: &RecordingInfo, ask: impl FnOnce(ResourceFacts<'_>) -> T) -> T {
     let (name, host) = (info.meta.session.to_string(), info.meta.host_id.to_string());
-    let facts = ResourceFacts {
+    let participants: Vec<&str> =
+        std::iter::once(&info.meta.user).chain(&info.participants).map(UserName::as_str).collect();
+    ask(ResourceFacts {
         name: Some(&name),
         session: Some(SessionFacts {
-            participants: &[info.meta.user.as_str()],
+            participants: &participants,
             login: info.meta.login.as_str(),
             server_id: &host,
             server_hostname: info.meta.host_name.as_str(),
         }),
         ..ResourceFacts::default()
-    };
-    if own { !rules.denies(KIND, verb, facts) } else { rules.check(KIND, verb, facts).is_ok() }
+    })
+}
+
+/// Whether a query that names logins or nodes asks for it.
+fn is_asked_for(query: &RecordingQuery, info: &RecordingInfo) -> bool {
+    let meta = &info.meta;
+    query.login.as_ref().is_none_or(|login| *login == meta.login)
+        && query
+            .node
+            .as_ref()
+            .is_none_or(|node| node == meta.host_name.as_str() || *node == meta.host_id.to_string())
 }
 
 pub(super) async fn list(
@@ -162,37 +191,54 @@ pub(super) async fn list(
     query: RecordingQuery,
 ) -> ApiResult<Vec<RecordingInfo>> {
     let day = Duration::from_secs(24 * 3600);
-    let from = query.from.unwrap_or_else(|| call.now.saturating_sub(day));
-    let to = query.to.unwrap_or(Timestamp::MAX);
     let limit = if query.limit == 0 { 50 } else { query.limit.min(MAX_LISTED) };
-    let store = &call.auth.ports.recordings;
-    if permit.scope() == Scope::All {
-        return store.list(from, to, limit).await.map_err(ApiError::unavailable);
-    }
-    let user = &permit.user().ok_or_else(ApiError::denied)?.user;
-    let rights = call.rights().await?.ok();
-    let rules = rights.as_ref().map(Rights::rules);
-    let of_others = rules.as_ref().is_some_and(|rules| rules.may_have(KIND, Verb::List));
-    let mut window = limit;
-    loop {
-        let found = if of_others {
-            store.list(from, to, window).await
-        } else {
-            store.list_of(user, from, to, window).await
-        };
-        let mut found = found.map_err(ApiError::unavailable)?;
-        let all = found.len() < window;
-        found.retain(|info| sees(rules.as_ref(), user, Verb::List, info));
-        if all || found.len() >= limit {
-            found.truncate(limit);
-            return Ok(found);
+    let rights;
+    // Whose recordings may be seen, if not everybody's; and whether rules may show others as well.
+    let (seen_by, of_others) = match permit.scope() {
+        Scope::All => (None, true),
+        Scope::Own => {
+            let user = &permit.user().ok_or_else(ApiError::denied)?.user;
+            rights = call.rights().await?.ok();
+            let rules = rights.as_ref().map(Rights::rules);
+            let of_others = rules.as_ref().is_some_and(|rules| rules.may_have(KIND, Verb::List));
+            (Some((user, rules)), of_others)
         }
-        if window >= MAX_SEARCHED {
+    };
+    let mut listing = Listing {
+        user: query.user.clone(),
+        from: query.from.unwrap_or_else(|| call.now.saturating_sub(day)),
+        to: query.to.unwrap_or(Timestamp::MAX),
+        after: query.after,
+        limit,
+    };
+    let asks_for = query.user.as_ref();
+    if let (Some((user, _)), false) = (&seen_by, of_others) {
+        listing.user = Some((*user).clone());
+    }
+    let (mut listed, mut searched) = (Vec::new(), 0);
+    loop {
+        let page = call.auth.ports.recordings.list(&listing).await.map_err(ApiError::unavailable)?;
+        searched += page.len();
+        let last = (page.len() >= listing.limit).then(|| page.last().map(RecordingInfo::place)).flatten();
+        listed.extend(page.into_iter().filter(|info| {
+            is_asked_for(&query, info)
+                && asks_for.is_none_or(|user| info.has_participant(user))
+                && seen_by.as_ref().is_none_or(|(user, rules)| sees(rules.as_ref(), user, Verb::List, info))
+        }));
+        listing.after = match last {
+            Some(last) if listed.len() < limit => Some(last),
+            _ => {
+                listed.truncate(limit);
+                return Ok(listed);
+            }
+        };
+        if searched >= MAX_SEARCHED {
             return Err(ApiError::invalid(format!(
-                "there are more than {MAX_SEARCHED} recordings among which to look for yours to see; ask for a shorter time"
+                "there are more than {MAX_SEARCHED} recordings among which to look for those that you asked for; \
+                 ask for a shorter time"
             )));
         }
-        window = window.saturating_mul(4).min(MAX_SEARCHED);
+        listing.limit = MAX_LISTED;
     }
 }
 

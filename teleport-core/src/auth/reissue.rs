@@ -19,6 +19,9 @@ pub(super) enum NotDerivable {
     Deleted,
     #[error("the certificate ends too soon")]
     EndsSoon,
+    /// A denial of the old role would be lost, and that of the new one not be known.
+    #[error("roles were exchanged for others since")]
+    Exchanged,
     #[error("the certificate is bound to a command, which cannot be carried over")]
     ForceCommand,
     #[error(transparent)]
@@ -45,9 +48,18 @@ pub(super) fn attenuate(
         return Err(NotDerivable::EndsSoon);
     }
     let roles: Vec<_> = identity.roles.iter().filter(|role| user.roles.contains(role)).cloned().collect();
+    let has_new = user.roles.iter().any(|role| !identity.roles.contains(role));
+    if has_new && roles.len() < identity.roles.len() {
+        return Err(NotDerivable::Exchanged);
+    }
     // Current traits, and all current roles beside the remaining ones: a denial that came later, by whichever of them,
     // must not be lost because the certificate does not know of it.
-    let subject = Subject { name: identity.user.as_str(), roles: &roles, traits: &user.traits };
+    let subject = Subject {
+        name: identity.user.as_str(),
+        roles: &roles,
+        taken: Subject::NONE_TAKEN,
+        traits: &user.traits,
+    };
     let access = AccessChecker::new(subject, existing);
     let today = AccessChecker::new(Subject { roles: &user.roles, ..subject }, existing);
     today.readable()?;
@@ -112,6 +124,11 @@ pub(super) async fn reissue(
         Ok(grant) => grant,
         Err(reason @ NotDerivable::EndsSoon) => {
             let text = "the certificate ends within a minute; log in again";
+            let denied = call.deny(permit.operation(), reason.to_string()).await;
+            return Err(ApiError::new(ApiErrorKind::Denied, text).because(denied));
+        }
+        Err(reason @ NotDerivable::Exchanged) => {
+            let text = "your roles were changed since the certificate was issued; log in again";
             let denied = call.deny(permit.operation(), reason.to_string()).await;
             return Err(ApiError::new(ApiErrorKind::Denied, text).because(denied));
         }
@@ -237,14 +254,20 @@ mod tests {
                 Err(NotDerivable::Unpinned) => {
                     prop_assert!(parent.login_ip.is_none() && parent.source_addresses.is_empty());
                 }
+                Err(NotDerivable::Exchanged) => {
+                    prop_assert!(parent.roles.iter().any(|role| !user.roles.contains(role)));
+                    prop_assert!(user.roles.iter().any(|role| !parent.roles.contains(role)));
+                }
                 Err(reason) => prop_assert!(reason == NotDerivable::EndsSoon && left < MIN_USER_TTL),
                 Ok(grant) => {
                     prop_assert_eq!(&grant.user, &parent.user);
                     prop_assert!(grant.ttl <= left && grant.ttl >= MIN_USER_TTL);
                     prop_assert!(NOW.saturating_add(grant.ttl) <= parent.expires);
                     prop_assert!(grant.roles.iter().all(|role| parent.roles.contains(role) && user.roles.contains(role)));
+                    let lost = parent.roles.iter().any(|role| !user.roles.contains(role));
+                    prop_assert!(!lost || user.roles.iter().all(|role| parent.roles.contains(role)), "exchanged");
                     prop_assert!(grant.logins.iter().all(|login| parent.logins.contains(login)));
-                    let subject = Subject { name: "alice", roles: &user.roles, traits: &user.traits };
+                    let subject = Subject::new("alice", &user.roles, &user.traits);
                     let fresh = AccessChecker::new(subject, &existing);
                     prop_assert!(grant.logins.iter().all(|login| fresh.logins().contains(login)));
                     for (name, values) in &grant.traits {

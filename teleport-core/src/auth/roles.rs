@@ -8,7 +8,7 @@ use crate::api::{ApiError, ApiResult};
 use crate::clock::Timestamp;
 use crate::id::RoleName;
 use crate::resource::Role;
-use crate::storage::{BackendExt, Item};
+use crate::storage::{Action, BackendExt, Batch, Condition, Item, Key, RepoError};
 
 /// One that cannot be read may hold denials.
 impl Followed for Role {
@@ -42,6 +42,41 @@ fn shown(item: &Item) -> Role {
 pub(super) async fn show(call: &OpContext<'_>, _permit: Permit<'_>, name: &RoleName) -> ApiResult<Role> {
     let item = call.auth.ports.backend.get(&call.auth.roles.key(name.as_str())?).await?;
     item.as_ref().map(shown).ok_or_else(|| ApiError::not_found(format_args!("role {name}")))
+}
+
+/// Where it is noted that roles were given to somebody: whoever deletes a role demands that nothing was noted since it looked who
+/// holds it.
+const GIVEN: &str = "role-grants/last";
+/// The most roles that a user is given at once: each is a condition of the batch.
+const MAX_GIVEN: usize = 96;
+
+/// Adds to a batch that gives `names` to a user that they exist, and that a deletion at the same moment fails.
+pub(super) fn give_in<'n>(
+    call: &OpContext<'_>,
+    mut batch: Batch,
+    names: impl Iterator<Item = &'n RoleName>,
+) -> ApiResult<Batch> {
+    let mut given = 0;
+    for name in names {
+        batch = batch.with(call.auth.roles.key(name.as_str())?, Condition::Exists, Action::Keep);
+        given += 1;
+    }
+    if given > MAX_GIVEN {
+        let text =
+            format!("{given} roles are too many to be given at once; give {MAX_GIVEN} and then the others");
+        return Err(ApiError::invalid(text));
+    }
+    if given == 0 {
+        return Ok(batch);
+    }
+    Ok(batch.put(Key::new(GIVEN).map_err(RepoError::from)?, Condition::Any, "{}", None))
+}
+
+/// The condition that nobody was given a role since.
+pub(super) async fn none_given_since(call: &OpContext<'_>) -> ApiResult<(Key, Condition)> {
+    let key = Key::new(GIVEN).map_err(RepoError::from)?;
+    let last = call.auth.ports.backend.get(&key).await?;
+    Ok((key, last.map_or(Condition::Absent, |item| Condition::Is(item.revision))))
 }
 
 /// Checks that each of `names` exists and can be read, and returns them sorted, each once.

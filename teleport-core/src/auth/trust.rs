@@ -9,7 +9,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use super::context::OpContext;
 use super::eviction::while_member;
 use super::policy::Permit;
-use super::{Caller, Inner, deleted, nodes};
+use super::{Caller, Inner, nodes, withdrawn};
 use crate::api::{AccessView, ApiError, ApiResult, ClusterStatus, Ping, Proxy, ProxyRecord};
 use crate::clock::Timestamp;
 use crate::storage::{BackendExt, Prefix, Repo, RepoError, Watch, WatchEnd, WatchEvent};
@@ -48,28 +48,33 @@ pub(super) async fn status(call: &OpContext<'_>, _permit: Permit<'_>) -> ApiResu
     })
 }
 
-async fn view(auth: &Inner) -> ApiResult<AccessView> {
+/// The view, and when it changes by itself.
+async fn view(auth: &Inner) -> ApiResult<(AccessView, Option<Timestamp>)> {
     let now = auth.ports.clock.now();
     let roles = auth.role_cache.current(now).await?;
     let sources = auth.proxy_sources.list().await?;
     let proxies: BTreeSet<IpAddr> = sources.into_iter().flat_map(|stored| stored.record.addresses).collect();
-    Ok(AccessView {
+    let withdrawn = withdrawn::all(auth, now).await?;
+    let changes = withdrawn.changes;
+    let view = AccessView {
         trust: auth.ports.issuer.trust().await?,
         roles,
         proxies: proxies.into_iter().collect(),
         locks: auth.lock_cache.current(now).await?,
         lock_mode: auth.config.lock_mode,
-        deleted_users: deleted::all(auth).await?,
-    })
+        deleted_users: withdrawn.deleted,
+        taken_roles: withdrawn.taken,
+    };
+    Ok((view, changes))
 }
 
-/// What a view is made of: roles, authorities, proxies, locks, deleted users.
+/// What a view is made of: roles, authorities, proxies, locks, what was withdrawn from users.
 struct Sources {
     roles: Watch,
     authorities: Watch,
     proxies: Watch,
     locks: Watch,
-    deleted: Watch,
+    withdrawn: Watch,
 }
 
 struct Watching {
@@ -77,6 +82,8 @@ struct Watching {
     until: Option<Timestamp>,
     sources: Option<Sources>,
     last: Option<AccessView>,
+    /// When the last one changes by itself.
+    changes: Option<Timestamp>,
     over: bool,
 }
 
@@ -88,7 +95,7 @@ impl Watching {
             authorities: self.auth.ports.backend.watch(&authorities).await?,
             proxies: self.auth.proxy_sources.watch().await?,
             locks: self.auth.locks.watch().await?,
-            deleted: self.auth.deleted_users.watch().await?,
+            withdrawn: self.auth.withdrawn.watch().await?,
         });
         Ok(())
     }
@@ -103,8 +110,11 @@ impl Watching {
 
     /// Waits until something may have changed.
     async fn changed(&mut self) -> ApiResult<()> {
+        let by_itself = self.changes.map(|at| at.saturating_since(self.auth.ports.clock.now()));
+        let refresh = self.auth.config.trust_refresh;
+        let refresh = by_itself.map_or(refresh, |rest| rest.min(refresh));
         loop {
-            let Some(Sources { roles, authorities, proxies, locks, deleted }) = &mut self.sources else {
+            let Some(Sources { roles, authorities, proxies, locks, withdrawn }) = &mut self.sources else {
                 return self.begin().await;
             };
             let event = tokio::select! {
@@ -112,8 +122,8 @@ impl Watching {
                 event = authorities.next() => event,
                 event = proxies.next() => event,
                 event = locks.next() => event,
-                event = deleted.next() => event,
-                () = tokio::time::sleep(self.auth.config.trust_refresh) => return Ok(()),
+                event = withdrawn.next() => event,
+                () = tokio::time::sleep(refresh) => return Ok(()),
             };
             match event {
                 Ok(WatchEvent::Ready { .. }) => {}
@@ -134,7 +144,8 @@ impl Watching {
             }
             // What was waited for may come after the end.
             self.check_time()?;
-            let view = view(&self.auth).await?;
+            let (view, changes) = view(&self.auth).await?;
+            self.changes = changes;
             if self.last.as_ref() != Some(&view) {
                 self.last = Some(view.clone());
                 return Ok(view);
@@ -152,7 +163,8 @@ pub(super) async fn watch(
         Caller::Identity(identity, _) => Some(identity.expires()),
         _ => None,
     };
-    let watching = Watching { auth: Arc::clone(auth), until, sources: None, last: None, over: false };
+    let watching =
+        Watching { auth: Arc::clone(auth), until, sources: None, last: None, changes: None, over: false };
     let views = stream::unfold(watching, |mut watching| async move {
         if watching.over {
             return None;

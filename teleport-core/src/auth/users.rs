@@ -6,14 +6,15 @@ use super::context::{OpContext, contended};
 use super::devices::TotpRecord;
 use super::password::PasswordRecord;
 use super::policy::Permit;
-use super::{deleted, invites, lockout, roles};
+use super::{invites, lockout, roles, withdrawn};
 use crate::api::{ApiError, ApiErrorKind, ApiResult, CreateUser, Invite, ResetUser, UpdateUser, UserInfo};
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::{MAX_PRINCIPALS, Traits};
-use crate::id::{HostId, OsLogin, UserName};
+use crate::id::{HostId, OsLogin, RoleName, UserName};
 use crate::resource::{User, UserSpec};
 use crate::storage::{
-    Action, Backend, BackendExt, Batch, Condition, Item, Key, Prefix, Record, Repo, RepoError,
+    Action, Backend, BackendExt, Batch, Condition, Item, Key, Prefix, Record, Repo, RepoError, Revision,
+    Stored,
 };
 
 /// How often a change is tried again when others change the same user.
@@ -57,6 +58,52 @@ pub(super) async fn forget_former(call: &OpContext<'_>, batch: Batch, user: &Use
     invites::delete_in(call, batch, user).await
 }
 
+/// Adds writing a user to a batch, and what follows from that: the roles that are given must exist, and what is taken is withdrawn
+/// from certificates.
+pub(super) async fn write_in(
+    call: &OpContext<'_>,
+    batch: Batch,
+    name: &UserName,
+    before: Option<&Stored<User>>,
+    after: &User,
+) -> ApiResult<Batch> {
+    let condition = before.map_or(Condition::Absent, |before| Condition::Is(before.revision));
+    let batch = call.auth.users.write_in(batch, after, condition)?;
+    let before = before.map(|before| &before.record);
+    let had = |role: &RoleName| before.is_some_and(|before| before.spec.roles.contains(role));
+    let batch = roles::give_in(call, batch, after.spec.roles.iter().filter(|role| !had(role)))?;
+    withdrawn::remember_in(call, batch, name, before, Some(after)).await
+}
+
+/// Writes a new user, and whatever `also` adds.
+///
+/// # Errors
+/// [`ApiErrorKind::Conflict`] if there is one of this name.
+pub(super) async fn write_new<T>(
+    call: &OpContext<'_>,
+    name: &UserName,
+    mut user: User,
+    also: impl Fn(Batch) -> ApiResult<(Batch, T)>,
+) -> ApiResult<(User, Revision, T)> {
+    for _ in 0..ATTEMPTS {
+        user.spec.roles = roles::existing(call, user.spec.roles).await?;
+        let batch = write_in(call, Batch::new(), name, None, &user).await?;
+        let batch = forget_former(call, batch, name).await?;
+        let (batch, more) = also(batch)?;
+        match call.auth.ports.backend.commit(batch).await {
+            Err(error) if error.is_conflict() => {
+                if call.auth.users.get(name.as_str()).await?.is_some() {
+                    let text = format!("user {name} exists");
+                    return Err(ApiError::new(ApiErrorKind::Conflict, text).because(error));
+                }
+            }
+            Ok(revision) => return Ok((user, revision, more)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(contended())
+}
+
 /// Whether a user of this name would look in the audit log like a [`Caller`](super::Caller) that is no user.
 pub(super) fn is_reserved(name: &UserName) -> bool {
     let first = name.as_str().split('.').next().unwrap_or_default();
@@ -74,21 +121,13 @@ pub(super) async fn create(
         ));
     }
     let ttl = invites::ttl(call, request.ttl)?;
-    let roles = roles::existing(call, request.roles).await?;
     let logins = sorted_logins(request.logins)?;
     let traits = Traits::from([(LOGINS.to_owned(), logins.clone())]);
-    let user = User::new(request.name.as_str(), UserSpec { roles, traits });
+    let name = &request.name;
+    let user = User::new(name.as_str(), UserSpec { roles: request.roles, traits });
     check_spec(&user.spec)?;
-    let batch = call.auth.users.write_in(Batch::new(), &user, Condition::Absent)?;
-    let batch = forget_former(call, batch, &request.name).await?;
-    let (batch, invite) = invites::create_in(call, batch, &request.name, ttl, false)?;
-    match call.auth.ports.backend.commit(batch).await {
-        Err(error) if error.is_conflict() => {
-            let text = format!("user {} exists", request.name);
-            return Err(ApiError::new(ApiErrorKind::Conflict, text).because(error));
-        }
-        outcome => outcome?,
-    };
+    let invite = |batch| invites::create_in(call, batch, name, ttl, false);
+    let (user, _, invite) = write_new(call, name, user, invite).await?;
     let created = AuditEvent::new(EventKind::UserCreate)
         .field("name", request.name.as_str())
         .field("roles", texts(&user.spec.roles))
@@ -155,19 +194,16 @@ pub(super) async fn update(
         return Err(ApiError::invalid("nothing is to be changed: say roles, logins or traits"));
     }
     check_traits(&traits)?;
-    let roles = match roles {
-        Some(roles) => Some(roles::existing(call, roles).await?),
-        None => None,
-    };
     let mut changed = traits.clone();
     if let Some(logins) = logins {
         changed.insert(LOGINS.to_owned(), sorted_logins(logins)?);
     }
     for _ in 0..ATTEMPTS {
-        let mut user = call.auth.users.get(name.as_str()).await?.ok_or_else(|| not_found(name))?;
-        let spec = &mut user.record.spec;
+        let before = call.auth.users.get(name.as_str()).await?.ok_or_else(|| not_found(name))?;
+        let mut user = before.record.clone();
+        let spec = &mut user.spec;
         if let Some(roles) = &roles {
-            spec.roles.clone_from(roles);
+            spec.roles = roles::existing(call, roles.clone()).await?;
         }
         for (trait_name, values) in changed.iter() {
             if values.is_empty() && trait_name != LOGINS {
@@ -184,7 +220,8 @@ pub(super) async fn update(
         if !traits.is_empty() {
             event = event.field("traits", traits.keys().cloned().collect::<Vec<_>>());
         }
-        match call.auth.users.update(&user.record, user.revision).await {
+        let batch = write_in(call, Batch::new(), name, Some(&before), &user).await?;
+        match call.auth.ports.backend.commit(batch).await {
             Err(error) if error.is_conflict() => continue,
             outcome => outcome?,
         };
@@ -292,7 +329,7 @@ pub(super) async fn delete(call: &OpContext<'_>, _permit: Permit<'_>, name: &Use
         );
         let batch = forget_credentials(batch, name)?;
         let batch = invites::delete_in(call, batch, name).await?;
-        let batch = deleted::remember_in(call, batch, name)?;
+        let batch = withdrawn::remember_in(call, batch, name, Some(&user.record), None).await?;
         match call.auth.ports.backend.commit(batch).await {
             Err(error) if error.is_conflict() => continue,
             outcome => outcome?,

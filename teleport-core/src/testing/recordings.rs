@@ -6,10 +6,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
-use crate::clock::Timestamp;
-use crate::id::{SessionId, UserName};
+use crate::id::SessionId;
 use crate::recording::{
-    MAX_PART_LEN, MAX_PARTS, RecordingError, RecordingInfo, RecordingMeta, RecordingStore,
+    Completion, Encoding, Listing, MAX_PARTS, MAX_STORED_PART_LEN, RecordingError, RecordingInfo,
+    RecordingMeta, RecordingStore, Rewrite,
 };
 
 /// A [`RecordingStore`] in the memory of this process.
@@ -19,8 +19,9 @@ pub struct MemoryRecordings(Mutex<BTreeMap<SessionId, Recording>>);
 #[derive(Debug)]
 struct Recording {
     meta: RecordingMeta,
+    encoding: Encoding,
     parts: BTreeMap<u32, Bytes>,
-    completed: Option<(u32, Timestamp)>,
+    completed: Option<Completion>,
 }
 
 impl Recording {
@@ -34,11 +35,8 @@ impl Recording {
     }
 
     fn info(&self) -> RecordingInfo {
-        RecordingInfo {
-            meta: self.meta.clone(),
-            completed: self.completed.map(|(_, at)| at),
-            len: self.gapless().map(|part| u64::try_from(part.len()).unwrap_or(u64::MAX)).sum(),
-        }
+        let len = self.gapless().map(|part| u64::try_from(part.len()).unwrap_or(u64::MAX)).sum();
+        RecordingInfo::new(self.meta.clone(), self.encoding, len, self.completed.clone())
     }
 }
 
@@ -56,15 +54,6 @@ impl MemoryRecordings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn newest(&self, limit: usize, wanted: impl Fn(&RecordingMeta) -> bool) -> Vec<RecordingInfo> {
-        let recordings = self.lock();
-        let found = recordings.values().filter(|recording| wanted(&recording.meta));
-        let mut found: Vec<RecordingInfo> = found.map(Recording::info).collect();
-        found.sort_by_key(|info| std::cmp::Reverse(info.meta.started));
-        found.truncate(limit);
-        found
-    }
-
     fn with<T>(
         &self,
         session: SessionId,
@@ -76,14 +65,15 @@ impl MemoryRecordings {
 
 #[async_trait]
 impl RecordingStore for MemoryRecordings {
-    async fn create(&self, meta: &RecordingMeta) -> Result<(), RecordingError> {
+    async fn create(&self, meta: &RecordingMeta, encoding: Encoding) -> Result<(), RecordingError> {
         let mut recordings = self.lock();
         match recordings.get(&meta.session) {
             Some(known) if known.meta != *meta => Err(conflict("another recording has this session id")),
             Some(_) => Ok(()),
             None => {
-                let recording = Recording { meta: meta.clone(), parts: BTreeMap::new(), completed: None };
-                recordings.insert(meta.session, recording);
+                let meta = meta.clone();
+                let recording = Recording { meta, encoding, parts: BTreeMap::new(), completed: None };
+                recordings.insert(recording.meta.session, recording);
                 Ok(())
             }
         }
@@ -91,7 +81,7 @@ impl RecordingStore for MemoryRecordings {
 
     async fn put_part(&self, session: SessionId, number: u32, part: Bytes) -> Result<(), RecordingError> {
         self.with(session, |recording| {
-            if part.len() > MAX_PART_LEN || number >= MAX_PARTS {
+            if part.len() > MAX_STORED_PART_LEN || number >= MAX_PARTS {
                 return Err(conflict("the part is too long or has too high a number"));
             }
             match recording.parts.get(&number) {
@@ -110,17 +100,25 @@ impl RecordingStore for MemoryRecordings {
         self.with(session, |recording| Ok(u32::try_from(recording.gapless().count()).unwrap_or(u32::MAX)))
     }
 
-    async fn complete(&self, session: SessionId, parts: u32, at: Timestamp) -> Result<(), RecordingError> {
+    async fn lengths(&self, session: SessionId) -> Result<Vec<u32>, RecordingError> {
+        self.with(session, |recording| {
+            Ok(recording.gapless().map(|part| u32::try_from(part.len()).unwrap_or(u32::MAX)).collect())
+        })
+    }
+
+    async fn complete(&self, session: SessionId, completion: &Completion) -> Result<(), RecordingError> {
         self.with(session, |recording| {
             let stored = u32::try_from(recording.gapless().count()).unwrap_or(u32::MAX);
-            match recording.completed {
-                Some((known, _)) if known == parts => Ok(()),
+            match &recording.completed {
+                Some(known) if known.parts == completion.parts => Ok(()),
                 Some(_) => Err(conflict("the recording is complete with another number of parts")),
-                None if stored != parts || recording.parts.len() != recording.gapless().count() => {
+                None if stored != completion.parts
+                    || recording.parts.len() != recording.gapless().count() =>
+                {
                     Err(conflict("a part is missing, or there is one too many"))
                 }
                 None => {
-                    recording.completed = Some((parts, at));
+                    recording.completed = Some(completion.clone());
                     Ok(())
                 }
             }
@@ -140,22 +138,36 @@ impl RecordingStore for MemoryRecordings {
         })
     }
 
-    async fn list(
-        &self,
-        from: Timestamp,
-        to: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<RecordingInfo>, RecordingError> {
-        Ok(self.newest(limit, |meta| (from..to).contains(&meta.started)))
+    async fn list(&self, listing: &Listing) -> Result<Vec<RecordingInfo>, RecordingError> {
+        let recordings = self.lock();
+        let wanted = |info: &RecordingInfo| {
+            listing.covers(info.place())
+                && listing.user.as_ref().is_none_or(|user| info.has_participant(user))
+        };
+        let mut found: Vec<RecordingInfo> = recordings.values().map(Recording::info).filter(wanted).collect();
+        found.sort_by_key(RecordingInfo::place);
+        found.truncate(listing.limit);
+        Ok(found)
     }
 
-    async fn list_of(
-        &self,
-        user: &UserName,
-        from: Timestamp,
-        to: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<RecordingInfo>, RecordingError> {
-        Ok(self.newest(limit, |meta| meta.user == *user && (from..to).contains(&meta.started)))
+    async fn delete(&self, session: SessionId) -> Result<(), RecordingError> {
+        self.lock().remove(&session);
+        Ok(())
+    }
+
+    async fn rewrite(&self, session: SessionId, change: Rewrite) -> Result<(), RecordingError> {
+        self.with(session, |recording| {
+            if recording.completed.is_none() {
+                return Err(conflict("the recording is not complete"));
+            }
+            for (number, part) in &mut recording.parts {
+                let new = change(*number, part.clone())?;
+                if new.len() != part.len() {
+                    return Err(conflict("the part has another length"));
+                }
+                *part = new;
+            }
+            Ok(())
+        })
     }
 }

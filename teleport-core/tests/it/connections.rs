@@ -1,21 +1,18 @@
 //! `max_connections`: never more places than roles allow, whoever asks, and none that stays taken for ever.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-use teleport_backend::memory::MemoryBackend;
 use teleport_core::api::{
     ApiErrorKind, CONNECTION_LEASE, ConnectionApi, ConnectionClaim, HoldConnections, ReleaseConnections,
 };
 use teleport_core::auth::{AuthHandle, Caller};
 use teleport_core::cert::{HostIdentity, Identity};
 use teleport_core::id::{ConnectionId, HostRole, RunId, UserName};
-use teleport_core::storage::{Backend, Batch, Item, Key, Prefix, Revision, StorageError, Watch};
 use teleport_core::testing::ManualClock;
 
 use crate::cluster::Cluster;
+use crate::slow::Slow;
 
 /// A run of a node.
 #[derive(Clone)]
@@ -115,54 +112,12 @@ async fn a_lower_limit_counts_for_what_comes_and_leaves_what_is() {
     assert_eq!(node.connect(0).await, None);
 }
 
-/// A storage whose answers take a while: between what was read and what is written others come.
-#[derive(Debug)]
-struct Slow(MemoryBackend);
-
-impl fmt::Display for Slow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-#[async_trait]
-impl Backend for Slow {
-    async fn get(&self, key: &Key) -> Result<Option<Item>, StorageError> {
-        let item = self.0.get(key).await;
-        tokio::task::yield_now().await;
-        item
-    }
-
-    async fn range(
-        &self,
-        prefix: &Prefix,
-        after: Option<&Key>,
-        limit: usize,
-    ) -> Result<Vec<Item>, StorageError> {
-        self.0.range(prefix, after, limit).await
-    }
-
-    async fn commit(&self, batch: Batch) -> Result<Revision, StorageError> {
-        let revision = self.0.commit(batch).await;
-        tokio::task::yield_now().await;
-        revision
-    }
-
-    async fn watch(&self, prefix: &Prefix) -> Result<Watch, StorageError> {
-        self.0.watch(prefix).await
-    }
-
-    async fn close(&self) {
-        self.0.close().await;
-    }
-}
-
 /// Two auth services on one storage, many nodes at the same moment.
 #[tokio::test]
 async fn however_many_come_at_once_no_more_get_in() {
     const MOST: u64 = 7;
     let clock = Arc::new(ManualClock::default());
-    let backend = Arc::new(Slow(MemoryBackend::new(clock.clone())));
+    let backend = Arc::new(Slow::new(clock.clone()));
     let cluster = Arc::new(Cluster::over(backend, clock, |_| {}).await);
     let second = cluster.second();
     let nodes: Vec<Node> = (0..8)

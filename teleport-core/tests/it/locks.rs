@@ -6,10 +6,10 @@ use futures_util::{FutureExt, StreamExt};
 use serde_json::{Value, json};
 use teleport_core::api::{
     AdminApi, ApiError, ApiErrorKind, AuditApi, CreateToken, IdentityApi, JoinRequest, PresenceApi,
-    ProxyRecord, PublicApi, ReissueRequest, RenewRequest, ResourceApi, TrustApi,
+    ProxyRecord, PublicApi, ReissueRequest, RenewRequest, ResourceApi, TrustApi, UpdateUser,
 };
 use teleport_core::audit::EventKind;
-use teleport_core::cert::{CLOCK_SKEW, UserIdentity};
+use teleport_core::cert::{CLOCK_SKEW, HostIdentity, UserIdentity};
 use teleport_core::id::HostRole;
 use teleport_core::label::Labels;
 use teleport_core::resource::{Lock, LockMode, LockSpec, NodeRecord, RoleOptions};
@@ -26,6 +26,16 @@ async fn lock(cluster: &Cluster, name: &str, target: Value) {
 
 async fn unlock(cluster: &Cluster, name: &str) {
     cluster.admin().delete_lock(name.parse().unwrap()).await.unwrap();
+}
+
+fn record(host: &HostIdentity) -> NodeRecord {
+    NodeRecord {
+        host_id: host.host_id,
+        name: host.name.clone(),
+        address: "192.0.2.7:3022".to_owned(),
+        labels: Labels::default(),
+        version: "1".to_owned(),
+    }
 }
 
 /// A login with the next code, and what the certificate says.
@@ -133,7 +143,7 @@ async fn a8_a_locked_host_stays_out_and_gives_no_sign_of_life() {
     };
     let token = cluster.admin().create_token(token).await.unwrap().token;
     let (node, proxy) = (cluster.host("web-1", HostRole::Node), cluster.host("edge-1", HostRole::Proxy));
-    let join = |host: &teleport_core::cert::HostIdentity| JoinRequest {
+    let join = |host: &HostIdentity| JoinRequest {
         token: token.clone(),
         host_id: host.host_id,
         name: host.name.clone(),
@@ -291,4 +301,74 @@ async fn c8_nothing_is_left_of_a_deleted_user() {
     new.valid_after = cluster.now().saturating_sub(CLOCK_SKEW);
     cluster.as_user(&new).nodes().await.unwrap();
     denied(cluster.as_user(&old).nodes().await, "access denied");
+}
+
+/// A role that is taken from its user allows nothing any more, whatever certificates say; one that is given back does again.
+#[tokio::test]
+async fn c8_a_role_that_is_taken_is_taken_from_certificates() {
+    let cluster = Cluster::new().await;
+    let alice = cluster.member("alice", &["access", "editor"]).await;
+    let node = cluster.host("web-1", HostRole::Node);
+    cluster.as_host(&node).announce_node(record(&node)).await.unwrap();
+    let mut views = cluster.as_host(&node).watch_access().await.unwrap();
+    let mut next = async || views.next().await.unwrap().unwrap();
+    assert!(next().await.taken_roles.is_empty());
+    let access = async |roles: &[&str]| {
+        let roles = roles.iter().map(|role| role.parse().unwrap()).collect();
+        let change = UpdateUser { roles: Some(roles), ..UpdateUser::default() };
+        cluster.admin().update_user(alice.user.clone(), change).await.unwrap();
+    };
+    assert_eq!(cluster.as_user(&alice).nodes().await.unwrap().len(), 1);
+    let reissue = async || {
+        let request = ReissueRequest { keys: subject_keys(9), ttl: None };
+        cluster.as_user(&alice).reissue_user(request).await
+    };
+    access(&["editor"]).await;
+    let taken = next().await.taken_roles;
+    assert_eq!(taken[&alice.user].iter().map(|role| role.as_str()).collect::<Vec<_>>(), ["access"]);
+    // The role of which is left sees all nodes, by its rule; without it nothing is seen.
+    access(&[]).await;
+    assert_eq!(next().await.taken_roles[&alice.user].len(), 2);
+    assert_eq!(cluster.as_user(&alice).nodes().await.unwrap(), []);
+    access(&["access"]).await;
+    assert_eq!(next().await.taken_roles[&alice.user].len(), 1);
+    assert_eq!(cluster.as_user(&alice).nodes().await.unwrap().len(), 1);
+    assert_eq!(reissue().await.unwrap().roles.len(), 1);
+    // The certificate does not know of the new role, and so not of what it denies.
+    access(&["access", "auditor"]).await;
+    denied(reissue().await, "your roles were changed since the certificate was issued; log in again");
+    access(&["access", "editor"]).await;
+    while next().await.taken_roles.get(&alice.user).is_none_or(|roles| roles.len() != 1) {}
+    reissue().await.unwrap();
+    // When no certificate can name it any more it is forgotten.
+    cluster.clock.advance(teleport_core::cert::MAX_USER_TTL + CLOCK_SKEW * 3);
+    let fresh = cluster.admin().watch_access().await.unwrap().next().await.unwrap().unwrap();
+    assert!(fresh.taken_roles.is_empty());
+}
+
+/// A user who ends earlier than was said at the login: the certificates end as well, and a new user does not bring them back.
+#[tokio::test(start_paused = true)]
+async fn c8_certificates_do_not_outlast_a_user_who_expires() {
+    let cluster = Cluster::new().await;
+    let mut alice = cluster.member("alice", &["access"]).await;
+    alice.valid_after = cluster.now().saturating_sub(CLOCK_SKEW);
+    let node = cluster.host("web-1", HostRole::Node);
+    let mut views = cluster.as_host(&node).watch_access().await.unwrap();
+    views.next().await.unwrap().unwrap();
+    let ends = cluster.now().saturating_add(Duration::from_secs(5));
+    let mut document = cluster.admin().user(alice.user.clone()).await.unwrap();
+    document.metadata.expires = Some(ends);
+    cluster.admin().replace_user(document.clone()).await.unwrap();
+    cluster.as_user(&alice).nodes().await.unwrap();
+    assert!(views.next().now_or_never().is_none());
+    cluster.clock.advance(Duration::from_secs(5));
+    let waited = tokio::time::Instant::now();
+    let view = views.next().await.unwrap().unwrap();
+    assert_eq!(view.deleted_users.get(&alice.user), Some(&ends));
+    assert!(waited.elapsed() < Duration::from_secs(6), "it is told at that moment: {:?}", waited.elapsed());
+    denied(cluster.as_user(&alice).nodes().await, "access denied");
+    document.metadata.expires = None;
+    document.metadata.revision = None;
+    cluster.admin().add_user(document).await.unwrap();
+    denied(cluster.as_user(&alice).nodes().await, "access denied");
 }

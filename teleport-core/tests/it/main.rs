@@ -26,6 +26,7 @@ mod rows;
 mod secrets;
 mod sessions;
 mod signing;
+mod slow;
 mod speed;
 mod suite;
 mod watches;

@@ -9,7 +9,7 @@ use teleport_core::auth::{AuthHandle, Caller};
 use teleport_core::cert::{HostIdentity, Identity};
 use teleport_core::clock::Timestamp;
 use teleport_core::id::{HostRole, SessionId};
-use teleport_core::recording::{MAX_PART_LEN, RecordingMeta};
+use teleport_core::recording::{Encoding, MAX_PART_LEN, RecordingMeta};
 
 use crate::cluster::{Cluster, at_once};
 
@@ -223,7 +223,7 @@ async fn a_recording_began_when_that_can_be_believed() {
         cluster.clock.advance(Duration::from_secs(120));
         api.create_recording(meta.clone()).await.unwrap();
         cluster.clock.set(now);
-        let query = RecordingQuery { from: Some(Timestamp::EPOCH), to: None, limit: 1000 };
+        let query = RecordingQuery { from: Some(Timestamp::EPOCH), limit: 1000, ..RecordingQuery::default() };
         let all = cluster.admin().recordings(query).await.unwrap();
         let info = all.iter().find(|info| info.meta.session == meta.session).unwrap();
         assert_eq!(info.meta.started, listed, "{said}");
@@ -240,7 +240,7 @@ async fn the_own_recordings_are_found_however_many_others_have() {
     for later in 1..=60_000 {
         let started = cluster.now().saturating_add(Duration::from_millis(later));
         let other = RecordingMeta { user: "bob".parse().unwrap(), ..meta(&cluster, &host, started) };
-        cluster.ports.recordings.create(&other).await.unwrap();
+        cluster.ports.recordings.create(&other, Encoding::Plain).await.unwrap();
     }
     let alice = CreateUser {
         name: "alice".parse().unwrap(),

@@ -1,20 +1,22 @@
 //! A role whose document exists and cannot be read: it may hold denials, so it refuses whoever holds it, and nobody else.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use teleport_core::access::{AccessChecker, Denied};
 use teleport_core::api::{
     AccessView, AdminApi, ApiErrorKind, CreateUser, IdentityApi, PresenceApi, PublicApi, ReissueRequest,
-    TrustApi,
+    ResourceApi, TrustApi, UpdateUser, UserInfo,
 };
 use teleport_core::audit::EventKind;
 use teleport_core::id::{HostRole, OsLogin};
 use teleport_core::resource::{NodeRecord, Role, RoleSpec, Spec};
 use teleport_core::storage::{BackendExt, Key};
-use teleport_core::testing::subject_keys;
+use teleport_core::testing::{ManualClock, subject_keys};
 
 use crate::cluster::{Cluster, PASSWORD};
+use crate::slow::Slow;
 
 /// What is stored of a role that denies, written by a newer version or damaged.
 const UNREADABLE: [&str; 4] = [
@@ -164,4 +166,62 @@ async fn a_role_of_another_version_refuses_its_holders_and_leaves_the_view() {
     assert!(view.roles.iter().all(|role| read.roles.get(&role.metadata.name).unwrap().role() == role));
     json["roles"].as_array_mut().unwrap().push(serde_json::json!({"spec": {}}));
     assert!(serde_json::from_value::<AccessView>(json).is_err(), "nobody knows whom it refuses");
+}
+
+/// A role is deleted and given at the same moment: one of the two is refused.
+#[tokio::test]
+async fn a_role_that_is_being_deleted_is_given_to_nobody() {
+    let clock = Arc::new(ManualClock::default());
+    let cluster = Arc::new(Cluster::over(Arc::new(Slow::new(clock.clone())), clock, |_| {}).await);
+    cluster.member("alice", &["access"]).await;
+    let (mut deleted, mut given) = (0, 0);
+    for turn in 0..48 {
+        cluster.admin().create_role(Role::new("passing", RoleSpec::default())).await.unwrap();
+        // Now the one has a start and then the other.
+        let deleting = async {
+            for _ in 0..turn % 12 {
+                tokio::task::yield_now().await;
+            }
+            cluster.admin().delete_role("passing".parse().unwrap()).await
+        };
+        let giving = async {
+            for _ in 0..6 {
+                tokio::task::yield_now().await;
+            }
+            let roles = vec!["access".parse().unwrap(), "passing".parse().unwrap()];
+            let (admin, name) = (cluster.admin(), format!("new-{turn}").parse().unwrap());
+            if turn < 24 {
+                let change = UpdateUser { roles: Some(roles), ..UpdateUser::default() };
+                admin.update_user("alice".parse().unwrap(), change).await
+            } else {
+                let user = CreateUser { name, roles, logins: Vec::new(), ttl: None };
+                admin.create_user(user).await.map(drop)
+            }
+        };
+        let outcome = tokio::join!(deleting, giving);
+        let holders = cluster.admin().users().await.unwrap();
+        let passing = |user: &UserInfo| user.roles.iter().any(|role| role.as_str() == "passing");
+        match outcome {
+            (Ok(()), Err(error)) => {
+                assert_eq!(
+                    (error.kind(), error.message()),
+                    (ApiErrorKind::Invalid, "there is no role passing")
+                );
+                assert!(!holders.iter().any(passing));
+                deleted += 1;
+            }
+            (Err(error), Ok(())) => {
+                assert_eq!(error.kind(), ApiErrorKind::Conflict, "{error:?}");
+                assert!(holders.iter().any(passing));
+                let none = UpdateUser { roles: Some(Vec::new()), ..UpdateUser::default() };
+                for user in holders.into_iter().filter(passing) {
+                    cluster.admin().update_user(user.name, none.clone()).await.unwrap();
+                }
+                cluster.admin().delete_role("passing".parse().unwrap()).await.unwrap();
+                given += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(deleted > 0 && given > 0, "{deleted} {given}");
 }

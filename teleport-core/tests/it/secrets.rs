@@ -145,7 +145,7 @@ async fn i5_a_deleted_user_leaves_nothing() {
     cluster.admin().delete_user("alice".parse().unwrap()).await.unwrap();
     let mut left = cluster.backend.list(&Prefix::root()).await.unwrap();
     // That there was somebody of this name, until the last certificate has ended.
-    left.retain(|item| item.key.as_str() != "deleted-users/alice");
+    left.retain(|item| item.key.as_str() != "withdrawn/alice");
     for item in &left {
         let text = format!("{} {}", item.key, String::from_utf8_lossy(&item.value));
         assert!(!text.contains("alice") || text.contains("alice2"), "{text}");

@@ -4,7 +4,7 @@ use teleport_core::api::{AdminApi, ApiErrorKind, RecordingApi, RecordingQuery, R
 use teleport_core::clock::Timestamp;
 use teleport_core::entropy::EntropyExt;
 use teleport_core::id::{HostRole, SessionId, UserName};
-use teleport_core::recording::RecordingMeta;
+use teleport_core::recording::{Encoding, RecordingMeta};
 use teleport_core::resource::{Role, RoleConditions, RoleSpec, Rule, Verb};
 use teleport_core::testing::RepeatableEntropy;
 
@@ -63,11 +63,11 @@ fn recording(cluster: &Cluster, number: u64, user: &str) -> RecordingMeta {
 }
 
 async fn put(cluster: &Cluster, meta: &RecordingMeta) {
-    cluster.ports.recordings.create(meta).await.unwrap();
+    cluster.ports.recordings.create(meta, Encoding::Plain).await.unwrap();
 }
 
 fn everything(limit: usize) -> RecordingQuery {
-    RecordingQuery { from: Some(Timestamp::EPOCH), to: None, limit }
+    RecordingQuery { from: Some(Timestamp::EPOCH), limit, ..RecordingQuery::default() }
 }
 
 fn role(name: &str, said: &[Said]) -> Role {

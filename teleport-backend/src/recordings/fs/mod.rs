@@ -8,6 +8,7 @@
 //! sessions/<session>/data                      all parts, once it is complete
 //! sessions/<session>/lengths                   of the parts, 4 bytes each, little-endian
 //! sessions/<session>/complete.json             written last: from then on the recording is immutable
+//! deleted/<session>/…                          what is being removed
 //! ```
 //!
 //! Directories have mode 0700, files 0600. Names are made from parsed session ids and from numbers only.
@@ -23,7 +24,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use teleport_core::clock::Timestamp;
 use teleport_core::id::{SessionId, UserName};
-use teleport_core::recording::{RecordingError, RecordingInfo, RecordingMeta, RecordingStore};
+use teleport_core::recording::{
+    Completion, Encoding, Listing, Place, RecordingError, RecordingInfo, RecordingMeta, RecordingStore,
+    Rewrite,
+};
 
 use self::session::Session;
 use crate::shared::files;
@@ -32,6 +36,8 @@ use crate::shared::files;
 const STRIPES: usize = 64;
 const DAYS: &str = "days";
 const USERS: &str = "users";
+const SESSIONS: &str = "sessions";
+const DELETED: &str = "deleted";
 
 /// A [`RecordingStore`] in a directory of a local file system. One process writes to it.
 #[derive(Clone, Debug)]
@@ -54,10 +60,10 @@ impl FsRecordingStore {
         let store = Self(Arc::new(Store { locks: std::array::from_fn(|_| Mutex::new(())), root }));
         store
             .run(|store| {
-                files::create_directory(&store.days())?;
-                files::create_directory(&store.root.join("sessions"))?;
-                files::sync_directory(&store.root)?;
-                store.make_users()
+                for name in [DAYS, USERS, SESSIONS, DELETED] {
+                    files::create_directory(&store.root.join(name))?;
+                }
+                Ok(files::sync_directory(&store.root)?)
             })
             .await?;
         Ok(store)
@@ -83,6 +89,7 @@ enum Failure {
     Damaged(PathBuf),
     Io(std::io::Error),
     NotFound,
+    Refused(RecordingError),
 }
 
 /// A file of the store does not have the form that the store wrote.
@@ -103,13 +110,14 @@ impl From<Failure> for RecordingError {
             Failure::Damaged(path) => Self::unavailable(Damaged(path)),
             Failure::Io(error) => Self::unavailable(error),
             Failure::NotFound => Self::NotFound,
+            Failure::Refused(error) => error,
         }
     }
 }
 
 impl Store {
     fn session(&self, session: SessionId) -> Session {
-        Session::new(self.root.join("sessions").join(session.to_string()))
+        Session::new(self.root.join(SESSIONS).join(session.to_string()))
     }
 
     fn locked<T>(
@@ -134,72 +142,94 @@ impl Store {
         self.root.join(USERS).join(user.as_str())
     }
 
-    /// Makes the lists of the users, of a store that was made before there were any.
-    fn make_users(&self) -> Result<(), Failure> {
-        let users = self.root.join(USERS);
-        if users.exists() {
-            return Ok(());
-        }
-        // Under another name until it is whole.
-        let unfinished = self.root.join("users.new");
-        files::create_directory(&unfinished)?;
-        for day in names(&self.days())?.iter().filter(|day| files::is_day(day)) {
-            for (_, session) in markers(&self.days().join(day))? {
-                match self.session(session).info() {
-                    Ok(info) => {
-                        let own = unfinished.join(info.meta.user.as_str());
-                        files::create_directory(&own)?;
-                        mark(&own, &info.meta)?;
-                    }
-                    Err(failure) => left_out(session, failure),
-                }
-            }
-        }
-        files::sync_directory(&unfinished)?;
-        std::fs::rename(&unfinished, &users)?;
-        Ok(files::sync_directory(&self.root)?)
-    }
-
     /// Puts a recording into the lists. Its markers may be there already.
     fn mark(&self, meta: &RecordingMeta) -> Result<(), Failure> {
-        let own = self.days_of(&meta.user);
+        self.mark_for(&meta.user, meta)?;
+        mark(&self.days(), meta)
+    }
+
+    /// Puts it into the list of one user.
+    fn mark_for(&self, user: &UserName, meta: &RecordingMeta) -> Result<(), Failure> {
+        let own = self.days_of(user);
         if !own.exists() {
             files::create_directory(&own)?;
             files::sync_directory(&self.root.join(USERS))?;
         }
-        mark(&own, meta)?;
-        mark(&self.days(), meta)
+        mark(&own, meta)
     }
 
-    /// The newest recordings of a list.
-    fn list(
-        &self,
-        list: &Path,
-        from: Timestamp,
-        to: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<RecordingInfo>, Failure> {
-        let (first, last) = (files::day(from), files::day(to));
-        let mut days = names(list)?;
+    /// What is listed.
+    fn list(&self, listing: &Listing) -> Result<Vec<RecordingInfo>, Failure> {
+        let list = listing.user.as_ref().map_or_else(|| self.days(), |user| self.days_of(user));
+        let newest = listing.after.map_or(listing.to, |after| after.started.min(listing.to));
+        let (first, last) = (files::day(listing.from), files::day(newest));
+        let mut days = names(&list)?;
         days.retain(|day| files::is_day(day) && (&first..=&last).contains(&day));
         days.sort_unstable_by(|a, b| b.cmp(a));
         let mut found = Vec::new();
         for day in days {
-            for (started, session) in markers(&list.join(day))? {
-                if found.len() >= limit {
+            for place in places(&list.join(day))? {
+                if found.len() >= listing.limit {
                     return Ok(found);
                 }
-                if started < from || started >= to {
+                if !listing.covers(place) {
                     continue;
                 }
-                match self.session(session).info() {
-                    Ok(info) => found.push(info),
+                match self.session(place.session).info() {
+                    Ok(info) if listing.user.as_ref().is_none_or(|user| info.has_participant(user)) => {
+                        found.push(info);
+                    }
+                    // The mark of a user who did not take part after all, or of what was deleted.
+                    Ok(_) | Err(Failure::NotFound) => {}
                     // One damaged recording must not hide the others.
-                    Err(failure) => left_out(session, failure),
+                    Err(failure) => left_out(place.session, failure),
                 }
             }
         }
         Ok(found)
+    }
+
+    /// Moves a recording out of the way, which is one step, and removes it there.
+    fn delete(&self, session: SessionId) -> Result<(), Failure> {
+        let name = session.to_string();
+        let (sessions, deleted) = (self.root.join(SESSIONS), self.root.join(DELETED));
+        let trash = deleted.join(&name);
+        if sessions.join(&name).exists() {
+            // Of a deletion that was interrupted, after which the recording was begun again.
+            remove_directory(&trash)?;
+            std::fs::rename(sessions.join(&name), &trash)?;
+            files::sync_directory(&deleted)?;
+            files::sync_directory(&sessions)?;
+        }
+        let gone = Session::new(trash.clone());
+        // Marks of a recording that nobody can read any more are passed over by the list.
+        if let Ok(meta) = gone.meta() {
+            unmark(&self.days(), &meta)?;
+            for user in std::iter::once(&meta.user).chain(&gone.participants()) {
+                unmark(&self.days_of(user), &meta)?;
+            }
+        }
+        remove_directory(&trash)
+    }
+}
+
+fn remove_directory(path: &Path) -> Result<(), Failure> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The name of a recording's marker. Zeroes in front make names sort like time.
+fn marker(meta: &RecordingMeta) -> String {
+    format!("{:015}-{}", meta.started.unix_millis(), meta.session)
+}
+
+/// Takes a recording out of the list `days`.
+fn unmark(days: &Path, meta: &RecordingMeta) -> Result<(), Failure> {
+    match std::fs::remove_file(days.join(files::day(meta.started)).join(marker(meta))) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
@@ -210,20 +240,22 @@ fn mark(days: &Path, meta: &RecordingMeta) -> Result<(), Failure> {
         files::create_directory(&day)?;
         files::sync_directory(days)?;
     }
-    // Zeroes in front make names sort like time.
-    let name = format!("{:015}-{}", meta.started.unix_millis(), meta.session);
-    files::private().write(true).truncate(false).open(day.join(name))?.sync_all()?;
+    files::private().write(true).truncate(false).open(day.join(marker(meta)))?.sync_all()?;
     Ok(files::sync_directory(&day)?)
 }
 
-/// The markers of a day, newest first.
-fn markers(day: &Path) -> Result<impl Iterator<Item = (Timestamp, SessionId)>, Failure> {
-    let mut markers = names(day)?;
-    markers.sort_unstable_by(|a, b| b.cmp(a));
-    Ok(markers.into_iter().filter_map(|marker| {
-        let (millis, session) = marker.split_once('-')?;
-        Some((Timestamp::from_unix_millis(millis.parse().ok()?), session.parse().ok()?))
-    }))
+/// What is listed for a day, in order.
+fn places(day: &Path) -> Result<Vec<Place>, Failure> {
+    let mut places: Vec<Place> = names(day)?
+        .iter()
+        .filter_map(|marker| {
+            let (millis, session) = marker.split_once('-')?;
+            let started = Timestamp::from_unix_millis(millis.parse().ok()?);
+            Some(Place { started, session: session.parse().ok()? })
+        })
+        .collect();
+    places.sort_unstable();
+    Ok(places)
 }
 
 fn left_out(session: SessionId, failure: Failure) {
@@ -241,10 +273,10 @@ fn names(directory: &Path) -> Result<Vec<String>, Failure> {
 
 #[async_trait]
 impl RecordingStore for FsRecordingStore {
-    async fn create(&self, meta: &RecordingMeta) -> Result<(), RecordingError> {
+    async fn create(&self, meta: &RecordingMeta, encoding: Encoding) -> Result<(), RecordingError> {
         let meta = meta.clone();
         self.run(move |store| {
-            store.locked(meta.session, |session| session.create(&meta))?;
+            store.locked(meta.session, |session| session.create(&meta, encoding))?;
             // Last, and again if it was begun before: without it the recording would not be listed.
             store.mark(&meta)
         })
@@ -256,11 +288,26 @@ impl RecordingStore for FsRecordingStore {
     }
 
     async fn parts(&self, session: SessionId) -> Result<u32, RecordingError> {
-        self.run(move |store| store.session(session).parts()).await
+        Ok(u32::try_from(self.lengths(session).await?.len()).unwrap_or(u32::MAX))
     }
 
-    async fn complete(&self, session: SessionId, parts: u32, at: Timestamp) -> Result<(), RecordingError> {
-        self.run(move |store| store.locked(session, |session| session.complete(parts, at))).await
+    async fn lengths(&self, session: SessionId) -> Result<Vec<u32>, RecordingError> {
+        self.run(move |store| store.session(session).lengths()).await
+    }
+
+    async fn complete(&self, session: SessionId, completion: &Completion) -> Result<(), RecordingError> {
+        let completion = completion.clone();
+        self.run(move |store| {
+            store.locked(session, |session| {
+                // First: a recording that is complete is listed for everybody.
+                let meta = session.meta()?;
+                for user in &completion.participants {
+                    store.mark_for(user, &meta)?;
+                }
+                session.complete(&completion)
+            })
+        })
+        .await
     }
 
     async fn info(&self, session: SessionId) -> Result<RecordingInfo, RecordingError> {
@@ -271,23 +318,16 @@ impl RecordingStore for FsRecordingStore {
         self.run(move |store| store.session(session).read(offset, len)).await
     }
 
-    async fn list(
-        &self,
-        from: Timestamp,
-        to: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<RecordingInfo>, RecordingError> {
-        self.run(move |store| store.list(&store.days(), from, to, limit)).await
+    async fn list(&self, listing: &Listing) -> Result<Vec<RecordingInfo>, RecordingError> {
+        let listing = listing.clone();
+        self.run(move |store| store.list(&listing)).await
     }
 
-    async fn list_of(
-        &self,
-        user: &UserName,
-        from: Timestamp,
-        to: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<RecordingInfo>, RecordingError> {
-        let user = user.clone();
-        self.run(move |store| store.list(&store.days_of(&user), from, to, limit)).await
+    async fn delete(&self, session: SessionId) -> Result<(), RecordingError> {
+        self.run(move |store| store.locked(session, |_| store.delete(session))).await
+    }
+
+    async fn rewrite(&self, session: SessionId, change: Rewrite) -> Result<(), RecordingError> {
+        self.run(move |store| store.locked(session, |session| session.rewrite(&change))).await
     }
 }

@@ -1,15 +1,18 @@
 //! The directory of one recording.
 
 use std::fs::File;
-use std::io::{self, BufWriter, ErrorKind, Read, Write};
+use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use teleport_core::clock::Timestamp;
-use teleport_core::recording::{MAX_PART_LEN, MAX_PARTS, RecordingInfo, RecordingMeta};
+use teleport_core::id::UserName;
+use teleport_core::recording::{
+    Completion, Encoding, MAX_PARTS, MAX_STORED_PART_LEN, RecordingError, RecordingInfo, RecordingMeta,
+    Rewrite,
+};
 
 use super::Failure;
 use crate::shared::files;
@@ -28,15 +31,15 @@ const META: &str = "meta.json";
 #[derive(Serialize, Deserialize)]
 struct MetaFile {
     version: u32,
+    encoding: Encoding,
     meta: RecordingMeta,
 }
 
 #[derive(Serialize, Deserialize)]
 struct CompleteFile {
     version: u32,
-    completed: Timestamp,
+    completion: Completion,
     len: u64,
-    parts: u32,
 }
 
 pub(super) struct Session {
@@ -75,19 +78,23 @@ impl Session {
         Ok(files::replace(&self.path, name, |file| file.write_all(&text))?)
     }
 
-    fn meta(&self) -> Result<RecordingMeta, Failure> {
+    fn meta_file(&self) -> Result<MetaFile, Failure> {
         match document::<MetaFile>(&self.path.join(META))? {
-            Some(file) if file.version == VERSION => Ok(file.meta),
+            Some(file) if file.version == VERSION => Ok(file),
             Some(_) => Err(Failure::Damaged(self.path.join(META))),
             None => Err(Failure::NotFound),
         }
+    }
+
+    pub(super) fn meta(&self) -> Result<RecordingMeta, Failure> {
+        Ok(self.meta_file()?.meta)
     }
 
     fn completion(&self) -> Result<Option<CompleteFile>, Failure> {
         document(&self.path.join(COMPLETE))
     }
 
-    pub(super) fn create(&self, meta: &RecordingMeta) -> Result<(), Failure> {
+    pub(super) fn create(&self, meta: &RecordingMeta, encoding: Encoding) -> Result<(), Failure> {
         match self.meta() {
             Ok(existing) if existing == *meta => Ok(()),
             Ok(_) => Err(Failure::Conflict("another recording has this session id")),
@@ -96,14 +103,14 @@ impl Session {
                 if let Some(sessions) = self.path.parent() {
                     files::sync_directory(sessions)?;
                 }
-                self.write_document(META, &MetaFile { version: VERSION, meta: meta.clone() })
+                self.write_document(META, &MetaFile { version: VERSION, encoding, meta: meta.clone() })
             }
             Err(failure) => Err(failure),
         }
     }
 
     pub(super) fn put_part(&self, number: u32, part: &[u8]) -> Result<(), Failure> {
-        if part.len() > MAX_PART_LEN {
+        if part.len() > MAX_STORED_PART_LEN {
             return Err(Failure::Conflict("the part is too long"));
         }
         if number >= MAX_PARTS {
@@ -111,7 +118,7 @@ impl Session {
         }
         self.meta()?;
         let stored = match self.completion()? {
-            Some(complete) if number >= complete.parts => {
+            Some(complete) if number >= complete.completion.parts => {
                 return Err(Failure::Conflict("the recording is complete"));
             }
             Some(_) => Some(self.stored_part(number)?),
@@ -126,52 +133,54 @@ impl Session {
 
     /// A part of a complete recording.
     fn stored_part(&self, number: u32) -> Result<Vec<u8>, Failure> {
-        let damaged = || Failure::Damaged(self.path.join(LENGTHS));
-        let lengths = std::fs::read(self.path.join(LENGTHS))?;
-        let (mut offset, mut len) = (0, None);
-        for (part, bytes) in (0_u32..).zip(lengths.chunks_exact(4)) {
-            let this = u32::from_le_bytes(bytes.try_into().map_err(|_| damaged())?);
-            if part == number {
-                len = Some(this);
-                break;
-            }
-            offset += u64::from(this);
-        }
-        let len = len.filter(|len| *len as usize <= MAX_PART_LEN).ok_or_else(damaged)?;
+        let lengths = self.final_lengths()?;
+        let index = usize::try_from(number).unwrap_or(usize::MAX);
+        let len = *lengths.get(index).ok_or_else(|| Failure::Damaged(self.path.join(LENGTHS)))?;
+        let offset = lengths.iter().take(index).copied().map(u64::from).sum();
         let mut part = vec![0; len as usize];
         File::open(self.path.join(DATA))?.read_exact_at(&mut part, offset)?;
         Ok(part)
     }
 
-    /// The lengths of the parts that are there without a gap.
-    fn lengths(&self) -> Result<Vec<u64>, Failure> {
+    /// The lengths of the parts of a complete recording.
+    fn final_lengths(&self) -> Result<Vec<u32>, Failure> {
+        let path = self.path.join(LENGTHS);
+        let bytes = std::fs::read(&path)?;
+        let (chunks, rest) = bytes.as_chunks::<4>();
+        let lengths: Vec<u32> = chunks.iter().map(|chunk| u32::from_le_bytes(*chunk)).collect();
+        if !rest.is_empty() || lengths.iter().any(|len| *len as usize > MAX_STORED_PART_LEN) {
+            return Err(Failure::Damaged(path));
+        }
+        Ok(lengths)
+    }
+
+    /// The lengths of the parts that are there without a gap, while the upload goes on.
+    fn lengths_so_far(&self) -> Result<Vec<u32>, Failure> {
         let mut lengths = Vec::new();
         for number in 0..MAX_PARTS {
             match optional(std::fs::metadata(self.part(number)))? {
-                Some(metadata) => lengths.push(metadata.len()),
+                Some(metadata) => lengths.push(u32::try_from(metadata.len()).unwrap_or(u32::MAX)),
                 None => break,
             }
         }
         Ok(lengths)
     }
 
-    pub(super) fn parts(&self) -> Result<u32, Failure> {
+    pub(super) fn lengths(&self) -> Result<Vec<u32>, Failure> {
         self.meta()?;
-        if let Some(complete) = self.completion()? {
-            return Ok(complete.parts);
+        if self.completion()?.is_some() {
+            return self.final_lengths();
         }
-        let lengths = self.lengths()?;
-        match self.completion()? {
-            // It was completed meanwhile, and the parts were disappearing.
-            Some(complete) => Ok(complete.parts),
-            None => Ok(u32::try_from(lengths.len()).unwrap_or(MAX_PARTS)),
-        }
+        let lengths = self.lengths_so_far()?;
+        // It may have been completed meanwhile, and the parts were disappearing.
+        if self.completion()?.is_some() { self.final_lengths() } else { Ok(lengths) }
     }
 
-    pub(super) fn complete(&self, parts: u32, at: Timestamp) -> Result<(), Failure> {
+    pub(super) fn complete(&self, completion: &Completion) -> Result<(), Failure> {
         self.meta()?;
+        let parts = completion.parts;
         if let Some(complete) = self.completion()? {
-            return if complete.parts == parts {
+            return if complete.completion.parts == parts {
                 self.remove_parts()
             } else {
                 Err(Failure::Conflict("the recording is complete with another number of parts"))
@@ -199,8 +208,44 @@ impl Session {
         })?;
         files::replace(&self.path, LENGTHS, |file| file.write_all(&lengths))?;
         // From here on the recording is complete; the parts are only in the way.
-        self.write_document(COMPLETE, &CompleteFile { version: VERSION, completed: at, len, parts })?;
+        let completion = completion.clone();
+        self.write_document(COMPLETE, &CompleteFile { version: VERSION, completion, len })?;
         self.remove_parts()
+    }
+
+    /// Writes all parts anew, beside the old ones until they are whole.
+    pub(super) fn rewrite(&self, change: &Rewrite) -> Result<(), Failure> {
+        self.meta()?;
+        if self.completion()?.is_none() {
+            return Err(Failure::Conflict("the recording is not complete"));
+        }
+        let lengths = self.final_lengths()?;
+        let mut old = BufReader::with_capacity(1 << 18, File::open(self.path.join(DATA))?);
+        let mut refused = None;
+        let written = files::replace(&self.path, DATA, |file| {
+            let mut data = BufWriter::with_capacity(1 << 18, file);
+            for (number, len) in (0..).zip(&lengths) {
+                let mut part = vec![0; *len as usize];
+                old.read_exact(&mut part)?;
+                let new = match change(number, part.into()) {
+                    Ok(new) if new.len() == *len as usize => new,
+                    Ok(_) => {
+                        refused = Some(RecordingError::Conflict { reason: "the part has another length" });
+                        return Err(ErrorKind::Other.into());
+                    }
+                    Err(error) => {
+                        refused = Some(error);
+                        return Err(ErrorKind::Other.into());
+                    }
+                };
+                data.write_all(&new)?;
+            }
+            data.flush()
+        });
+        match refused {
+            Some(error) => Err(Failure::Refused(error)),
+            None => Ok(written?),
+        }
     }
 
     /// The numbers of all parts, in order.
@@ -221,21 +266,24 @@ impl Session {
     }
 
     pub(super) fn info(&self) -> Result<RecordingInfo, Failure> {
-        let meta = self.meta()?;
-        let completion = match self.completion()? {
-            Some(completion) => Ok(completion),
+        let MetaFile { meta, encoding, .. } = self.meta_file()?;
+        let (completion, len) = match self.completion()? {
+            Some(CompleteFile { completion, len, .. }) => (Some(completion), len),
             None => {
-                let len = self.lengths()?.iter().sum();
+                let so_far = self.lengths_so_far()?.into_iter().map(u64::from).sum();
                 // Looked for again, because completing removes the parts that were counted.
-                self.completion()?.ok_or(len)
+                match self.completion()? {
+                    Some(CompleteFile { completion, len, .. }) => (Some(completion), len),
+                    None => (None, so_far),
+                }
             }
         };
-        Ok(match completion {
-            Ok(CompleteFile { completed, len, .. }) => {
-                RecordingInfo { meta, completed: Some(completed), len }
-            }
-            Err(len) => RecordingInfo { meta, completed: None, len },
-        })
+        Ok(RecordingInfo::new(meta, encoding, len, completion))
+    }
+
+    /// Who is listed as having taken part, beside the user, and must be forgotten.
+    pub(super) fn participants(&self) -> Vec<UserName> {
+        self.completion().ok().flatten().map(|file| file.completion.participants).unwrap_or_default()
     }
 
     pub(super) fn read(&self, offset: u64, len: usize) -> Result<Bytes, Failure> {
@@ -250,7 +298,8 @@ impl Session {
             // Farther than any file reaches; the system would call it an error.
             return Ok(bytes.into());
         }
-        let mut file = File::open(self.path.join(DATA))?;
+        // What is gone was deleted meanwhile.
+        let mut file = optional(File::open(self.path.join(DATA)))?.ok_or(Failure::NotFound)?;
         io::Seek::seek(&mut file, io::SeekFrom::Start(offset))?;
         file.take(len.min(MAX_READ) as u64).read_to_end(&mut bytes)?;
         Ok(bytes.into())

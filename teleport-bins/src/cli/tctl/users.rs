@@ -1,5 +1,6 @@
 //! `tctl users` and `tctl roles`.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -54,17 +55,17 @@ pub(super) enum Command {
         #[arg(value_delimiter = ',', required = true)]
         names: Vec<UserName>,
     },
-    /// Change roles, logins or traits of a user; what is not said stays. Certificates keep what they say until they expire
+    /// Change roles, logins or traits of a user; what is not said stays. A role that is taken counts at once; certificates keep their logins and traits until they expire
     #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
     Update {
         /// The user
         name: UserName,
-        /// All logins from now on
-        #[arg(long, value_delimiter = ',', group = "change")]
-        set_logins: Option<Vec<OsLogin>>,
-        /// All roles from now on
-        #[arg(long, value_delimiter = ',', group = "change")]
-        set_roles: Option<Vec<RoleName>>,
+        /// All logins from now on; `--set-logins=` is none
+        #[arg(long, value_name = "LOGIN,LOGIN", group = "change")]
+        set_logins: Option<Vec<List<OsLogin>>>,
+        /// All roles from now on; `--set-roles=` is none
+        #[arg(long, value_name = "ROLE,ROLE", group = "change")]
+        set_roles: Option<Vec<List<RoleName>>>,
         /// A trait and all its values from now on; without values it is removed. Repeatable
         #[arg(long, value_name = "NAME=VALUE,VALUE", value_parser = parse_trait, group = "change")]
         set_traits: Vec<(String, Vec<String>)>,
@@ -145,7 +146,11 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
             Ok(())
         }
         Command::Update { name, set_logins, set_roles, set_traits } => {
-            let mut request = UpdateUser { roles: set_roles, logins: set_logins, ..UpdateUser::default() };
+            let mut request = UpdateUser {
+                roles: set_roles.map(List::all),
+                logins: set_logins.map(List::all),
+                ..UpdateUser::default()
+            };
             for (key, values) in set_traits {
                 request.traits.entry(key).or_default().extend(values);
             }
@@ -164,6 +169,25 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
     }
 }
 
+/// Names with commas between them; an empty text is none.
+#[derive(Clone, Debug)]
+pub(super) struct List<T>(Vec<T>);
+
+impl<T> List<T> {
+    fn all(lists: Vec<Self>) -> Vec<T> {
+        lists.into_iter().flat_map(|list| list.0).collect()
+    }
+}
+
+impl<T: FromStr> FromStr for List<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+        names.map(str::parse).collect::<Result<_, _>>().map(Self)
+    }
+}
+
 /// Reads `name=value,value`, or `name=` for no values.
 fn parse_trait(text: &str) -> Result<(String, Vec<String>), String> {
     let (name, values) = text.split_once('=').ok_or("write it like team=db,web, or team= to remove it")?;
@@ -171,16 +195,19 @@ fn parse_trait(text: &str) -> Result<(String, Vec<String>), String> {
     Ok((name.trim().to_owned(), values.map(str::to_owned).collect()))
 }
 
+fn names<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    let names: Vec<&str> = names.collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(",") }
+}
+
 /// A line for everything that was changed.
 fn describe(request: &UpdateUser) -> String {
     let mut lines = Vec::new();
     if let Some(roles) = &request.roles {
-        let roles: Vec<&str> = roles.iter().map(RoleName::as_str).collect();
-        lines.push(format!("  roles: {}", roles.join(",")));
+        lines.push(format!("  roles: {}", names(roles.iter().map(RoleName::as_str))));
     }
     if let Some(logins) = &request.logins {
-        let logins: Vec<&str> = logins.iter().map(OsLogin::as_str).collect();
-        lines.push(format!("  logins: {}", logins.join(",")));
+        lines.push(format!("  logins: {}", names(logins.iter().map(OsLogin::as_str))));
     }
     lines.extend(request.traits.iter().map(|(name, values)| match values.as_slice() {
         [] => format!("  trait {name} removed"),

@@ -61,7 +61,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode>
     }
     let profile = context.profile()?;
     let from = from_utc.unwrap_or_else(|| context.clock.now().saturating_sub(last));
-    let query = RecordingQuery { from: Some(from), to: to_utc, limit };
+    let query = RecordingQuery { from: Some(from), to: to_utc, limit, ..RecordingQuery::default() };
     let recordings = context.api(&profile).recordings(query).await?;
     format.print(&recordings, || {
         if recordings.is_empty() {

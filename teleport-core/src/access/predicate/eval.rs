@@ -146,7 +146,7 @@ impl List {
                 .traits
                 .get(name)
                 .is_some_and(|values| values.iter().any(|value| passes(value)))),
-            Self::UserRoles => Ok(facts.subject.roles.iter().any(|role| passes(role.as_str()))),
+            Self::UserRoles => Ok(facts.subject.held().any(|role| passes(role.as_str()))),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What conditions are evaluated against.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cert::{Traits, UserIdentity};
 use crate::id::RoleName;
@@ -14,19 +14,41 @@ pub struct Subject<'a> {
     pub name: &'a str,
     /// The user's roles.
     pub roles: &'a [RoleName],
+    /// Those of the roles that were taken from the user since: what they deny and restrict counts on, what they allow does not.
+    pub taken: &'a BTreeSet<RoleName>,
     /// The user's traits.
     pub traits: &'a Traits,
 }
 
+impl<'a> Subject<'a> {
+    /// A user from whom nothing was taken.
+    pub const fn new(name: &'a str, roles: &'a [RoleName], traits: &'a Traits) -> Self {
+        Self { name, roles, taken: Self::NONE_TAKEN, traits }
+    }
+
+    /// Of whom nothing was taken.
+    pub const NONE_TAKEN: &'static BTreeSet<RoleName> = &BTreeSet::new();
+
+    /// As what denies sees the user: with every role of the certificate.
+    pub(in crate::access) const fn with_taken(self) -> Self {
+        Self { taken: Self::NONE_TAKEN, ..self }
+    }
+
+    /// The roles that the user still has.
+    pub(super) fn held(self) -> impl Iterator<Item = &'a RoleName> {
+        self.roles.iter().filter(move |role| !self.taken.contains(*role))
+    }
+}
+
 impl<'a> From<&'a UserIdentity> for Subject<'a> {
     fn from(identity: &'a UserIdentity) -> Self {
-        Self { name: identity.user.as_str(), roles: &identity.roles, traits: &identity.traits }
+        Self::new(identity.user.as_str(), &identity.roles, &identity.traits)
     }
 }
 
 impl<'a> From<&'a User> for Subject<'a> {
     fn from(user: &'a User) -> Self {
-        Self { name: &user.metadata.name, roles: &user.spec.roles, traits: &user.spec.traits }
+        Self::new(&user.metadata.name, &user.spec.roles, &user.spec.traits)
     }
 }
 

@@ -122,7 +122,7 @@ impl Predicate {
     /// Whether it holds of a node, whoever asks: for [`Scope::Queries`]. What depends on the user does not hold.
     pub fn matches_node(&self, node: &NodeRecord) -> bool {
         static NO_TRAITS: Traits = Traits::new();
-        let subject = Subject { name: "", roles: &[], traits: &NO_TRAITS };
+        let subject = Subject::new("", &[], &NO_TRAITS);
         let resource = ResourceFacts {
             name: Some(node.name.as_str()),
             address: Some(&node.address),

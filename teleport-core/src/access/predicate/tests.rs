@@ -41,7 +41,7 @@ fn evaluate(source: &str, scope: Scope, known: bool) -> Option<bool> {
     } else {
         ResourceFacts::default()
     };
-    let facts = Facts { subject: Subject { name: "alice", roles: &roles, traits: &traits }, resource };
+    let facts = Facts { subject: Subject::new("alice", &roles, &traits), resource };
     let predicate = Predicate::new(source, scope).unwrap_or_else(|error| panic!("{source}: {error}"));
     predicate.evaluate(&facts)
 }

@@ -4,8 +4,11 @@ mod explain;
 mod options;
 mod properties;
 mod rules;
+mod taken;
 
 use super::*;
+use crate::api::AccessView;
+use crate::cert::TrustBundle;
 use crate::clock::Timestamp;
 use crate::id::NodeName;
 use crate::label::LabelMatcher;
@@ -58,6 +61,12 @@ fn identity(roles: &[&str], logins: &[&str]) -> UserIdentity {
 fn holder(roles: &[Role]) -> UserIdentity {
     let names: Vec<&str> = roles.iter().map(|role| role.metadata.name.as_str()).collect();
     identity(&names, &["root", "alice", "admin"])
+}
+
+fn access_view(roles: impl Into<RoleSet>) -> AccessView {
+    let cluster = "example.com".parse().unwrap();
+    let (user_ca, host_ca, user_tls_ca, host_tls_ca) = Default::default();
+    AccessView::new(TrustBundle { cluster, user_ca, host_ca, user_tls_ca, host_tls_ca }, roles)
 }
 
 /// Decides as a user with all of `roles`.

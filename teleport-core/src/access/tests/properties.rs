@@ -1,10 +1,12 @@
 //! What holds for all roles.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::id::RoleName;
 use crate::resource::{PortForwarding, Rule, Switch};
 
 const LOGINS: [&str; 5] = ["root", "alice", "admin", "*", "{{internal.logins}}"];
@@ -167,6 +169,44 @@ proptest! {
         }
         if before.is_ok() {
             prop_assert!(with(role("more", half, none())).is_ok());
+        }
+    }
+
+    /// Of a role that was taken from the user nothing is left but what it denies and restricts: nothing is wider than before, or
+    /// without a role that is as the taken one was without its allowances.
+    #[test]
+    fn c8_what_is_taken_only_narrows(
+        roles in any_roles(),
+        taken in proptest::collection::vec(any::<bool>(), 5),
+        labels in 0..NODES.len(),
+        as_login in 0..3_usize,
+    ) {
+        let (labels, as_login) = (NODES[labels], LOGINS[as_login]);
+        let (mut view, identity) = (access_view(roles.clone()), holder(&roles));
+        let names = roles.iter().zip(&taken).filter(|(_, taken)| **taken).map(|(role, _)| &role.metadata.name);
+        let names: BTreeSet<RoleName> = names.map(|name| name.parse().unwrap()).collect();
+        view.taken_roles.insert(identity.user.clone(), names.clone());
+        let checker = view.checker(&identity);
+        let after = checker.check_login(&identity, &node(labels), &login(as_login));
+        let mut left = roles.clone();
+        for role in left.iter_mut().filter(|role| names.iter().any(|name| name.as_str() == role.metadata.name)) {
+            role.spec.allow = none();
+        }
+        prop_assert_eq!(after.is_ok(), decide(&left, labels, as_login).is_ok());
+        prop_assert_eq!(checker.can_see(&node(labels)), {
+            let set = RoleSet::new(left.clone());
+            AccessChecker::for_identity(&identity, &set).can_see(&node(labels))
+        });
+        for kind in ["user", "session"] {
+            let set = RoleSet::new(left.clone());
+            let model = AccessChecker::for_identity(&identity, &set).check_rule(kind, Verb::Read);
+            prop_assert_eq!(checker.check_rule(kind, Verb::Read).is_ok(), model.is_ok());
+        }
+        if let Ok(after) = after {
+            prop_assert!(!names.iter().any(|name| name.as_str() == after.role));
+            let before = grant(&roles, labels, as_login).unwrap();
+            let (before, after) = (width(&before.policy), width(&after.policy));
+            prop_assert!(after.iter().zip(&before).all(|(now, before)| now <= before), "{before:?} {after:?}");
         }
     }
 

@@ -6,6 +6,7 @@ use crate::api::{ApiError, ApiErrorKind, ApiResult};
 use crate::audit::{AuditEvent, EventKind};
 use crate::auth::context::{OpContext, contended};
 use crate::auth::policy::Permit;
+use crate::auth::roles::none_given_since;
 use crate::id::RoleName;
 use crate::resource::{Role, builtin_roles};
 use crate::storage::{Action, Batch, Condition, Revision};
@@ -80,6 +81,8 @@ pub(in crate::auth) async fn delete_role(
     for _ in 0..ATTEMPTS {
         let item = call.auth.ports.backend.get(&key).await?;
         let item = item.ok_or_else(|| ApiError::not_found(format_args!("role {name}")))?;
+        // Before it is looked who holds the role.
+        let (given, none_given) = none_given_since(call).await?;
         let users = call.auth.users.list().await?;
         let holders: Vec<&str> = users
             .iter()
@@ -90,6 +93,7 @@ pub(in crate::auth) async fn delete_role(
             return Err(ApiError::new(ApiErrorKind::Conflict, in_use(name, &holders)));
         }
         let batch = Batch::new().with(key.clone(), Condition::Is(item.revision), Action::Delete);
+        let batch = batch.with(given, none_given, Action::Keep);
         match call.auth.ports.backend.commit(batch).await {
             Err(error) if error.is_conflict() => continue,
             outcome => outcome?,

@@ -1,15 +1,15 @@
 //! Users, without their secrets.
 
-use super::{check_expiry, exists, not_replaced, replacing};
+use super::{ATTEMPTS, changed, check_expiry};
 use crate::api::{ApiError, ApiResult};
 use crate::audit::{AuditEvent, EventKind};
-use crate::auth::context::OpContext;
+use crate::auth::context::{OpContext, contended};
 use crate::auth::policy::Permit;
 use crate::auth::roles;
-use crate::auth::users::{LOGINS, check_spec, forget_former, is_reserved, not_found};
+use crate::auth::users::{LOGINS, check_spec, is_reserved, not_found, write_in, write_new};
 use crate::id::UserName;
 use crate::resource::{Spec, User, UserSpec};
-use crate::storage::{Batch, Condition, Revision, Stored};
+use crate::storage::{Batch, Revision, Stored};
 
 fn shown(stored: Stored<User>) -> User {
     let mut user = stored.record;
@@ -50,11 +50,10 @@ pub(in crate::auth) fn check_user(user: &User) -> ApiResult<UserName> {
 }
 
 /// The user as it is stored, and the revision that it replaces.
-async fn checked(call: &OpContext<'_>, mut user: User) -> ApiResult<(UserName, User, Option<Revision>)> {
+fn checked(call: &OpContext<'_>, mut user: User) -> ApiResult<(UserName, User, Option<Revision>)> {
     let name = check_user(&user)?;
     check_expiry(call, &user.metadata)?;
     let revision = user.metadata.revision.take();
-    user.spec.roles = roles::existing(call, user.spec.roles).await?;
     Ok((name, user, revision))
 }
 
@@ -72,15 +71,8 @@ pub(in crate::auth) async fn add_user(
     _permit: Permit<'_>,
     user: User,
 ) -> ApiResult<Revision> {
-    let (name, user, _) = checked(call, user).await?;
-    let batch = call.auth.users.write_in(Batch::new(), &user, Condition::Absent)?;
-    let batch = forget_former(call, batch, &name).await?;
-    let revision = match call.auth.ports.backend.commit(batch).await {
-        Err(error) if error.is_conflict() => {
-            return Err(exists(format_args!("user {name}")).because(error));
-        }
-        outcome => outcome?,
-    };
+    let (name, user, _) = checked(call, user)?;
+    let (user, revision, ()) = write_new(call, &name, user, |batch| Ok((batch, ()))).await?;
     call.audit(vec![call.by_caller(event(EventKind::UserCreate, &user))]).await?;
     Ok(revision)
 }
@@ -90,14 +82,20 @@ pub(in crate::auth) async fn replace_user(
     _permit: Permit<'_>,
     user: User,
 ) -> ApiResult<Revision> {
-    let (name, user, revision) = checked(call, user).await?;
-    let written = match call.auth.users.write(&user, replacing(revision)).await {
-        Err(error) if error.is_conflict() => {
-            let key = call.auth.users.key(name.as_str())?;
-            return Err(not_replaced(call, &key, &format!("user {name}"), revision).await.because(error));
+    let (name, mut user, revision) = checked(call, user)?;
+    for _ in 0..ATTEMPTS {
+        let before = call.auth.users.get(name.as_str()).await?.ok_or_else(|| not_found(&name))?;
+        if revision.is_some_and(|revision| revision != before.revision) {
+            return Err(changed(format_args!("user {name}"), revision, before.revision));
         }
-        outcome => outcome?,
-    };
-    call.audit(vec![call.by_caller(event(EventKind::UserUpdate, &user))]).await?;
-    Ok(written)
+        user.spec.roles = roles::existing(call, user.spec.roles).await?;
+        let batch = write_in(call, Batch::new(), &name, Some(&before), &user).await?;
+        let written = match call.auth.ports.backend.commit(batch).await {
+            Err(error) if error.is_conflict() => continue,
+            outcome => outcome?,
+        };
+        call.audit(vec![call.by_caller(event(EventKind::UserUpdate, &user))]).await?;
+        return Ok(written);
+    }
+    Err(contended())
 }

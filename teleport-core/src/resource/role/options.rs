@@ -177,6 +177,22 @@ pub struct RoleOptions {
     pub lock: Option<LockMode>,
 }
 
+impl RoleOptions {
+    /// What restricts, without what permits: all that counts on of a role that was taken from its user.
+    pub(crate) fn restrictions(&self) -> Self {
+        let only_no = |switch: Option<Switch>| switch.filter(|switch| !switch.enabled);
+        let PortForwarding { local, remote } = self.ssh_port_forwarding;
+        Self {
+            forward_agent: false,
+            port_forwarding: false,
+            ssh_port_forwarding: PortForwarding { local: only_no(local), remote: only_no(remote) },
+            permit_x11_forwarding: false,
+            cert_extensions: Vec::new(),
+            ..self.clone()
+        }
+    }
+}
+
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use russh::server::{ChannelOpenHandle, Msg, Session};
 use russh::{Channel, ChannelId};
-use teleport_core::access::{AccessChecker, Unwelcome};
+use teleport_core::access::Unwelcome;
 use teleport_core::audit::{AuditEvent, EventKind};
 use teleport_core::target::{DialTarget, InvalidTarget};
 
@@ -114,7 +114,7 @@ impl Connection {
         let target = target.map_err(Refusal::Target)?;
         let view = self.shared.access.usable().map_err(Refusal::NoView)?;
         let Visitor { identity, authority } = &*user;
-        let checker = AccessChecker::for_identity(identity, &view.roles);
+        let checker = view.checker(identity);
         // It would see no node; why, is to be in the audit log.
         checker.readable().map_err(Refusal::Roles)?;
         let (cluster, now) = (&view.trust.cluster, self.shared.clock.now());

@@ -60,7 +60,7 @@ fn route(target: &str) -> Result<HostId, RouteError> {
     );
     let traits = Traits::new();
     let (names, roles) = (["access".parse().unwrap()], RoleSet::new([role]));
-    let checker = AccessChecker::new(Subject { name: "alice", roles: &names, traits: &traits }, &roles);
+    let checker = AccessChecker::new(Subject::new("alice", &names, &traits), &roles);
     let cluster = ClusterName::new("example.com").unwrap();
     resolve(&target.parse().unwrap(), &table, &checker, &cluster, NOW).map(|route| route.host_id())
 }

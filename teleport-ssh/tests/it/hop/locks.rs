@@ -159,6 +159,34 @@ async fn c8_what_goes_through_the_proxy_ends_when_it_would_not_begin() {
     world.stop().await;
 }
 
+/// A role that was taken from the user opens no way any more, like one that is changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn c8_a_taken_role_opens_no_way() {
+    let world = World::start().await;
+    world.sshd("web").await;
+    let user = world.user("alice").await;
+    let before = world.access.view.borrow().clone();
+    for door in doors(&world, &user) {
+        assert!(run(through(&world, &user, &door, "web", "echo in")).await.status.success());
+        change(&world, |view| {
+            view.taken_roles
+                .insert("alice".parse().unwrap(), ["access".parse().unwrap()].into_iter().collect());
+        })
+        .await;
+        let output = run(through(&world, &user, &door, "web", "echo in")).await;
+        assert!(!output.status.success(), "{}", text(&output.stdout));
+        change(&world, |view| view.clone_from(&before)).await;
+        assert!(run(through(&world, &user, &door, "web", "echo in")).await.status.success());
+    }
+    let unseen = |event: &teleport_core::audit::AuditEvent| {
+        event.error.as_deref() == Some("the user may not see the node")
+    };
+    for kind in [EventKind::PortFailure, EventKind::SubsystemFailure] {
+        assert_eq!(world.event(kind, unseen).await.user.as_deref(), Some("alice"));
+    }
+    world.stop().await;
+}
+
 /// A lock of one node ends the way there and leaves the others.
 #[tokio::test(flavor = "multi_thread")]
 async fn a8_the_way_to_a_locked_node_ends_and_others_go_on() {

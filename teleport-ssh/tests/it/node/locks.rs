@@ -208,7 +208,7 @@ async fn c8_live_sessions_end_when_they_would_not_be_let_in_any_more() {
     let node = node().await;
     let before = node.auth.view.borrow().clone();
     let now = SystemClock::new().now();
-    let causes: [(Change, &str, &str); 4] = [
+    let causes: [(Change, &str, &str); 5] = [
         (
             |view, _| {
                 let mut roles = builtin_roles();
@@ -222,6 +222,14 @@ async fn c8_live_sessions_end_when_they_would_not_be_let_in_any_more() {
             |view, _| view.roles = builtin_roles().split_off(1).into(),
             "access was taken away",
             "the user has no role that exists",
+        ),
+        (
+            |view, _| {
+                let access = ["access".parse().unwrap()].into_iter().collect();
+                view.taken_roles.insert("alice".parse().unwrap(), access);
+            },
+            "access was taken away",
+            "no role allows it",
         ),
         (
             |view, now| {
@@ -250,13 +258,16 @@ async fn c8_live_sessions_end_when_they_would_not_be_let_in_any_more() {
     })
     .await;
     assert!(node.run(&[], &["true"]).await.status.success());
-    // Of another login of the same user nothing is taken.
+    // Of another login of the same user nothing is taken, nor by a role that decides nothing here.
     let other = OsLogin::new("somebody-else").unwrap();
     let child = up(node.ssh().args(["127.0.0.1", "echo up; sleep 1; echo still here"])).await;
     change(&node, |view| {
         let mut roles = builtin_roles();
         roles[0].spec.deny.logins = vec![other.to_string()];
         view.roles = roles.into();
+        let others = ["editor".parse().unwrap()].into_iter().collect();
+        view.taken_roles.insert("alice".parse().unwrap(), others);
+        view.taken_roles.insert("bob".parse().unwrap(), ["access".parse().unwrap()].into_iter().collect());
     })
     .await;
     assert_eq!(end(child).await.status.code(), Some(0));
