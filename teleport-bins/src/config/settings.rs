@@ -13,7 +13,7 @@ use teleport_core::resource::LockMode;
 use teleport_core::secret::SecretString;
 
 use super::file::{AuthenticationSection, FactorName, PasswordHashingSection, RecordingsSection, YesNo};
-use super::{FileConfig, Size};
+use super::{AuditSettings, FileConfig, Size};
 
 /// Flags of `teleport start`; each overrides the file.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +80,8 @@ pub struct AuthSettings {
     pub static_tokens: Vec<String>,
     /// The storage, a URL of `teleport_backend::open`.
     pub storage: String,
+    /// The audit log.
+    pub audit: AuditSettings,
     /// What one host may hand in of recordings.
     pub recordings: RecordingLimits,
     /// What a login needs beside the password.
@@ -246,6 +248,7 @@ impl Settings {
                     .context("cluster_name")?,
                 public_addresses: hosts(file.auth_service.public_addr),
                 static_tokens: file.auth_service.tokens,
+                audit: AuditSettings::resolve(&file.auth_service.audit, shared.storage.audit_events_uri)?,
                 recordings: recording_limits(&file.auth_service.recordings)?,
                 second_factor: second_factor(&file.auth_service.authentication)?,
                 lock_mode: file.auth_service.authentication.locking_mode.unwrap_or_default(),

@@ -152,6 +152,18 @@ impl AuditEvent {
         self
     }
 
+    /// Cuts every text that is too long, as the builders do: for events that somebody else has built.
+    pub(crate) fn shorten(&mut self) {
+        for text in [&mut self.user, &mut self.login, &mut self.error].into_iter().flatten() {
+            *text = cut(std::mem::take(text));
+        }
+        for value in self.fields.values_mut() {
+            if let Value::String(text) = value {
+                *text = cut(std::mem::take(text));
+            }
+        }
+    }
+
     /// Whether a host of this id or name reported it, or is what it is about.
     pub fn is_of_node(&self, node: &str) -> bool {
         let field = |name| self.fields.get(name).and_then(Value::as_str) == Some(node);

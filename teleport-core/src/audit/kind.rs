@@ -101,7 +101,7 @@ kinds! {
     /// An SSH authentication was refused.
     AuthFailure = "auth" "T3007W" by Host ["claimed_user", "login_requested", "method", "serial"],
     /// A certificate was issued.
-    CertCreate = "cert.create" "TC000I" by Auth ["cert_type", "derived_from", "host_id", "issued_by", "mfa_device_name", "mfa_device_uuid", "names", "node_name", "role", "serial", "valid_before"],
+    CertCreate = "cert.create" "TC000I" by Auth ["cert_type", "derived_from", "host_id", "issued_by", "logins", "mfa_device_name", "mfa_device_uuid", "names", "node_name", "role", "serial", "valid_before"],
     /// A connection was ended by the server.
     ClientDisconnect = "client.disconnect" "T3006I" by Host ["addr.local", "node_id", "node_name", "reason"],
     /// A command ran.
@@ -121,7 +121,7 @@ kinds! {
     /// A lock was made or changed.
     LockCreate = "lock.created" "TLK00I" by Auth ["expires", "message", "name", "replaced", "target"],
     /// A lock was removed.
-    LockDelete = "lock.deleted" "TLK01I" by Auth ["message", "name", "target"],
+    LockDelete = "lock.deleted" "TLK01I" by Auth ["expires", "message", "name", "target"],
     /// A second factor was added.
     MfaAdd = "mfa.add" "T1006I" by Auth ["invite_id", "mfa_device_name", "mfa_device_type", "mfa_device_uuid"],
     /// A second factor was removed.

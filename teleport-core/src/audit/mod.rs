@@ -5,6 +5,7 @@
 pub mod chain;
 mod event;
 mod kind;
+mod syslog;
 
 use std::fmt;
 
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::event::AuditEvent;
 pub use self::kind::{EventKind, Reporter, UnknownCode};
+pub use self::syslog::syslog_message;
 use crate::clock::Timestamp;
 
 /// The most events of one [`AuditPage`].
@@ -98,14 +100,15 @@ pub trait AuditSink: fmt::Debug + Send + Sync + 'static {
 /// Passes entries of the log on, to where people or programs watch it.
 ///
 /// # Contract
-/// `forward` never blocks: it queues or refuses. The log counts what was refused and says so in an entry of its own. An entry is
-/// forwarded when it is in the log for good, byte for byte as it is there.
+/// `forward` never blocks: it queues or drops. The log adds up what was dropped and says so in an entry of its own. An entry is
+/// forwarded when it is in the log for good, byte for byte as it is there. Dropping the forwarder gives it a moment to pass on
+/// what it holds.
 pub trait AuditForwarder: fmt::Debug + Send + Sync + 'static {
     /// How the log calls it.
     fn name(&self) -> &str;
 
-    /// Takes a line, without its newline. `false` if there is no room for it.
-    fn forward(&self, line: &[u8]) -> bool;
+    /// Takes a line, without its newline. Returns how many were dropped since the last call, this one included.
+    fn forward(&self, line: &[u8]) -> u64;
 }
 
 /// An [`AuditSink`] that can be searched.

@@ -251,9 +251,7 @@ impl Ledger {
         }
         for (forwarder, dropped) in self.setup.forwarders.iter().zip(&mut self.dropped) {
             for line in tail.pending.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-                if !forwarder.forward(line) {
-                    *dropped += 1;
-                }
+                *dropped = dropped.saturating_add(forwarder.forward(line));
             }
         }
         tail.next.len += tail.pending.len() as u64;

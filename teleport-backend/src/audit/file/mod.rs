@@ -155,7 +155,7 @@ impl FileAuditLogBuilder {
         Ok(FileAuditLog {
             directory,
             permits: Arc::new(Semaphore::new(PERMITS as usize)),
-            queue: Some(queue),
+            queue: Mutex::new(Some(queue)),
             writer: Mutex::new(Some(thread)),
         })
     }
@@ -167,8 +167,8 @@ impl FileAuditLogBuilder {
 pub struct FileAuditLog {
     directory: Arc<Path>,
     permits: Arc<Semaphore>,
-    /// `None` only while it is dropped.
-    queue: Option<mpsc::Sender<Submission>>,
+    /// `None` when it is closed.
+    queue: Mutex<Option<mpsc::Sender<Submission>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -192,6 +192,26 @@ impl FileAuditLog {
     }
 }
 
+impl FileAuditLog {
+    /// Ends the log: what was queued is made durable and signed, and storage remembers it. Events that come later are refused;
+    /// searching goes on. If the future is dropped, that happens all the same.
+    pub async fn close(&self) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let directory = Arc::clone(&self.directory);
+        let ended = tokio::task::spawn_blocking(move || join(thread, &directory));
+        if let Err(error) = ended.await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the audit log was not closed");
+        }
+    }
+}
+
+fn join(thread: Option<JoinHandle<()>>, directory: &Path) {
+    if thread.is_some_and(|thread| thread.join().is_err()) {
+        tracing::error!(directory = %directory.display(), "the writer of the audit log panicked");
+    }
+}
+
 impl fmt::Debug for FileAuditLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FileAuditLog").field("directory", &self.directory).finish_non_exhaustive()
@@ -201,13 +221,9 @@ impl fmt::Debug for FileAuditLog {
 impl Drop for FileAuditLog {
     fn drop(&mut self) {
         // Without a sender the writer ends after what is queued.
-        self.queue = None;
+        self.queue.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         let thread = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!(directory = %self.directory.display(), "the writer of the audit log panicked");
-        }
+        join(thread, &self.directory);
     }
 }
 
@@ -255,9 +271,12 @@ impl AuditSink for FileAuditLog {
         let permits = Arc::clone(&self.permits);
         let permit = permits.acquire_many_owned(weight).await.map_err(AuditError::new)?;
         let (reply, answer) = oneshot::channel();
-        let queue = self.queue.as_ref().ok_or(Closed).map_err(AuditError::new)?;
         let submission = Submission { entries, reply, _permit: permit };
-        queue.send(submission).map_err(|_| AuditError::new(Closed))?;
+        {
+            let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            let queue = queue.as_ref().ok_or(Closed).map_err(AuditError::new)?;
+            queue.send(submission).map_err(|_| AuditError::new(Closed))?;
+        }
         answer.await.map_err(|_| AuditError::new(Closed))?.map_err(AuditError::new)
     }
 }

@@ -80,7 +80,7 @@ pub fn verify(
                 };
                 let read = line.end - line.start;
                 if let Some(entry) = verifier.line(&line.text)? {
-                    observe(Observed::Entry(entry))?;
+                    observe(Observed::Entry(entry)).map_err(|finding| verifier.placed(finding))?;
                 }
                 done += read;
                 observe(Observed::Progress(done, total.max(done)))?;

@@ -142,6 +142,13 @@ pub struct Finding {
     pub flaw: Flaw,
 }
 
+impl Finding {
+    /// About an entry that was handed out by [`Verifier::line`].
+    pub const fn of_entry(entry: &Entry<'_>, flaw: Flaw) -> Self {
+        Self { file: String::new(), line: 0, index: Some(entry.index), flaw }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.file.is_empty() {
@@ -153,6 +160,8 @@ impl fmt::Display for Finding {
                 write!(f, " (entry {index})")?;
             }
             f.write_str(": ")?;
+        } else if let Some(index) = self.index {
+            write!(f, "entry {index}: ")?;
         }
         self.flaw.fmt(f)
     }
@@ -282,6 +291,12 @@ impl Verifier {
     pub fn file(&mut self, name: impl Into<String>) {
         self.file = name.into();
         self.line = 0;
+    }
+
+    /// Says of something that is wrong with the line that was read last where that is.
+    #[must_use]
+    pub fn placed(&self, finding: Finding) -> Finding {
+        Finding { file: self.file.clone(), line: self.line, ..finding }
     }
 
     fn found(&self, index: Option<u64>, flaw: Flaw) -> Finding {
