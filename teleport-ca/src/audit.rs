@@ -59,10 +59,7 @@ impl AuditKey {
     ///
     /// # Errors
     /// [`CaError`].
-    pub async fn with_key_store(
-        backend: Arc<dyn Backend>,
-        keys: Arc<dyn KeyStore>,
-    ) -> Result<Self, CaError> {
+    pub async fn with_key_store(backend: Arc<dyn Backend>, keys: Arc<dyn KeyStore>) -> Result<Self, CaError> {
         let records = Repo::<AuditKeyRecord>::new(backend);
         let record = match records.get(LOCAL).await? {
             Some(stored) => stored.record,

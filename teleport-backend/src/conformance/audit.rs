@@ -116,7 +116,11 @@ pub async fn searches_filter(factory: &impl Factory) {
     assert_eq!(find(newest.clone()).await, (0..24).rev().collect::<Vec<_>>());
     let name = |kind: EventKind| kind.name().to_owned();
     let logins = AuditQuery { events: vec![name(EventKind::UserLogin)], ..all() };
-    assert_eq!(find(logins).await, (0..24).filter(|n| n % 4 < 2).collect::<Vec<_>>(), "both codes of the name");
+    assert_eq!(
+        find(logins).await,
+        (0..24).filter(|n| n % 4 < 2).collect::<Vec<_>>(),
+        "both codes of the name"
+    );
     let code = AuditQuery { events: vec![EventKind::UserLoginFailure.code().to_owned()], ..all() };
     assert_eq!(find(code).await, (0..24).filter(|n| n % 4 == 1).collect::<Vec<_>>(), "or a code");
     let ends =

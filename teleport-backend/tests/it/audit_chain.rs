@@ -105,7 +105,10 @@ impl World {
 
     fn files(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let entries = std::fs::read_dir(self.path()).unwrap();
-        entries.map(|entry| entry.unwrap().path()).map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+        entries
+            .map(|entry| entry.unwrap().path())
+            .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+            .collect()
     }
 
     fn put_back(&self, files: &BTreeMap<PathBuf, Vec<u8>>) {
@@ -194,7 +197,10 @@ async fn every_line_that_is_removed_repeated_or_moved_is_found() {
             let found = world.verify().await.unwrap_err();
             if is_last_file && at + 1 == whole.len() {
                 assert!(matches!(found.flaw, Flaw::Cut { .. }), "{found}");
-                assert!(world.verify_offline().unwrap().unsigned > 0, "offline the end of the log is not known");
+                assert!(
+                    world.verify_offline().unwrap().unsigned > 0,
+                    "offline the end of the log is not known"
+                );
             } else {
                 let fits = matches!(found.flaw, Flaw::Missing { .. } | Flaw::Beginning { .. });
                 assert!(fits, "line {at}: {found}");
@@ -240,7 +246,11 @@ async fn every_cut_before_the_last_checkpoint_is_found() {
         std::fs::write(&path, &bytes[..len]).unwrap();
         let found = world.verify().await.unwrap_err();
         let torn = len > 0 && bytes[len - 1] != b'\n';
-        let fits = if torn { matches!(found.flaw, Flaw::Torn { .. }) } else { matches!(found.flaw, Flaw::Cut { .. }) };
+        let fits = if torn {
+            matches!(found.flaw, Flaw::Torn { .. })
+        } else {
+            matches!(found.flaw, Flaw::Cut { .. })
+        };
         assert!(fits, "{len}: {found}");
     }
     std::fs::remove_file(&path).unwrap();

@@ -60,12 +60,16 @@ impl AuditSettings {
                     Ok(interval) if !interval.is_zero() && interval <= Duration::from_secs(60) => {
                         SyncPolicy::Interval(interval)
                     }
-                    _ => bail!("auth_service.audit.sync: write always, or an interval from 1s to 1m, not {sync:?}"),
+                    _ => bail!(
+                        "auth_service.audit.sync: write always, or an interval from 1s to 1m, not {sync:?}"
+                    ),
                 },
             };
         }
         if let Some(retention) = &section.retention {
-            let age = parse_duration(retention).map_err(anyhow::Error::msg).context("auth_service.audit.retention")?;
+            let age = parse_duration(retention)
+                .map_err(anyhow::Error::msg)
+                .context("auth_service.audit.retention")?;
             if age < Duration::from_secs(24 * 3600) {
                 bail!("auth_service.audit.retention: whole days are kept; at least 1d, not {retention:?}");
             }
@@ -101,7 +105,9 @@ fn destination(uri: &str) -> Result<Destination> {
     };
     Ok(Destination::Forward(match (scheme, rest) {
         ("file", path) if path.starts_with('/') => return Ok(Destination::Files(path.into())),
-        ("file", _) => bail!("storage.audit_events_uri: {uri:?}: the directory has to be absolute: file:///directory"),
+        ("file", _) => {
+            bail!("storage.audit_events_uri: {uri:?}: the directory has to be absolute: file:///directory")
+        }
         ("stdout", "") => ForwardTo::Stdout,
         ("syslog", "") => ForwardTo::SyslogUnix("/dev/log".into()),
         ("syslog", path) if path.starts_with('/') => ForwardTo::SyslogUnix(path.into()),
@@ -148,16 +154,27 @@ mod tests {
 
     #[test]
     fn destinations_are_read_and_written_alike() {
-        let uris = ["stdout://", "syslog:///run/log", "syslog://logs.example.com:514", "syslog+tcp://[::1]:601"];
+        let uris =
+            ["stdout://", "syslog:///run/log", "syslog://logs.example.com:514", "syslog+tcp://[::1]:601"];
         let list = uris.map(|uri| format!("{uri:?}")).join(", ");
-        let text = format!("teleport:\n  storage:\n    audit_events_uri: [\"file:///var/log/audit\", {list}]\n");
+        let text =
+            format!("teleport:\n  storage:\n    audit_events_uri: [\"file:///var/log/audit\", {list}]\n");
         let settings = resolve(&text).unwrap();
         assert_eq!(settings.directory, Some("/var/log/audit".into()));
         assert_eq!(settings.forward.iter().map(ToString::to_string).collect::<Vec<_>>(), uris);
         let one = |uri: &str| resolve(&format!("teleport:\n  storage:\n    audit_events_uri: {uri:?}\n"));
         assert_eq!(one("syslog://").unwrap().forward, [ForwardTo::SyslogUnix("/dev/log".into())]);
         assert_eq!(one("syslog://logs").unwrap().forward, [ForwardTo::SyslogUdp("logs:514".into())]);
-        for bad in ["", "stdout", "file://relative", "file:relative", "stdout://x", "syslog+tcp://", "s3://x", "dynamodb://t"] {
+        for bad in [
+            "",
+            "stdout",
+            "file://relative",
+            "file:relative",
+            "stdout://x",
+            "syslog+tcp://",
+            "s3://x",
+            "dynamodb://t",
+        ] {
             assert!(one(bad).unwrap_err().to_string().contains("audit_events_uri"), "{bad}");
         }
         let twice = "teleport:\n  storage:\n    audit_events_uri: [\"file:///a\", \"file:///b\"]\n";

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
+use teleport_core::access::{RecordAt, RecordingRule};
 use teleport_core::resource::LockMode;
 
 use super::Size;
@@ -99,6 +100,10 @@ pub struct AuthSection {
     pub tokens: Vec<String>,
     /// How the audit log is kept.
     pub audit: AuditSection,
+    /// How sessions are recorded: `node`, `node-sync` or `off`.
+    pub session_recording: Option<RecordAt>,
+    /// The same for nodes with certain labels.
+    pub session_recording_rules: Vec<RecordingRule>,
     /// What one host may hand in.
     pub recordings: RecordingsSection,
     /// How users prove who they are.

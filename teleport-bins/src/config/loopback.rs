@@ -42,6 +42,7 @@ impl Settings {
                 static_tokens: Vec::new(),
                 storage: format!("redb:{}", data_dir.join("backend.redb").display()),
                 audit: Default::default(),
+                session_recording: Default::default(),
                 recordings: Default::default(),
                 second_factor: Default::default(),
                 lock_mode: Default::default(),

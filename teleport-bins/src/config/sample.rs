@@ -34,6 +34,12 @@ pub fn sample(settings: &Settings) -> String {
         }
         _ => "  # labels:\n  #   env: prod\n".to_owned(),
     };
+    let recording = settings.auth.as_ref().map(|auth| auth.session_recording.clone()).unwrap_or_default();
+    let recording_rules = match serde_json::to_string(&recording.rules) {
+        // JSON is YAML.
+        Ok(rules) if !recording.rules.is_empty() => format!("  session_recording_rules: {rules}\n"),
+        _ => "  # session_recording_rules: [{node_labels: {env: dev}, mode: off}]\n".to_owned(),
+    };
     let limits = settings.auth.as_ref().map(|auth| auth.recordings).unwrap_or_default();
     let password = settings.auth.as_ref().map(|auth| auth.password).unwrap_or_default();
     let audit = settings.auth.as_ref().map(|auth| auth.audit.files).unwrap_or_default();
@@ -83,6 +89,10 @@ pub fn sample(settings: &Settings) -> String {
          \x20   sync: {sync}\n\
          \x20   # How long files of the audit log are kept; for ever if left out.\n\
          {retention}\
+         \x20 # node: sessions are recorded on the node's disk and delivered in the background; node-sync: what is shown was taken by the\n\
+         \x20 # auth service first; off. The strictest of the rules that match a node counts instead of it; roles see `record_session`.\n\
+         \x20 session_recording: {session_recording}\n\
+         {recording_rules}\
          \x20 # What one node may hand in: one recording, and all of one day (UTC), half of it of one user. What is beyond stays on the node.\n\
          \x20 recordings:\n\
          \x20   max_size: {max_size}\n\
@@ -112,6 +122,7 @@ pub fn sample(settings: &Settings) -> String {
         nodename = settings.nodename,
         data_dir = settings.data_dir.display(),
         auth = yes(settings.auth.is_some()),
+        session_recording = recording.mode,
         max_size = Size(limits.recording_bytes),
         max_size_per_day = Size(limits.host_day_bytes),
         max_count_per_day = limits.host_day_recordings,
@@ -129,6 +140,8 @@ pub fn sample(settings: &Settings) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use teleport_core::access::RecordAt;
+
     use super::*;
     use crate::config::{FileConfig, Overrides, load, parse};
 
@@ -145,6 +158,32 @@ mod tests {
         std::fs::write(file.path(), sample(&settings)).unwrap();
         let again = Settings::resolve(load(file.path()).unwrap(), Overrides::default()).unwrap();
         assert_eq!(format!("{again:?}"), format!("{settings:?}"));
+    }
+
+    #[test]
+    fn modes_of_recording_come_from_the_file_and_go_back_into_it() {
+        let resolve = |text: &str| {
+            let file = parse(text).map_err(anyhow::Error::msg)?;
+            Settings::resolve(file, Overrides::default())
+        };
+        let text = "auth_service:\n  session_recording: off\n  session_recording_rules:\n  - node_labels: {env: [prod, qa]}\n    mode: node-sync\n";
+        let settings = resolve(text).unwrap();
+        let recording = settings.auth.as_ref().unwrap().session_recording.clone();
+        assert_eq!((recording.mode, recording.rules.len()), (RecordAt::Off, 1));
+        assert!(recording.rules.iter().all(|rule| rule.mode == RecordAt::NodeSync));
+        let again = resolve(&sample(&settings)).unwrap();
+        assert_eq!(again.auth.unwrap().session_recording, recording);
+        // One of the original that comes later, a word that is none, and rules for nobody.
+        for (text, says) in [
+            ("session_recording: proxy", "later version"),
+            ("session_recording: sync", "node, node-sync or off"),
+            ("session_recording_rules: [{node_labels: {}, mode: off}]", "matches no node"),
+            ("session_recording_rules: [{node_labels: {a: \"{{internal.b}}\"}, mode: off}]", "template"),
+            ("session_recording_rules: [{labels: {a: b}, mode: off}]", "node_labels"),
+        ] {
+            let error = format!("{:#}", resolve(&format!("auth_service:\n  {text}\n")).unwrap_err());
+            assert!(error.contains(says) && !error.contains('\n'), "{error}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use teleport_core::access::ClusterRecording;
 use teleport_core::auth::{Backup, PasswordConfig, RecordingLimits, SecondFactor};
 use teleport_core::cert::CaPin;
 use teleport_core::id::{ClusterName, HostRole, NodeName};
@@ -82,6 +83,8 @@ pub struct AuthSettings {
     pub storage: String,
     /// The audit log.
     pub audit: AuditSettings,
+    /// How sessions are recorded.
+    pub session_recording: ClusterRecording,
     /// What one host may hand in of recordings.
     pub recordings: RecordingLimits,
     /// What a login needs beside the password.
@@ -249,6 +252,11 @@ impl Settings {
                 public_addresses: hosts(file.auth_service.public_addr),
                 static_tokens: file.auth_service.tokens,
                 audit: AuditSettings::resolve(&file.auth_service.audit, shared.storage.audit_events_uri)?,
+                session_recording: ClusterRecording::new(
+                    file.auth_service.session_recording.unwrap_or_default(),
+                    file.auth_service.session_recording_rules,
+                )
+                .context("auth_service.session_recording_rules")?,
                 recordings: recording_limits(&file.auth_service.recordings)?,
                 second_factor: second_factor(&file.auth_service.authentication)?,
                 lock_mode: file.auth_service.authentication.locking_mode.unwrap_or_default(),

@@ -45,8 +45,10 @@ impl LocalAuth {
         let sealer: Arc<dyn teleport_core::secret::Sealer> = Arc::new(sealer);
         let backend = teleport_backend::open(&settings.storage, Arc::clone(&os.clock)).await?;
         let directory = settings.audit.directory.clone().unwrap_or_else(|| data_dir.join("audit"));
-        let log =
-            || FileAuditLog::builder(&directory, Arc::clone(&os.clock), Arc::clone(&os.entropy)).config(settings.audit.files);
+        let log = || {
+            FileAuditLog::builder(&directory, Arc::clone(&os.clock), Arc::clone(&os.entropy))
+                .config(settings.audit.files)
+        };
         let asked = match &settings.cluster_name {
             Some(name) => name.clone(),
             None => ClusterName::new(default_name)
@@ -92,7 +94,9 @@ impl LocalAuth {
             authority => (authority?, asked),
         };
         let ca_pins = authority.ca_pins();
-        let key = AuditKey::open_or_create(Arc::clone(&backend), Arc::clone(&sealer), Arc::clone(&os.entropy)).await?;
+        let key =
+            AuditKey::open_or_create(Arc::clone(&backend), Arc::clone(&sealer), Arc::clone(&os.entropy))
+                .await?;
         let audit_keys = vec![key.key()];
         let mut log = log().checkpoints(Checkpoints {
             cluster: cluster.clone(),
@@ -106,6 +110,7 @@ impl LocalAuth {
         let mut config = AuthConfig::new(cluster.clone());
         config.static_tokens = static_tokens;
         config.audit_keys = audit_keys;
+        config.session_recording = settings.session_recording.clone();
         config.recordings = settings.recordings;
         config.second_factor = settings.second_factor;
         config.lock_mode = settings.lock_mode;

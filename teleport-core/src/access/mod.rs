@@ -23,6 +23,7 @@ mod file_copy;
 mod filter;
 mod policy;
 mod predicate;
+mod recording;
 mod search;
 mod set;
 mod standing;
@@ -41,6 +42,10 @@ pub use self::expr::{InvalidExpression, MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_LEN
 pub use self::filter::NodeFilter;
 pub use self::policy::{Merge, OPTION_RULES, OptionRule, SessionPolicy, option_table};
 pub use self::predicate::{Facts, Predicate, ResourceFacts, Scope, SessionFacts, Subject};
+pub use self::recording::{
+    ClusterRecording, InvalidRecordingRules, MAX_RECORDING_RULES, RecordAt, RecordingRule, SessionRecording,
+    UnknownRecordAt,
+};
 pub use self::search::NodeSearch;
 pub use self::set::RoleSet;
 pub use self::standing::{Freshness, Unwelcome};

@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::{ClusterRecording, RoleSet};
 use crate::audit::chain::{CheckpointKey, StoredCheckpoint};
-use crate::access::RoleSet;
 use crate::cert::{CaPin, IssuedCertificates, SubjectKeys, Traits, TrustBundle};
 use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
@@ -173,6 +173,9 @@ pub struct AccessView {
     /// What happens where it is not known for certain who is locked, unless a role says so.
     #[serde(default)]
     pub lock_mode: LockMode,
+    /// How sessions are recorded, as far as roles do not say.
+    #[serde(default)]
+    pub recording: ClusterRecording,
     /// Users who were deleted, and when: their certificates that were issued until then are void. Those whose last certificate has
     /// ended are left out.
     #[serde(default)]
@@ -192,6 +195,7 @@ impl AccessView {
             proxies: Vec::new(),
             locks: LockSet::default(),
             lock_mode: LockMode::default(),
+            recording: ClusterRecording::default(),
             deleted_users: BTreeMap::new(),
             taken_roles: BTreeMap::new(),
         }

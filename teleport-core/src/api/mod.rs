@@ -27,9 +27,9 @@ pub use self::connections::{
 };
 pub use self::error::{ApiError, ApiErrorKind};
 pub use self::messages::{
-    AcceptInvite, AccessView, AuditAnchors, ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, Invite,
-    InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, Proxy, ProxyRecord,
-    RecordingQuery, ReissueRequest, RenewRequest, TokenInfo, TokenPurpose, UserInfo,
+    AcceptInvite, AccessView, AuditAnchors, ClusterStatus, CreateToken, CreateUser, CreatedToken,
+    HostCredentials, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, Proxy,
+    ProxyRecord, RecordingQuery, ReissueRequest, RenewRequest, TokenInfo, TokenPurpose, UserInfo,
 };
 pub use self::signing::{SignHost, SignUser, SignedHost};
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::access::ClusterRecording;
 use crate::audit::chain::CheckpointKey;
 use crate::cert::MAX_USER_TTL;
 use crate::id::ClusterName;
@@ -38,6 +39,8 @@ pub struct AuthConfig {
     pub lockout: LockoutConfig,
     /// What happens where it is not known for certain who is locked, unless a role says so. Best effort.
     pub lock_mode: LockMode,
+    /// How sessions are recorded, as far as roles do not say. At the node.
+    pub session_recording: ClusterRecording,
     /// How passwords are hashed.
     pub password: PasswordConfig,
     /// What a login needs beside the password. One-time codes.
@@ -68,6 +71,7 @@ impl AuthConfig {
             static_tokens: Vec::new(),
             lockout: LockoutConfig::default(),
             lock_mode: LockMode::default(),
+            session_recording: ClusterRecording::default(),
             password: PasswordConfig::default(),
             second_factor: SecondFactor::default(),
             recordings: RecordingLimits::default(),

@@ -22,10 +22,7 @@ const MAX_EVENT_LEN: usize = 64 * 1024;
 
 /// Whether such an event of a session names the user whose session it is. Others may be about somebody who looks on.
 const fn is_of_its_user(kind: EventKind) -> bool {
-    matches!(
-        kind,
-        EventKind::Exec | EventKind::ExecFailure | EventKind::SessionEnd | EventKind::SessionStart
-    )
+    matches!(kind, EventKind::Exec | EventKind::ExecFailure | EventKind::SessionEnd | EventKind::SessionStart)
 }
 
 /// The length of an event as it will be written.
@@ -62,7 +59,9 @@ pub(super) async fn emit(
         event.index.is_some() || CHAIN_FIELDS.iter().any(|field| event.fields.contains_key(*field))
     };
     if events.iter().any(|event| of_the_log(&event)) {
-        return Err(call.deny(permit.operation(), "reports an event with fields of the log's own".to_owned()).await);
+        return Err(call
+            .deny(permit.operation(), "reports an event with fields of the log's own".to_owned())
+            .await);
     }
     for event in &mut events {
         // Whatever the host says of these, the certificate and the clock of this service say it better.
@@ -82,7 +81,8 @@ pub(super) async fn emit(
     let mut begun: Vec<(SessionId, Owner)> = Vec::new();
     for event in &events {
         let Some(session) = event.sid else { continue };
-        let of_this_report = || begun.iter().find(|(known, _)| *known == session).map(|(_, owner)| owner.clone());
+        let of_this_report =
+            || begun.iter().find(|(known, _)| *known == session).map(|(_, owner)| owner.clone());
         let owner = call
             .auth
             .session_hosts

@@ -62,6 +62,7 @@ async fn view(auth: &Inner) -> ApiResult<(AccessView, Option<Timestamp>)> {
         proxies: proxies.into_iter().collect(),
         locks: auth.lock_cache.current(now).await?,
         lock_mode: auth.config.lock_mode,
+        recording: auth.config.session_recording.clone(),
         deleted_users: withdrawn.deleted,
         taken_roles: withdrawn.taken,
     };

@@ -9,6 +9,7 @@
 //! | [`audit_log`] | what the log is byte for byte, what it proves and what not |
 //! | [`audit_events`] | every event, from the code |
 //! | [`locks`] | how somebody is kept out at once |
+//! | [`recordings`] | what a recording is byte for byte, and how it is read |
 //! | [`defaults`] | every number, and its reason |
 
 #[doc = include_str!("audit_events.md")]
@@ -21,6 +22,8 @@ pub mod defaults {}
 pub mod join {}
 #[doc = include_str!("locks.md")]
 pub mod locks {}
+#[doc = include_str!("recordings.md")]
+pub mod recordings {}
 #[doc = include_str!("roles.md")]
 pub mod roles {}
 #[doc = include_str!("threat_model.md")]

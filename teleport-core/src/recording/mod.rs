@@ -1,21 +1,31 @@
 //! Session recordings: what is recorded, in which form, and where it is kept.
 
 mod asciicast;
-mod codec;
+mod decoder;
+mod encoder;
 mod event;
+mod index;
+mod layout;
 mod player;
+mod reader;
 mod store;
+#[cfg(test)]
+mod testing;
 
 use std::fmt;
+use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use self::asciicast::Asciicast;
-pub use self::codec::{DecodeError, Decoder, Encoder};
+pub use self::decoder::{DecodeError, Decoder};
+pub use self::encoder::Encoder;
 pub use self::event::{OutputStream, RecordedEvent, SessionEnd};
+pub use self::index::Index;
 pub use self::player::{Pace, Timeline};
+pub use self::reader::{Ending, Missing, Reader, Step};
 pub use self::store::{
     Completion, Encoding, Listing, MAX_PART_LEN, MAX_PARTS, MAX_STORED_PART_LEN, Place, RecordingError,
     RecordingHold, RecordingInfo, RecordingStore, Rewrite,
@@ -48,6 +58,10 @@ pub struct RecordingMeta {
     pub terminal: Option<(u16, u16)>,
 }
 
+/// Resolves when everything that a [`Recorder`] was told is kept as its mode demands; `false` if it cannot be. Dropping it changes
+/// nothing.
+pub type Kept = Pin<Box<dyn Future<Output = bool> + Send>>;
+
 /// Takes what happens in a session, on the byte path: it never waits for storage.
 ///
 /// # Contract
@@ -59,6 +73,12 @@ pub trait Recorder: fmt::Debug + Send + 'static {
 
     /// The terminal has a new size.
     fn resize(&mut self, at: Duration, columns: u16, rows: u16);
+
+    /// What is to be awaited before anything is shown that it was told; `None` if nothing is. A recorder that may not lose
+    /// anything makes programs wait by it.
+    fn kept(&self) -> Option<Kept> {
+        None
+    }
 
     /// The session is over; nothing follows.
     fn finish(&mut self, at: Duration, end: SessionEnd);

@@ -64,7 +64,10 @@ impl AuditSink for MemoryAudit {
             if event.code.reporter() == Reporter::Auth
                 && let Some(field) = event.fields.keys().find(|field| !known(field))
             {
-                return Err(AuditError::new(format!("{} has no field {field}: kind.rs lists them", event.code)));
+                return Err(AuditError::new(format!(
+                    "{} has no field {field}: kind.rs lists them",
+                    event.code
+                )));
             }
         }
         state.events.extend(events);

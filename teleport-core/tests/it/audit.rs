@@ -124,10 +124,7 @@ async fn h5_what_failed_leaves_no_secret_in_the_log() {
     let canaries: Vec<String> = (0..7).map(|number| format!("canary-{number}-correct-horse")).collect();
     let secret = |number: usize| SecretString::new(canaries[number].as_str());
     let web = cluster.web();
-    let login = |user: &str, password, code| LoginRequest {
-        password,
-        ..cluster.login(user, PASSWORD, code)
-    };
+    let login = |user: &str, password, code| LoginRequest { password, ..cluster.login(user, PASSWORD, code) };
     web.login(login("alice", secret(0), cluster.code(&seed))).await.unwrap_err();
     web.login(login("alice", SecretString::new(PASSWORD), secret(1))).await.unwrap_err();
     web.login(login("nobody", secret(2), secret(1))).await.unwrap_err();
@@ -182,7 +179,10 @@ async fn a_recording_is_bound_into_the_log_once_by_its_digest() {
     cluster.audit.set_broken(false);
     node.complete_recording(session(2), 1).await.unwrap();
     let event = cluster.audit.last(EventKind::SessionUpload).unwrap();
-    assert_eq!((event.sid, &event.fields["sha256"]), (Some(session(2)), &Digest::of(&[b"x"]).to_string().into()));
+    assert_eq!(
+        (event.sid, &event.fields["sha256"]),
+        (Some(session(2)), &Digest::of(&[b"x"]).to_string().into())
+    );
 }
 
 fn recorded(cluster: &Cluster, host: &HostIdentity, number: u32) -> RecordingMeta {
@@ -201,7 +201,8 @@ fn recorded(cluster: &Cluster, host: &HostIdentity, number: u32) -> RecordingMet
 
 #[tokio::test]
 async fn auditors_get_what_the_log_is_verified_with() {
-    let key = teleport_core::audit::chain::CheckpointSigner::key(&teleport_core::testing::KnownKeySigner::new(1));
+    let key =
+        teleport_core::audit::chain::CheckpointSigner::key(&teleport_core::testing::KnownKeySigner::new(1));
     let cluster = Cluster::with(|config| config.audit_keys = vec![key]).await;
     let head = ChainHead { index: 7, digest: Digest::of(&[b"x"]) };
     let known = StoredCheckpoint::new(session(1).uuid(), head, cluster.now());

@@ -22,6 +22,7 @@ mod login;
 mod policy;
 mod quota;
 mod real;
+mod recordings;
 mod roles;
 mod rows;
 mod secrets;

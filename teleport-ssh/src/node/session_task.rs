@@ -2,15 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use russh::server::{Handle, Msg};
 use russh::{Channel, Sig};
-use teleport_core::access::LoginGrant;
+use teleport_core::access::{LoginGrant, SessionRecording};
 use teleport_core::audit::{AuditEvent, EventKind};
 use teleport_core::clock::Timestamp;
 use teleport_core::id::SessionId;
 use teleport_core::recording::{NoRecorder, RecordingMeta, SessionEnd};
-use teleport_core::resource::RecordingMode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -24,9 +24,6 @@ use crate::session::machine::Launch;
 use crate::session::{
     ExitStatus, SessionChannel, SessionEvents, SessionInput, SessionKind, SessionOutput, SessionRequest,
 };
-
-/// The longest command in the header of a recording, in bytes.
-const MAX_RECORDED_COMMAND: usize = 16 << 10;
 
 /// All that a session needs.
 pub(super) struct Start {
@@ -65,7 +62,7 @@ pub(super) async fn run(start: Start) {
     let (read, write) = channel.split();
     let input = SessionInput::new(read, account);
     let begun = begin(&node, &grant, &launch).await;
-    let (id, started, recorder) = match begun {
+    let (id, started, recorder, recording) = match begun {
         Ok(begun) => begun,
         Err(reason) => {
             let output = SessionOutput::new(write, link, closed, Box::new(NoRecorder::new()));
@@ -77,7 +74,7 @@ pub(super) async fn run(start: Start) {
     };
     let output = SessionOutput::new(write, link, closed.clone(), recorder);
     events.record_to(&output);
-    let details = Details::new(&node, &grant, &launch, id, peer, local);
+    let details = Details::new(&node, &grant, &launch, (id, recording), peer, local);
     if details.announce(&node).await.is_err() {
         tracing::warn!(session = %id, "the session's start cannot be written to the audit log: refused");
         output.finish(SessionEnd::Disconnected);
@@ -122,7 +119,7 @@ pub(super) async fn run(start: Start) {
     drop(registered);
 }
 
-type Begun = (SessionId, Timestamp, Box<dyn teleport_core::recording::Recorder>);
+type Begun = (SessionId, Timestamp, Box<dyn teleport_core::recording::Recorder>, SessionRecording);
 
 async fn begin(node: &Shared, grant: &LoginGrant, launch: &Launch) -> Result<Begun, String> {
     let id = SessionId::random(&*node.entropy).map_err(|error| chain(&error))?;
@@ -136,29 +133,25 @@ async fn begin(node: &Shared, grant: &LoginGrant, launch: &Launch) -> Result<Beg
         user: grant.identity.user.clone(),
         login: grant.login.clone(),
         started,
-        command: command(&launch.kind).map(cut),
+        command: command(&launch.kind),
         terminal: launch.terminal.as_ref().map(|terminal| terminal.size.cells()),
     };
     // A file is made and synced: other connections of this thread must not wait for the disk.
-    let mode = grant.policy.recording;
-    if mode == RecordingMode::Off {
-        return Ok((id, started, Box::new(NoRecorder::new())));
+    let view = node.view.usable().map_err(|error| chain(&error))?;
+    let mode = view.recording.decide(&node.record.borrow().labels, grant.policy.recording);
+    if mode == SessionRecording::Off {
+        return Ok((id, started, Box::new(NoRecorder::new()), mode));
     }
     let recorders = Arc::clone(&node.recorders);
     let recorder = tokio::task::spawn_blocking(move || recorders.start(meta, mode)).await;
-    let recorder = recorder.map_err(|error| chain(&error))?.map_err(|error| chain(&error))?;
-    Ok((id, started, recorder))
-}
-
-/// What a recording's header says of the command. The header is one frame, which has a limit, and each control character in a
-/// text takes six bytes there: a command must not be able to make its recording unreadable.
-fn cut(mut command: String) -> String {
-    if command.len() > MAX_RECORDED_COMMAND {
-        let end = (0..=MAX_RECORDED_COMMAND).rev().find(|at| command.is_char_boundary(*at));
-        command.truncate(end.unwrap_or_default());
-        command.push('…');
+    let mut recorder = recorder.map_err(|error| chain(&error))?.map_err(|error| chain(&error))?;
+    if let Some(kept) = recorder.kept()
+        && !kept.await
+    {
+        recorder.finish(Duration::ZERO, SessionEnd::Disconnected);
+        return Err("the beginning of the recording was not taken in time".to_owned());
     }
-    command
+    Ok((id, started, recorder, mode))
 }
 
 /// The text of a command, for records.
@@ -182,7 +175,7 @@ impl Details {
         node: &Shared,
         grant: &LoginGrant,
         launch: &Launch,
-        session: SessionId,
+        (session, recording): (SessionId, SessionRecording),
         peer: SocketAddr,
         local: SocketAddr,
     ) -> Self {
@@ -194,7 +187,11 @@ impl Details {
             .remote(Some(peer))
             .field("addr.local", local.to_string())
             .field("role", grant.role.as_str())
-            .field("session_recording", grant.policy.recording.as_str());
+            .field("session_recording", recording.at().as_str());
+        let event = match recording {
+            SessionRecording::Off => event,
+            recorded => event.field("recording_strict", recorded.is_strict()),
+        };
         let terminal = launch.terminal.as_ref().map(|terminal| terminal.size.cells());
         Self { event, session, command: command(&launch.kind), terminal }
     }
@@ -304,35 +301,5 @@ fn with_status(event: AuditEvent, status: &ExitStatus) -> AuditEvent {
         ExitStatus::Code(code) => event.field("exit_code", code.to_string()),
         ExitStatus::Disconnected => event.field("exit_reason", "disconnected"),
         ExitStatus::Signal { name, .. } => event.field("exit_signal", name.as_str()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
-    use teleport_core::recording::{Decoder, Encoder};
-
-    use super::*;
-
-    #[test]
-    fn no_command_makes_its_recording_unreadable() {
-        for text in ["\u{1}", "\u{fffd}", "é", "\"", "x"] {
-            let meta = RecordingMeta {
-                session: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
-                cluster: "example.com".parse().unwrap(),
-                host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
-                host_name: "web".parse().unwrap(),
-                user: "alice".parse().unwrap(),
-                login: "root".parse().unwrap(),
-                started: Timestamp::EPOCH,
-                command: Some(cut(text.repeat(128 << 10))),
-                terminal: None,
-            };
-            let mut encoder = Encoder::new(&meta).unwrap();
-            let mut decoder = Decoder::new().unwrap();
-            decoder.feed(&encoder.take(true).unwrap());
-            decoder.next_event().unwrap();
-            assert_eq!(decoder.meta(), Some(&meta));
-        }
     }
 }

@@ -16,8 +16,8 @@ mod upload;
 use std::path::PathBuf;
 use std::{fmt, io};
 
+use teleport_core::access::SessionRecording;
 use teleport_core::recording::{NoRecorder, Recorder, RecordingMeta};
-use teleport_core::resource::RecordingMode;
 
 pub use self::spool::{Spool, SpoolError, SpoolLimits};
 pub use self::upload::Uploader;
@@ -25,15 +25,15 @@ pub use self::upload::Uploader;
 /// Makes a recorder for each session.
 ///
 /// # Contract
-/// `start` is quick and may touch the local disk, never the network. On an error the session is not to begin. It is called for
-/// sessions that are to be recorded, never with [`RecordingMode::Off`]; with [`RecordingMode::Strict`] the recorder says by
-/// [`Recorder::failed`] that something was lost.
+/// `start` is quick and may touch the local disk, never the network; the session begins once [`Recorder::kept`] resolves, and not at
+/// all on an error. It is called for sessions that are to be recorded, never with [`SessionRecording::Off`]; of a strict one the
+/// recorder says by [`Recorder::failed`] that something was lost, and by [`Recorder::kept`] when programs have to wait.
 pub trait Recorders: fmt::Debug + Send + Sync + 'static {
     /// Begins the recording of a session.
     ///
     /// # Errors
     /// [`SpoolError`] when nothing could be recorded.
-    fn start(&self, meta: RecordingMeta, mode: RecordingMode) -> Result<Box<dyn Recorder>, SpoolError>;
+    fn start(&self, meta: RecordingMeta, mode: SessionRecording) -> Result<Box<dyn Recorder>, SpoolError>;
 }
 
 /// Records nothing. Sessions that must be recorded are refused.
@@ -42,8 +42,8 @@ pub trait Recorders: fmt::Debug + Send + Sync + 'static {
 pub struct NoRecorders;
 
 impl Recorders for NoRecorders {
-    fn start(&self, _meta: RecordingMeta, mode: RecordingMode) -> Result<Box<dyn Recorder>, SpoolError> {
-        if mode == RecordingMode::Strict {
+    fn start(&self, _meta: RecordingMeta, mode: SessionRecording) -> Result<Box<dyn Recorder>, SpoolError> {
+        if mode.is_strict() {
             let source = io::Error::new(io::ErrorKind::Unsupported, "nothing is recorded on this node");
             return Err(SpoolError { path: PathBuf::new(), source });
         }

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
+use teleport_core::access::SessionRecording;
 use teleport_core::id::SessionId;
 use teleport_core::recording::{Encoder, Recorder, RecordingMeta};
-use teleport_core::resource::RecordingMode;
 use tokio::sync::Notify;
 
 use self::recorder::SpoolRecorder;
@@ -165,7 +165,7 @@ fn waiting(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 impl Recorders for Spool {
-    fn start(&self, meta: RecordingMeta, mode: RecordingMode) -> Result<Box<dyn Recorder>, SpoolError> {
+    fn start(&self, meta: RecordingMeta, mode: SessionRecording) -> Result<Box<dyn Recorder>, SpoolError> {
         let session = meta.session;
         let path = path(&self.0.dir, session, OPEN);
         let room = &self.0.room;

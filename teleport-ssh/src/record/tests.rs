@@ -21,7 +21,7 @@ use teleport_core::task::{Shutdown, TaskScope};
 
 use super::*;
 
-const MODE: RecordingMode = RecordingMode::BestEffort;
+const MODE: SessionRecording = SessionRecording::BestEffort;
 
 fn meta(number: u8) -> RecordingMeta {
     RecordingMeta {
@@ -326,24 +326,26 @@ async fn a_recording_has_an_end_and_says_so() {
 /// Whoever fills the spool leaves room for others.
 #[test]
 fn one_user_has_half_of_the_spool() {
+    // So long that the end makes little difference.
+    let long = |number| RecordingMeta { command: Some("x".repeat(2000)), ..meta(number) };
     let dir = tempfile::tempdir().unwrap();
     let header = {
         let other = tempfile::tempdir().unwrap();
         let spool = Spool::open(other.path(), SpoolLimits::default()).unwrap();
-        let _recorder = spool.start(meta(1), MODE).unwrap();
+        let _recorder = spool.start(long(1), MODE).unwrap();
         std::fs::metadata(other.path().join(format!("{}.part", meta(1).session))).unwrap().len()
     };
     let limits = SpoolLimits { max_bytes: 4 * header, ..SpoolLimits::default() };
     let spool = Spool::open(dir.path(), limits).unwrap();
-    let _first = spool.start(meta(1), MODE).unwrap();
-    let _second = spool.start(meta(2), MODE).unwrap();
-    assert!(spool.start(meta(3), MODE).is_err(), "her half is used up");
-    let bob = |number| RecordingMeta { user: UserName::new("robin").unwrap(), ..meta(number) };
+    let _first = spool.start(long(1), MODE).unwrap();
+    let _second = spool.start(long(2), MODE).unwrap();
+    assert!(spool.start(long(3), MODE).is_err(), "her half is used up");
+    let bob = |number| RecordingMeta { user: UserName::new("robin").unwrap(), ..long(number) };
     drop(spool.start(bob(4), MODE).unwrap());
     drop((_first, _second, spool));
     // Also after a restart.
     let spool = Spool::open(dir.path(), limits).unwrap();
-    assert!(spool.start(meta(3), MODE).is_err());
+    assert!(spool.start(long(3), MODE).is_err());
     drop(spool.start(bob(5), MODE).unwrap());
 }
 

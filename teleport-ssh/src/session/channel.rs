@@ -139,7 +139,18 @@ impl SessionOutput {
     async fn write(&self, stream: OutputStream, data: Bytes) -> Result<(), OutputClosed> {
         let output = &*self.0;
         // Recorded before it is shown: nothing is seen that is not in the recording.
-        if !self.record(|recorder, at| recorder.output(at, stream, &data)) {
+        let (mut recorded, kept) = self.record(|recorder, at| {
+            recorder.output(at, stream, &data);
+            recorder.kept()
+        });
+        if let Some(kept) = kept {
+            recorded &= tokio::select! {
+                biased;
+                kept = kept => kept,
+                () = output.closed.cancelled() => return Err(OutputClosed::Client),
+            };
+        }
+        if !recorded {
             return Err(OutputClosed::Recording);
         }
         output.link.moves();
@@ -172,12 +183,12 @@ impl SessionOutput {
         };
     }
 
-    /// Whether everything is recorded that must be.
-    fn record(&self, act: impl FnOnce(&mut dyn Recorder, Duration)) -> bool {
+    /// Whether everything is recorded that must be, and what `act` gives.
+    fn record<T>(&self, act: impl FnOnce(&mut dyn Recorder, Duration) -> T) -> (bool, T) {
         let at = self.0.started.elapsed();
         let mut recorder = self.0.recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        act(&mut **recorder, at);
-        !recorder.failed()
+        let result = act(&mut **recorder, at);
+        (!recorder.failed(), result)
     }
 
     pub(crate) fn resized(&self, size: TerminalSize) {

@@ -10,5 +10,6 @@ mod lifetimes;
 mod locks;
 mod logins;
 mod options;
+mod recording;
 mod sessions;
 mod support;

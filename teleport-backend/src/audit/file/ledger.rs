@@ -115,7 +115,9 @@ impl Ledger {
     ) -> Result<(), WriteError> {
         let mut tail = match self.tail.take() {
             Some(tail) => tail,
-            None => self.open().map_err(|error| WriteError::new(&files::day(self.setup.clock.now()), error))?,
+            None => {
+                self.open().map_err(|error| WriteError::new(&files::day(self.setup.clock.now()), error))?
+            }
         };
         let result = self.append(&mut tail, entries);
         self.keep(tail, result)
@@ -389,7 +391,11 @@ impl Ledger {
             digest.update(b"\n");
             bytes += 1;
         }
-        tracing::warn!(bytes, day = tail.day, "the audit log ends with something that is no entry; the next one says so");
+        tracing::warn!(
+            bytes,
+            day = tail.day,
+            "the audit log ends with something that is no entry; the next one says so"
+        );
         let event = AuditEvent::new(EventKind::AuditRecovered)
             .field("bytes", bytes)
             .field("sha256", digest.finish().to_string());
@@ -418,16 +424,22 @@ impl Ledger {
         }
         let event = self.stamped(event)?;
         let draft = CheckpointDraft::new(&tail.next.chain, &event).map_err(io::Error::other)?;
-        let signing = async { tokio::time::timeout(PATIENCE, checkpoints.signer.sign(draft.message())).await };
+        let signing =
+            async { tokio::time::timeout(PATIENCE, checkpoints.signer.sign(draft.message())).await };
         let signature: Result<_, Box<dyn std::error::Error>> = match self.runtime.block_on(signing) {
-            Ok(Ok(signature)) => draft.finish(&signature).ok_or_else(|| "the signature has a wrong form".into()),
+            Ok(Ok(signature)) => {
+                draft.finish(&signature).ok_or_else(|| "the signature has a wrong form".into())
+            }
             Ok(Err(error)) => Err(error.into()),
             Err(late) => Err(late.into()),
         };
         let (line, chain) = match signature {
             Ok(signed) => signed,
             Err(error) => {
-                tracing::error!(error, "a checkpoint of the audit log was not signed; the log goes on without it");
+                tracing::error!(
+                    error,
+                    "a checkpoint of the audit log was not signed; the log goes on without it"
+                );
                 // Not with every event again.
                 tail.next.unsigned = 1;
                 tail.next.unsigned_since = self.setup.clock.now();
@@ -473,9 +485,8 @@ impl Ledger {
         };
         let Some(checkpoints) = &self.setup.checkpoints else { return };
         let records = Repo::<StoredCheckpoint>::new(Arc::clone(&checkpoints.storage));
-        let write = async {
-            tokio::time::timeout(PATIENCE, records.write(&checkpoint, Condition::Any)).await
-        };
+        let write =
+            async { tokio::time::timeout(PATIENCE, records.write(&checkpoint, Condition::Any)).await };
         let error: Option<Box<dyn std::error::Error>> = match self.runtime.block_on(write) {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(error.into()),

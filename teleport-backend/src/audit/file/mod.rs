@@ -60,7 +60,10 @@ pub enum SyncPolicy {
 
 /// How a log is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::exhaustive_structs, reason = "callers change what they mean and take the rest from the default")]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "callers change what they mean and take the rest from the default"
+)]
 pub struct FileAuditConfig {
     /// When entries are made durable.
     pub sync: SyncPolicy,

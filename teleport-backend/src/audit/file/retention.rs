@@ -54,7 +54,11 @@ impl Ledger {
             }
         }
         files::sync_directory(&self.setup.directory)?;
-        tracing::info!(files = removed.len(), before = oldest_kept, "old files of the audit log were removed");
+        tracing::info!(
+            files = removed.len(),
+            before = oldest_kept,
+            "old files of the audit log were removed"
+        );
         self.forget(tail, kept_from);
         Ok(())
     }

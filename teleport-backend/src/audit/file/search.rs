@@ -159,9 +159,8 @@ fn days(directory: &Path, query: &AuditQuery, after: Option<&Cursor>) -> Result<
     }
     days.retain(|day| {
         let in_time = from.as_ref().is_none_or(|from| day >= from);
-        let unsearched = after.is_none_or(|after| {
-            if query.newest_first { *day <= after.day } else { *day >= after.day }
-        });
+        let unsearched =
+            after.is_none_or(|after| if query.newest_first { *day <= after.day } else { *day >= after.day });
         in_time && unsearched
     });
     if query.newest_first {

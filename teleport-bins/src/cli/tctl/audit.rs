@@ -158,8 +158,11 @@ fn keys(said: &[String]) -> Result<Vec<CheckpointKey>> {
             keys.push(key);
             continue;
         }
-        let text = std::fs::read_to_string(key).with_context(|| format!("--key: {key} is no key and no file"))?;
-        keys.extend(CheckpointKey::all(&text).with_context(|| format!("--key: {key} has no key {KEY_HINT}"))?);
+        let text =
+            std::fs::read_to_string(key).with_context(|| format!("--key: {key} is no key and no file"))?;
+        keys.extend(
+            CheckpointKey::all(&text).with_context(|| format!("--key: {key} has no key {KEY_HINT}"))?,
+        );
     }
     Ok(keys)
 }
@@ -283,7 +286,8 @@ impl Recordings {
         if !entry.line().windows(code.len()).any(|window| window == code.as_bytes()) {
             return Ok(());
         }
-        let Ok(Upload { code: said, sid: Some(session), sha256 }) = serde_json::from_slice(entry.line()) else {
+        let Ok(Upload { code: said, sid: Some(session), sha256 }) = serde_json::from_slice(entry.line())
+        else {
             return Ok(());
         };
         if said != code {
@@ -353,4 +357,3 @@ impl Progress {
         }
     }
 }
-

@@ -51,7 +51,9 @@ impl When {
 /// Reads `2026-11-21T08:00:00Z`, `2026-11-21`, `-1h`, `today`, `yesterday`, `now`.
 pub(super) fn parse_time(text: &str) -> Result<When, String> {
     let wrong = || {
-        format!("{text:?} is not a time; write it like 2026-11-21T08:00:00Z, 2026-11-21, -1h30m, today or yesterday")
+        format!(
+            "{text:?} is not a time; write it like 2026-11-21T08:00:00Z, 2026-11-21, -1h30m, today or yesterday"
+        )
     };
     match text {
         "now" => return Ok(When::Ago(Duration::ZERO)),
@@ -201,7 +203,8 @@ fn stream(format: EventFormat, events: &[AuditEvent]) -> Result<bool> {
             out.push(b'\n');
         } else {
             let [time, code, name, user, details] = row(event);
-            let line = [time, code, name, if user.is_empty() { "-".to_owned() } else { user }, details].join(" ");
+            let line =
+                [time, code, name, if user.is_empty() { "-".to_owned() } else { user }, details].join(" ");
             out.extend_from_slice(sanitize(line.trim_end()).as_bytes());
             out.push(b'\n');
         }

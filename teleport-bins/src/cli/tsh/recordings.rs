@@ -80,11 +80,12 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode>
                     meta.host_name.to_string(),
                     short,
                     meta.started.to_string(),
-                    if recording.completed.is_some() {
-                        "complete".to_owned()
-                    } else {
-                        "uploading".to_owned()
-                    },
+                    match (recording.completed, recording.abandoned) {
+                        (_, true) => "node lost",
+                        (Some(_), false) => "complete",
+                        (None, false) => "uploading",
+                    }
+                    .to_owned(),
                 ]
             }),
         )

@@ -14,7 +14,9 @@ use data_encoding::HEXLOWER;
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-pub use self::checkpoint::{Checkpoint, CheckpointDraft, CheckpointReason, CheckpointSigner, StoredCheckpoint};
+pub use self::checkpoint::{
+    Checkpoint, CheckpointDraft, CheckpointReason, CheckpointSigner, StoredCheckpoint,
+};
 pub use self::key::{CheckpointKey, CheckpointKeyId, InvalidCheckpointKey};
 pub use self::verify::{Finding, Flaw, Interruption, Proven, Verifier};
 

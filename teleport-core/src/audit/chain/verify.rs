@@ -408,8 +408,7 @@ impl Verifier {
     fn accept(&mut self, entry: &Entry<'_>, before: Digest) -> Result<(), Finding> {
         let index = entry.index;
         let own = entry.body.windows(OWN.len()).any(|window| window == OWN);
-        let own: Option<OwnFields<'_>> =
-            own.then(|| serde_json::from_slice(entry.line).ok()).flatten();
+        let own: Option<OwnFields<'_>> = own.then(|| serde_json::from_slice(entry.line).ok()).flatten();
         let code = own.as_ref().map(|own| &*own.code);
         if let Some(gap) = self.gap.take() {
             let accounted = code == Some(EventKind::AuditRecovered.code())
@@ -490,11 +489,8 @@ impl Verifier {
         if let Some(gap) = self.gap.take() {
             let at_the_end = gap.file == self.file && gap.line == self.line;
             let Finding { file, line, index, .. } = foreign(gap.clone());
-            let flaw = if at_the_end {
-                Flaw::Torn { bytes: gap.bytes }
-            } else {
-                Flaw::Foreign { bytes: gap.bytes }
-            };
+            let flaw =
+                if at_the_end { Flaw::Torn { bytes: gap.bytes } } else { Flaw::Foreign { bytes: gap.bytes } };
             return Err(Finding { file, line, index, flaw });
         }
         let head = self.proven.head;

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use teleport_core::access::SessionRecording;
 use teleport_core::id::SessionId;
 use teleport_core::recording::{OutputStream, RecordedEvent, Recorder, SessionEnd};
-use teleport_core::resource::RecordingMode;
 
 use super::Spool;
 use super::worker::Message;
@@ -43,12 +43,12 @@ impl SpoolRecorder {
     pub(super) fn new(
         spool: Spool,
         session: SessionId,
-        mode: RecordingMode,
+        mode: SessionRecording,
         incomplete: Arc<AtomicBool>,
     ) -> Self {
         Self {
             session,
-            strict: mode == RecordingMode::Strict,
+            strict: mode.is_strict(),
             incomplete,
             lost: 0,
             resized: None,
@@ -160,7 +160,7 @@ mod tests {
             thread: None,
         }));
         let session = "6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f01".parse().unwrap();
-        let mut recorder = SpoolRecorder::new(spool, session, RecordingMode::Strict, Arc::default());
+        let mut recorder = SpoolRecorder::new(spool, session, SessionRecording::Strict, Arc::default());
         let most = MAX_QUEUED / OVERHEAD;
         for number in 0..most {
             recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"x"));

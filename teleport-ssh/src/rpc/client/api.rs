@@ -4,12 +4,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use teleport_core::api::{
-    AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditApi, ChangePassword,
-    AuditAnchors, ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken, HeldConnections, HoldConnections,
-    HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice,
-    NewMfaDevice, NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery,
-    ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SignHost,
-    SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
+    AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditAnchors, AuditApi,
+    ChangePassword, ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken, HeldConnections,
+    HoldConnections, HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest,
+    LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi,
+    RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest,
+    ResetUser, ResourceApi, SignHost, SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser,
+    UserInfo,
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
 use teleport_core::cert::TrustBundle;

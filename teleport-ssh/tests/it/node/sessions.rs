@@ -3,8 +3,8 @@
 use std::process::Stdio;
 use std::sync::Arc;
 
+use teleport_core::access::SessionRecording;
 use teleport_core::recording::{Recorder, RecordingMeta};
-use teleport_core::resource::RecordingMode;
 use teleport_ssh::record::{NoRecorders, Recorders, Spool, SpoolError, SpoolLimits};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
@@ -290,7 +290,7 @@ struct Held {
 }
 
 impl Recorders for Held {
-    fn start(&self, meta: RecordingMeta, mode: RecordingMode) -> Result<Box<dyn Recorder>, SpoolError> {
+    fn start(&self, meta: RecordingMeta, mode: SessionRecording) -> Result<Box<dyn Recorder>, SpoolError> {
         self.asked.send_modify(|asked| *asked += 1);
         if self.go.lock().unwrap().recv().unwrap() {
             return NoRecorders.start(meta, mode);
