@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use teleport_backend::audit::file::{
-    Checkpoints, FileAuditConfig, FileAuditLog, FileAuditLogBuilder, VerifyError, verify,
+    Checkpoints, FileAuditConfig, FileAuditLog, FileAuditLogBuilder, SyncPolicy, VerifyError, verify,
 };
 use teleport_backend::memory::MemoryBackend;
 use teleport_core::audit::chain::{
     ChainHead, CheckpointSigner, Entry, Finding, Flaw, Proven, StoredCheckpoint, Verifier,
 };
-use teleport_core::audit::{AuditEvent, AuditLog, AuditQuery, AuditSink, EventKind};
+use teleport_core::audit::{AuditEvent, AuditForwarder, AuditLog, AuditQuery, AuditSink, EventKind};
 use teleport_core::clock::{Clock, Timestamp};
 use teleport_core::entropy::SystemEntropy;
 use teleport_core::id::ClusterName;
@@ -595,4 +595,209 @@ async fn an_event_cannot_bring_the_fields_of_the_chain() {
     (event.index, event.time) = (Some(7), NOON);
     log.emit(vec![event]).await.unwrap();
     assert_eq!(log.search(AuditQuery::default()).await.unwrap().events[0].index, Some(1));
+}
+
+#[derive(Debug, Default)]
+struct Collect {
+    lines: std::sync::Mutex<Vec<Vec<u8>>>,
+    full: std::sync::atomic::AtomicBool,
+}
+
+impl AuditForwarder for Collect {
+    fn name(&self) -> &str {
+        "collect"
+    }
+
+    fn forward(&self, line: &[u8]) -> u64 {
+        if self.full.load(std::sync::atomic::Ordering::SeqCst) {
+            return 1;
+        }
+        self.lines.lock().unwrap().push(line.to_vec());
+        0
+    }
+}
+
+#[tokio::test]
+async fn forwarders_get_the_lines_of_the_log_and_what_they_drop_is_in_it() {
+    let world = World::new();
+    let collect = Arc::new(Collect::default());
+    let log = world.builder().forwarder(collect.clone()).open().await.unwrap();
+    world.emit(&log, &["alice", "bob"]).await;
+    collect.full.store(true, std::sync::atomic::Ordering::SeqCst);
+    world.emit(&log, &["carol", "dave"]).await;
+    collect.full.store(false, std::sync::atomic::Ordering::SeqCst);
+    world.emit(&log, &["erin"]).await;
+    log.close().await;
+    let (_, bytes) = world.files().pop_first().unwrap();
+    let written: Vec<Vec<u8>> =
+        lines(&bytes).iter().map(|line| line.strip_suffix(b"\n").unwrap().to_vec()).collect();
+    let forwarded = collect.lines.lock().unwrap().clone();
+    let missing: Vec<_> = written.iter().filter(|line| !forwarded.contains(line)).collect();
+    assert_eq!(missing.len(), 2, "all but the two are there, byte for byte");
+    let told: Vec<_> = forwarded
+        .iter()
+        .filter(|line| String::from_utf8_lossy(line).contains("audit.forward_dropped"))
+        .collect();
+    let [told] = told.as_slice() else { panic!("one entry, not {told:?}") };
+    assert!(String::from_utf8_lossy(told).contains("\"dropped\":2"));
+    world.verify().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_closed_log_takes_nothing_and_is_signed() {
+    let world = World::new();
+    let log = world.open().await;
+    world.emit(&log, &["alice"]).await;
+    log.close().await;
+    log.emit(vec![AuditEvent::new(EventKind::UserLogin)]).await.unwrap_err();
+    assert_eq!(log.search(AuditQuery::default()).await.unwrap().events.len(), 1);
+    log.close().await;
+    assert_eq!(world.verify().await.unwrap().unsigned, 0);
+}
+
+#[tokio::test]
+async fn with_an_interval_entries_are_in_the_file_at_once_and_synced_at_the_end() {
+    let mut world = World::new();
+    world.config.sync = SyncPolicy::Interval(Duration::from_secs(1));
+    let log = world.open().await;
+    world.emit(&log, &["alice"; 20]).await;
+    assert_eq!(world.verify_offline().unwrap().entries - world.verify_offline().unwrap().checkpoints, 20);
+    world.clock.advance(DAY);
+    world.emit(&log, &["bob"]).await;
+    drop(log);
+    assert_eq!(world.verify().await.unwrap().unsigned, 0);
+}
+
+/// G-24: the disk is full (a limit on the size of files stands for it), then there is room again.
+#[test]
+fn a_full_disk_fails_what_cannot_be_written_and_damages_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = crate::child::command("fill_the_audit_log", directory.path())
+        .after("trap '' XFSZ; ulimit -S -f 32")
+        .output();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("HEALED"), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// In a child that may write files of 16 KiB or 32 KiB only.
+pub(crate) async fn fill(directory: &Path) {
+    let mut world = World::new();
+    let log = FileAuditLog::builder(directory, world.clock.clone(), Arc::new(SystemEntropy::new()))
+        .checkpoints(Checkpoints {
+            cluster: ClusterName::new("example.com").unwrap(),
+            signer: world.signer.clone(),
+            storage: Arc::clone(&world.storage),
+        })
+        .config(world.config)
+        .open()
+        .await
+        .unwrap();
+    let event = |number: usize| {
+        let mut event = AuditEvent::new(EventKind::UserLogin).user(format!("user-{number}"));
+        event.time = world.clock.now();
+        event
+    };
+    let mut written = 0;
+    while log.emit(vec![event(written), event(written)]).await.is_ok() {
+        written += 1;
+        assert!(written < 1000, "the limit has no effect");
+    }
+    assert!(written > 3, "only {written} fitted");
+    for _ in 0..20 {
+        log.emit(vec![event(999), event(999)]).await.expect_err("there is no room");
+    }
+    // What was acknowledged is there, and nothing else; also after the service was started again on the full disk.
+    let found = log.search(AuditQuery { limit: 10_000, ..AuditQuery::default() }).await.unwrap().events;
+    assert_eq!(found.len(), written * 2);
+    assert!(found.iter().all(|event| event.user.as_deref() != Some("user-999")));
+    check(directory, world.verifier()).unwrap();
+    let pid = std::process::id().to_string();
+    let more = std::process::Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited"]).status();
+    assert!(more.unwrap().success());
+    log.emit(vec![event(written)]).await.expect("with room again, the log goes on without a restart");
+    log.close().await;
+    let proven = check(directory, world.verifier()).unwrap();
+    assert_eq!((proven.interrupted, proven.unsigned), (0, 0), "{proven:?}");
+    world.directory = tempfile::tempdir().unwrap();
+    println!("\nHEALED");
+}
+
+/// H4: numbers are unique and without gap, however many write at the same time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h4_every_entry_has_a_number_of_its_own() {
+    let mut world = World::new();
+    world.config.checkpoint_entries = 100;
+    let log = Arc::new(world.open().await);
+    let scope = teleport_core::task::TaskScope::new();
+    for caller in 0..16_u32 {
+        let log = Arc::clone(&log);
+        scope.spawn(async move {
+            for number in 0..100 {
+                let mut event = AuditEvent::new(EventKind::Exec).user(format!("{caller}/{number}"));
+                event.time = NOON;
+                log.emit(vec![event]).await.unwrap();
+            }
+        });
+    }
+    scope.join().await;
+    let found = log.search(AuditQuery { limit: 10_000, ..AuditQuery::default() }).await.unwrap().events;
+    let mut users: Vec<_> = found.iter().map(|event| event.user.clone().unwrap()).collect();
+    users.sort_unstable();
+    users.dedup();
+    assert_eq!((found.len(), users.len()), (1600, 1600));
+    assert!(found.windows(2).all(|pair| pair[0].index < pair[1].index), "each once, in order");
+    log.close().await;
+    let proven = world.verify().await.unwrap();
+    assert_eq!(proven.entries, 1600 + proven.checkpoints);
+}
+
+/// G-23: killed at any moment, over and over: what was acknowledged is there, numbers have no gap, and nothing looks like tampering.
+#[test]
+fn a_log_that_is_killed_again_and_again_stays_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut acknowledged = 0;
+    for cycle in 0..12_u32 {
+        let mut child = crate::child::command("log_until_killed", directory.path()).spawn();
+        let output = std::io::BufReader::new(child.stdout.take().unwrap());
+        let mut acks = 0;
+        for line in std::io::BufRead::lines(output) {
+            acks += u32::from(line.unwrap().starts_with("ACK"));
+            // Another moment each time, most of them in the middle of a write.
+            if acks == 1 + cycle * 7 {
+                child.kill().unwrap();
+            }
+        }
+        child.wait().unwrap();
+        acknowledged += acks;
+    }
+    let verifier = Verifier::new([KnownKeySigner::new(1).key()]);
+    let proven = check(directory.path(), verifier).unwrap();
+    assert!(proven.entries - proven.checkpoints >= u64::from(acknowledged), "{proven:?} {acknowledged}");
+}
+
+/// In a child: writes entries from several tasks and prints each that was acknowledged.
+pub(crate) async fn log_until_killed(directory: &Path) {
+    let clock = Arc::new(ManualClock::new(NOON));
+    let checkpoints = Checkpoints {
+        cluster: ClusterName::new("example.com").unwrap(),
+        signer: Arc::new(KnownKeySigner::new(1)),
+        // Every life begins with an empty one: what it remembered is tested elsewhere.
+        storage: Arc::new(MemoryBackend::new(clock.clone())),
+    };
+    let config = FileAuditConfig { checkpoint_entries: 7, ..FileAuditConfig::default() };
+    let log = FileAuditLog::builder(directory, clock, Arc::new(SystemEntropy::new()));
+    let log = Arc::new(log.checkpoints(checkpoints).config(config).open().await.unwrap());
+    let scope = teleport_core::task::TaskScope::new();
+    for _ in 0..4 {
+        let log = Arc::clone(&log);
+        scope.spawn(async move {
+            loop {
+                let mut event = AuditEvent::new(EventKind::Exec).field("command", "x".repeat(3000));
+                event.time = NOON;
+                log.emit(vec![event]).await.unwrap();
+                println!("\nACK");
+            }
+        });
+    }
+    scope.join().await;
 }

@@ -175,3 +175,15 @@ async fn fill_the_disk() {
     assert_eq!(backend.list(&Prefix::root()).await.unwrap().len(), number + 2);
     println!("\nHEALED");
 }
+
+#[tokio::test]
+async fn fill_the_audit_log() {
+    let Some(path) = path() else { return };
+    crate::audit_chain::fill(&path).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_until_killed() {
+    let Some(path) = path() else { return };
+    crate::audit_chain::log_until_killed(&path).await;
+}

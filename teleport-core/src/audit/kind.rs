@@ -101,7 +101,7 @@ kinds! {
     /// An SSH authentication was refused.
     AuthFailure = "auth" "T3007W" by Host ["claimed_user", "login_requested", "method", "serial"],
     /// A certificate was issued.
-    CertCreate = "cert.create" "TC000I" by Auth ["cert_type", "derived_from", "host_id", "issued_by", "logins", "mfa_device_name", "mfa_device_uuid", "names", "node_name", "role", "serial", "valid_before"],
+    CertCreate = "cert.create" "TC000I" by Auth ["cert_type", "derived_from", "host_id", "issued_by", "logins", "method", "mfa_device_name", "mfa_device_uuid", "names", "node_name", "role", "roles", "serial", "valid_before"],
     /// A connection was ended by the server.
     ClientDisconnect = "client.disconnect" "T3006I" by Host ["addr.local", "node_id", "node_name", "reason"],
     /// A command ran.
@@ -161,7 +161,7 @@ kinds! {
     /// A session was refused.
     SessionRejected = "session.rejected" "T1006W" by Host ["max", "reason"],
     /// A session began.
-    SessionStart = "session.start" "T2000I" by Node ["addr.local", "command", "interactive", "role", "session_recording", "terminal_size"],
+    SessionStart = "session.start" "T2000I" by Node ["addr.local", "command", "interactive", "recording_strict", "role", "session_recording", "terminal_size"],
     /// A recording is complete in the store.
     SessionUpload = "session.upload" "T2005I" by Auth ["parts", "sha256"],
     /// A recording was not taken: it, or all those of its host, are beyond a limit.
