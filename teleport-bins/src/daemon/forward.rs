@@ -226,7 +226,9 @@ mod tests {
         for number in 0..20 {
             forwarder.forward(&line(&format!("user-{number}")));
         }
-        let last = std::thread::spawn(move || (0..20).map(|_| receive(&syslog)).fold(String::new(), |_, message| message));
+        let last = std::thread::spawn(move || {
+            (0..20).map(|_| receive(&syslog)).fold(String::new(), |_, message| message)
+        });
         drop(forwarder);
         assert!(last.join().unwrap().contains("user-19"));
     }

@@ -187,7 +187,8 @@ fn the_log_is_verified_on_the_auth_host_and_from_a_copy() {
         command.arg("--dir").arg(&copy).arg("--key").arg(&key).args(more);
         run(command)
     };
-    let report: Value = serde_json::from_str(&offline(&["--format=json", "--expect", &head]).clean()).unwrap();
+    let report: Value =
+        serde_json::from_str(&offline(&["--format=json", "--expect", &head]).clean()).unwrap();
     assert_eq!((&report["ok"], &report["cluster"]), (&Value::Bool(true), &CLUSTER.into()));
     let refused = offline(&["--expect", &format!("99999:{}", "0".repeat(64))]).refusal();
     assert!(refused.contains("was cut"), "{refused}");
