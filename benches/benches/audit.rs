@@ -32,7 +32,8 @@ fn event() -> AuditEvent {
 async fn open(directory: &std::path::Path, sync: SyncPolicy, signed: bool) -> FileAuditLog {
     let clock = Arc::new(SystemClock::new());
     let config = FileAuditConfig { sync, ..FileAuditConfig::default() };
-    let mut log = FileAuditLog::builder(directory, clock.clone(), Arc::new(SystemEntropy::new())).config(config);
+    let mut log =
+        FileAuditLog::builder(directory, clock.clone(), Arc::new(SystemEntropy::new())).config(config);
     if signed {
         log = log.checkpoints(Checkpoints {
             cluster: ClusterName::new("example.com").expect("a name"),
@@ -46,7 +47,8 @@ async fn open(directory: &std::path::Path, sync: SyncPolicy, signed: bool) -> Fi
 fn chain(c: &mut Criterion) {
     let json = serde_json::to_vec(&event()).expect("an event");
     let mut group = c.benchmark_group("an audit event");
-    group.bench_function("as JSON", |b| b.iter(|| serde_json::to_vec(black_box(&event())).expect("an event")));
+    group
+        .bench_function("as JSON", |b| b.iter(|| serde_json::to_vec(black_box(&event())).expect("an event")));
     group.bench_function("number and digest", |b| {
         let (mut chain, mut out) = (Chain::new(), Vec::new());
         b.iter(|| {
@@ -60,7 +62,10 @@ fn chain(c: &mut Criterion) {
 fn emit(c: &mut Criterion) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("a runtime");
     let mut group = c.benchmark_group("audit events, 16 parallel callers");
-    group.throughput(Throughput::Elements(CALLERS as u64)).sample_size(20).measurement_time(Duration::from_secs(5));
+    group
+        .throughput(Throughput::Elements(CALLERS as u64))
+        .sample_size(20)
+        .measurement_time(Duration::from_secs(5));
     for (name, sync, signed) in [
         ("always, chain", SyncPolicy::Always, false),
         ("always, chain and checkpoints", SyncPolicy::Always, true),

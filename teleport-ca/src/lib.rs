@@ -94,6 +94,8 @@
 //!
 //! # Keys
 //!
+//! The authority has four. [`AuditKey`] is a fifth, beside it: it signs checkpoints of the audit log and nothing else.
+//!
 //! Private keys are made in a [`KeyStore`](key::KeyStore) and leave it only through [`danger`]. The
 //! [`SoftwareKeyStore`](key::SoftwareKeyStore) keeps them in the cluster's storage, sealed with a master key that the storage
 //! does not have. Who can read the storage learns no key; who can write it can destroy the authority but cannot make it trust

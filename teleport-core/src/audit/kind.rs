@@ -89,7 +89,7 @@ macro_rules! kinds {
 
 kinds! {
     /// An agent was not forwarded.
-    AgentForwardFailure = "agent-forward" "TAF00W" by Node [],
+    AgentForwardFailure = "agent-forward" "TAF00W" by Node ["addr.local", "request"],
     /// A checkpoint of the log: everything up to it is signed.
     AuditCheckpoint = "audit.checkpoint" "TAU01I" by Log ["head", "key", "log", "lost_entries", "lost_log", "reason", "signature"],
     /// Events that a forwarder could not take were not forwarded. They are in the log.
@@ -99,15 +99,15 @@ kinds! {
     /// Old files of the log were removed, as the configuration asks for.
     AuditRetention = "audit.retention" "TAU03I" by Log ["files", "first", "newest", "oldest"],
     /// An SSH authentication was refused.
-    AuthFailure = "auth" "T3007W" by Host ["claimed_user", "login_requested", "method", "serial"],
+    AuthFailure = "auth" "T3007W" by Host ["addr.local", "claimed_user", "login_requested", "method", "serial"],
     /// A certificate was issued.
     CertCreate = "cert.create" "TC000I" by Auth ["cert_type", "derived_from", "host_id", "issued_by", "logins", "method", "mfa_device_name", "mfa_device_uuid", "names", "node_name", "role", "roles", "serial", "valid_before"],
     /// A connection was ended by the server.
     ClientDisconnect = "client.disconnect" "T3006I" by Host ["addr.local", "node_id", "node_name", "reason"],
     /// A command ran.
-    Exec = "exec" "T3002I" by Node ["command", "exit_code", "exit_signal"],
+    Exec = "exec" "T3002I" by Node ["addr.local", "command", "exit_code", "exit_reason", "exit_signal", "interactive", "reason", "recording_strict", "role", "session_recording"],
     /// A command could not run, or failed.
-    ExecFailure = "exec" "T3002E" by Host ["command", "exit_code", "exit_signal"],
+    ExecFailure = "exec" "T3002E" by Host ["addr.local", "command", "exit_code", "exit_reason", "exit_signal", "interactive", "reason", "recording_strict", "request", "role", "session_recording"],
     /// A host joined.
     InstanceJoin = "instance.join" "TJ002I" by Auth ["addresses", "host_id", "node_name", "role", "token_id"],
     /// A host was refused.
@@ -133,9 +133,9 @@ kinds! {
     /// The sealed secrets of the cluster were read, for a backup.
     BackupSecrets = "backup.secrets" "TBK00I" by Auth ["records"],
     /// A connection was forwarded.
-    Port = "port" "T3003I" by Host ["addr", "kind", "node_address", "node_id", "node_name", "target"],
+    Port = "port" "T3003I" by Host ["addr", "addr.local", "kind", "node_address", "node_id", "node_name", "target"],
     /// A connection was not forwarded.
-    PortFailure = "port" "T3003E" by Host ["addr", "kind", "node_address", "node_id", "node_name", "target"],
+    PortFailure = "port" "T3003E" by Host ["addr", "addr.local", "kind", "node_address", "node_id", "node_name", "request", "target"],
     /// An invite or a password reset was made.
     ResetTokenCreate = "reset_password_token.create" "T6000I" by Auth ["expires", "name"],
     /// An invite or a password reset was deleted before it was used.
@@ -147,7 +147,7 @@ kinds! {
     /// A session's recording was read.
     RecordingAccess = "session.recording.access" "T2012I" by Auth ["offset", "session_user"],
     /// A terminal changed its size.
-    Resize = "resize" "T2002I" by Node ["terminal_size"],
+    Resize = "resize" "T2002I" by Node ["addr.local", "terminal_size"],
     /// A role was made.
     RoleCreate = "role.created" "T9000I" by Auth ["name"],
     /// A role was deleted.
@@ -155,23 +155,23 @@ kinds! {
     /// A role was changed.
     RoleUpdate = "role.updated" "T9002I" by Auth ["name"],
     /// A command that copies files was refused.
-    ScpDisallowed = "scp" "T3010E" by Node ["command"],
+    ScpDisallowed = "scp" "T3010E" by Node ["addr.local", "command", "interactive", "role"],
     /// A session ended.
-    SessionEnd = "session.end" "T2004I" by Node ["command", "exit_code", "exit_reason", "exit_signal", "interactive", "session_start", "session_stop"],
+    SessionEnd = "session.end" "T2004I" by Node ["addr.local", "command", "exit_code", "exit_reason", "exit_signal", "interactive", "reason", "recording_strict", "role", "session_recording", "session_start", "session_stop"],
     /// A session was refused.
-    SessionRejected = "session.rejected" "T1006W" by Host ["max", "reason"],
+    SessionRejected = "session.rejected" "T1006W" by Host ["addr.local", "command", "interactive", "max", "reason", "request", "role", "target"],
     /// A session began.
-    SessionStart = "session.start" "T2000I" by Node ["addr.local", "command", "interactive", "recording_strict", "role", "session_recording", "terminal_size"],
+    SessionStart = "session.start" "T2000I" by Node ["addr.local", "command", "interactive", "reason", "recording_strict", "role", "session_recording", "terminal_size"],
     /// A recording is complete in the store.
     SessionUpload = "session.upload" "T2005I" by Auth ["parts", "sha256"],
     /// A recording was not taken: it, or all those of its host, are beyond a limit.
     SessionUploadFailure = "session.upload" "T2005E" by Node ["reason", "session_user"],
     /// SFTP was refused.
-    SftpDisallowed = "sftp" "TS020E" by Node ["name"],
+    SftpDisallowed = "sftp" "TS020E" by Node ["addr.local", "command", "interactive", "name", "role"],
     /// A subsystem was started.
-    Subsystem = "subsystem" "T3001I" by Host ["name", "node_address", "node_id", "node_name", "target"],
+    Subsystem = "subsystem" "T3001I" by Host ["addr.local", "name", "node_address", "node_id", "node_name", "target"],
     /// A subsystem was refused.
-    SubsystemFailure = "subsystem" "T3001E" by Host ["name", "target"],
+    SubsystemFailure = "subsystem" "T3001E" by Host ["addr.local", "name", "node_address", "node_id", "node_name", "request", "target"],
     /// A user was made.
     UserCreate = "user.create" "T1002I" by Auth ["logins", "name", "roles", "traits"],
     /// A user was deleted.
@@ -187,7 +187,7 @@ kinds! {
     /// A user was changed.
     UserUpdate = "user.update" "T1003I" by Auth ["logins", "name", "roles", "traits"],
     /// X11 was not forwarded.
-    X11ForwardFailure = "x11-forward" "T3008W" by Node [],
+    X11ForwardFailure = "x11-forward" "T3008W" by Node ["addr.local", "request"],
 }
 
 impl fmt::Display for EventKind {
