@@ -499,14 +499,14 @@ async fn checkpoints_come_with_time_and_storage_may_be_late() {
     let path = world.path().join("2026-11-21.jsonl");
     assert_eq!(lines(&std::fs::read(&path).unwrap()).len(), 2, "the first one, and an event");
     world.clock.advance(Duration::from_secs(60));
-    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
     loop {
         let proven = world.verify_offline().unwrap();
         let stored = world.stored().await;
         if proven.unsigned == 0 && stored.iter().any(|stored| Some(stored.head) == proven.head) {
             break;
         }
-        assert!(std::time::Instant::now() < deadline, "no checkpoint came: {proven:?}");
+        assert!(tokio::time::Instant::now() < deadline, "no checkpoint came: {proven:?}");
         tokio::task::yield_now().await;
     }
     // A key that does not sign stops nothing.
