@@ -8,7 +8,6 @@
 )]
 
 mod at_rest;
-mod audit;
 mod inspect;
 mod issue;
 mod openssh;

@@ -9,7 +9,6 @@
 
 mod account;
 mod admin;
-mod audit;
 mod backup;
 mod cluster;
 mod connections;
@@ -23,6 +22,7 @@ mod policy;
 mod quota;
 mod real;
 mod recordings;
+mod retention;
 mod roles;
 mod rows;
 mod secrets;
