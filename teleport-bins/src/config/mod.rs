@@ -11,6 +11,8 @@ pub(crate) mod yaml;
 pub use self::duration::{format_duration, parse_duration};
 pub use self::file::{ConfigError, FileConfig, load, parse};
 pub use self::sample::sample;
-pub use self::settings::{AuthSettings, NodeSettings, Overrides, ProxySettings, Settings, default_data_dir};
+pub use self::settings::{
+    AuthSettings, NodeSettings, Overrides, ProxySettings, RecordingPlace, Settings, default_data_dir,
+};
 pub(crate) use self::settings::{with_port, without_port};
 pub use self::size::Size;

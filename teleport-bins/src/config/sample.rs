@@ -1,6 +1,6 @@
 //! What `teleport configure` prints.
 
-use super::{Settings, Size};
+use super::{RecordingPlace, Settings, Size};
 use crate::config::settings::without_port;
 
 /// A commented configuration file that says what `settings` say.
@@ -64,6 +64,9 @@ pub fn sample(settings: &Settings) -> String {
          \x20     output: text # text, json\n\
          \x20 storage:\n\
          \x20   type: redb # redb, memory\n\
+         \x20   # Where recordings are kept; in `recordings` of the data directory if left out. Credentials for S3 come from the\n\
+         \x20   # environment (AWS_ACCESS_KEY_ID, …) or the instance.\n\
+         {sessions}\
          auth_service:\n\
          \x20 enabled: {auth}\n\
          \x20 # Fixed at the first start.\n\
@@ -80,6 +83,10 @@ pub fn sample(settings: &Settings) -> String {
          \x20   max_size: {max_size}\n\
          \x20   max_size_per_day: {max_size_per_day}\n\
          \x20   max_count_per_day: {max_count_per_day}\n\
+         \x20 # Older recordings are deleted, and the oldest while all are larger. Held ones stay: `tctl recordings hold`.\n\
+         {retention}\
+         \x20 # Recordings are encrypted for these keys of `age-keygen`; the auth service shows them by the keys in these files.\n\
+         {encryption}\
          \x20 authentication:\n\
          \x20   # What a login needs beside the password. `off` is for tests.\n\
          \x20   second_factor: {second_factor}\n\
@@ -102,6 +109,9 @@ pub fn sample(settings: &Settings) -> String {
          \x20 listen_addr: 0.0.0.0:3022\n\
          {labels}",
         nodename = settings.nodename,
+        sessions = sessions(settings),
+        retention = retention(settings),
+        encryption = encryption(settings),
         data_dir = settings.data_dir.display(),
         auth = yes(settings.auth.is_some()),
         session_recording = recording.mode,
@@ -116,6 +126,49 @@ pub fn sample(settings: &Settings) -> String {
         parallel = password.parallel,
         proxy = yes(settings.proxy.is_some()),
         node = yes(settings.node.is_some()),
+    )
+}
+
+fn sessions(settings: &Settings) -> String {
+    match settings.auth.as_ref().map(|auth| &auth.recording_store) {
+        Some(RecordingPlace::Directory(path)) if *path != settings.data_dir.join("recordings") => {
+            format!("    audit_sessions_uri: \"file://{}\"\n", path.display())
+        }
+        Some(RecordingPlace::S3(config)) => format!("    audit_sessions_uri: \"{config}\"\n"),
+        _ => "    # audit_sessions_uri: \"s3://bucket/prefix?region=eu-west-1\"\n".to_owned(),
+    }
+}
+
+fn retention(settings: &Settings) -> String {
+    let retention = settings.auth.as_ref().map(|auth| auth.retention).unwrap_or_default();
+    let age = retention.max_age.map(|age| format!("    max_age: {}s\n", age.as_secs()));
+    let size = retention.max_size.map(|size| format!("    max_size: {}\n", Size(size)));
+    match (age, size) {
+        (None, None) => "  # recording_retention: {max_age: 365d, max_size: 1TiB}\n".to_owned(),
+        (age, size) => {
+            format!("  recording_retention:\n{}{}", age.unwrap_or_default(), size.unwrap_or_default())
+        }
+    }
+}
+
+fn encryption(settings: &Settings) -> String {
+    let (recipients, files) = match &settings.auth {
+        Some(auth) => (&auth.recording_keys.0[..], &auth.recording_keys.1[..]),
+        None => (&[][..], &[][..]),
+    };
+    let example = if recipients.is_empty() && files.is_empty() { "# " } else { "" };
+    let recipients: Vec<String> = match recipients {
+        [] if !example.is_empty() => vec!["age1…".to_owned()],
+        keys => keys.iter().map(ToString::to_string).collect(),
+    };
+    let files: Vec<String> = match files {
+        [] if !example.is_empty() => vec!["\"/etc/teleport.age\"".to_owned()],
+        files => files.iter().map(|file| format!("{:?}", file.display().to_string())).collect(),
+    };
+    format!(
+        "  {example}session_recording_encryption:\n  {example}  recipients: [{}]\n  {example}  identity_files: [{}]\n",
+        recipients.join(", "),
+        files.join(", ")
     )
 }
 

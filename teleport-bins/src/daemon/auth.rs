@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use teleport_backend::audit::file::FileAuditLog;
-use teleport_backend::recordings::fs::FsRecordingStore;
 use teleport_ca::{CaError, CertificateAuthority};
 use teleport_core::api::{AdminApi, CreateToken, HostCredentials, JoinRequest, PublicApi};
 use teleport_core::audit::AuditLog;
@@ -16,7 +15,7 @@ use teleport_core::token::{StaticToken, StaticTokenSource, StaticTokenSpec};
 use teleport_ssh::identity::{HostMaterial, HostName, IdentityStore};
 
 use super::data_dir::DataDir;
-use super::{Os, read_secret_file};
+use super::{Os, read_secret_file, recordings};
 use crate::config::AuthSettings;
 
 /// An auth service over the data directory.
@@ -89,14 +88,16 @@ impl LocalAuth {
         config.static_tokens = static_tokens;
         config.session_recording = settings.session_recording.clone();
         config.recordings = settings.recordings;
+        config.retention = settings.retention;
         config.second_factor = settings.second_factor;
         config.lock_mode = settings.lock_mode;
         config.password = settings.password;
+        let recordings = recordings::open(settings, &sealer, os).await?;
         let ports = Ports {
             backend: Arc::clone(&backend),
             issuer: Arc::new(authority),
             sealer,
-            recordings: Arc::new(FsRecordingStore::open(data_dir.join("recordings")).await?),
+            recordings,
             audit,
             clock: Arc::clone(&os.clock),
             entropy: Arc::clone(&os.entropy),

@@ -6,6 +6,7 @@ mod data_dir;
 mod member;
 mod membership;
 mod proxy;
+pub mod recordings;
 mod signals;
 
 use std::fs::OpenOptions;
@@ -168,6 +169,7 @@ impl Daemon {
             let address = bound.local_addr()?;
             write_address(&data_dir.join(AUTH_ADDRESS_FILE), address)?;
             base.1.spawn(bound.serve(base.0.clone()));
+            base.1.spawn(recordings::sweep(service.service.clone(), base.0.clone()));
             services.started();
             auth_address = Some(address);
             local = Some((service, connector));

@@ -83,6 +83,16 @@ kinds! {
     ApiFailure = "api.failed" "TAP00E",
     /// A session's recording was read.
     RecordingAccess = "session.recording.access" "T2012I",
+    /// A recording was deleted, or is at this moment.
+    RecordingDelete = "session.recording.delete" "T2013I",
+    /// A recording was not deleted, because it is held.
+    RecordingDeleteFailure = "session.recording.delete" "T2013E",
+    /// A recording must not be deleted from now on.
+    RecordingHold = "session.recording.hold" "T2014I",
+    /// A recording may be deleted again.
+    RecordingRelease = "session.recording.release" "T2015I",
+    /// An encrypted recording was made readable for other recipients.
+    RecordingRewrap = "session.recording.rewrap" "T2016I",
     /// A terminal changed its size.
     Resize = "resize" "T2002I",
     /// A role was made.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::retention::RetentionConfig;
 use crate::access::ClusterRecording;
 use crate::cert::MAX_USER_TTL;
 use crate::id::ClusterName;
@@ -46,6 +47,8 @@ pub struct AuthConfig {
     pub second_factor: SecondFactor,
     /// How much the recordings of a host may occupy.
     pub recordings: RecordingLimits,
+    /// How long recordings are kept. For ever.
+    pub retention: RetentionConfig,
     /// How often watchers of access look for changes that the backend does not report. 60 seconds.
     pub trust_refresh: Duration,
 }
@@ -72,6 +75,7 @@ impl AuthConfig {
             password: PasswordConfig::default(),
             second_factor: SecondFactor::default(),
             recordings: RecordingLimits::default(),
+            retention: RetentionConfig::default(),
             trust_refresh: Duration::from_secs(60),
         }
     }

@@ -35,6 +35,7 @@ mod proof;
 mod quota;
 mod recordings;
 mod reissue;
+mod retention;
 mod roles;
 mod sessions;
 mod signing;
@@ -59,6 +60,7 @@ pub use self::handle::AuthHandle;
 pub use self::join::HostRecord;
 use self::password::Hasher;
 use self::quota::Quotas;
+pub use self::retention::{RetentionConfig, Swept};
 use self::sessions::SessionOwners;
 pub use self::totp::one_time_code;
 use self::withdrawn::Withdrawn;
@@ -127,6 +129,7 @@ struct Inner {
     connections: connections::Connections,
     quotas: Quotas,
     usage: Repo<quota::Usage>,
+    recording_fates: Repo<retention::RecordingFate>,
     /// By who reported their start. Apart, because a report is only a word.
     session_reporters: SessionOwners,
     active_sessions: Repo<active::HostSessions>,
@@ -180,6 +183,7 @@ impl AuthService {
             connections: connections::Connections::new(repo()),
             quotas: Quotas::default(),
             usage: Repo::new(repo()),
+            recording_fates: Repo::new(repo()),
             session_reporters: SessionOwners::default(),
             active_sessions: Repo::new(repo()),
             ended_sessions: Repo::new(repo()),

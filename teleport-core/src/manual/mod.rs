@@ -9,6 +9,7 @@
 //! | [`locks`] | how somebody is kept out at once |
 //! | [`recordings`] | what a recording is byte for byte, and how it is read |
 //! | [`sessions`] | how sessions are shared, listed and ended |
+//! | [`storing_recordings`] | where recordings lie, who can read them there, how long they stay |
 //! | [`defaults`] | every number, and its reason |
 
 #[doc = include_str!("defaults.md")]
@@ -23,6 +24,8 @@ pub mod recordings {}
 pub mod roles {}
 #[doc = include_str!("sessions.md")]
 pub mod sessions {}
+#[doc = include_str!("storing_recordings.md")]
+pub mod storing_recordings {}
 #[doc = include_str!("threat_model.md")]
 pub mod threat_model {}
 #[doc = include_str!("trust_and_keys.md")]
