@@ -19,6 +19,8 @@ pub(super) struct Screen {
     /// Whether the session had no terminal.
     plain: bool,
     titled: bool,
+    /// A line of ours is over the last one.
+    covered: bool,
 }
 
 impl Screen {
@@ -34,6 +36,7 @@ impl Screen {
             is_terminal,
             plain: false,
             titled: false,
+            covered: false,
         }
     }
 
@@ -78,6 +81,10 @@ impl Screen {
     /// Empties it, for what does not follow from what was shown.
     pub(super) fn clear(&mut self) {
         self.out.push_str(&self.filter.restore());
+        if std::mem::take(&mut self.covered) {
+            // Some terminals keep what is erased, to be scrolled back to.
+            self.out.push_str("\x1b[999;1H\x1b[2K");
+        }
         self.out.push_str("\x1b[H\x1b[2J");
         self.filter = TerminalFilter::drawing();
     }
@@ -85,6 +92,7 @@ impl Screen {
     /// Shows a line of ours over the last line of the terminal. What it covers is lost.
     pub(super) fn status(&mut self, text: &str) -> Result<()> {
         let (columns, rows) = size().unwrap_or((80, 24));
+        self.covered = true;
         let shown: String = text.chars().take(usize::from(columns).saturating_sub(2)).collect();
         self.out.push_str(&format!("\x1b7\x1b[?6l\x1b[{rows};1H\x1b[0;7m {shown} \x1b[0m\x1b[K\x1b8"));
         self.flush()
