@@ -50,9 +50,14 @@ const PROGRAMS: [(&str, &str); 6] = [
 pub async fn run(scale: Scale) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     let dir = tempfile::tempdir()?;
+    let (mut all_shown, mut all_stored) = (0, 0);
     for (name, line) in PROGRAMS.into_iter().take(scale.of(PROGRAMS.len(), 1)) {
-        rows.extend(stored(dir.path(), name, line)?);
+        let (shown, ours, of_program) = stored(dir.path(), name, line)?;
+        (all_shown, all_stored) = (all_shown + shown, all_stored + ours);
+        rows.extend(of_program);
     }
+    let each = all_stored as f64 / all_shown as f64 * 1000.0;
+    rows.push(Row::alone("stored for a MB of output, all of it", "KB", each, Goal::AtMost(200.0)));
     rows.extend(typed()?);
     rows.extend(memory(scale)?);
     rows.extend(throughput(dir.path(), scale).await?);
@@ -94,8 +99,8 @@ fn record(events: impl Iterator<Item = (Duration, Vec<u8>)>) -> Result<(usize, u
     Ok((ours + encoder.take(true)?.len(), theirs))
 }
 
-/// A program in a terminal, recorded by `script`, whose record has every piece of output with its time.
-fn stored(dir: &Path, name: &str, line: &str) -> Result<Vec<Row>> {
+/// A program in a terminal, recorded by `script`, whose record has every piece of output with its time: how much was shown and stored.
+fn stored(dir: &Path, name: &str, line: &str) -> Result<(usize, usize, [Row; 2])> {
     let (typescript, timing) = (dir.join("typescript"), dir.join("timing"));
     let status = Command::new("script")
         .args(["-q", "-e", "-c", line, "--logging-format", "classic", "--log-out"])
@@ -123,17 +128,12 @@ fn stored(dir: &Path, name: &str, line: &str) -> Result<Vec<Row>> {
     ensure!(shown > 1000, "{name} shows nothing");
     let (ours, cast) = record(events.into_iter())?;
     let each = |bytes: usize| bytes as f64 / shown as f64 * 1000.0;
-    Ok(vec![
-        Row::alone(format!("stored for a MB of output, {name}"), "KB", each(ours), Goal::AtMost(200.0)),
-        Row::against(
-            "  beside script",
-            "KB",
-            each(ours),
-            ("script", each(data.len() + times.len())),
-            Goal::Free,
-        ),
+    let script = ("script", each(data.len() + times.len()));
+    let rows = [
+        Row::against(format!("stored for a MB of output, {name}"), "KB", each(ours), script, Goal::Free),
         Row::against("  beside asciicast", "KB", each(ours), ("asciicast", each(cast)), Goal::Free),
-    ])
+    ];
+    Ok((shown, ours, rows))
 }
 
 /// Somebody who types five letters a second, and sees them: hardly any output, each letter an event.

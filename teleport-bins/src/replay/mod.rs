@@ -147,7 +147,7 @@ async fn print(mut source: Source, options: Options) -> Result<()> {
 enum Writer {
     Cast(CastVersion, Option<Asciicast>),
     Json(Utf8),
-    Text(TerminalFilter),
+    Text(Box<TerminalFilter>),
     Yaml(Utf8),
 }
 
@@ -158,7 +158,7 @@ impl Writer {
             PlayFormat::Cast3 => Self::Cast(CastVersion::V3, None),
             PlayFormat::Json => Self::Json(Utf8::new()),
             PlayFormat::Yaml => Self::Yaml(Utf8::new()),
-            PlayFormat::Pty | PlayFormat::Text => Self::Text(TerminalFilter::text()),
+            PlayFormat::Pty | PlayFormat::Text => Self::Text(Box::new(TerminalFilter::text())),
         }
     }
 
