@@ -133,9 +133,9 @@ mod tests {
     #[test]
     fn f4_json_has_no_control_characters() {
         let value = "a\u{1b}\u{7f}\u{9b}6né";
-        let text = json_text(&serde_json::to_string(value).unwrap());
+        let text = json_text(&serde_json::Value::from(value).to_string());
         assert_eq!(text, r#""a\u001b\u007f\u009b6né""#);
-        assert_eq!(serde_json::from_str::<String>(&text).unwrap(), value);
+        assert_eq!(serde_json::from_str::<String>(&text).ok().as_deref(), Some(value));
     }
 
     #[test]

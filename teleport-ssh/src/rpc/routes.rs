@@ -66,6 +66,7 @@ pub(crate) enum Route {
     Secrets,
     SignHost,
     SignUser,
+    AuditAnchors,
     Status,
     TokenDocuments,
     Tokens,
@@ -93,6 +94,7 @@ impl Route {
             | Self::RecordingParts(_)
             | Self::Role(_)
             | Self::Roles
+            | Self::AuditAnchors
             | Self::Status
             | Self::TokenDocuments
             | Self::Tokens
@@ -180,6 +182,7 @@ impl Route {
             }
             ("events", None, ..) => Self::EmitEvents,
             ("events", Some("search"), None, ..) => Self::SearchEvents,
+            ("events", Some("anchors"), None, ..) => Self::AuditAnchors,
             ("status", None, ..) => Self::Status,
             ("users", None, ..) if *method == Method::GET => Self::Users,
             ("users", None, ..) => Self::CreateUser,
@@ -266,6 +269,7 @@ impl fmt::Display for Route {
             Self::Secrets => f.write_str("documents/secrets"),
             Self::SignHost => f.write_str("certificates/host"),
             Self::SignUser => f.write_str("certificates/user"),
+            Self::AuditAnchors => f.write_str("events/anchors"),
             Self::Status => f.write_str("status"),
             Self::Trust => f.write_str("trust"),
             Self::UnlockUser(name) => write!(f, "users/{name}/unlock"),
@@ -338,6 +342,7 @@ mod tests {
             Route::Secrets,
             Route::SignHost,
             Route::SignUser,
+            Route::AuditAnchors,
             Route::Status,
             Route::TokenDocuments,
             Route::Tokens,
@@ -405,6 +410,7 @@ mod tests {
             Route::Secrets => Operation::Secrets,
             Route::SignHost => Operation::SignHost,
             Route::SignUser => Operation::SignUser,
+            Route::AuditAnchors => Operation::AuditAnchors,
             Route::Status => Operation::Status,
             Route::TokenDocuments => Operation::TokenDocuments,
             Route::Tokens => Operation::Tokens,

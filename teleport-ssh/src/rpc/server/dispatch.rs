@@ -100,6 +100,7 @@ pub(super) async fn dispatch(
         Route::Secrets => ok(&api.secrets().await?),
         Route::SignHost => ok(&api.sign_host(parse(&body().await?)?).await?),
         Route::SignUser => ok(&api.sign_user(parse(&body().await?)?).await?),
+        Route::AuditAnchors => ok(&api.audit_anchors().await?),
         Route::Status => ok(&api.status().await?),
         Route::TokenDocuments => ok(&api.token_documents().await?),
         Route::Tokens => ok(&api.tokens().await?),
