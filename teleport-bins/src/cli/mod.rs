@@ -5,7 +5,6 @@ mod common;
 mod node_list;
 mod out;
 mod output;
-mod recordings;
 pub mod tctl;
 pub mod teleport;
 pub mod tsh;

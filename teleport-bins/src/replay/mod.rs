@@ -42,39 +42,37 @@ pub struct Options {
 ///
 /// # Errors
 /// When it cannot be read, or is damaged: after what is sound was shown.
-pub async fn play(source: Source, options: Options) -> Result<()> {
+pub async fn play(mut source: Source, options: Options) -> Result<()> {
     match options.format {
-        PlayFormat::Pty => terminal::play(source, options.pace).await,
-        format => print_to(source, format, &mut std::io::stdout()).await,
-    }
-}
-
-/// Writes a recording without its timing.
-///
-/// # Errors
-/// When it cannot be read, or is damaged: after what is sound was written; those of `out`.
-pub async fn print_to(mut source: Source, format: PlayFormat, out: &mut impl Write) -> Result<()> {
-    let (mut cast, mut plain, mut begun) = (Asciicast::new(), Plain::new(), false);
-    while let Some(event) = source.next().await? {
-        match format {
-            PlayFormat::Cast => {
+        PlayFormat::Pty => terminal::play(source, options.pace).await?,
+        PlayFormat::Text => {
+            let mut plain = Plain::new();
+            while let Some(event) = source.next().await? {
+                if let RecordedEvent::Output { data, .. } = &event {
+                    write(&plain.strip(data))?;
+                }
+            }
+        }
+        PlayFormat::Json => {
+            while let Some(event) = source.next().await? {
+                write(format!("{}\n", text::json(&event)).as_bytes())?;
+            }
+        }
+        PlayFormat::Cast => {
+            let mut cast = Asciicast::new();
+            let mut begun = false;
+            while let Some(event) = source.next().await? {
                 if let Some(meta) = source.meta().filter(|_| !begun) {
-                    out.write_all(Asciicast::header(meta).as_bytes())?;
+                    write(Asciicast::header(meta).as_bytes())?;
                     begun = true;
                 }
                 if let Some(line) = cast.line(&event) {
-                    out.write_all(line.as_bytes())?;
-                }
-            }
-            PlayFormat::Json => writeln!(out, "{}", text::json(&event))?,
-            PlayFormat::Pty | PlayFormat::Text => {
-                if let RecordedEvent::Output { data, .. } = &event {
-                    out.write_all(&plain.strip(data))?;
+                    write(line.as_bytes())?;
                 }
             }
         }
     }
-    Ok(out.flush()?)
+    Ok(())
 }
 
 fn write(bytes: &[u8]) -> Result<()> {

@@ -11,15 +11,16 @@ use super::context::OpContext;
 use super::policy::Operation as Op;
 use super::{
     Caller, Inner, account, backup, connections, documents, eviction, invites, join, log, login, nodes,
-    presence, recordings, reissue, retention, signing, tokens, trust, users,
+    presence, recordings, reissue, signing, tokens, trust, users,
 };
 use crate::api::{
-    AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditApi, ChangePassword,
-    ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken, HeldConnections, HoldConnections,
-    HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice,
-    NewMfaDevice, NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery,
-    ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, RetentionApi,
-    SignHost, SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
+    AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditAnchors, AuditApi,
+    ChangePassword, ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken, HeldConnections,
+    HoldConnections, HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest,
+    LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi,
+    RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest,
+    ResetUser, ResourceApi, SignHost, SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser,
+    UserInfo,
 };
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
 use crate::cert::TrustBundle;
@@ -246,33 +247,6 @@ impl RecordingApi for AuthHandle {
 }
 
 #[async_trait]
-impl RetentionApi for AuthHandle {
-    async fn hold_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<RecordingInfo> {
-        let call = self.call();
-        let permit = call.authorize(Op::HoldRecording).await?;
-        retention::hold(&call, permit, session, reason).await
-    }
-
-    async fn release_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<()> {
-        let call = self.call();
-        let permit = call.authorize(Op::ReleaseRecording).await?;
-        retention::release(&call, permit, session, reason).await
-    }
-
-    async fn delete_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<()> {
-        let call = self.call();
-        let permit = call.authorize(Op::DeleteRecording).await?;
-        retention::delete(&call, permit, session, reason).await
-    }
-
-    async fn rewrap_recording(&self, session: SessionId) -> ApiResult<bool> {
-        let call = self.call();
-        let permit = call.authorize(Op::RewrapRecording).await?;
-        retention::rewrap(&call, permit, session).await
-    }
-}
-
-#[async_trait]
 impl AuditApi for AuthHandle {
     async fn emit_events(&self, events: Vec<AuditEvent>) -> ApiResult<()> {
         let call = self.call();
@@ -292,6 +266,11 @@ impl AdminApi for AuthHandle {
     async fn status(&self) -> ApiResult<ClusterStatus> {
         let call = self.call();
         call.run(Op::Status, |permit| trust::status(&call, permit)).await
+    }
+
+    async fn audit_anchors(&self) -> ApiResult<AuditAnchors> {
+        let call = self.call();
+        call.run(Op::AuditAnchors, |permit| log::anchors(&call, permit)).await
     }
 
     async fn create_user(&self, request: CreateUser) -> ApiResult<Invite> {

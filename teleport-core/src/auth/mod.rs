@@ -9,6 +9,7 @@
 
 mod account;
 mod backup;
+mod bound;
 mod caller;
 mod config;
 mod connections;
@@ -34,7 +35,6 @@ mod proof;
 mod quota;
 mod recordings;
 mod reissue;
-mod retention;
 mod roles;
 mod sessions;
 mod signing;
@@ -59,7 +59,6 @@ pub use self::handle::AuthHandle;
 pub use self::join::HostRecord;
 use self::password::Hasher;
 use self::quota::Quotas;
-pub use self::retention::{RetentionConfig, Swept};
 use self::sessions::SessionOwners;
 pub use self::totp::one_time_code;
 use self::withdrawn::Withdrawn;
@@ -128,7 +127,6 @@ struct Inner {
     connections: connections::Connections,
     quotas: Quotas,
     usage: Repo<quota::Usage>,
-    recording_fates: Repo<retention::RecordingFate>,
     /// By who reported their start. Apart, because a report is only a word.
     session_reporters: SessionOwners,
 }
@@ -180,7 +178,6 @@ impl AuthService {
             connections: connections::Connections::new(repo()),
             quotas: Quotas::default(),
             usage: Repo::new(repo()),
-            recording_fates: Repo::new(repo()),
             session_reporters: SessionOwners::default(),
             ports,
             config,

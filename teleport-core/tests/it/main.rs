@@ -9,6 +9,7 @@
 
 mod account;
 mod admin;
+mod audit;
 mod backup;
 mod cluster;
 mod connections;
@@ -22,7 +23,6 @@ mod policy;
 mod quota;
 mod real;
 mod recordings;
-mod retention;
 mod roles;
 mod rows;
 mod secrets;

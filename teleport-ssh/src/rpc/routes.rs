@@ -27,10 +27,6 @@ pub(crate) enum Route {
     CompleteRecording(SessionId),
     CreateLock,
     CreateRecording,
-    DeleteRecording(SessionId),
-    HoldRecording(SessionId),
-    ReleaseRecording(SessionId),
-    RewrapRecording(SessionId),
     CreateRole,
     CreateToken,
     CreateUser,
@@ -69,6 +65,7 @@ pub(crate) enum Route {
     Secrets,
     SignHost,
     SignUser,
+    AuditAnchors,
     Status,
     TokenDocuments,
     Tokens,
@@ -95,6 +92,7 @@ impl Route {
             | Self::RecordingParts(_)
             | Self::Role(_)
             | Self::Roles
+            | Self::AuditAnchors
             | Self::Status
             | Self::TokenDocuments
             | Self::Tokens
@@ -179,12 +177,9 @@ impl Route {
             ("recordings", Some(id), Some("content"), Some(offset), None) => {
                 Self::ReadRecording(id.parse().ok()?, decimal(offset)?)
             }
-            ("recordings", Some(id), Some("hold"), None, _) => Self::HoldRecording(id.parse().ok()?),
-            ("recordings", Some(id), Some("release"), None, _) => Self::ReleaseRecording(id.parse().ok()?),
-            ("recordings", Some(id), Some("delete"), None, _) => Self::DeleteRecording(id.parse().ok()?),
-            ("recordings", Some(id), Some("rewrap"), None, _) => Self::RewrapRecording(id.parse().ok()?),
             ("events", None, ..) => Self::EmitEvents,
             ("events", Some("search"), None, ..) => Self::SearchEvents,
+            ("events", Some("anchors"), None, ..) => Self::AuditAnchors,
             ("status", None, ..) => Self::Status,
             ("users", None, ..) if *method == Method::GET => Self::Users,
             ("users", None, ..) => Self::CreateUser,
@@ -240,10 +235,6 @@ impl fmt::Display for Route {
             Self::CompleteRecording(id) => write!(f, "recordings/{id}/complete"),
             Self::CreateLock | Self::Locks | Self::ReplaceLock => f.write_str("locks"),
             Self::CreateRecording => f.write_str("recordings"),
-            Self::DeleteRecording(id) => write!(f, "recordings/{id}/delete"),
-            Self::HoldRecording(id) => write!(f, "recordings/{id}/hold"),
-            Self::ReleaseRecording(id) => write!(f, "recordings/{id}/release"),
-            Self::RewrapRecording(id) => write!(f, "recordings/{id}/rewrap"),
             Self::CreateRole | Self::ReplaceRole | Self::Roles => f.write_str("roles"),
             Self::CreateToken | Self::Tokens => f.write_str("tokens"),
             Self::CreateUser | Self::Users => f.write_str("users"),
@@ -274,6 +265,7 @@ impl fmt::Display for Route {
             Self::Secrets => f.write_str("documents/secrets"),
             Self::SignHost => f.write_str("certificates/host"),
             Self::SignUser => f.write_str("certificates/user"),
+            Self::AuditAnchors => f.write_str("events/anchors"),
             Self::Status => f.write_str("status"),
             Self::Trust => f.write_str("trust"),
             Self::UnlockUser(name) => write!(f, "users/{name}/unlock"),
@@ -307,10 +299,6 @@ mod tests {
             Route::CompleteRecording(session),
             Route::CreateLock,
             Route::CreateRecording,
-            Route::DeleteRecording(session),
-            Route::HoldRecording(session),
-            Route::ReleaseRecording(session),
-            Route::RewrapRecording(session),
             Route::CreateRole,
             Route::CreateToken,
             Route::CreateUser,
@@ -349,6 +337,7 @@ mod tests {
             Route::Secrets,
             Route::SignHost,
             Route::SignUser,
+            Route::AuditAnchors,
             Route::Status,
             Route::TokenDocuments,
             Route::Tokens,
@@ -377,10 +366,6 @@ mod tests {
             Route::CompleteRecording(..) => Operation::CompleteRecording,
             Route::CreateLock => Operation::CreateLock,
             Route::CreateRecording => Operation::CreateRecording,
-            Route::DeleteRecording(..) => Operation::DeleteRecording,
-            Route::HoldRecording(..) => Operation::HoldRecording,
-            Route::ReleaseRecording(..) => Operation::ReleaseRecording,
-            Route::RewrapRecording(..) => Operation::RewrapRecording,
             Route::CreateRole => Operation::CreateRole,
             Route::CreateToken => Operation::CreateToken,
             Route::CreateUser => Operation::CreateUser,
@@ -419,6 +404,7 @@ mod tests {
             Route::Secrets => Operation::Secrets,
             Route::SignHost => Operation::SignHost,
             Route::SignUser => Operation::SignUser,
+            Route::AuditAnchors => Operation::AuditAnchors,
             Route::Status => Operation::Status,
             Route::TokenDocuments => Operation::TokenDocuments,
             Route::Tokens => Operation::Tokens,

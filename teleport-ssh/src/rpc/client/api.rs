@@ -4,12 +4,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use teleport_core::api::{
-    AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditApi, ChangePassword,
-    ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken, HeldConnections, HoldConnections,
-    HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice,
-    NewMfaDevice, NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery,
-    ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, RetentionApi,
-    SignHost, SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
+    AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditAnchors, AuditApi,
+    ChangePassword, ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken, HeldConnections,
+    HoldConnections, HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest,
+    LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi,
+    RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest,
+    ResetUser, ResourceApi, SignHost, SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser,
+    UserInfo,
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
 use teleport_core::cert::TrustBundle;
@@ -21,7 +22,7 @@ use teleport_core::storage::Revision;
 
 use super::AuthClient;
 use crate::rpc::routes::Route;
-use crate::rpc::server::{NameBody, PartsBody, ReasonBody, RewrapBody, SecretBody};
+use crate::rpc::server::{NameBody, PartsBody, SecretBody};
 
 #[async_trait]
 impl PublicApi for AuthClient {
@@ -153,25 +154,6 @@ impl RecordingApi for AuthClient {
 }
 
 #[async_trait]
-impl RetentionApi for AuthClient {
-    async fn hold_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<RecordingInfo> {
-        self.call(Route::HoldRecording(session), &ReasonBody { reason }).await
-    }
-
-    async fn release_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<()> {
-        self.order(Route::ReleaseRecording(session), &ReasonBody { reason }).await
-    }
-
-    async fn delete_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<()> {
-        self.order(Route::DeleteRecording(session), &ReasonBody { reason }).await
-    }
-
-    async fn rewrap_recording(&self, session: SessionId) -> ApiResult<bool> {
-        Ok(self.fetch::<RewrapBody>(Route::RewrapRecording(session)).await?.changed)
-    }
-}
-
-#[async_trait]
 impl AuditApi for AuthClient {
     async fn emit_events(&self, events: Vec<AuditEvent>) -> ApiResult<()> {
         self.order(Route::EmitEvents, &events).await
@@ -186,6 +168,10 @@ impl AuditApi for AuthClient {
 impl AdminApi for AuthClient {
     async fn status(&self) -> ApiResult<ClusterStatus> {
         self.fetch(Route::Status).await
+    }
+
+    async fn audit_anchors(&self) -> ApiResult<AuditAnchors> {
+        self.fetch(Route::AuditAnchors).await
     }
 
     async fn create_user(&self, request: CreateUser) -> ApiResult<Invite> {

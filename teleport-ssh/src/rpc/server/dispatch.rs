@@ -27,21 +27,6 @@ pub(crate) struct NameBody {
     pub(crate) name: DeviceName,
 }
 
-/// Why something is done.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ReasonBody {
-    #[serde(default)]
-    pub(crate) reason: Option<String>,
-}
-
-/// Whether there was something to do.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RewrapBody {
-    pub(crate) changed: bool,
-}
-
 /// A number of parts.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,19 +59,6 @@ pub(super) async fn dispatch(
         }
         Route::CreateLock => ok(&api.create_lock(parse(&body().await?)?).await?),
         Route::CreateRecording => done(api.create_recording(parse(&body().await?)?).await?),
-        Route::HoldRecording(session) => {
-            let ReasonBody { reason } = parse(&body().await?)?;
-            ok(&api.hold_recording(session, reason).await?)
-        }
-        Route::ReleaseRecording(session) => {
-            let ReasonBody { reason } = parse(&body().await?)?;
-            done(api.release_recording(session, reason).await?)
-        }
-        Route::DeleteRecording(session) => {
-            let ReasonBody { reason } = parse(&body().await?)?;
-            done(api.delete_recording(session, reason).await?)
-        }
-        Route::RewrapRecording(session) => ok(&RewrapBody { changed: api.rewrap_recording(session).await? }),
         Route::CreateRole => ok(&api.create_role(parse(&body().await?)?).await?),
         Route::CreateToken => ok(&api.create_token(parse(&body().await?)?).await?),
         Route::CreateUser => ok(&api.create_user(parse(&body().await?)?).await?),
@@ -127,6 +99,7 @@ pub(super) async fn dispatch(
         Route::Secrets => ok(&api.secrets().await?),
         Route::SignHost => ok(&api.sign_host(parse(&body().await?)?).await?),
         Route::SignUser => ok(&api.sign_user(parse(&body().await?)?).await?),
+        Route::AuditAnchors => ok(&api.audit_anchors().await?),
         Route::Status => ok(&api.status().await?),
         Route::TokenDocuments => ok(&api.token_documents().await?),
         Route::Tokens => ok(&api.tokens().await?),
