@@ -1,7 +1,3 @@
-//! Stores of recordings.
+//! Stores of session recordings.
 
-#[cfg(feature = "age")]
-pub mod age;
 pub mod fs;
-#[cfg(feature = "s3")]
-pub mod s3;

@@ -7,8 +7,8 @@
     reason = "tests fail by panicking"
 )]
 
-mod age;
 mod audit;
+mod audit_chain;
 mod broken;
 mod child;
 mod example;

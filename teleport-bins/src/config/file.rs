@@ -80,8 +80,8 @@ pub struct StorageSection {
     pub kind: Option<String>,
     /// The file; `backend.redb` in the data directory if absent.
     pub path: Option<PathBuf>,
-    /// Where recordings are kept: `file:///path` or `s3://bucket/prefix?region=…`; `recordings` in the data directory if absent.
-    pub audit_sessions_uri: Option<String>,
+    /// Where the audit log is (`file://…`), and where it is passed on to (`stdout://`, `syslog://…`).
+    pub audit_events_uri: Option<OneOrMany>,
 }
 
 /// The auth service.
@@ -98,20 +98,28 @@ pub struct AuthSection {
     pub public_addr: Option<OneOrMany>,
     /// Static join tokens: `role,role:secret` or `role:/path/to/file`.
     pub tokens: Vec<String>,
+    /// How the audit log is kept.
+    pub audit: AuditSection,
     /// How sessions are recorded: `node`, `node-sync` or `off`.
     pub session_recording: Option<RecordAt>,
     /// The same for nodes with certain labels.
     pub session_recording_rules: Vec<RecordingRule>,
     /// What one host may hand in.
     pub recordings: RecordingsSection,
-    /// How long recordings are kept.
-    pub recording_retention: RetentionSection,
-    /// Who can read recordings.
-    pub session_recording_encryption: EncryptionSection,
     /// How users prove who they are.
     pub authentication: AuthenticationSection,
     /// How passwords are hashed.
     pub password_hashing: PasswordHashingSection,
+}
+
+/// How the audit log is kept.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditSection {
+    /// When events are made durable: `always`, or so often, such as `1s`.
+    pub sync: Option<String>,
+    /// How long its files are kept, such as `365d`; for ever if absent.
+    pub retention: Option<String>,
 }
 
 /// How users prove who they are.
@@ -146,26 +154,6 @@ pub struct PasswordHashingSection {
     pub lanes: Option<u32>,
     /// How many hashes are computed at the same time.
     pub parallel: Option<usize>,
-}
-
-/// How long recordings are kept: for ever, unless it is said.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RetentionSection {
-    /// Those of sessions that began longer ago are deleted.
-    pub max_age: Option<String>,
-    /// The oldest are deleted while all together are larger.
-    pub max_size: Option<Size>,
-}
-
-/// Who can read recordings, by keys of `age-keygen`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct EncryptionSection {
-    /// Public keys for which new recordings are encrypted.
-    pub recipients: Vec<String>,
-    /// Files of private keys by which the auth service reads recordings.
-    pub identity_files: Vec<PathBuf>,
 }
 
 /// What one host may hand in of recordings.

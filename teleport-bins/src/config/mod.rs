@@ -1,5 +1,6 @@
 //! The configuration file and the settings that follow from it and from the command line.
 
+mod audit;
 mod duration;
 pub mod file;
 mod loopback;
@@ -8,11 +9,10 @@ mod settings;
 mod size;
 pub(crate) mod yaml;
 
+pub use self::audit::{AuditSettings, ForwardTo};
 pub use self::duration::{format_duration, parse_duration};
 pub use self::file::{ConfigError, FileConfig, load, parse};
 pub use self::sample::sample;
-pub use self::settings::{
-    AuthSettings, NodeSettings, Overrides, ProxySettings, RecordingPlace, Settings, default_data_dir,
-};
+pub use self::settings::{AuthSettings, NodeSettings, Overrides, ProxySettings, Settings, default_data_dir};
 pub(crate) use self::settings::{with_port, without_port};
 pub use self::size::Size;

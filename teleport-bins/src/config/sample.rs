@@ -1,6 +1,8 @@
 //! What `teleport configure` prints.
 
-use super::{RecordingPlace, Settings, Size};
+use teleport_backend::audit::file::SyncPolicy;
+
+use super::{Settings, Size, format_duration};
 use crate::config::settings::without_port;
 
 /// A commented configuration file that says what `settings` say.
@@ -40,6 +42,15 @@ pub fn sample(settings: &Settings) -> String {
     };
     let limits = settings.auth.as_ref().map(|auth| auth.recordings).unwrap_or_default();
     let password = settings.auth.as_ref().map(|auth| auth.password).unwrap_or_default();
+    let audit = settings.auth.as_ref().map(|auth| auth.audit.files).unwrap_or_default();
+    let sync = match audit.sync {
+        SyncPolicy::Interval(interval) => format_duration(interval),
+        _ => "always".to_owned(),
+    };
+    let retention = match audit.retention {
+        Some(age) => format!("    retention: {}\n", format_duration(age)),
+        None => "    # retention: 365d\n".to_owned(),
+    };
     let advertise = settings.advertise.as_deref().map(without_port).unwrap_or("203.0.113.7");
     format!(
         "# Every key has the default that is shown; keys after # are examples.\n\
@@ -64,9 +75,8 @@ pub fn sample(settings: &Settings) -> String {
          \x20     output: text # text, json\n\
          \x20 storage:\n\
          \x20   type: redb # redb, memory\n\
-         \x20   # Where recordings are kept; in `recordings` of the data directory if left out. Credentials for S3 come from the\n\
-         \x20   # environment (AWS_ACCESS_KEY_ID, …) or the instance.\n\
-         {sessions}\
+         \x20   # Where the audit log is, and where it is passed on to as well: stdout://, syslog:///dev/log, syslog+tcp://host:601.\n\
+         \x20   # audit_events_uri: [\"file://{data_dir}/audit\", \"syslog:///dev/log\"]\n\
          auth_service:\n\
          \x20 enabled: {auth}\n\
          \x20 # Fixed at the first start.\n\
@@ -74,6 +84,11 @@ pub fn sample(settings: &Settings) -> String {
          \x20 listen_addr: 0.0.0.0:3025\n\
          \x20 # Tokens that never expire; prefer `tctl tokens add`.\n\
          \x20 # tokens: [\"node:/etc/teleport.node-token\"]\n\
+         \x20 audit:\n\
+         \x20   # always: events are durable before anything is answered. An interval such as 1s: faster, and a power cut loses as much.\n\
+         \x20   sync: {sync}\n\
+         \x20   # How long files of the audit log are kept; for ever if left out.\n\
+         {retention}\
          \x20 # node: sessions are recorded on the node's disk and delivered in the background; node-sync: what is shown was taken by the\n\
          \x20 # auth service first; off. The strictest of the rules that match a node counts instead of it; roles see `record_session`.\n\
          \x20 session_recording: {session_recording}\n\
@@ -83,10 +98,6 @@ pub fn sample(settings: &Settings) -> String {
          \x20   max_size: {max_size}\n\
          \x20   max_size_per_day: {max_size_per_day}\n\
          \x20   max_count_per_day: {max_count_per_day}\n\
-         \x20 # Older recordings are deleted, and the oldest while all are larger. Held ones stay: `tctl recordings hold`.\n\
-         {retention}\
-         \x20 # Recordings are encrypted for these keys of `age-keygen`; the auth service shows them by the keys in these files.\n\
-         {encryption}\
          \x20 authentication:\n\
          \x20   # What a login needs beside the password. `off` is for tests.\n\
          \x20   second_factor: {second_factor}\n\
@@ -109,9 +120,6 @@ pub fn sample(settings: &Settings) -> String {
          \x20 listen_addr: 0.0.0.0:3022\n\
          {labels}",
         nodename = settings.nodename,
-        sessions = sessions(settings),
-        retention = retention(settings),
-        encryption = encryption(settings),
         data_dir = settings.data_dir.display(),
         auth = yes(settings.auth.is_some()),
         session_recording = recording.mode,
@@ -126,49 +134,6 @@ pub fn sample(settings: &Settings) -> String {
         parallel = password.parallel,
         proxy = yes(settings.proxy.is_some()),
         node = yes(settings.node.is_some()),
-    )
-}
-
-fn sessions(settings: &Settings) -> String {
-    match settings.auth.as_ref().map(|auth| &auth.recording_store) {
-        Some(RecordingPlace::Directory(path)) if *path != settings.data_dir.join("recordings") => {
-            format!("    audit_sessions_uri: \"file://{}\"\n", path.display())
-        }
-        Some(RecordingPlace::S3(config)) => format!("    audit_sessions_uri: \"{config}\"\n"),
-        _ => "    # audit_sessions_uri: \"s3://bucket/prefix?region=eu-west-1\"\n".to_owned(),
-    }
-}
-
-fn retention(settings: &Settings) -> String {
-    let retention = settings.auth.as_ref().map(|auth| auth.retention).unwrap_or_default();
-    let age = retention.max_age.map(|age| format!("    max_age: {}s\n", age.as_secs()));
-    let size = retention.max_size.map(|size| format!("    max_size: {}\n", Size(size)));
-    match (age, size) {
-        (None, None) => "  # recording_retention: {max_age: 365d, max_size: 1TiB}\n".to_owned(),
-        (age, size) => {
-            format!("  recording_retention:\n{}{}", age.unwrap_or_default(), size.unwrap_or_default())
-        }
-    }
-}
-
-fn encryption(settings: &Settings) -> String {
-    let (recipients, files) = match &settings.auth {
-        Some(auth) => (&auth.recording_keys.0[..], &auth.recording_keys.1[..]),
-        None => (&[][..], &[][..]),
-    };
-    let example = if recipients.is_empty() && files.is_empty() { "# " } else { "" };
-    let recipients: Vec<String> = match recipients {
-        [] if !example.is_empty() => vec!["age1…".to_owned()],
-        keys => keys.iter().map(ToString::to_string).collect(),
-    };
-    let files: Vec<String> = match files {
-        [] if !example.is_empty() => vec!["\"/etc/teleport.age\"".to_owned()],
-        files => files.iter().map(|file| format!("{:?}", file.display().to_string())).collect(),
-    };
-    format!(
-        "  {example}session_recording_encryption:\n  {example}  recipients: [{}]\n  {example}  identity_files: [{}]\n",
-        recipients.join(", "),
-        files.join(", ")
     )
 }
 

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{EndedSession, MfaDevice};
 use crate::access::{ClusterRecording, RoleSet};
+use crate::audit::chain::{CheckpointKey, StoredCheckpoint};
 use crate::cert::{CaPin, IssuedCertificates, SubjectKeys, Traits, TrustBundle};
 use crate::clock::Timestamp;
-use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, SessionId, UserName};
+use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
 use crate::label::Labels;
 use crate::lock::LockSet;
 use crate::recording::Place;
@@ -287,6 +288,15 @@ pub struct ClusterStatus {
     pub time: Timestamp,
 }
 
+/// What a copy of the audit log is checked with, beside the log itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditAnchors {
+    /// The keys that sign checkpoints.
+    pub keys: Vec<CheckpointKey>,
+    /// The newest checkpoint of each log, as the cluster's storage remembers it.
+    pub checkpoints: Vec<StoredCheckpoint>,
+}
+
 /// Asks for a new user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -412,9 +422,6 @@ pub struct RecordingQuery {
     pub to: Option<Timestamp>,
     /// At most so many; 0 is 50, never more than 1000.
     pub limit: usize,
-    /// Only this one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub session: Option<SessionId>,
     /// Only what is listed after this place: the last one of the answer before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<Place>,

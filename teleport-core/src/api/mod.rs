@@ -32,9 +32,9 @@ pub use self::connections::{
 };
 pub use self::error::{ApiError, ApiErrorKind};
 pub use self::messages::{
-    AcceptInvite, AccessView, ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, Invite,
-    InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, Proxy, ProxyRecord,
-    RecordingQuery, ReissueRequest, RenewRequest, TokenInfo, TokenPurpose, UserInfo,
+    AcceptInvite, AccessView, AuditAnchors, ClusterStatus, CreateToken, CreateUser, CreatedToken,
+    HostCredentials, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, Proxy,
+    ProxyRecord, RecordingQuery, ReissueRequest, RenewRequest, TokenInfo, TokenPurpose, UserInfo,
 };
 pub use self::signing::{SignHost, SignUser, SignedHost};
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
@@ -278,43 +278,17 @@ pub trait RecordingApi: fmt::Debug + Send + Sync + 'static {
     /// [`ApiErrorKind::Denied`] for hosts.
     async fn recordings(&self, query: RecordingQuery) -> ApiResult<Vec<RecordingInfo>>;
 
+    /// What is known of one recording.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], also for recordings that the caller may not see.
+    async fn recording(&self, session: SessionId) -> ApiResult<RecordingInfo>;
+
     /// Bytes of a recording from `offset`, at most a few MiB; empty at the end. Reading from 0 is audited.
     ///
     /// # Errors
     /// [`ApiErrorKind::NotFound`], also for recordings that the caller may not see.
     async fn read_recording(&self, session: SessionId, offset: u64) -> ApiResult<Bytes>;
-}
-
-/// Which recordings stay and which go. Users need a rule for it, also for their own sessions: who could delete what was
-/// recorded of them would not be recorded.
-#[async_trait]
-pub trait RetentionApi: fmt::Debug + Send + Sync + 'static {
-    /// Keeps a recording from being deleted, by whomever, until it is released; a hold that is there already stays. Needs
-    /// `update` on sessions.
-    ///
-    /// # Errors
-    /// [`ApiErrorKind::NotFound`], also for recordings that the caller may not see; [`ApiErrorKind::Denied`];
-    /// [`ApiErrorKind::Conflict`] if it is being deleted.
-    async fn hold_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<RecordingInfo>;
-
-    /// Ends that. Needs `update` on sessions.
-    ///
-    /// # Errors
-    /// As [`RetentionApi::hold_recording`]; [`ApiErrorKind::Conflict`] if it is not held.
-    async fn release_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<()>;
-
-    /// Deletes a recording for good. Needs `delete` on sessions.
-    ///
-    /// # Errors
-    /// As [`RetentionApi::hold_recording`]; [`ApiErrorKind::Conflict`] if it is held or not complete.
-    async fn delete_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<()>;
-
-    /// Makes an encrypted recording readable for the recipients of today and for nobody else; `false` if it was so. Needs
-    /// `update` on sessions.
-    ///
-    /// # Errors
-    /// As [`RetentionApi::hold_recording`]; [`ApiErrorKind::Conflict`] if the auth service cannot read it.
-    async fn rewrap_recording(&self, session: SessionId) -> ApiResult<bool>;
 }
 
 /// The audit log.
@@ -341,6 +315,12 @@ pub trait AdminApi: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`ApiErrorKind::Denied`] without the right to read authorities.
     async fn status(&self) -> ApiResult<ClusterStatus>;
+
+    /// What the audit log is verified with: public keys, and the newest checkpoints.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`].
+    async fn audit_anchors(&self) -> ApiResult<AuditAnchors>;
 
     /// Makes a user and an invite.
     ///
@@ -565,19 +545,11 @@ impl<T: PublicApi + IdentityApi + PresenceApi + TrustApi + AuditApi + ?Sized> Pr
 
 /// Everything: what the auth service offers and its client speaks.
 pub trait AuthApi:
-    NodeAccess + ProxyAccess + RetentionApi + AccountApi + ActiveSessionApi + AdminApi + ResourceApi + SigningApi
+    NodeAccess + ProxyAccess + AccountApi + ActiveSessionApi + AdminApi + ResourceApi + SigningApi
 {
 }
 impl<
-    T: NodeAccess
-        + ProxyAccess
-        + RetentionApi
-        + AccountApi
-        + ActiveSessionApi
-        + AdminApi
-        + ResourceApi
-        + SigningApi
-        + ?Sized,
+    T: NodeAccess + ProxyAccess + AccountApi + ActiveSessionApi + AdminApi + ResourceApi + SigningApi + ?Sized,
 > AuthApi for T
 {
 }

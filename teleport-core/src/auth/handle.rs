@@ -11,16 +11,16 @@ use super::context::OpContext;
 use super::policy::Operation as Op;
 use super::{
     Caller, Inner, account, active, backup, connections, documents, eviction, invites, join, log, login,
-    nodes, presence, recordings, reissue, retention, signing, tokens, trust, users,
+    nodes, presence, recordings, reissue, signing, tokens, trust, users,
 };
 use crate::api::{
     AcceptInvite, AccessView, AccountApi, ActiveSession, ActiveSessionApi, AddMfaDevice, AdminApi, ApiResult,
-    AuditApi, ChangePassword, ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken,
-    EndSession, HeldConnections, HoldConnections, HostCredentials, IdentityApi, Invite, InviteInfo,
-    JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping, PresenceApi,
-    ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections,
-    RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, RetentionApi, SessionReport, SessionReportApi,
-    SignHost, SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
+    AuditAnchors, AuditApi, ChangePassword, ClusterStatus, ConnectionApi, CreateToken, CreateUser,
+    CreatedToken, EndSession, HeldConnections, HoldConnections, HostCredentials, IdentityApi, Invite,
+    InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping,
+    PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections,
+    RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SessionReport, SessionReportApi, SignHost,
+    SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
 };
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
 use crate::cert::TrustBundle;
@@ -269,37 +269,16 @@ impl RecordingApi for AuthHandle {
         recordings::list(&call, permit, query).await
     }
 
+    async fn recording(&self, session: SessionId) -> ApiResult<RecordingInfo> {
+        let call = self.call();
+        let permit = call.authorize(Op::Recording).await?;
+        recordings::visible(&call, &permit, session).await
+    }
+
     async fn read_recording(&self, session: SessionId, offset: u64) -> ApiResult<Bytes> {
         let call = self.call();
         let permit = call.authorize(Op::ReadRecording).await?;
         recordings::read(&call, permit, session, offset).await
-    }
-}
-
-#[async_trait]
-impl RetentionApi for AuthHandle {
-    async fn hold_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<RecordingInfo> {
-        let call = self.call();
-        let permit = call.authorize(Op::HoldRecording).await?;
-        retention::hold(&call, permit, session, reason).await
-    }
-
-    async fn release_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<()> {
-        let call = self.call();
-        let permit = call.authorize(Op::ReleaseRecording).await?;
-        retention::release(&call, permit, session, reason).await
-    }
-
-    async fn delete_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<()> {
-        let call = self.call();
-        let permit = call.authorize(Op::DeleteRecording).await?;
-        retention::delete(&call, permit, session, reason).await
-    }
-
-    async fn rewrap_recording(&self, session: SessionId) -> ApiResult<bool> {
-        let call = self.call();
-        let permit = call.authorize(Op::RewrapRecording).await?;
-        retention::rewrap(&call, permit, session).await
     }
 }
 
@@ -323,6 +302,11 @@ impl AdminApi for AuthHandle {
     async fn status(&self) -> ApiResult<ClusterStatus> {
         let call = self.call();
         call.run(Op::Status, |permit| trust::status(&call, permit)).await
+    }
+
+    async fn audit_anchors(&self) -> ApiResult<AuditAnchors> {
+        let call = self.call();
+        call.run(Op::AuditAnchors, |permit| log::anchors(&call, permit)).await
     }
 
     async fn create_user(&self, request: CreateUser) -> ApiResult<Invite> {

@@ -10,6 +10,7 @@
 mod account;
 mod active;
 mod backup;
+mod bound;
 mod caller;
 mod config;
 mod connections;
@@ -35,7 +36,6 @@ mod proof;
 mod quota;
 mod recordings;
 mod reissue;
-mod retention;
 mod roles;
 mod sessions;
 mod signing;
@@ -60,7 +60,6 @@ pub use self::handle::AuthHandle;
 pub use self::join::HostRecord;
 use self::password::Hasher;
 use self::quota::Quotas;
-pub use self::retention::{RetentionConfig, Swept};
 use self::sessions::SessionOwners;
 pub use self::totp::one_time_code;
 use self::withdrawn::Withdrawn;
@@ -129,7 +128,6 @@ struct Inner {
     connections: connections::Connections,
     quotas: Quotas,
     usage: Repo<quota::Usage>,
-    recording_fates: Repo<retention::RecordingFate>,
     /// By who reported their start. Apart, because a report is only a word.
     session_reporters: SessionOwners,
     active_sessions: Repo<active::HostSessions>,
@@ -183,7 +181,6 @@ impl AuthService {
             connections: connections::Connections::new(repo()),
             quotas: Quotas::default(),
             usage: Repo::new(repo()),
-            recording_fates: Repo::new(repo()),
             session_reporters: SessionOwners::default(),
             active_sessions: Repo::new(repo()),
             ended_sessions: Repo::new(repo()),

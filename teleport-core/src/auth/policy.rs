@@ -183,14 +183,12 @@ table! {
     RecordingParts    "recording_parts"       [No,  Own, No,  No,  No,  No];
     CompleteRecording "complete_recording"    [No,  Own, No,  No,  No,  No];
     Recordings        "recordings"            [No,  No,  No,  Yes, Yes, Own];
+    Recording         "recording"             [No,  No,  No,  Yes, Yes, Own];
     ReadRecording     "read_recording"        [No,  No,  No,  Yes, Yes, Own];
-    HoldRecording     "hold_recording"        [No,  No,  No,  Yes, Yes, Own];
-    ReleaseRecording  "release_recording"     [No,  No,  No,  Yes, Yes, Own];
-    DeleteRecording   "delete_recording"      [No,  No,  No,  Yes, Yes, Own];
-    RewrapRecording   "rewrap_recording"      [No,  No,  No,  Yes, Yes, Own];
     EmitEvents        "emit_events"           [No,  Own, Own, Own, No,  No];
     SearchEvents      "search_events"         [No,  No,  No,  Yes, Yes, Role("event", List)];
     Status            "status"                [No,  No,  No,  Yes, Yes, Role("cert_authority", Read)];
+    AuditAnchors      "audit_anchors"         [No,  No,  No,  Yes, Yes, Role("event", List)];
     CreateUser        "create_user"           [No,  No,  No,  Yes, Yes, Role("user", Create)];
     ResetUser         "reset_user"            [No,  No,  No,  Yes, Yes, Role("user", Update)];
     UpdateUser        "update_user"           [No,  No,  No,  Yes, Yes, Role("user", Update)];

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::bound;
 use super::context::{OpContext, Rights, Rules};
 use super::policy::{Permit, Scope};
 use super::quota::{self, Amount};
-use super::retention;
 use super::sessions::Owner;
 use crate::access::{ResourceFacts, SessionFacts};
 use crate::api::{ApiError, ApiErrorKind, ApiResult, RecordingQuery};
@@ -26,12 +26,11 @@ const MAX_LISTED: usize = 1000;
 /// Among how many recordings those are looked for that a user may see, if rules say which.
 const MAX_SEARCHED: usize = 20_000;
 /// As rules name them.
-pub(super) const KIND: &str = "session";
+const KIND: &str = "session";
 
-pub(super) fn api_error(error: RecordingError, session: SessionId) -> ApiError {
+fn api_error(error: RecordingError, session: SessionId) -> ApiError {
     match error {
         RecordingError::Conflict { reason } => ApiError::new(ApiErrorKind::Conflict, reason),
-        error @ RecordingError::Encrypted => ApiError::new(ApiErrorKind::Conflict, error.to_string()),
         RecordingError::NotFound => ApiError::not_found(format_args!("recording {session}")),
         error @ RecordingError::Unavailable { .. } => ApiError::unavailable(error),
     }
@@ -140,18 +139,20 @@ pub(super) async fn complete(
         .await
         .map_err(|error| api_error(error, session))?;
     call.auth.session_hosts.forget(session);
-    // Completing again is allowed (the answer may have been lost), but it happened once.
-    if info.completed.is_some() {
+    // Completing again is allowed (the answer may have been lost, or this service was stopped before it wrote it down), but it
+    // happened once.
+    if info.completed.is_some() && bound::is_bound(call, session).await? {
         return Ok(());
     }
+    let digest = bound::digest(call, session).await.map_err(|error| api_error(error, session))?;
     let event = AuditEvent::new(EventKind::SessionUpload).session(session);
     let event = call.by_caller(event).user(&info.meta.user).login(&info.meta.login);
-    call.audit(vec![event.field("parts", parts)]).await
+    call.audit(vec![event.field("parts", parts).field("sha256", digest.to_string())]).await
 }
 
 /// Decides about one recording: the own ones, which are those of sessions that one took part in, need no rule that allows it,
 /// but none may deny it; those of others need one.
-pub(super) fn sees(rules: Option<&Rules<'_>>, user: &UserName, verb: Verb, info: &RecordingInfo) -> bool {
+fn sees(rules: Option<&Rules<'_>>, user: &UserName, verb: Verb, info: &RecordingInfo) -> bool {
     let own = info.has_participant(user);
     // Somebody who was deleted since has the own ones.
     let Some(rules) = rules else { return own };
@@ -161,7 +162,7 @@ pub(super) fn sees(rules: Option<&Rules<'_>>, user: &UserName, verb: Verb, info:
 }
 
 /// What rules may ask about a recording.
-pub(super) fn with_facts<T>(info: &RecordingInfo, ask: impl FnOnce(ResourceFacts<'_>) -> T) -> T {
+fn with_facts<T>(info: &RecordingInfo, ask: impl FnOnce(ResourceFacts<'_>) -> T) -> T {
     let (name, host) = (info.meta.session.to_string(), info.meta.host_id.to_string());
     let participants: Vec<&str> =
         std::iter::once(&info.meta.user).chain(&info.participants).map(UserName::as_str).collect();
@@ -219,13 +220,9 @@ pub(super) async fn list(
     }
     let (mut listed, mut searched) = (Vec::new(), 0);
     loop {
-        let page = match query.session {
-            Some(session) => one(call, session, &listing).await?,
-            None => call.auth.ports.recordings.list(&listing).await.map_err(ApiError::unavailable)?,
-        };
+        let page = call.auth.ports.recordings.list(&listing).await.map_err(ApiError::unavailable)?;
         searched += page.len();
-        let is_whole = query.session.is_some() || page.len() < listing.limit;
-        let last = (!is_whole).then(|| page.last().map(RecordingInfo::place)).flatten();
+        let last = (page.len() >= listing.limit).then(|| page.last().map(RecordingInfo::place)).flatten();
         listed.extend(page.into_iter().filter(|info| {
             is_asked_for(&query, info)
                 && asks_for.is_none_or(|user| info.has_participant(user))
@@ -235,7 +232,6 @@ pub(super) async fn list(
             Some(last) if listed.len() < limit => Some(last),
             _ => {
                 listed.truncate(limit);
-                retention::tell_holds(call, &mut listed).await?;
                 return Ok(listed);
             }
         };
@@ -249,26 +245,13 @@ pub(super) async fn list(
     }
 }
 
-/// The list of one recording, if it is within what is listed.
-async fn one(call: &OpContext<'_>, session: SessionId, listing: &Listing) -> ApiResult<Vec<RecordingInfo>> {
-    let info = match call.auth.ports.recordings.info(session).await {
-        Ok(info) => info,
-        Err(RecordingError::NotFound) => return Ok(Vec::new()),
-        Err(error) => return Err(api_error(error, session)),
-    };
-    let is_listed =
-        listing.covers(info.place()) && listing.user.as_ref().is_none_or(|user| info.has_participant(user));
-    Ok(if is_listed { vec![info] } else { Vec::new() })
-}
-
-pub(super) async fn read(
+/// What is known of a recording that the caller may read.
+pub(super) async fn visible(
     call: &OpContext<'_>,
-    permit: Permit<'_>,
+    permit: &Permit<'_>,
     session: SessionId,
-    offset: u64,
-) -> ApiResult<Bytes> {
-    let store = &call.auth.ports.recordings;
-    let info = store.info(session).await.map_err(|error| api_error(error, session))?;
+) -> ApiResult<RecordingInfo> {
+    let info = call.auth.ports.recordings.info(session).await.map_err(|error| api_error(error, session))?;
     if permit.scope() != Scope::All {
         let user = &permit.user().ok_or_else(ApiError::denied)?.user;
         let rights = call.rights().await?.ok();
@@ -280,6 +263,17 @@ pub(super) async fn read(
             return Err(api_error(RecordingError::NotFound, session));
         }
     }
+    Ok(info)
+}
+
+pub(super) async fn read(
+    call: &OpContext<'_>,
+    permit: Permit<'_>,
+    session: SessionId,
+    offset: u64,
+) -> ApiResult<Bytes> {
+    let info = visible(call, &permit, session).await?;
+    let store = &call.auth.ports.recordings;
     let piece = store.read(session, offset, READ_LEN).await.map_err(|error| api_error(error, session))?;
     // Each piece, not only the first: nobody has to begin at the beginning. That it ended there is not worth a line.
     if offset == 0 || !piece.is_empty() {

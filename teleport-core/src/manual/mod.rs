@@ -6,12 +6,17 @@
 //! | [`trust_and_keys`] | which keys exist, where they are made, what each can do |
 //! | [`join`] | how a host becomes a member and stays one |
 //! | [`roles`] | who may log in where, as whom, and may do what |
+//! | [`audit_log`] | what the log is byte for byte, what it proves and what not |
+//! | [`audit_events`] | every event, from the code |
 //! | [`locks`] | how somebody is kept out at once |
 //! | [`recordings`] | what a recording is byte for byte, and how it is read |
 //! | [`sessions`] | how sessions are shared, listed and ended |
-//! | [`storing_recordings`] | where recordings lie, who can read them there, how long they stay |
 //! | [`defaults`] | every number, and its reason |
 
+#[doc = include_str!("audit_events.md")]
+pub mod audit_events {}
+#[doc = include_str!("audit_log.md")]
+pub mod audit_log {}
 #[doc = include_str!("defaults.md")]
 pub mod defaults {}
 #[doc = include_str!("join.md")]
@@ -24,8 +29,6 @@ pub mod recordings {}
 pub mod roles {}
 #[doc = include_str!("sessions.md")]
 pub mod sessions {}
-#[doc = include_str!("storing_recordings.md")]
-pub mod storing_recordings {}
 #[doc = include_str!("threat_model.md")]
 pub mod threat_model {}
 #[doc = include_str!("trust_and_keys.md")]

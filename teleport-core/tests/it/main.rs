@@ -10,6 +10,7 @@
 mod account;
 mod active;
 mod admin;
+mod audit;
 mod backup;
 mod cluster;
 mod connections;
@@ -23,7 +24,6 @@ mod policy;
 mod quota;
 mod real;
 mod recordings;
-mod retention;
 mod roles;
 mod rows;
 mod secrets;

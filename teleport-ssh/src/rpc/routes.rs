@@ -29,10 +29,6 @@ pub(crate) enum Route {
     CompleteRecording(SessionId),
     CreateLock,
     CreateRecording,
-    DeleteRecording(SessionId),
-    HoldRecording(SessionId),
-    ReleaseRecording(SessionId),
-    RewrapRecording(SessionId),
     CreateRole,
     CreateToken,
     CreateUser,
@@ -54,6 +50,7 @@ pub(crate) enum Route {
     Ping,
     PutRecordingPart(SessionId, u32),
     ReadRecording(SessionId, u64),
+    Recording(SessionId),
     RecordingParts(SessionId),
     Recordings,
     ReissueUser,
@@ -72,6 +69,7 @@ pub(crate) enum Route {
     Secrets,
     SignHost,
     SignUser,
+    AuditAnchors,
     Status,
     TerminateSession(SessionId),
     TokenDocuments,
@@ -98,9 +96,11 @@ impl Route {
             | Self::Nodes
             | Self::Ping
             | Self::ReadRecording(..)
+            | Self::Recording(_)
             | Self::RecordingParts(_)
             | Self::Role(_)
             | Self::Roles
+            | Self::AuditAnchors
             | Self::Status
             | Self::TokenDocuments
             | Self::Tokens
@@ -182,6 +182,7 @@ impl Route {
             ("access", Some("watch"), None, ..) => Self::WatchAccess,
             ("recordings", None, ..) => Self::CreateRecording,
             ("recordings", Some("search"), None, ..) => Self::Recordings,
+            ("recordings", Some(id), None, ..) => Self::Recording(id.parse().ok()?),
             ("recordings", Some(id), Some("complete"), None, _) => Self::CompleteRecording(id.parse().ok()?),
             ("recordings", Some(id), Some("parts"), None, _) => Self::RecordingParts(id.parse().ok()?),
             ("recordings", Some(id), Some("parts"), Some(number), None) => {
@@ -190,12 +191,9 @@ impl Route {
             ("recordings", Some(id), Some("content"), Some(offset), None) => {
                 Self::ReadRecording(id.parse().ok()?, decimal(offset)?)
             }
-            ("recordings", Some(id), Some("hold"), None, _) => Self::HoldRecording(id.parse().ok()?),
-            ("recordings", Some(id), Some("release"), None, _) => Self::ReleaseRecording(id.parse().ok()?),
-            ("recordings", Some(id), Some("delete"), None, _) => Self::DeleteRecording(id.parse().ok()?),
-            ("recordings", Some(id), Some("rewrap"), None, _) => Self::RewrapRecording(id.parse().ok()?),
             ("events", None, ..) => Self::EmitEvents,
             ("events", Some("search"), None, ..) => Self::SearchEvents,
+            ("events", Some("anchors"), None, ..) => Self::AuditAnchors,
             ("status", None, ..) => Self::Status,
             ("users", None, ..) if *method == Method::GET => Self::Users,
             ("users", None, ..) => Self::CreateUser,
@@ -253,10 +251,6 @@ impl fmt::Display for Route {
             Self::CompleteRecording(id) => write!(f, "recordings/{id}/complete"),
             Self::CreateLock | Self::Locks | Self::ReplaceLock => f.write_str("locks"),
             Self::CreateRecording => f.write_str("recordings"),
-            Self::DeleteRecording(id) => write!(f, "recordings/{id}/delete"),
-            Self::HoldRecording(id) => write!(f, "recordings/{id}/hold"),
-            Self::ReleaseRecording(id) => write!(f, "recordings/{id}/release"),
-            Self::RewrapRecording(id) => write!(f, "recordings/{id}/rewrap"),
             Self::CreateRole | Self::ReplaceRole | Self::Roles => f.write_str("roles"),
             Self::CreateToken | Self::Tokens => f.write_str("tokens"),
             Self::CreateUser | Self::Users => f.write_str("users"),
@@ -275,6 +269,7 @@ impl fmt::Display for Route {
             Self::Ping => f.write_str("ping"),
             Self::PutRecordingPart(id, number) => write!(f, "recordings/{id}/parts/{number}"),
             Self::ReadRecording(id, offset) => write!(f, "recordings/{id}/content/{offset}"),
+            Self::Recording(id) => write!(f, "recordings/{id}"),
             Self::RecordingParts(id) => write!(f, "recordings/{id}/parts"),
             Self::Recordings => f.write_str("recordings/search"),
             Self::ReissueUser => f.write_str("identity/user"),
@@ -287,6 +282,7 @@ impl fmt::Display for Route {
             Self::Secrets => f.write_str("documents/secrets"),
             Self::SignHost => f.write_str("certificates/host"),
             Self::SignUser => f.write_str("certificates/user"),
+            Self::AuditAnchors => f.write_str("events/anchors"),
             Self::Status => f.write_str("status"),
             Self::TerminateSession(id) => write!(f, "sessions/{id}/end"),
             Self::Trust => f.write_str("trust"),
@@ -323,10 +319,6 @@ mod tests {
             Route::CompleteRecording(session),
             Route::CreateLock,
             Route::CreateRecording,
-            Route::DeleteRecording(session),
-            Route::HoldRecording(session),
-            Route::ReleaseRecording(session),
-            Route::RewrapRecording(session),
             Route::CreateRole,
             Route::CreateToken,
             Route::CreateUser,
@@ -348,6 +340,7 @@ mod tests {
             Route::Ping,
             Route::PutRecordingPart(session, 7),
             Route::ReadRecording(session, u64::MAX),
+            Route::Recording(session),
             Route::RecordingParts(session),
             Route::Recordings,
             Route::ReissueUser,
@@ -366,6 +359,7 @@ mod tests {
             Route::Secrets,
             Route::SignHost,
             Route::SignUser,
+            Route::AuditAnchors,
             Route::Status,
             Route::TerminateSession(session),
             Route::TokenDocuments,
@@ -397,10 +391,6 @@ mod tests {
             Route::CompleteRecording(..) => Operation::CompleteRecording,
             Route::CreateLock => Operation::CreateLock,
             Route::CreateRecording => Operation::CreateRecording,
-            Route::DeleteRecording(..) => Operation::DeleteRecording,
-            Route::HoldRecording(..) => Operation::HoldRecording,
-            Route::ReleaseRecording(..) => Operation::ReleaseRecording,
-            Route::RewrapRecording(..) => Operation::RewrapRecording,
             Route::CreateRole => Operation::CreateRole,
             Route::CreateToken => Operation::CreateToken,
             Route::CreateUser => Operation::CreateUser,
@@ -422,6 +412,7 @@ mod tests {
             Route::Ping => Operation::Ping,
             Route::PutRecordingPart(..) => Operation::PutRecordingPart,
             Route::ReadRecording(..) => Operation::ReadRecording,
+            Route::Recording(..) => Operation::Recording,
             Route::RecordingParts(..) => Operation::RecordingParts,
             Route::Recordings => Operation::Recordings,
             Route::ReissueUser => Operation::ReissueUser,
@@ -440,6 +431,7 @@ mod tests {
             Route::Secrets => Operation::Secrets,
             Route::SignHost => Operation::SignHost,
             Route::SignUser => Operation::SignUser,
+            Route::AuditAnchors => Operation::AuditAnchors,
             Route::Status => Operation::Status,
             Route::TerminateSession(..) => Operation::TerminateSession,
             Route::TokenDocuments => Operation::TokenDocuments,

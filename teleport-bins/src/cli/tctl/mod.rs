@@ -1,12 +1,12 @@
 //! `tctl`: administration.
 
 mod access;
+mod audit;
 mod auth;
 mod connect;
 mod events;
 mod lock;
 mod nodes;
-mod recordings;
 mod resources;
 mod sessions;
 mod status;
@@ -68,6 +68,11 @@ enum Command {
         #[command(subcommand)]
         command: access::Command,
     },
+    /// Prove that the audit log is whole
+    Audit {
+        #[command(subcommand)]
+        command: audit::Command,
+    },
     /// Certificates for programs and servers, and the authorities that sign them
     Auth {
         #[command(subcommand)]
@@ -95,11 +100,6 @@ enum Command {
     Nodes {
         #[command(subcommand)]
         command: nodes::Command,
-    },
-    /// Recorded sessions: legal hold, deletion, new keys
-    Recordings {
-        #[command(subcommand)]
-        command: recordings::Command,
     },
     /// Remove resources
     Rm(resources::Rm),
@@ -156,9 +156,16 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     };
     super::start_logging(if options.debug { "debug" } else { "warn" }, false)?;
     super::client_runtime()?.block_on(async {
+        let command = match command {
+            // Without the auth service too.
+            Command::Audit { command } => return audit::run(&options, command).await,
+            command => command,
+        };
         let context = connect::connect(&options)?;
         let outcome = match command {
             Command::Access { command } => access::run(&context, command).await,
+            // Run above.
+            Command::Audit { .. } => Ok(()),
             Command::Auth { command } => auth::run(&context, command).await,
             Command::Create(create) => resources::create(&context, create).await,
             Command::Edit(edit) => resources::edit(&context, edit).await,
@@ -167,7 +174,6 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Lock(wanted) => lock::run(&context, wanted).await,
             Command::Locks { command } => lock::run_locks(&context, command).await,
             Command::Nodes { command } => nodes::run(&context, command).await,
-            Command::Recordings { command } => recordings::run(&context, command).await,
             Command::Rm(rm) => resources::rm(&context, rm).await,
             Command::Roles { command } => users::run_roles(&context, command).await,
             Command::Sessions { command } => sessions::run(&context, command).await,

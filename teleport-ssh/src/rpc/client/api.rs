@@ -5,12 +5,12 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use teleport_core::api::{
     AcceptInvite, AccessView, AccountApi, ActiveSession, ActiveSessionApi, AddMfaDevice, AdminApi, ApiResult,
-    AuditApi, ChangePassword, ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken,
-    EndSession, HeldConnections, HoldConnections, HostCredentials, IdentityApi, Invite, InviteInfo,
-    JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping, PresenceApi,
-    ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections,
-    RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, RetentionApi, SessionReport, SessionReportApi,
-    SignHost, SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
+    AuditAnchors, AuditApi, ChangePassword, ClusterStatus, ConnectionApi, CreateToken, CreateUser,
+    CreatedToken, EndSession, HeldConnections, HoldConnections, HostCredentials, IdentityApi, Invite,
+    InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping,
+    PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections,
+    RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SessionReport, SessionReportApi, SignHost,
+    SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
 use teleport_core::cert::TrustBundle;
@@ -22,7 +22,7 @@ use teleport_core::storage::Revision;
 
 use super::AuthClient;
 use crate::rpc::routes::Route;
-use crate::rpc::server::{NameBody, PartsBody, ReasonBody, RewrapBody, SecretBody};
+use crate::rpc::server::{NameBody, PartsBody, SecretBody};
 
 #[async_trait]
 impl PublicApi for AuthClient {
@@ -170,27 +170,12 @@ impl RecordingApi for AuthClient {
         self.call(Route::Recordings, &query).await
     }
 
+    async fn recording(&self, session: SessionId) -> ApiResult<RecordingInfo> {
+        self.fetch(Route::Recording(session)).await
+    }
+
     async fn read_recording(&self, session: SessionId, offset: u64) -> ApiResult<Bytes> {
         self.bytes(Route::ReadRecording(session, offset), Bytes::new()).await
-    }
-}
-
-#[async_trait]
-impl RetentionApi for AuthClient {
-    async fn hold_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<RecordingInfo> {
-        self.call(Route::HoldRecording(session), &ReasonBody { reason }).await
-    }
-
-    async fn release_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<()> {
-        self.order(Route::ReleaseRecording(session), &ReasonBody { reason }).await
-    }
-
-    async fn delete_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<()> {
-        self.order(Route::DeleteRecording(session), &ReasonBody { reason }).await
-    }
-
-    async fn rewrap_recording(&self, session: SessionId) -> ApiResult<bool> {
-        Ok(self.fetch::<RewrapBody>(Route::RewrapRecording(session)).await?.changed)
     }
 }
 
@@ -209,6 +194,10 @@ impl AuditApi for AuthClient {
 impl AdminApi for AuthClient {
     async fn status(&self) -> ApiResult<ClusterStatus> {
         self.fetch(Route::Status).await
+    }
+
+    async fn audit_anchors(&self) -> ApiResult<AuditAnchors> {
+        self.fetch(Route::AuditAnchors).await
     }
 
     async fn create_user(&self, request: CreateUser) -> ApiResult<Invite> {
