@@ -3,6 +3,7 @@
 mod asciicast;
 mod codec;
 mod event;
+mod interrupted;
 mod player;
 mod store;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use self::asciicast::Asciicast;
 pub use self::codec::{DecodeError, Decoder, Encoder};
 pub use self::event::{OutputStream, RecordedEvent, SessionEnd};
+pub use self::interrupted::interrupted_end;
 pub use self::player::{Pace, Timeline};
 pub use self::store::{
     Completion, Encoding, Listing, MAX_PART_LEN, MAX_PARTS, MAX_STORED_PART_LEN, Place, RecordingError,
