@@ -1,4 +1,4 @@
-//! What is inside the frames of recordings: the input becomes the events of sound frames, so that no checksum or compression
+//! What is inside the chunks of recordings: the input becomes the events of sound chunks, so that no checksum or compression
 //! stands before the reader. Also what is made of events: the lines of an asciicast, the timeline of a replay.
 #![no_main]
 
@@ -7,25 +7,38 @@ use teleport_core::recording::{Asciicast, Decoder, Pace, RecordedEvent, Timeline
 
 const META: &[u8] = include_bytes!("../src/meta.json");
 
-fn frame(file: &mut Vec<u8>, plain: &[u8]) {
-    let payload = zstd::bulk::compress(plain, 1).unwrap();
-    file.extend(u32::try_from(payload.len()).unwrap().to_be_bytes());
-    file.extend(crc32fast::hash(&payload).to_be_bytes());
-    file.extend(payload);
+fn chunk(file: &mut Vec<u8>, plain: &[u8]) {
+    let data = zstd::bulk::compress(plain, 1).unwrap();
+    let length = u32::try_from(data.len()).unwrap().to_be_bytes();
+    file.extend(length);
+    file.extend(crc32fast::hash(&[&length[..], &data].concat()).to_be_bytes());
+    file.extend(data);
+}
+
+fn segment(file: &mut Vec<u8>, number: u32) {
+    let mut head = b"TPSG".to_vec();
+    head.extend(number.to_be_bytes());
+    head.extend([0; 8]);
+    head.extend([0, 80, 0, 24]);
+    file.extend(&head);
+    file.extend(crc32fast::hash(&head).to_be_bytes());
 }
 
 fuzz_target!(|data: &[u8]| {
     let Some((form, data)) = data.split_first() else { return };
     let mut file = b"TPREC\0\0\x01".to_vec();
-    if form & 1 == 0 {
-        // A varint of the length, the JSON.
-        let mut meta = vec![0, 0, (META.len() & 0x7f) as u8 | 0x80, (META.len() >> 7) as u8];
-        meta.extend_from_slice(META);
-        frame(&mut file, &meta);
-    }
-    // An event may not be split between two frames.
-    for plain in data.split(|byte| form & 2 != 0 && *byte == b'\n') {
-        frame(&mut file, plain);
+    let length = u32::try_from(META.len()).unwrap().to_be_bytes();
+    let crc = crc32fast::hash(&[&file[..], &length, META].concat());
+    file.extend(length);
+    file.extend(crc.to_be_bytes());
+    file.extend(META);
+    segment(&mut file, 0);
+    // An event may not be split between two chunks.
+    for (number, plain) in data.split(|byte| form & 2 != 0 && *byte == b'\n').enumerate() {
+        if form & 1 != 0 {
+            segment(&mut file, u32::try_from(number).unwrap() + 1);
+        }
+        chunk(&mut file, plain);
     }
     let mut decoder = Decoder::new().unwrap();
     decoder.feed(&file);

@@ -57,8 +57,13 @@ fuzz_target!(|steps: Vec<(u16, Step)>| {
                 RecordedEvent::End { at, end: SessionEnd::Signaled(name) }
             }
         };
+        let end = matches!(event, RecordedEvent::End { .. });
         encoder.event(&event).unwrap();
         sent.push(event);
+        if end {
+            assert!(encoder.output(at, OutputStream::Stdout, b"x").is_err(), "nothing follows the end");
+            break;
+        }
     }
     decoder.feed(&encoder.take(true).unwrap());
     let mut played = Vec::new();

@@ -18,7 +18,8 @@ fuzz_target!(|data: &[u8]| {
     let subject = subject.strip_prefix(b"\n").unwrap_or(subject);
     let Ok(common_name) = std::str::from_utf8(name) else { return };
     for authority in [TlsAuthority::Host, TlsAuthority::User] {
-        let fields = TlsFields { authority, common_name, subject, serial: 1, not_before: NOW, not_after: NOW + 60 };
+        let fields =
+            TlsFields { authority, common_name, subject, serial: 1, not_before: NOW, not_after: NOW + 60 };
         match (authority, verify_tls(&fields, &trust, None, now())) {
             (TlsAuthority::Host, Ok(Identity::Host(host))) => {
                 assert_eq!((host.host_id.to_string().as_str(), &host.cluster), (common_name, &trust.cluster));

@@ -123,6 +123,7 @@ macro_rules! table {
                         | Self::PutRecordingPart
                         | Self::RecordingParts
                         | Self::ReleaseConnections
+                        | Self::StreamRecording
                         | Self::Trust
                         | Self::WatchAccess
                 )
@@ -175,6 +176,7 @@ table! {
     WatchAccess       "watch_access"          [No,  Yes, Yes, Yes, Yes, No];
     CreateRecording   "create_recording"      [No,  Own, No,  No,  No,  No];
     PutRecordingPart  "put_recording_part"    [No,  Own, No,  No,  No,  No];
+    StreamRecording   "stream_recording"      [No,  Own, No,  No,  No,  No];
     RecordingParts    "recording_parts"       [No,  Own, No,  No,  No,  No];
     CompleteRecording "complete_recording"    [No,  Own, No,  No,  No,  No];
     Recordings        "recordings"            [No,  No,  No,  Yes, Yes, Own];

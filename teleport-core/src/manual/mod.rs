@@ -7,6 +7,7 @@
 //! | [`join`] | how a host becomes a member and stays one |
 //! | [`roles`] | who may log in where, as whom, and may do what |
 //! | [`locks`] | how somebody is kept out at once |
+//! | [`recordings`] | what a recording is byte for byte, and how it is read |
 //! | [`defaults`] | every number, and its reason |
 
 #[doc = include_str!("defaults.md")]
@@ -15,6 +16,8 @@ pub mod defaults {}
 pub mod join {}
 #[doc = include_str!("locks.md")]
 pub mod locks {}
+#[doc = include_str!("recordings.md")]
+pub mod recordings {}
 #[doc = include_str!("roles.md")]
 pub mod roles {}
 #[doc = include_str!("threat_model.md")]

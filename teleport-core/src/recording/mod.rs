@@ -1,11 +1,16 @@
 //! Session recordings: what is recorded, in which form, and where it is kept.
 
 mod asciicast;
-mod codec;
+mod decoder;
+mod encoder;
 mod event;
-mod interrupted;
+mod index;
+mod layout;
 mod player;
+mod reader;
 mod store;
+#[cfg(test)]
+mod testing;
 
 use std::fmt;
 use std::pin::Pin;
@@ -15,10 +20,12 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use self::asciicast::Asciicast;
-pub use self::codec::{DecodeError, Decoder, Encoder};
+pub use self::decoder::{DecodeError, Decoder};
+pub use self::encoder::Encoder;
 pub use self::event::{OutputStream, RecordedEvent, SessionEnd};
-pub use self::interrupted::interrupted_end;
+pub use self::index::Index;
 pub use self::player::{Pace, Timeline};
+pub use self::reader::{Ending, Missing, Reader, Step};
 pub use self::store::{
     Completion, Encoding, Listing, MAX_PART_LEN, MAX_PARTS, MAX_STORED_PART_LEN, Place, RecordingError,
     RecordingHold, RecordingInfo, RecordingStore, Rewrite,

@@ -25,9 +25,6 @@ use crate::session::{
     ExitStatus, SessionChannel, SessionEvents, SessionInput, SessionKind, SessionOutput, SessionRequest,
 };
 
-/// The longest command in the header of a recording, in bytes.
-const MAX_RECORDED_COMMAND: usize = 16 << 10;
-
 /// All that a session needs.
 pub(super) struct Start {
     pub(super) node: Arc<Shared>,
@@ -136,7 +133,7 @@ async fn begin(node: &Shared, grant: &LoginGrant, launch: &Launch) -> Result<Beg
         user: grant.identity.user.clone(),
         login: grant.login.clone(),
         started,
-        command: command(&launch.kind).map(cut),
+        command: command(&launch.kind),
         terminal: launch.terminal.as_ref().map(|terminal| terminal.size.cells()),
     };
     // A file is made and synced: other connections of this thread must not wait for the disk.
@@ -155,17 +152,6 @@ async fn begin(node: &Shared, grant: &LoginGrant, launch: &Launch) -> Result<Beg
         return Err("the beginning of the recording was not taken in time".to_owned());
     }
     Ok((id, started, recorder, mode))
-}
-
-/// What a recording's header says of the command. The header is one frame, which has a limit, and each control character in a
-/// text takes six bytes there: a command must not be able to make its recording unreadable.
-fn cut(mut command: String) -> String {
-    if command.len() > MAX_RECORDED_COMMAND {
-        let end = (0..=MAX_RECORDED_COMMAND).rev().find(|at| command.is_char_boundary(*at));
-        command.truncate(end.unwrap_or_default());
-        command.push('…');
-    }
-    command
 }
 
 /// The text of a command, for records.
@@ -315,35 +301,5 @@ fn with_status(event: AuditEvent, status: &ExitStatus) -> AuditEvent {
         ExitStatus::Code(code) => event.field("exit_code", code.to_string()),
         ExitStatus::Disconnected => event.field("exit_reason", "disconnected"),
         ExitStatus::Signal { name, .. } => event.field("exit_signal", name.as_str()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
-    use teleport_core::recording::{Decoder, Encoder};
-
-    use super::*;
-
-    #[test]
-    fn no_command_makes_its_recording_unreadable() {
-        for text in ["\u{1}", "\u{fffd}", "é", "\"", "x"] {
-            let meta = RecordingMeta {
-                session: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
-                cluster: "example.com".parse().unwrap(),
-                host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
-                host_name: "web".parse().unwrap(),
-                user: "alice".parse().unwrap(),
-                login: "root".parse().unwrap(),
-                started: Timestamp::EPOCH,
-                command: Some(cut(text.repeat(128 << 10))),
-                terminal: None,
-            };
-            let mut encoder = Encoder::new(&meta).unwrap();
-            let mut decoder = Decoder::new().unwrap();
-            decoder.feed(&encoder.take(true).unwrap());
-            decoder.next_event().unwrap();
-            assert_eq!(decoder.meta(), Some(&meta));
-        }
     }
 }

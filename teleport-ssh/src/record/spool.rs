@@ -31,6 +31,8 @@ use super::{Recorders, upload};
 const OPEN: &str = "part";
 /// Recordings that wait for their upload.
 pub(super) const CLOSED: &str = "tprec";
+/// The same of sessions whose end nobody has told: the node ended before them.
+pub(super) const CUT: &str = "cut";
 
 /// The spool cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -245,7 +247,7 @@ fn waiting(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == CLOSED) {
+        if path.extension().is_some_and(|extension| extension == CLOSED || extension == CUT) {
             paths.push(path);
         }
     }

@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use teleport_core::api::{ApiError, ApiErrorKind, ApiResult, AuditApi, RecordingApi, RecordingQuery};
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery, EventKind};
-use teleport_core::clock::Timestamp;
+use teleport_core::clock::{SystemClock, Timestamp};
+use teleport_core::entropy::SystemEntropy;
 use teleport_core::id::{ClusterName, HostId, NodeName, OsLogin, SessionId, UserName};
 use teleport_core::recording::{
     Decoder, OutputStream, RecordedEvent, RecordingInfo, RecordingMeta, SessionEnd,
@@ -49,6 +50,10 @@ fn output(events: &[RecordedEvent]) -> Vec<u8> {
         _ => Vec::new(),
     };
     events.iter().flat_map(data).collect()
+}
+
+fn uploader(spool: Spool, store: Arc<Store>) -> Uploader {
+    Uploader::new(spool, store, Arc::new(SystemClock::new()), Arc::new(SystemEntropy::new()))
 }
 
 /// A moment of both times: that of the test, which jumps when nothing else goes on, and that of the spool's thread, which does not.
@@ -110,6 +115,9 @@ impl RecordingApi for Store {
                 assert_eq!(state.parts[number], part, "a part was sent again with other bytes");
             }
         })
+    }
+    async fn stream_recording(&self, _session: SessionId, _position: u64, _bytes: Bytes) -> ApiResult<()> {
+        Err(ApiError::denied())
     }
     async fn recording_parts(&self, _session: SessionId) -> ApiResult<u32> {
         self.call(|state| state.parts.len() as u32)
@@ -180,7 +188,7 @@ async fn what_a_session_shows_arrives_whole_over_a_bad_network() {
     let store = Arc::new(Store { fail_each: 5, ..Store::default() });
     let shutdown = Shutdown::new();
     let scope = TaskScope::new();
-    scope.spawn(Uploader::new(spool.clone(), store.clone()).run(shutdown.clone()));
+    scope.spawn(uploader(spool.clone(), store.clone()).run(shutdown.clone()));
     let completed = uploaded(&store, 1).await;
     assert_eq!(completed[0].0, meta(1));
     let events = read(&completed[0].1);
@@ -213,7 +221,7 @@ async fn a_host_beyond_its_limit_keeps_its_recordings() {
     store.state.lock().unwrap().full = true;
     let shutdown = Shutdown::new();
     let scope = TaskScope::new();
-    scope.spawn(Uploader::new(spool.clone(), store.clone()).run(shutdown.clone()));
+    scope.spawn(uploader(spool.clone(), store.clone()).run(shutdown.clone()));
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(spool.waiting().unwrap().len(), 10, "none is given up");
     let calls = store.state.lock().unwrap().calls;
@@ -238,7 +246,7 @@ async fn a_drain_waits_little_for_a_store_that_is_away() {
     let away = Arc::new(Store { fail_each: 1, ..Store::default() });
     let shutdown = Shutdown::new();
     let scope = TaskScope::new();
-    scope.spawn(Uploader::new(spool.clone(), away).run(shutdown.clone()));
+    scope.spawn(uploader(spool.clone(), away).run(shutdown.clone()));
     tokio::time::sleep(Duration::from_secs(60)).await;
     let asked = tokio::time::Instant::now();
     shutdown.drain();
@@ -270,7 +278,7 @@ async fn a_session_that_a_crash_cut_is_uploaded_at_the_next_start() {
     let spool = Spool::open(dir.path(), SpoolLimits::default()).unwrap();
     let store = Arc::new(Store::default());
     let scope = TaskScope::new();
-    scope.spawn(Uploader::new(spool, store.clone()).run(Shutdown::new()));
+    scope.spawn(uploader(spool, store.clone()).run(Shutdown::new()));
     let completed = uploaded(&store, 1).await;
     assert_eq!(output(&read(&completed[0].1)), b"before the crash");
 }
@@ -288,7 +296,7 @@ async fn a_full_spool_leaves_a_gap_that_says_how_much() {
     recorder.finish(Duration::from_secs(1), SessionEnd::Exited(0));
     let store = Arc::new(Store::default());
     let scope = TaskScope::new();
-    scope.spawn(Uploader::new(spool.clone(), store.clone()).audit(store.clone()).run(Shutdown::new()));
+    scope.spawn(uploader(spool.clone(), store.clone()).audit(store.clone()).run(Shutdown::new()));
     let events = read(&uploaded(&store, 1).await[0].1);
     assert_eq!(events[0], RecordedEvent::Gap { at: Duration::from_secs(1), lost: 12 });
     assert!(!recorder.failed(), "the session goes on");
@@ -317,7 +325,7 @@ async fn a_recording_has_an_end_and_says_so() {
     recorder.finish(Duration::from_secs(1), SessionEnd::Exited(0));
     let store = Arc::new(Store::default());
     let scope = TaskScope::new();
-    scope.spawn(Uploader::new(spool.clone(), store.clone()).run(Shutdown::new()));
+    scope.spawn(uploader(spool.clone(), store.clone()).run(Shutdown::new()));
     let events = read(&uploaded(&store, 1).await[0].1);
     assert_eq!(events[0], RecordedEvent::Gap { at: Duration::from_secs(1), lost: 12 });
     spool.start(meta(4), MODE).unwrap();
@@ -326,24 +334,26 @@ async fn a_recording_has_an_end_and_says_so() {
 /// Whoever fills the spool leaves room for others.
 #[test]
 fn one_user_has_half_of_the_spool() {
+    // So long that the end makes little difference.
+    let long = |number| RecordingMeta { command: Some("x".repeat(2000)), ..meta(number) };
     let dir = tempfile::tempdir().unwrap();
     let header = {
         let other = tempfile::tempdir().unwrap();
         let spool = Spool::open(other.path(), SpoolLimits::default()).unwrap();
-        let _recorder = spool.start(meta(1), MODE).unwrap();
+        let _recorder = spool.start(long(1), MODE).unwrap();
         std::fs::metadata(other.path().join(format!("{}.part", meta(1).session))).unwrap().len()
     };
     let limits = SpoolLimits { max_bytes: 4 * header, ..SpoolLimits::default() };
     let spool = Spool::open(dir.path(), limits).unwrap();
-    let _first = spool.start(meta(1), MODE).unwrap();
-    let _second = spool.start(meta(2), MODE).unwrap();
-    assert!(spool.start(meta(3), MODE).is_err(), "her half is used up");
-    let bob = |number| RecordingMeta { user: UserName::new("robin").unwrap(), ..meta(number) };
+    let _first = spool.start(long(1), MODE).unwrap();
+    let _second = spool.start(long(2), MODE).unwrap();
+    assert!(spool.start(long(3), MODE).is_err(), "her half is used up");
+    let bob = |number| RecordingMeta { user: UserName::new("robin").unwrap(), ..long(number) };
     drop(spool.start(bob(4), MODE).unwrap());
     drop((_first, _second, spool));
     // Also after a restart.
     let spool = Spool::open(dir.path(), limits).unwrap();
-    assert!(spool.start(meta(3), MODE).is_err());
+    assert!(spool.start(long(3), MODE).is_err());
     drop(spool.start(bob(5), MODE).unwrap());
 }
 

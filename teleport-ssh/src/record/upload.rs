@@ -248,7 +248,10 @@ impl Uploader {
         }
         if let Err(error) = audit.emit_events(vec![event]).await {
             // Nothing goes that the audit log does not know of.
-            tracing::error!(error = &error as &dyn std::error::Error, "the age of a recording could not be audited");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the age of a recording could not be audited"
+            );
             return Aged::Nothing;
         }
         if !deletes {
@@ -269,7 +272,9 @@ impl Uploader {
         if let Err(error) = std::fs::rename(path, path.with_extension(REFUSED)) {
             tracing::error!(path = %path.display(), error = &error as &dyn std::error::Error, "a refused recording cannot be set aside");
         }
-        self.spool.room().tell(format!("the recording of session {name} was refused and is set aside: {}", chain(error)));
+        self.spool
+            .room()
+            .tell(format!("the recording of session {name} was refused and is set aside: {}", chain(error)));
         self.spool.room().trim_refused();
     }
 }

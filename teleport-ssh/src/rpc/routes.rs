@@ -66,6 +66,7 @@ pub(crate) enum Route {
     SignHost,
     SignUser,
     Status,
+    StreamRecording(SessionId, u64),
     TokenDocuments,
     Tokens,
     Trust,
@@ -107,6 +108,7 @@ impl Route {
             | Self::ReplaceRole
             | Self::ReplaceToken
             | Self::ReplaceUser
+            | Self::StreamRecording(..)
             | Self::UpdateUser(_) => Method::PUT,
             Self::DeleteLock(_) | Self::DeleteNode(_) | Self::DeleteRole(_) | Self::DeleteUser(_) => {
                 Method::DELETE
@@ -171,6 +173,9 @@ impl Route {
             ("recordings", Some(id), Some("parts"), None, _) => Self::RecordingParts(id.parse().ok()?),
             ("recordings", Some(id), Some("parts"), Some(number), None) => {
                 Self::PutRecordingPart(id.parse().ok()?, decimal(number)?)
+            }
+            ("recordings", Some(id), Some("tail"), Some(position), None) => {
+                Self::StreamRecording(id.parse().ok()?, decimal(position)?)
             }
             ("recordings", Some(id), Some("content"), Some(offset), None) => {
                 Self::ReadRecording(id.parse().ok()?, decimal(offset)?)
@@ -263,6 +268,7 @@ impl fmt::Display for Route {
             Self::SignHost => f.write_str("certificates/host"),
             Self::SignUser => f.write_str("certificates/user"),
             Self::Status => f.write_str("status"),
+            Self::StreamRecording(id, position) => write!(f, "recordings/{id}/tail/{position}"),
             Self::Trust => f.write_str("trust"),
             Self::UnlockUser(name) => write!(f, "users/{name}/unlock"),
             Self::WatchAccess => f.write_str("access/watch"),
@@ -315,6 +321,7 @@ mod tests {
             Route::Nodes,
             Route::Ping,
             Route::PutRecordingPart(session, 7),
+            Route::StreamRecording(session, u64::MAX),
             Route::ReadRecording(session, u64::MAX),
             Route::RecordingParts(session),
             Route::Recordings,
@@ -400,6 +407,7 @@ mod tests {
             Route::SignHost => Operation::SignHost,
             Route::SignUser => Operation::SignUser,
             Route::Status => Operation::Status,
+            Route::StreamRecording(..) => Operation::StreamRecording,
             Route::TokenDocuments => Operation::TokenDocuments,
             Route::Tokens => Operation::Tokens,
             Route::Trust => Operation::Trust,

@@ -137,3 +137,108 @@ impl Drop for SpoolRecorder {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+    use std::path::PathBuf;
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+    use crate::record::SpoolLimits;
+    use crate::record::room::Room;
+    use crate::record::spool::Inner;
+
+    /// A thread that does not keep up, by standing still.
+    fn recorder(mode: SessionRecording) -> (SpoolRecorder, Arc<Live>, Receiver<Message>) {
+        let (queue, messages) = channel();
+        let spool = Spool(Arc::new(Inner {
+            dir: PathBuf::new(),
+            limits: SpoolLimits::default(),
+            queue,
+            queued: Arc::default(),
+            news: Arc::default(),
+            room: Arc::new(Room::new(PathBuf::new(), 0)),
+            sessions: Arc::default(),
+            thread: None,
+        }));
+        let meta = teleport_core::recording::RecordingMeta {
+            session: "6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f01".parse().unwrap(),
+            cluster: "example.com".parse().unwrap(),
+            host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
+            host_name: "web-1".parse().unwrap(),
+            user: "alice".parse().unwrap(),
+            login: "root".parse().unwrap(),
+            started: teleport_core::clock::Timestamp::EPOCH,
+            command: None,
+            terminal: None,
+        };
+        let live = Live::new(meta, mode);
+        (SpoolRecorder::new(spool, Arc::clone(&live)), live, messages)
+    }
+
+    #[test]
+    fn many_small_events_are_bounded_like_a_few_large_ones() {
+        let (mut recorder, _live, messages) = recorder(SessionRecording::BestEffort);
+        let most = MAX_QUEUED / OVERHEAD;
+        for number in 0..most {
+            recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"x"));
+            recorder.resize(Duration::ZERO, 80, u16::try_from(number % 1000).unwrap());
+            assert!(recorder.kept().is_none(), "nobody waits");
+        }
+        recorder.resize(Duration::ZERO, 132, 43);
+        recorder.finish(Duration::ZERO, SessionEnd::Exited(0));
+        assert!(!recorder.failed(), "the session goes on");
+        let events = messages.try_iter().filter_map(|message| match message {
+            Message::Event { event, .. } => Some(event),
+            _ => None,
+        });
+        let events: Vec<_> = events.collect();
+        assert!(events.len() <= most + 3, "{}", events.len());
+        let [.., gap, resize, end] = &events[..] else { unreachable!("there are thousands") };
+        assert!(matches!(gap, RecordedEvent::Gap { lost, .. } if *lost > 0), "{gap:?}");
+        assert!(matches!(resize, RecordedEvent::Resize { columns: 132, rows: 43, .. }), "{resize:?}");
+        assert!(matches!(end, RecordedEvent::End { .. }), "{end:?}");
+    }
+
+    /// The time of the test jumps when nothing else goes on.
+    #[tokio::test(start_paused = true)]
+    async fn a_strict_session_waits_for_the_disk_and_not_for_ever() {
+        let (mut recorder, live, messages) = recorder(SessionRecording::Strict);
+        let much = Bytes::from(vec![0; 100_000]);
+        let mut told = 0;
+        let waits = loop {
+            recorder.output(Duration::ZERO, OutputStream::Stdout, &much);
+            told += 1;
+            if let Some(kept) = recorder.kept() {
+                break kept;
+            }
+            assert!(told < 100, "there is an end to what is shown before it is written");
+        };
+        live.settle(100_000 + OVERHEAD);
+        assert!(waits.await, "the disk has caught up");
+        recorder.output(Duration::ZERO, OutputStream::Stdout, &much);
+        let Some(waits) = recorder.kept() else { panic!("too much again") };
+        assert!(!waits.await && recorder.failed(), "the session ends");
+        assert_eq!(messages.try_iter().count(), told + 1, "nothing was left out");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_is_streamed_shows_nothing_before_it_is_acknowledged() {
+        let (mut recorder, live, _messages) = recorder(SessionRecording::Sync);
+        let kept = |recorder: &SpoolRecorder| recorder.kept().unwrap();
+        let mut begins = kept(&recorder);
+        assert!(futures_util::poll!(&mut begins).is_pending(), "not before the auth service knows of it");
+        live.advance(|progress| progress.acked = Some(0));
+        assert!(begins.await);
+        recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"a"));
+        recorder.resize(Duration::ZERO, 80, 24);
+        let mut shows = kept(&recorder);
+        live.advance(|progress| progress.acked = Some(1));
+        assert!(futures_util::poll!(&mut shows).is_pending());
+        live.advance(|progress| progress.acked = Some(2));
+        assert!(shows.await);
+        recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"b"));
+        assert!(!kept(&recorder).await && recorder.failed(), "nobody answers: the session ends");
+    }
+}

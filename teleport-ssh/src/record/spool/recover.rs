@@ -5,9 +5,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use teleport_core::recording::{Decoder, RecordedEvent, interrupted_end};
+use teleport_core::recording::{Decoder, Encoder, RecordedEvent};
 
-use super::CLOSED;
+use super::{CLOSED, CUT};
 
 /// How much is read at a time.
 const PIECE: usize = 64 << 10;
@@ -15,25 +15,27 @@ const PIECE: usize = 64 << 10;
 /// Closes a recording that nobody closed. What was written in part is cut off: it was acknowledged to nobody. What is no recording
 /// at all is closed as it is, for the upload to set aside.
 pub(super) fn close(path: &Path) -> io::Result<()> {
-    if let Err(error) = mend(path) {
+    let ended = mend(path).unwrap_or_else(|error| {
         // What is whole in it can be delivered all the same.
         tracing::error!(path = %path.display(), error = &error as &dyn std::error::Error, "an interrupted recording gets no end");
-    }
-    fs::rename(path, path.with_extension(CLOSED))
+        false
+    });
+    fs::rename(path, path.with_extension(if ended { CLOSED } else { CUT }))
 }
 
-fn mend(path: &Path) -> io::Result<()> {
+/// Whether it had an end.
+fn mend(path: &Path) -> io::Result<bool> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let Some((decoder, intact, ended)) = examine(&file)? else { return Ok(()) };
+    let Some((decoder, intact, ended)) = examine(&file)? else { return Ok(false) };
     if file.metadata()?.len() > intact {
         file.set_len(intact)?;
     }
     if !ended {
-        file.write_all_at(&interrupted_end(&decoder)?, intact)?;
+        file.write_all_at(&Encoder::interruption(&decoder)?, intact)?;
     }
     file.sync_all()?;
     tracing::info!(path = %path.display(), bytes = intact, "a recording that was interrupted is closed");
-    Ok(())
+    Ok(ended)
 }
 
 /// How many bytes are whole, and whether the last event is an end; `None` if it is no recording.

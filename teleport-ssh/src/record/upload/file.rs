@@ -9,11 +9,13 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use teleport_core::api::{ApiError, ApiErrorKind};
+use teleport_core::audit::{AuditEvent, EventKind};
 use teleport_core::id::SessionId;
 use teleport_core::recording::{Decoder, MAX_PART_LEN, RecordingMeta};
 
 use super::{Spool, Uploader};
 use crate::record::live::Live;
+use crate::record::spool::CUT;
 
 /// Where a recording is that is to be delivered.
 #[derive(Clone, Debug)]
@@ -68,23 +70,38 @@ impl Uploader {
     pub(super) async fn upload(&self, source: &Source) -> Result<u64, UploadError> {
         let file = File::open(source.path(&self.spool)).map_err(UploadError::Read)?;
         let (meta, len) = match source {
-            Source::Closed(_) => {
-                (read_meta(&file)?, file.metadata().map_err(UploadError::Read)?.len())
-            }
+            Source::Closed(_) => (read_meta(&file)?, file.metadata().map_err(UploadError::Read)?.len()),
             // What is behind them may be written in part, or change.
             Source::Live(live) => (live.meta.clone(), live.now().synced / PART * PART),
         };
         let session = meta.session;
-        self.taken(self.store.create_recording(meta)).await?;
+        self.taken(self.store.create_recording(meta.clone())).await?;
         let mut part = self.taken(self.store.recording_parts(session)).await?;
         while u64::from(part) * PART < len {
             self.put(&file, session, part, len).await?;
             part += 1;
         }
-        if let Source::Closed(_) = source {
+        if let Source::Closed(path) = source {
+            if path.extension().is_some_and(|extension| extension == CUT) {
+                self.tell_end(&meta).await?;
+            }
             self.taken(self.store.complete_recording(session, part)).await?;
         }
         Ok(part.into())
+    }
+
+    /// Tells the audit log of the end of a session that ended with the node: nobody else does.
+    async fn tell_end(&self, meta: &RecordingMeta) -> Result<(), UploadError> {
+        let Some(audit) = &self.audit else { return Ok(()) };
+        let event = AuditEvent::new(EventKind::SessionEnd)
+            .user(&meta.user)
+            .login(&meta.login)
+            .session(meta.session)
+            .field("interactive", meta.terminal.is_some())
+            .field("reason", "the node was interrupted")
+            .field("exit_reason", "disconnected")
+            .field("session_start", meta.started.to_string());
+        self.taken(audit.emit_events(vec![event])).await
     }
 
     /// Delivers one part of a file of `len` bytes.

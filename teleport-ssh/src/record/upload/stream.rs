@@ -55,8 +55,7 @@ async fn stream(uploader: &Uploader, live: &Live) -> Result<(), UploadError> {
             } else {
                 let to = now.len.min(acked + MAX_PIECE);
                 let piece = read(&file, acked, to).map_err(UploadError::Read)?;
-                let call =
-                    || uploader.taken(uploader.store.stream_recording(session, acked, piece.clone()));
+                let call = || uploader.taken(uploader.store.stream_recording(session, acked, piece.clone()));
                 patiently(uploader, call).await?;
                 acked = to;
             }

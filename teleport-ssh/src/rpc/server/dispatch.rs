@@ -100,6 +100,9 @@ pub(super) async fn dispatch(
         Route::SignHost => ok(&api.sign_host(parse(&body().await?)?).await?),
         Route::SignUser => ok(&api.sign_user(parse(&body().await?)?).await?),
         Route::Status => ok(&api.status().await?),
+        Route::StreamRecording(session, position) => {
+            done(api.stream_recording(session, position, body().await?).await?)
+        }
         Route::TokenDocuments => ok(&api.token_documents().await?),
         Route::Tokens => ok(&api.tokens().await?),
         Route::Trust => ok(&api.trust().await?),

@@ -1,0 +1,72 @@
+//! Recordings for the tests of this module.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Encoder, OutputStream, RecordedEvent, RecordingMeta, SessionEnd};
+use crate::clock::Timestamp;
+
+pub(super) fn meta() -> RecordingMeta {
+    RecordingMeta {
+        session: "6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f10".parse().unwrap(),
+        cluster: "example.com".parse().unwrap(),
+        host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
+        host_name: "web-1".parse().unwrap(),
+        user: "alice".parse().unwrap(),
+        login: "root".parse().unwrap(),
+        started: Timestamp::from_unix_secs(1_800_000_000),
+        command: None,
+        terminal: Some((80, 24)),
+    }
+}
+
+pub(super) fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+pub(super) fn output(at: u64, stream: OutputStream, text: impl AsRef<[u8]>) -> RecordedEvent {
+    RecordedEvent::Output { at: ms(at), stream, data: Bytes::copy_from_slice(text.as_ref()) }
+}
+
+pub(super) fn sample() -> Vec<RecordedEvent> {
+    vec![
+        output(0, OutputStream::Stdout, "$ "),
+        RecordedEvent::Resize { at: ms(5), columns: 120, rows: 40 },
+        output(10, OutputStream::Stderr, "oops\n"),
+        RecordedEvent::Gap { at: ms(11), lost: 4096 },
+        output(4000, OutputStream::Stdout, "done\r\n"),
+        RecordedEvent::End { at: ms(4001), end: SessionEnd::Exited(255) },
+    ]
+}
+
+pub(super) fn encode(events: &[RecordedEvent]) -> Vec<u8> {
+    let mut encoder = Encoder::new(&meta()).unwrap();
+    for event in events {
+        encoder.event(event).unwrap();
+    }
+    encoder.take(true).unwrap()
+}
+
+/// A recording of so many segments, and where they begin. The output of each begins with its number; that of the n-th is shown
+/// at n seconds and the milliseconds after it.
+pub(super) fn segments(count: u8) -> (Vec<u8>, Vec<usize>) {
+    let mut encoder = Encoder::new(&meta()).unwrap();
+    let mut bytes = encoder.take(true).unwrap();
+    let mut begins = Vec::new();
+    for number in 0..count {
+        begins.push(bytes.len());
+        for piece in 0..4 {
+            let at = ms(u64::from(number) * 1000 + piece);
+            let mut data: Vec<u8> = (0..70_000_u32).map(|at| (at.wrapping_mul(at) >> 7) as u8).collect();
+            data[0] = number;
+            encoder.output(at, OutputStream::Stdout, &data).unwrap();
+        }
+        bytes.extend(encoder.take(true).unwrap());
+    }
+    let end = RecordedEvent::End { at: ms(u64::from(count) * 1000), end: SessionEnd::Exited(0) };
+    encoder.event(&end).unwrap();
+    bytes.extend(encoder.take(true).unwrap());
+    (bytes, begins)
+}
