@@ -66,7 +66,8 @@ async fn content(cluster: &Cluster, session: SessionId) -> Vec<u8> {
 }
 
 async fn listed(cluster: &Cluster, session: SessionId) -> RecordingInfo {
-    let query = RecordingQuery { from: Some(teleport_core::clock::Timestamp::EPOCH), ..RecordingQuery::default() };
+    let query =
+        RecordingQuery { from: Some(teleport_core::clock::Timestamp::EPOCH), ..RecordingQuery::default() };
     let all = cluster.admin().recordings(query).await.unwrap();
     all.into_iter().find(|info| info.meta.session == session).unwrap()
 }
@@ -157,7 +158,11 @@ async fn h3_parts_that_do_not_fit_are_refused_and_audited() {
         assert_eq!(cluster.audit.count(EventKind::SessionUploadFailure), before + 1, "{what}");
         let event = cluster.audit.last(EventKind::SessionUploadFailure).unwrap();
         assert_eq!((event.sid, event.server_id), (Some(session), Some(host.host_id)), "{what}");
-        assert_eq!(content(&cluster, session).await, vec![1; MAX_PART_LEN + 10], "{what}: nothing has changed");
+        assert_eq!(
+            content(&cluster, session).await,
+            vec![1; MAX_PART_LEN + 10],
+            "{what}: nothing has changed"
+        );
         // A part is skipped, and then there is no end.
         api.put_recording_part(session, 2, bytes(3, 10)).await.unwrap();
         conflict(api.complete_recording(session, 3).await);
@@ -177,7 +182,10 @@ async fn h3_parts_that_do_not_fit_are_refused_and_audited() {
     assert_eq!(neighbour.create_recording(one.clone()).await.unwrap_err().kind(), ApiErrorKind::Denied);
     assert_eq!(cluster.audit.count(EventKind::ApiDenied), denied + 2);
     let unknown = meta(&cluster, &host).session;
-    assert_eq!(api.stream_recording(unknown, 0, bytes(1, 1)).await.unwrap_err().kind(), ApiErrorKind::NotFound);
+    assert_eq!(
+        api.stream_recording(unknown, 0, bytes(1, 1)).await.unwrap_err().kind(),
+        ApiErrorKind::NotFound
+    );
     // Who takes an id that is in use hears that it is, and so does the audit log.
     let (thief, as_thief) = node(&cluster);
     let taken = RecordingMeta { host_id: thief.host_id, ..one };
@@ -243,17 +251,29 @@ async fn a_recording_whose_node_is_lost_is_abandoned_within_two_minutes_and_goes
         let ended: Vec<_> = ended.filter(|event| event.code == EventKind::SessionEnd).collect();
         assert_eq!(ended.len(), ends);
     }
-    assert_eq!(cluster.audit.count(EventKind::SessionUpload), uploads + 2, "each once, by one of the services");
-    let end = cluster.audit.events().into_iter().find(|event| {
-        event.sid == Some(lost.session) && event.code == EventKind::SessionEnd
-    });
+    assert_eq!(
+        cluster.audit.count(EventKind::SessionUpload),
+        uploads + 2,
+        "each once, by one of the services"
+    );
+    let end = cluster
+        .audit
+        .events()
+        .into_iter()
+        .find(|event| event.sid == Some(lost.session) && event.code == EventKind::SessionEnd);
     let end = end.unwrap();
     assert_eq!((end.user.as_deref(), end.server_id), (Some("alice"), Some(host.host_id)));
     assert!(end.fields["reason"].as_str().unwrap().contains("the node was lost"));
     let upload = cluster.audit.last(EventKind::SessionUpload).unwrap();
     assert_eq!((&upload.fields["abandoned"], &upload.fields["parts"]), (&true.into(), &1.into()));
-    assert!(listed(&cluster, lost.session).await.abandoned && !listed(&cluster, done.session).await.abandoned);
-    assert_eq!(content(&cluster, lost.session).await.len(), MAX_PART_LEN + 10, "what was acknowledged can be played");
+    assert!(
+        listed(&cluster, lost.session).await.abandoned && !listed(&cluster, done.session).await.abandoned
+    );
+    assert_eq!(
+        content(&cluster, lost.session).await.len(),
+        MAX_PART_LEN + 10,
+        "what was acknowledged can be played"
+    );
     pass(&cluster, &services, 600).await;
     assert_eq!(cluster.audit.count(EventKind::SessionUpload), uploads + 2, "once for all");
 
