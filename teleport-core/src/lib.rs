@@ -130,6 +130,7 @@ pub mod id;
 pub mod label;
 pub mod lock;
 pub mod manual;
+pub mod origin;
 pub mod password;
 mod pattern;
 pub mod recording;

@@ -15,6 +15,7 @@ use teleport_core::cert::{
     CertFields, CertKind, CertRejected, HostCheck, HostIdentity, KeyAlgorithm, MAX_CERT_LEN, PublicKey,
     TrustBundle, UserCheck, UserIdentity, verify_host, verify_user,
 };
+use teleport_core::origin::{Header, OriginRejected, Statement};
 
 #[cfg(test)]
 mod tests;
@@ -120,6 +121,24 @@ pub fn host_from_bytes(
     check: HostCheck<'_>,
 ) -> Result<HostIdentity, CertRejected> {
     verify_host(&fields_from_bytes(bytes)?, trust, check)
+}
+
+/// A statement of where a client is, in its wire form, and the certificate of whoever made it. Both signatures are checked, and nothing
+/// else: whether it is to be believed is for [`Seen::accept`](teleport_core::origin::Seen::accept) to say.
+///
+/// # Errors
+/// [`OriginRejected`].
+pub fn statement_from_bytes(bytes: &[u8]) -> Result<(CertFields, Statement), OriginRejected> {
+    let header = Header::parse(bytes)?;
+    let fields = fields_from_bytes(header.certificate)?;
+    if fields.subject.algorithm() != KeyAlgorithm::Ed25519 {
+        return Err(OriginRejected::Signature);
+    }
+    let key = raw_tail::<32>(&fields.subject)?;
+    UnparsedPublicKey::new(&ED25519, key)
+        .verify(header.signed, header.signature)
+        .map_err(|_| OriginRejected::Signature)?;
+    Ok((fields, header.statement))
 }
 
 fn pairs(options: &ssh_key::certificate::OptionsMap) -> Vec<(String, String)> {

@@ -248,7 +248,7 @@ fn check(material: &HostMaterial, clock: &dyn Clock) -> Result<(), JoinError> {
     let authenticator = Authenticator::new(material.trust.clone());
     let leaf = material.tls_certificate.clone().into();
     let local = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
-    match authenticator.identify(&leaf, local, clock) {
+    match authenticator.identify(&leaf, Some(local), clock) {
         Ok(Identity::Host(host)) if host.host_id == material.host_id && host.role == material.role => Ok(()),
         Ok(_) => Err(JoinError::Foreign(CertRejected::Name)),
         Err(reason) => Err(JoinError::Foreign(reason)),

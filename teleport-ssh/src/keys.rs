@@ -3,7 +3,7 @@
 use std::fmt;
 
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
+use ring::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use ssh_key::private::{Ed25519Keypair, KeypairData};
 use ssh_key::{LineEnding, PrivateKey};
@@ -81,6 +81,15 @@ impl SshKeyPair {
     /// The public half.
     pub fn public(&self) -> PublicKey {
         self.public.clone()
+    }
+
+    /// Signs `message`, as it is: it must begin with what no other message begins with that is signed with this key. `None` for a key
+    /// whose halves do not fit.
+    pub(crate) fn sign(&self, message: &[u8]) -> Option<[u8; 64]> {
+        let KeypairData::Ed25519(pair) = self.private.key_data() else { return None };
+        let pair =
+            Ed25519KeyPair::from_seed_and_public_key(pair.private.as_ref(), pair.public.as_ref()).ok()?;
+        pair.sign(message).as_ref().try_into().ok()
     }
 
     /// For the SSH engine.

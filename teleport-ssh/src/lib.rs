@@ -95,6 +95,7 @@ pub mod join;
 pub mod keys;
 pub mod listener;
 pub mod node;
+mod origin;
 pub mod pem;
 pub mod proxy;
 pub mod proxy_web;

@@ -21,6 +21,7 @@ mod lockout;
 mod locks;
 mod matrix;
 mod openssh;
+mod pinned;
 mod processes;
 mod remote;
 mod resources;

@@ -1,12 +1,13 @@
 //! Whether somebody may begin something, and whether somebody who was let in may stay: by a view, which changes.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{AccessChecker, Denied, LoginGrant, Subject};
 use crate::api::AccessView;
-use crate::cert::{PublicKey, UserIdentity};
+use crate::cert::{HostIdentity, PublicKey, UserIdentity};
 use crate::clock::Timestamp;
-use crate::id::OsLogin;
+use crate::id::{HostId, OsLogin};
 use crate::lock::{Knowledge, LockSubject, Locked};
 use crate::resource::NodeRecord;
 
@@ -27,6 +28,12 @@ pub enum Unwelcome {
     /// A lock is in force.
     #[error(transparent)]
     Locked(#[from] Locked),
+    /// The proxy that carries the connection was removed from the cluster.
+    #[error("the connection comes through {proxy}, which was removed from the cluster")]
+    Way {
+        /// The proxy.
+        proxy: HostId,
+    },
 }
 
 impl Unwelcome {
@@ -36,6 +43,7 @@ impl Unwelcome {
             Self::Access(_) => "access was taken away".to_owned(),
             Self::Authority | Self::Deleted => "the certificate is not good any more".to_owned(),
             Self::Locked(locked) => locked.public(),
+            Self::Way { .. } => "the proxy is not one of the cluster any more".to_owned(),
         }
     }
 }
@@ -172,6 +180,24 @@ impl AccessView {
         }
         self.check_exists(identity)?;
         Ok(self.locks.check(subject, now)?)
+    }
+
+    /// Whether what a proxy carries may begin or go on, and whether its word counts.
+    ///
+    /// # Errors
+    /// [`Unwelcome::Locked`] or [`Unwelcome::Way`].
+    pub fn keep_way(&self, proxy: &HostIdentity, now: Timestamp) -> Result<(), Unwelcome> {
+        if self.removed_proxies.contains(&proxy.host_id) {
+            return Err(Unwelcome::Way { proxy: proxy.host_id });
+        }
+        Ok(self.locks.check(&proxy.into(), now)?)
+    }
+
+    /// The address that credentials are bound to, of a client that connects directly from `peer`. Behind the address of a proxy there is
+    /// anybody, if the proxy does not say who: that is nobody's.
+    pub fn direct_address(&self, peer: IpAddr) -> Option<IpAddr> {
+        let peer = peer.to_canonical();
+        (!self.proxies.contains(&peer)).then_some(peer)
     }
 
     fn check_exists(&self, identity: &UserIdentity) -> Result<(), Unwelcome> {

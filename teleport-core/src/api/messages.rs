@@ -183,10 +183,14 @@ pub struct AccessView {
     /// more.
     #[serde(default)]
     pub taken_roles: BTreeMap<UserName, BTreeSet<RoleName>>,
+    /// Hosts that were removed from the cluster, without those that are known to be nodes: what they say as proxies counts for nothing,
+    /// however long their certificates last.
+    #[serde(default)]
+    pub removed_proxies: BTreeSet<HostId>,
 }
 
 impl AccessView {
-    /// A view without proxies and locks, from whose users nothing was taken.
+    /// A view without proxies, locks and removed hosts, from whose users nothing was taken.
     pub fn new(trust: TrustBundle, roles: impl Into<RoleSet>) -> Self {
         Self {
             trust,
@@ -197,6 +201,7 @@ impl AccessView {
             recording: ClusterRecording::default(),
             deleted_users: BTreeMap::new(),
             taken_roles: BTreeMap::new(),
+            removed_proxies: BTreeSet::new(),
         }
     }
 }

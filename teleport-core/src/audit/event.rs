@@ -48,8 +48,8 @@ pub struct AuditEvent {
     /// The session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sid: Option<SessionId>,
-    /// The client's address.
-    #[serde(rename = "addr.remote", default, skip_serializing_if = "Option::is_none")]
+    /// The client's address. Written without its port if that is not known: then it is 0.
+    #[serde(rename = "addr.remote", default, with = "address", skip_serializing_if = "Option::is_none")]
     pub remote: Option<SocketAddr>,
     /// Whether it went well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -60,6 +60,36 @@ pub struct AuditEvent {
     /// Whatever else the kind has to say.
     #[serde(flatten)]
     pub fields: Map<String, Value>,
+}
+
+/// An address as text, with its port if there is one.
+mod address {
+    use std::net::{IpAddr, SocketAddr};
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::ref_option, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(
+        address: &Option<SocketAddr>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match address {
+            Some(address) if address.port() == 0 => serializer.collect_str(&address.ip()),
+            Some(address) => serializer.collect_str(address),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<SocketAddr>, D::Error> {
+        Option::<String>::deserialize(deserializer)?
+            .map(|text| {
+                let alone = |_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0));
+                text.parse().or_else(alone).map_err(serde::de::Error::custom)
+            })
+            .transpose()
+    }
 }
 
 /// What is counted is the length as it is written: six bytes for a control character, of which strangers can send many.
@@ -162,7 +192,7 @@ impl AuditEvent {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
     use super::*;
 
     #[test]
@@ -175,6 +205,30 @@ mod tests {
         assert!(json.contains(r#""event":"user.login","code":"T1000W""#), "{json}");
         assert!(json.contains(r#""method":"local""#) && json.contains(r#""success":false"#), "{json}");
         assert_eq!(serde_json::from_str::<AuditEvent>(&json).unwrap(), event);
+    }
+
+    #[test]
+    fn an_address_without_a_port_is_written_alone() {
+        for (address, written) in [
+            ("192.0.2.7:4711", "192.0.2.7:4711"),
+            ("192.0.2.7:0", "192.0.2.7"),
+            ("[2001:db8::7]:4711", "[2001:db8::7]:4711"),
+            ("[2001:db8::7]:0", "2001:db8::7"),
+        ] {
+            let event = AuditEvent::new(EventKind::UserLogin).remote(Some(address.parse().unwrap()));
+            let json = serde_json::to_value(&event).unwrap();
+            assert_eq!(json["addr.remote"], written);
+            assert_eq!(serde_json::from_value::<AuditEvent>(json).unwrap(), event);
+            // As it was written by 0.1.0.
+            let mut old = serde_json::to_value(&event).unwrap();
+            old["addr.remote"] = address.into();
+            assert_eq!(serde_json::from_value::<AuditEvent>(old).unwrap(), event);
+        }
+        let event = AuditEvent::new(EventKind::UserLogin);
+        let mut json = serde_json::to_value(&event).unwrap();
+        assert!(json.get("addr.remote").is_none());
+        json["addr.remote"] = "nowhere".into();
+        assert!(serde_json::from_value::<AuditEvent>(json).is_err());
     }
 
     #[test]

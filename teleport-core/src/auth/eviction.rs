@@ -1,6 +1,6 @@
 //! Hosts are removed: from then on nothing is done for them, whatever certificates they still hold.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::api::{ApiError, ApiErrorKind, ApiResult};
 use crate::audit::{AuditEvent, EventKind};
 use crate::clock::Timestamp;
 use crate::id::{HostId, HostRole};
-use crate::storage::{Action, Batch, Condition, Record, Watch, WatchEnd, WatchEvent};
+use crate::storage::{Action, BackendExt, Batch, Condition, Item, Record, Repo, Watch, WatchEnd, WatchEvent};
 
 /// How often an eviction is tried again when the host changes at the same moment.
 const ATTEMPTS: usize = 16;
@@ -33,6 +33,9 @@ pub struct EvictedHost {
     pub at: Timestamp,
     /// By whom, as audit events name callers.
     pub by: String,
+    /// What it was, if that was known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<HostRole>,
     /// When nobody has to know of it any more: the last certificate of the host has ended.
     pub expires: Timestamp,
 }
@@ -52,6 +55,20 @@ impl Record for EvictedHost {
 /// Whether the host was removed. One that cannot be read counts: it was written.
 pub(super) async fn is_evicted(auth: &Inner, host: HostId) -> ApiResult<bool> {
     Ok(auth.ports.backend.get(&auth.evicted.key(&host.to_string())?).await?.is_some())
+}
+
+/// The removed hosts that may be proxies, for views. One that cannot be read counts.
+pub(super) async fn proxies(auth: &Inner) -> ApiResult<BTreeSet<HostId>> {
+    let items = auth.ports.backend.list(&auth.evicted.prefix()?).await?;
+    let may_be_proxy = |item: &Item| match Repo::<EvictedHost>::decode(item) {
+        Ok(stored) => stored.record.role != Some(HostRole::Node),
+        Err(_) => true,
+    };
+    Ok(items
+        .iter()
+        .filter(|item| may_be_proxy(item))
+        .filter_map(|item| item.key.leaf().parse().ok())
+        .collect())
 }
 
 /// Adds the condition that the host was not removed.
@@ -116,6 +133,7 @@ pub(super) async fn evict(call: &OpContext<'_>, _permit: Permit<'_>, host: HostI
                 host_id: host,
                 at: call.now,
                 by: call.caller.to_string(),
+                role: known.as_ref().map(|known| known.record.role),
                 expires: super::join::bound_until(call).max(newest),
             };
             batch = auth.evicted.write_in(batch, &record, Condition::Absent)?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
 use super::context::OpContext;
-use super::eviction::while_member;
+use super::eviction::{self, while_member};
 use super::policy::Permit;
 use super::{Caller, Inner, nodes, withdrawn};
 use crate::api::{AccessView, ApiError, ApiResult, ClusterStatus, Ping, Proxy, ProxyRecord};
@@ -65,17 +65,19 @@ async fn view(auth: &Inner) -> ApiResult<(AccessView, Option<Timestamp>)> {
         recording: auth.config.session_recording.clone(),
         deleted_users: withdrawn.deleted,
         taken_roles: withdrawn.taken,
+        removed_proxies: eviction::proxies(auth).await?,
     };
     Ok((view, changes))
 }
 
-/// What a view is made of: roles, authorities, proxies, locks, what was withdrawn from users.
+/// What a view is made of: roles, authorities, proxies, locks, what was withdrawn from users, removed hosts.
 struct Sources {
     roles: Watch,
     authorities: Watch,
     proxies: Watch,
     locks: Watch,
     withdrawn: Watch,
+    evicted: Watch,
 }
 
 struct Watching {
@@ -97,6 +99,7 @@ impl Watching {
             proxies: self.auth.proxy_sources.watch().await?,
             locks: self.auth.locks.watch().await?,
             withdrawn: self.auth.withdrawn.watch().await?,
+            evicted: self.auth.evicted.watch().await?,
         });
         Ok(())
     }
@@ -115,7 +118,8 @@ impl Watching {
         let refresh = self.auth.config.trust_refresh;
         let refresh = by_itself.map_or(refresh, |rest| rest.min(refresh));
         loop {
-            let Some(Sources { roles, authorities, proxies, locks, withdrawn }) = &mut self.sources else {
+            let Some(Sources { roles, authorities, proxies, locks, withdrawn, evicted }) = &mut self.sources
+            else {
                 return self.begin().await;
             };
             let event = tokio::select! {
@@ -124,6 +128,7 @@ impl Watching {
                 event = proxies.next() => event,
                 event = locks.next() => event,
                 event = withdrawn.next() => event,
+                event = evicted.next() => event,
                 () = tokio::time::sleep(refresh) => return Ok(()),
             };
             match event {

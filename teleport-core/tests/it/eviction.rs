@@ -248,7 +248,14 @@ async fn a_proxy_is_removed_like_a_node_and_its_streams_end() {
     let end = tokio::time::timeout(Duration::from_secs(20), nodes.next()).await.expect("it ends");
     assert_eq!(end.unwrap().unwrap_err().kind(), ApiErrorKind::Evicted);
     assert!(nodes.next().await.is_none());
-    assert!(witness.next().await.unwrap().unwrap().proxies.is_empty(), "its addresses are nobody's");
+    let view = witness.next().await.unwrap().unwrap();
+    assert!(view.proxies.is_empty(), "its addresses are nobody's");
+    assert_eq!(view.removed_proxies, [host.host_id].into_iter().collect(), "its word counts for nothing");
+    // Nodes say nothing of clients: nobody has to know which are gone.
+    let (node, _) = joined(&cluster, HostRole::Node).await;
+    cluster.admin().delete_node(node.host_id).await.unwrap();
+    let view = cluster.admin().watch_access().await.unwrap().next().await.unwrap().unwrap();
+    assert_eq!(view.removed_proxies, [host.host_id].into_iter().collect());
     assert!(cluster.admin().status().await.unwrap().proxies.is_empty());
     assert_eq!(proxy.announce_proxy(record).await.unwrap_err().kind(), ApiErrorKind::Evicted);
 }

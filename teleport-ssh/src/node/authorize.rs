@@ -1,9 +1,8 @@
 //! From a certificate to a grant: what the node decides about a login.
 
-use std::net::SocketAddr;
-
 use ssh_key::Certificate;
 use teleport_core::access::{LoginGrant, Unwelcome};
+use teleport_core::api::AccessView;
 use teleport_core::cert::{CertRejected, PublicKey, UserCheck};
 use teleport_core::clock::Timestamp;
 use teleport_core::id::{InvalidName, OsLogin};
@@ -11,6 +10,7 @@ use teleport_core::lock::Locked;
 use teleport_core::resource::NodeRecord;
 
 use crate::authn;
+use crate::origin::Arrival;
 use crate::session::LoginRefused;
 use crate::view::{AccessCache, NoView};
 
@@ -34,6 +34,8 @@ pub(super) enum Refusal {
 pub(super) struct Entry {
     pub(super) grant: LoginGrant,
     pub(super) authority: PublicKey,
+    /// From where.
+    pub(super) arrival: Arrival,
 }
 
 impl Refusal {
@@ -68,21 +70,23 @@ impl Refusal {
 pub(super) fn login(
     certificate: &Certificate,
     login: &str,
-    peer: SocketAddr,
+    arrival: &Arrival,
     now: Timestamp,
     cache: &AccessCache,
     node: &NodeRecord,
 ) -> Result<Entry, Refusal> {
     let view = cache.usable()?;
     let login = OsLogin::new(login)?;
-    // Behind a proxy's address there is anybody. Who is bound to that address is nobody who came through the proxy, and nobody tells
-    // the node who else it is: certificates that are bound to an address are refused then, and no others.
-    let address = peer.ip().to_canonical();
-    let known = (!view.proxies.contains(&address)).then_some(address);
-    let check = UserCheck { login: Some(&login), peer: known, now };
+    let check = UserCheck { login: Some(&login), peer: arrival.address(&view, now), now };
     let (identity, authority) = authn::user(certificate, &view.trust, check)?;
+    way(&view, arrival, now)?;
     let grant = view.admit_login(&identity, node, &login, cache.freshness(now))?;
-    Ok(Entry { grant, authority })
+    Ok(Entry { grant, authority, arrival: arrival.clone() })
+}
+
+/// Whether who comes that way may be here.
+fn way(view: &AccessView, arrival: &Arrival, now: Timestamp) -> Result<(), Unwelcome> {
+    arrival.proxy().map_or(Ok(()), |proxy| view.keep_way(proxy, now))
 }
 
 /// Checks again, for each channel of a connection, what may have changed since it was authenticated: the view, and the
@@ -93,11 +97,12 @@ pub(super) fn again(
     cache: &AccessCache,
     node: &NodeRecord,
 ) -> Result<LoginGrant, Refusal> {
-    let Entry { grant, authority } = entry;
+    let Entry { grant, authority, arrival } = entry;
     if now >= grant.identity.expires {
         return Err(CertRejected::Expired.into());
     }
     let view = cache.usable()?;
+    way(&view, arrival, now)?;
     view.keep_login(grant, authority, node, now)?;
     Ok(view.admit_login(&grant.identity, node, &grant.login, cache.freshness(now))?)
 }
@@ -109,7 +114,9 @@ pub(super) fn newest(
     cache: &AccessCache,
     node: &NodeRecord,
 ) -> Result<LoginGrant, Refusal> {
-    Ok(cache.usable()?.keep_login(&entry.grant, &entry.authority, node, now)?)
+    let view = cache.usable()?;
+    way(&view, &entry.arrival, now)?;
+    Ok(view.keep_login(&entry.grant, &entry.authority, node, now)?)
 }
 
 /// The text of an error and of what caused it, for the audit event.

@@ -1,14 +1,18 @@
 //! One connection around the SSH library: its deadlines, its end.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use russh::Disconnect;
 use russh::server::run_stream;
+use teleport_core::audit::EventKind;
+use teleport_core::origin::OriginRejected;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::authorize::chain;
 use super::handler::{Connection, ConnectionError, Progress, Slots};
 use super::lifetime::{self, Tether};
 use crate::engine::transport::{Link, Transport};
@@ -16,6 +20,7 @@ use crate::engine::{ConfigError, server_config_for};
 use crate::identity::{HostIdentityHandle, HostMaterial};
 use crate::listener::Accepted;
 use crate::listener::limits::Outcome;
+use crate::origin::{Arrival, Entrance, Whence};
 
 /// How long a client has to say that it speaks SSH.
 const BANNER_LIMIT: Duration = Duration::from_secs(10);
@@ -86,6 +91,7 @@ impl Drop for EndedOnDrop {
 /// Serves one connection to its end.
 pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
     let Accepted { stream, peer, local, mut admitted } = accepted;
+    let whence = Whence::new(peer);
     let grace = Instant::now() + node.login_grace;
     let link = Link::new();
     let cut = CutOnDrop(link.clone());
@@ -96,21 +102,27 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
     let handler = Connection::new(
         Arc::clone(&node),
         link.clone(),
-        peer,
+        whence.clone(),
         local,
         progress,
         slots.clone(),
         tether.clone(),
     );
     let config = node.configs.current(&node.identity);
-    let transport = Transport::new(stream, link.clone());
+    let transport = Transport::new(entrance(&node, stream, &whence), link.clone());
     let banner =
         tokio::time::timeout(BANNER_LIMIT.min(node.login_grace), run_stream(config, transport, handler));
     let mut session = tokio::select! {
         session = banner => match session {
             Ok(Ok(session)) => session,
-            // Port scanners and those who speak something else.
-            Ok(Err(_)) => return,
+            Ok(Err(_)) => {
+                // Others are port scanners and those who speak something else.
+                if let Some(why) = whence.rejected() {
+                    admitted.record(Outcome::Failed);
+                    turned_away(&node, peer, local, why);
+                }
+                return;
+            }
             Err(_) => {
                 admitted.record(Outcome::GraceExceeded);
                 return;
@@ -121,6 +133,7 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
             return;
         }
     };
+    let peer = whence.arrival().client();
     let handle = session.handle();
     let authenticated =
         async { progressed.wait_for(|progress| *progress == Progress::Authenticated).await.is_ok() };
@@ -197,13 +210,34 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
     drop(cut);
 }
 
+/// The stream without the statement that a proxy begins it with. It is judged by the newest view.
+fn entrance<S>(node: &Arc<Shared>, stream: S, whence: &Whence) -> Entrance<S> {
+    let (node, whence) = (Arc::clone(node), whence.clone());
+    Entrance::new(stream, move |header| {
+        let arrival = || {
+            let view = node.view.usable().map_err(|_| OriginRejected::Trust)?;
+            let origin = node.origins.verify(header, &view.trust)?;
+            Ok(Arrival::carried(whence.peer(), origin, &view, node.clock.now()))
+        };
+        whence.hear(arrival())
+    })
+}
+
+/// Tells of a connection that was cut for what it said of its client.
+fn turned_away(node: &Shared, peer: SocketAddr, local: SocketAddr, why: OriginRejected) {
+    let reason = chain(&why);
+    tracing::warn!(%peer, %reason, "a connection was refused");
+    let event = node.event(EventKind::AuthFailure).remote(Some(peer)).error(reason);
+    node.audit.note(event.field("addr.local", local.to_string()));
+}
+
 async fn idle_and_draining(node: &Shared, slots: &Slots) {
     node.shutdown.draining().await;
     slots.none().await;
 }
 
 /// Logs how a connection ended; says whether that was without a defect of ours.
-fn report(ended: &Result<(), ConnectionError>, peer: std::net::SocketAddr) -> bool {
+fn report(ended: &Result<(), ConnectionError>, peer: SocketAddr) -> bool {
     match ended {
         Ok(()) => true,
         Err(ConnectionError::Ssh(russh::Error::Join(error))) => {

@@ -26,6 +26,7 @@ use super::Shared;
 use super::authorize::Entry;
 use super::lifetime::Tether;
 use crate::engine::transport::{Link, pty_payload, signal_payload};
+use crate::origin::Whence;
 use crate::session::Terminal;
 use crate::session::machine::Request;
 use crate::sys::modes::TerminalModes;
@@ -44,7 +45,7 @@ pub(super) enum ConnectionError {
 pub(super) struct Connection {
     node: Arc<Shared>,
     link: Link,
-    peer: SocketAddr,
+    whence: Whence,
     local: SocketAddr,
     progress: watch::Sender<Progress>,
     slots: Slots,
@@ -67,7 +68,7 @@ impl Connection {
     pub(super) fn new(
         node: Arc<Shared>,
         link: Link,
-        peer: SocketAddr,
+        whence: Whence,
         local: SocketAddr,
         progress: watch::Sender<Progress>,
         slots: Slots,
@@ -76,7 +77,7 @@ impl Connection {
         Self {
             node,
             link,
-            peer,
+            whence,
             local,
             progress,
             slots,
@@ -91,9 +92,14 @@ impl Connection {
         }
     }
 
+    /// Where the client is.
+    fn peer(&self) -> SocketAddr {
+        self.whence.arrival().client()
+    }
+
     fn event(&self, kind: EventKind) -> AuditEvent {
         let mut event =
-            self.node.event(kind).remote(Some(self.peer)).field("addr.local", self.local.to_string());
+            self.node.event(kind).remote(Some(self.peer())).field("addr.local", self.local.to_string());
         if let Some(Entry { grant, .. }) = &self.entry {
             event = event.user(&grant.identity.user).login(&grant.login);
         }

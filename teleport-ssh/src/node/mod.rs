@@ -27,6 +27,7 @@ use teleport_core::audit::{AuditEvent, EventKind};
 use teleport_core::clock::Clock;
 use teleport_core::entropy::Entropy;
 use teleport_core::label::Labels;
+use teleport_core::origin::Audience;
 use teleport_core::resource::NodeRecord;
 use teleport_core::task::{Shutdown, TaskScope};
 use tokio::net::TcpListener;
@@ -41,6 +42,7 @@ use crate::heartbeat;
 use crate::identity::HostIdentityHandle;
 use crate::listener::limits::Limits;
 use crate::listener::{self, BindError, Counts, Door};
+use crate::origin::OriginVerifier;
 use crate::record::{NoRecorders, Recorders};
 use crate::session::{SessionRegistry, SessionService};
 use crate::sys::environment::AllowList;
@@ -234,9 +236,10 @@ impl NodeBuilder {
             configs,
             service: self.service,
             recorders: self.recorders,
-            clock: self.clock,
+            clock: Arc::clone(&self.clock),
             entropy: Arc::clone(&self.entropy),
             view: AccessCache::new(self.max_view_age),
+            origins: OriginVerifier::new(Audience::Node(material.host_id), self.clock),
             audit,
             audit_policy: self.audit_policy,
             places: Places::new(api, Arc::clone(&self.entropy)),
@@ -263,6 +266,7 @@ pub(crate) struct Shared {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     view: AccessCache,
+    origins: OriginVerifier,
     audit: AuditQueue,
     audit_policy: AuditPolicy,
     places: Places,

@@ -25,6 +25,7 @@ use crate::engine::transport::{Link, Transport};
 use crate::identity::{HostIdentityHandle, HostMaterial};
 use crate::listener::limits::{Limits, Outcome};
 use crate::listener::{self, Accepted, BindError, Door};
+use crate::origin::OriginSigner;
 use crate::view::{AccessCache, DEFAULT_MAX_AGE};
 
 /// How long audit events may still take when the server ends.
@@ -43,6 +44,7 @@ pub(super) struct Shared {
     pub(super) dialer: Arc<dyn NodeDialer>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) journal: Journal,
+    pub(super) origins: OriginSigner,
     identity: HostIdentityHandle,
     config: Mutex<Option<(Arc<HostMaterial>, Arc<russh::server::Config>)>>,
     login_grace: Duration,
@@ -179,6 +181,7 @@ impl BoundProxy {
             access: cache,
             nodes,
             dialer,
+            origins: OriginSigner::new(identity.clone(), Arc::clone(&clock), Arc::clone(&entropy)),
             clock,
             journal,
             identity,

@@ -37,7 +37,7 @@ pub(super) struct Spliced {
 }
 
 /// Copies until both sides have said all, or one of them is gone. An end of one direction is passed on and leaves the
-/// other open.
+/// other open. `opening` goes to the node right before the client's first bytes, in one write with them.
 ///
 /// # Errors
 /// Those of the node's stream, and `InvalidData` if a side does not speak SSH. The client's channel is left to the caller
@@ -46,6 +46,7 @@ pub(super) async fn splice<S>(
     from_client: ChannelReadHalf,
     to_client: &ChannelWriteHalf<Msg>,
     node: S,
+    opening: Bytes,
     link: &Link,
     account: &Account,
 ) -> io::Result<Spliced>
@@ -56,7 +57,7 @@ where
     let mut spliced = Spliced::default();
     let _settled = CloseOnDrop(account);
     {
-        let upload = upload(from_client, to_node, account, &mut spliced.to_node);
+        let upload = upload(from_client, to_node, opening, account, &mut spliced.to_node);
         let download = download(from_node, to_client, link, &mut spliced.to_client);
         tokio::pin!(upload, download);
         // The node ended its side: the client may still have something to say, but not for ever.
@@ -117,10 +118,12 @@ async fn discard(client: &mut Option<ChannelReadHalf>, account: &Account) {
 async fn upload(
     mut client: ChannelReadHalf,
     mut node: impl AsyncWrite + Unpin,
+    opening: Bytes,
     account: &Account,
     count: &mut u64,
 ) -> io::Result<Ended> {
     let mut greeting = Greeting::default();
+    let mut opening = Some(opening);
     let mut batch: Vec<Bytes> = Vec::with_capacity(MAX_BATCH);
     loop {
         let mut end = None;
@@ -148,6 +151,11 @@ async fn upload(
             *count = count.saturating_add(data.len() as u64);
         }
         let taken = batch.len();
+        if taken > 0
+            && let Some(opening) = opening.take()
+        {
+            batch.insert(0, opening);
+        }
         bulk::write_all(&mut node, &mut batch).await?;
         // Only now: what the node has not taken yet still counts against the client.
         sizes.iter().take(taken).for_each(|size| account.taken(*size));

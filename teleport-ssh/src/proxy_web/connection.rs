@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use super::routes::Routes;
 use crate::identity::HostIdentityHandle;
 use crate::listener::Accepted;
 use crate::listener::limits::Outcome;
+use crate::origin::take_header;
 use crate::rpc::tls::auth_alpn;
 use crate::rpc::{Activity, Prefixed, ScopeExecutor};
 
@@ -65,8 +67,14 @@ impl Connections {
     /// Serves one connection to its end.
     pub(super) async fn serve(self: Arc<Self>, accepted: Accepted, shutdown: Shutdown) {
         let Accepted { mut stream, peer, mut admitted, .. } = accepted;
-        let hello = match tokio::time::timeout(self.patience(), peek::hello(&mut stream)).await {
-            Ok(Ok(hello)) => hello,
+        let begin = async {
+            let (header, read) = take_header(&mut stream).await?;
+            let mut stream = Prefixed::new(read, stream);
+            let hello = peek::hello(&mut stream).await?;
+            Ok::<_, io::Error>((header, hello, stream))
+        };
+        let (header, hello, stream) = match tokio::time::timeout(self.patience(), begin).await {
+            Ok(Ok(begun)) => begun,
             Ok(Err(error)) => {
                 tracing::debug!(%peer, error = &error as &dyn std::error::Error, "not a TLS client");
                 return;
@@ -82,7 +90,11 @@ impl Connections {
             let Some(pass) = passes.admit(peer) else { return };
             // It no longer counts among the strangers of this port: it has limits of its own.
             admitted.record(Outcome::Authenticated);
-            passes.pass_on(stream, hello, pass, &shutdown).await;
+            passes.pass_on(stream, (header, hello), pass, &shutdown).await;
+            return;
+        }
+        if header.is_some() {
+            // What another proxy says of its client is for the auth service.
             return;
         }
         let stream = Prefixed::new(hello.bytes, stream);

@@ -186,8 +186,10 @@ impl ProxyWebBuilder {
         let connections = Connections {
             routes: Arc::new(Routes::new(Arc::clone(&self.api), throttle, self.ssh_address)),
             tls: certificate::server_config(self.identity.clone(), self.certificate, self.clock),
+            passes: self
+                .auth
+                .map(|auth| Passes::new(auth, self.pass_limits, self.identity.clone(), clock, self.entropy)),
             identity: self.identity,
-            passes: self.auth.map(|auth| Passes::new(auth, self.pass_limits, clock, self.entropy)),
             grace,
         };
         Ok(BoundWeb { api: self.api, ports, connections: Arc::new(connections) })

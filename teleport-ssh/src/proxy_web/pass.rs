@@ -6,16 +6,20 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use teleport_core::api::ProxyAccess;
 use teleport_core::clock::Clock;
 use teleport_core::entropy::Entropy;
+use teleport_core::origin::Audience;
 use teleport_core::task::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::watch;
 
 use super::peek::Hello;
+use crate::identity::HostIdentityHandle;
 use crate::listener::limits::{Limits, Outcome, Source};
 use crate::listener::{Admitted, Door};
+use crate::origin::OriginSigner;
 use crate::rpc::limits::{Buckets, Guest, Guests};
 use crate::rpc::{Connector, Prefixed, Rate, STRANGERS_GONE};
 
@@ -32,8 +36,8 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Limits for those whom a proxy passes on to the auth service, as far as they may be strangers.
 ///
-/// To an auth service elsewhere all that is passed on comes from this proxy's address, so it cannot tell one stranger from another:
-/// they are limited here, by where they come from. The defaults keep them to half of the connections that the auth service
+/// At the door of an auth service elsewhere all that is passed on comes from this proxy's address, which it counts before it hears where a
+/// client is: strangers are limited here, by where they come from. The defaults keep them to half of the connections that the auth service
 /// takes from one proxy ([`Limits::per_exempt`]): this proxy's own calls, and those of whoever is known, always find room there.
 ///
 /// The proxy does not see who shows a certificate, because TLS ends at the auth service. But that lets nobody without one stay: whoever
@@ -68,6 +72,7 @@ pub(super) struct Passes {
     /// How often each source has come.
     rate: Mutex<Buckets<Source>>,
     clock: Arc<dyn Clock>,
+    origins: OriginSigner,
     open: watch::Sender<bool>,
 }
 
@@ -83,6 +88,7 @@ impl Passes {
     pub(super) fn new(
         auth: Arc<dyn Connector>,
         limits: PassLimits,
+        identity: HostIdentityHandle,
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Self {
@@ -97,6 +103,7 @@ impl Passes {
         Self {
             auth,
             guests: Guests::new(PASSED_PER_SOURCE, PASSED),
+            origins: OriginSigner::new(identity, Arc::clone(&clock), Arc::clone(&entropy)),
             door: Door::new(limits, entropy),
             rate: Mutex::new(Buckets::new(rate)),
             clock,
@@ -132,12 +139,13 @@ impl Passes {
         Some(Pass { peer, admitted, _guest: guest })
     }
 
-    /// Passes everything on to the auth service and back. It sees who its clients are and ends what is idle or refused, and whoever has
+    /// Passes everything on to the auth service and back, behind a statement of where the client is; one that another proxy has made, whose
+    /// client this is, goes on as it is. The auth service sees who its clients are and ends what is idle or refused, and whoever has
     /// no certificate: who is here for longer than that takes is no stranger any more.
     pub(super) async fn pass_on(
         &self,
         mut stream: impl AsyncRead + AsyncWrite + Unpin,
-        hello: Hello,
+        (header, hello): (Option<Bytes>, Hello),
         mut pass: Pass,
         shutdown: &Shutdown,
     ) {
@@ -146,7 +154,7 @@ impl Passes {
         if tokio::time::timeout(PATIENCE, open.wait_for(|open| *open)).await.is_err() {
             return;
         }
-        let mut upstream = match self.auth.connect_for(pass.peer).await {
+        let mut upstream = match self.auth.connect().await {
             Ok(upstream) => upstream,
             Err(error) => {
                 tracing::warn!(
@@ -156,7 +164,16 @@ impl Passes {
                 return;
             }
         };
-        let mut downstream = Prefixed::new(hello.bytes, &mut stream);
+        let header = match header
+            .map_or_else(|| self.origins.header(pass.peer, Audience::Auth), |known| Ok(known.into()))
+        {
+            Ok(header) => header,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a connection is not passed on");
+                return;
+            }
+        };
+        let mut downstream = Prefixed::new([&header[..], &hello.bytes].concat(), &mut stream);
         // There is no end to be seen in what is passed on: who is connected when this proxy drains has a moment to finish.
         let farewell = async {
             shutdown.draining().await;
@@ -214,6 +231,7 @@ mod tests {
     use async_trait::async_trait;
     use bytes::BytesMut;
     use teleport_core::entropy::SystemEntropy;
+    use teleport_core::id::HostRole;
     use teleport_core::testing::ManualClock;
     use tokio::io::{AsyncReadExt as _, DuplexStream};
 
@@ -236,7 +254,8 @@ mod tests {
     fn passes(limits: PassLimits) -> (Arc<Passes>, Arc<ManualClock>) {
         let clock = Arc::new(ManualClock::default());
         let entropy = Arc::new(SystemEntropy::new());
-        let passes = Passes::new(Arc::new(Silent::default()), limits, clock.clone(), entropy);
+        let identity = crate::origin::tests::identity(HostRole::Proxy, &*clock);
+        let passes = Passes::new(Arc::new(Silent::default()), limits, identity, clock.clone(), entropy);
         passes.open.send_replace(true);
         (Arc::new(passes), clock)
     }
@@ -252,7 +271,7 @@ mod tests {
         let peer = "192.0.2.1:4711".parse().unwrap();
         let pass = passes.admit(peer).unwrap();
         let (_client, near) = tokio::io::duplex(64);
-        let passing = async { passes.pass_on(near, hello(), pass, &Shutdown::new()).await };
+        let passing = async { passes.pass_on(near, (None, hello()), pass, &Shutdown::new()).await };
         let watching = async {
             assert!(passes.admit(peer).is_none());
             tokio::time::sleep(STRANGERS_GONE.saturating_sub(Duration::from_secs(1))).await;

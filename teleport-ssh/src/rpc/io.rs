@@ -3,7 +3,6 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -99,18 +98,9 @@ pub fn pipe() -> (PipeConnector, PipeListener) {
 /// How long a pipe's buffer is in each direction.
 const PIPE_LEN: usize = 64 << 10;
 
-/// The clients' end of [`pipe`].
+/// The clients' end of [`pipe`]: services of this process, and proxies of it for those whom they pass on.
 #[derive(Clone)]
-pub struct PipeConnector(mpsc::Sender<(DuplexStream, PipeOrigin)>);
-
-/// Who is at the other end of a pipe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PipeOrigin {
-    /// A service of this process.
-    Member,
-    /// Somebody whom a proxy of this process passes on, at this address.
-    Passed(SocketAddr),
-}
+pub struct PipeConnector(mpsc::Sender<DuplexStream>);
 
 impl fmt::Debug for PipeConnector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -121,28 +111,18 @@ impl fmt::Debug for PipeConnector {
 #[async_trait]
 impl Connector for PipeConnector {
     async fn connect(&self) -> io::Result<BoxedIo> {
-        self.open(PipeOrigin::Member).await
-    }
-
-    async fn connect_for(&self, client: SocketAddr) -> io::Result<BoxedIo> {
-        self.open(PipeOrigin::Passed(client)).await
-    }
-}
-
-impl PipeConnector {
-    async fn open(&self, origin: PipeOrigin) -> io::Result<BoxedIo> {
         let (ours, theirs) = tokio::io::duplex(PIPE_LEN);
-        self.0.send((theirs, origin)).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
+        self.0.send(theirs).await.map_err(|_| io::ErrorKind::ConnectionRefused)?;
         Ok(Box::new(ours))
     }
 }
 
 /// The server's end of [`pipe`].
-pub struct PipeListener(Mutex<mpsc::Receiver<(DuplexStream, PipeOrigin)>>);
+pub struct PipeListener(Mutex<mpsc::Receiver<DuplexStream>>);
 
 impl PipeListener {
     /// The next connection; pending for ever when all connectors are gone. Cancel safe.
-    pub(super) async fn accept(&self) -> (DuplexStream, PipeOrigin) {
+    pub(super) async fn accept(&self) -> DuplexStream {
         match self.0.lock().await.recv().await {
             Some(accepted) => accepted,
             None => std::future::pending().await,

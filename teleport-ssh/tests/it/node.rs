@@ -10,6 +10,7 @@ mod lifetimes;
 mod locks;
 mod logins;
 mod options;
+mod origins;
 mod recording;
 mod sessions;
 mod support;

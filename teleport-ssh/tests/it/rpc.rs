@@ -11,6 +11,7 @@ mod matrix_web;
 mod mtls;
 mod origin;
 mod passes;
+mod pinned;
 mod strangers;
 mod suite;
 mod watch;

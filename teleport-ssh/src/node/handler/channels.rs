@@ -121,7 +121,7 @@ impl Connection {
             return;
         };
         if let Err(why) = self.may_open(entry) {
-            tracing::info!(peer = %self.peer, reason = %chain(&why), "session refused");
+            tracing::info!(peer = %self.peer(), reason = %chain(&why), "session refused");
             let event = self.event(EventKind::SessionRejected).error(chain(&why));
             self.node.audit.note(match why {
                 NoSession::TooMany { limit } => event.field("reason", "max_sessions").field("max", limit),

@@ -53,14 +53,15 @@ impl Connection {
         let now = node.clock.now();
         let record = node.record.borrow().clone();
         let granted = async {
-            let entry = authorize::login(certificate, login, self.peer, now, &node.view, &record)?;
+            let entry =
+                authorize::login(certificate, login, &self.whence.arrival(), now, &node.view, &record)?;
             node.service.prepare(&entry.grant, now).await?;
             Ok::<_, Refusal>(entry)
         };
         match granted.await {
             Ok(entry) => {
                 let Entry { grant, .. } = &entry;
-                tracing::info!(peer = %self.peer, user = %grant.identity.user, login = %grant.login, "login");
+                tracing::info!(peer = %self.peer(), user = %grant.identity.user, login = %grant.login, "login");
                 self.entry = Some(entry);
                 Ok(Auth::Accept)
             }
@@ -90,7 +91,7 @@ impl Connection {
 
     /// Ends a connection for which there is no place, and says why to the user, who is known.
     fn turn_away(&mut self, most: u64, why: NoPlace, session: &mut Session) -> Result<(), ConnectionError> {
-        tracing::info!(peer = %self.peer, reason = %why, "login refused");
+        tracing::info!(peer = %self.peer(), reason = %why, "login refused");
         let event = self.event(EventKind::SessionRejected).error(why);
         self.node.audit.note(event.field("reason", "max_connections").field("max", most));
         // Nothing is opened for it from now on, whatever it has sent already.
@@ -108,7 +109,7 @@ impl Connection {
         why: &Refusal,
     ) -> Result<Auth, ConnectionError> {
         let reason = chain(why);
-        tracing::info!(peer = %self.peer, login, %reason, "login refused");
+        tracing::info!(peer = %self.peer(), login, %reason, "login refused");
         let event = self
             .event(EventKind::AuthFailure)
             .error(reason)
@@ -141,7 +142,7 @@ impl Connection {
         login: &str,
         method: &'static str,
     ) -> Result<Auth, ConnectionError> {
-        tracing::debug!(peer = %self.peer, login, method, "only certificates are accepted");
+        tracing::debug!(peer = %self.peer(), login, method, "only certificates are accepted");
         self.pending = Some((login.to_owned(), method));
         self.failed()
     }

@@ -40,7 +40,7 @@ impl Connection {
                 false
             }
             Verdict::Refuse(reason) => {
-                tracing::debug!(peer = %self.peer, reason, "channel request refused");
+                tracing::debug!(peer = %self.peer(), reason, "channel request refused");
                 false
             }
             Verdict::Resize(size) => open.events.as_ref().is_some_and(|events| {
@@ -85,6 +85,7 @@ impl Connection {
     /// Begins a session in a task of its own, or tells there why it is not begun; `false` if there is nothing to begin it on.
     fn start(&mut self, id: ChannelId, launch: Launch, session: &Session) -> bool {
         let permitted = self.entry.as_ref().map(|entry| self.permitted(entry, &launch.kind));
+        let peer = self.peer();
         let Some(open) = self.channels.get_mut(&id) else { return false };
         let (Some((channel, slot)), Some(Entry { grant, .. })) = (open.channel.take(), &self.entry) else {
             return false;
@@ -92,7 +93,7 @@ impl Connection {
         let (sender, events) = SessionEvents::new(open.closed.clone());
         open.events = Some(sender);
         let interactive = matches!(launch.kind, SessionKind::Shell);
-        tracing::debug!(peer = %self.peer, user = %grant.identity.user, interactive, "session asked for");
+        tracing::debug!(%peer, user = %grant.identity.user, interactive, "session asked for");
         let (grant, refused) = match permitted {
             Some(Ok(newest)) => (newest, None),
             Some(Err(why)) => (grant.clone(), Some(why)),
@@ -110,7 +111,7 @@ impl Connection {
             link: self.link.clone(),
             closed: open.closed.clone(),
             ending: self.tether.ending(),
-            peer: self.peer,
+            peer,
             local: self.local,
         };
         match refused {

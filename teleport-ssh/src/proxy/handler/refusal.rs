@@ -7,6 +7,7 @@ use teleport_core::audit::EventKind;
 use teleport_core::target::InvalidTarget;
 
 use super::{Connection, MAX_CHANNELS};
+use crate::origin::CannotState;
 use crate::proxy::dial::DialError;
 use crate::proxy::journal::NotRecorded;
 use crate::proxy::route::RouteError;
@@ -32,6 +33,7 @@ pub(super) enum Refusal {
     Roles(Denied),
     Route(RouteError),
     Unreachable(DialError),
+    CannotState(CannotState),
     NotRecorded,
     NoView(NoView),
     Expired,
@@ -49,7 +51,7 @@ impl Refusal {
             Self::Route(error) => error.to_string(),
             // Where the node announced to be, and how that failed, is for administrators.
             Self::Unreachable(_) => "the node cannot be reached".to_owned(),
-            Self::NotRecorded | Self::NoView(_) => {
+            Self::NotRecorded | Self::NoView(_) | Self::CannotState(_) => {
                 "the proxy cannot work at the moment; try again later".to_owned()
             }
             Self::Expired => "your certificate has expired; log in again".to_owned(),
@@ -71,10 +73,8 @@ impl Refusal {
             Self::Roles(error) => error.to_string(),
             Self::Unwelcome(why) => why.to_string(),
             Self::Route(error) => error.internal(),
-            Self::Unreachable(error) => match std::error::Error::source(error) {
-                Some(source) => format!("{error}: {source}"),
-                None => error.to_string(),
-            },
+            Self::CannotState(error) => with_source(error),
+            Self::Unreachable(error) => with_source(error),
             Self::NoView(error) => error.to_string(),
             other => other.public(),
         }
@@ -89,10 +89,23 @@ impl Refusal {
             | Self::NoView(_)
             | Self::Expired
             | Self::Unwelcome(_) => PROHIBITED,
-            Self::Unreachable(_) | Self::NotRecorded => CONNECT_FAILED,
+            Self::Unreachable(_) | Self::CannotState(_) | Self::NotRecorded => CONNECT_FAILED,
             Self::TooManyChannels => RESOURCE_SHORTAGE,
         };
         ChannelOpenFailure::Other { code, reason: self.public() }
+    }
+}
+
+fn with_source(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+impl From<CannotState> for Refusal {
+    fn from(error: CannotState) -> Self {
+        Self::CannotState(error)
     }
 }
 

@@ -1,12 +1,15 @@
 //! A way to a node: asked for through either door, found, dialed, recorded, spliced.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use russh::server::{ChannelOpenHandle, Msg, Session};
 use russh::{Channel, ChannelId};
 use teleport_core::access::Unwelcome;
 use teleport_core::audit::{AuditEvent, EventKind};
+use teleport_core::origin::Audience;
 use teleport_core::target::{DialTarget, InvalidTarget};
 
 use super::refusal::{REFUSED, Refusal, STDERR, say};
@@ -49,6 +52,7 @@ impl Door {
 /// How an attempt to reach a node is recorded, whichever way it goes.
 struct Attempt {
     shared: Arc<Shared>,
+    client: SocketAddr,
     event: AuditEvent,
     door: Door,
 }
@@ -81,10 +85,12 @@ impl Attempt {
         self.shared.journal.note(event);
     }
 
-    async fn dial(&self, user: &Visitor, route: &NodeRoute) -> Result<BoxedIo, Refusal> {
+    async fn dial(&self, user: &Visitor, route: &NodeRoute) -> Result<(BoxedIo, Bytes), Refusal> {
         let stream = self.shared.dialer.dial(route, &user.identity).await.map_err(Refusal::Unreachable)?;
+        // What the node is to hear before it hears the client.
+        let opening = self.shared.origins.header(self.client, Audience::Node(route.host_id()))?;
         self.opened(route)?;
-        Ok(stream)
+        Ok((stream, opening.into()))
     }
 
     /// Refuses the channel that the attempt came as.
@@ -105,7 +111,7 @@ pub(super) struct Slot {
 impl Connection {
     fn attempt(&self, door: Door, asked: &str) -> Attempt {
         let event = self.event(door.refused()).field("target", asked);
-        Attempt { shared: Arc::clone(&self.shared), event, door }
+        Attempt { shared: Arc::clone(&self.shared), client: self.peer, event, door }
     }
 
     /// Finds the node that is meant.
@@ -163,10 +169,10 @@ impl Connection {
         let link = self.link.clone();
         self.tasks.spawn(async move {
             match attempt.dial(&user, &route).await {
-                Ok(node) => {
+                Ok((node, opening)) => {
                     reply.accept().await;
                     let (from_client, to_client) = channel.split();
-                    let spliced = splice(from_client, &to_client, node, &link, &account);
+                    let spliced = splice(from_client, &to_client, node, opening, &link, &account);
                     match attempt.shared.while_welcome(&user, route.record(), spliced).await {
                         Ok(ended) => report(&route, ended.map(drop)),
                         Err(why) => {
@@ -210,10 +216,10 @@ impl Connection {
         self.tasks.spawn(async move {
             let (from_client, to_client) = channel.split();
             match attempt.dial(&user, &route).await {
-                Ok(node) => {
+                Ok((node, opening)) => {
                     // Errors mean that the connection is gone; then nothing is left to say.
                     let _ = handle.channel_success(id).await;
-                    let spliced = splice(from_client, &to_client, node, &link, &account);
+                    let spliced = splice(from_client, &to_client, node, opening, &link, &account);
                     let status = match attempt.shared.while_welcome(&user, route.record(), spliced).await {
                         Ok(ended) => {
                             let status = u32::from(ended.is_err());

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -28,16 +27,6 @@ pub trait Connector: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// Those of the way.
     async fn connect(&self) -> io::Result<BoxedIo>;
-
-    /// Connects for somebody at `client`, whose bytes are passed on as they are. A way that leads to an auth service in the same
-    /// process tells it the address; to all others it looks as if this process itself called.
-    ///
-    /// # Errors
-    /// Those of the way.
-    async fn connect_for(&self, client: SocketAddr) -> io::Result<BoxedIo> {
-        let _ = client;
-        self.connect().await
-    }
 
     /// The protocol name (ALPN) under which the auth service is asked for on this way.
     fn protocol(&self) -> Vec<u8> {

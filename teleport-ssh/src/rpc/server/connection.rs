@@ -1,22 +1,26 @@
 //! One connection: handshake, who is it, requests, and the ends that it can come to.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::CertificateDer;
+use teleport_core::access::Unwelcome;
 use teleport_core::api::{ApiError, ApiErrorKind, ApiResult, AuthApi};
 use teleport_core::auth::Caller;
 use teleport_core::cert::{CertRejected, Identity};
 use teleport_core::clock::Clock;
+use teleport_core::origin::{Audience, OriginRejected};
 use teleport_core::task::{Shutdown, TaskScope};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
@@ -27,10 +31,12 @@ use super::calls::Calls;
 use super::strangers::Strangers;
 use crate::listener::Admitted;
 use crate::listener::limits::Outcome;
+use crate::origin::{Arrival, OriginVerifier, take_header};
 use crate::rpc::http::{Answer, ErrorBody, json, refuse};
 use crate::rpc::routes::Route;
 use crate::rpc::tls::{Authenticator, TlsServer};
-use crate::rpc::{Activity, ScopeExecutor};
+use crate::rpc::{Activity, Prefixed, ScopeExecutor};
+use crate::view::AccessCache;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -62,7 +68,7 @@ pub(super) enum Place {
     Door(Admitted),
     /// None: a service of this process.
     Member,
-    /// None here: a proxy of this process, which has limits for them, passes somebody on.
+    /// None here: a proxy of this process, which has limits for them, passes somebody on, and says so.
     Passed,
 }
 
@@ -87,14 +93,29 @@ impl Place {
 }
 
 /// Where a connection comes from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Origin {
-    /// The other end, or what stands for it.
-    peer: SocketAddr,
+    arrival: Arrival,
     /// As the service hears of it; `None` for services of this process alone, which is how it knows them.
     remote: Option<SocketAddr>,
     /// Whether it is the address of a proxy.
     crowd: bool,
+}
+
+impl Origin {
+    /// The client, or what stands for it.
+    fn peer(&self) -> SocketAddr {
+        self.arrival.client()
+    }
+}
+
+/// Why a connection did not come to its requests.
+#[derive(Debug, thiserror::Error)]
+enum NotBegun {
+    #[error(transparent)]
+    Origin(#[from] OriginRejected),
+    #[error(transparent)]
+    Tls(#[from] io::Error),
 }
 
 /// Serves connections, wherever they come from.
@@ -103,6 +124,9 @@ pub(super) struct Connections {
     service: Arc<dyn Services>,
     tls: TlsServer,
     clock: Arc<dyn Clock>,
+    origins: OriginVerifier,
+    /// Which proxies there are, which of them are locked, and whom to trust; followed while the server serves.
+    pub(super) view: AccessCache,
     handshake: Duration,
     stranger_life: Duration,
     strangers: Strangers,
@@ -117,14 +141,35 @@ impl Connections {
     ) -> Self {
         let (handshake, stranger_life) = (HANDSHAKE.min(grace), STRANGER_LIFE.min(grace));
         let strangers = Strangers::default();
-        Self { service, tls, clock, handshake, stranger_life, strangers }
+        let origins = OriginVerifier::new(Audience::Auth, Arc::clone(&clock));
+        let view = AccessCache::new(Duration::MAX);
+        Self { service, tls, clock, origins, view, handshake, stranger_life, strangers }
+    }
+
+    /// Where a connection comes from, and what was read of it beside.
+    async fn arrive(
+        &self,
+        stream: &mut (impl AsyncRead + Unpin),
+        peer: SocketAddr,
+    ) -> Result<(Arrival, BytesMut), NotBegun> {
+        let (header, rest) = take_header(stream).await?;
+        let Some(header) = header else { return Ok((Arrival::direct(peer), rest)) };
+        // In the first moment after a start there is none yet.
+        let view = self.view.ready().await.ok_or(OriginRejected::Trust)?;
+        let origin = self.origins.verify(&header, &view.trust)?;
+        Ok((Arrival::carried(peer, origin, &view, self.clock.now()), rest))
+    }
+
+    /// The address for credentials that are bound to one.
+    fn address(&self, arrival: &Arrival) -> Option<IpAddr> {
+        arrival.address(&*self.view.current()?, self.clock.now())
     }
 
     /// Serves one connection to its end. What goes wrong here is the peer's doing and is not a warning. Calls run in `calls`, which
     /// outlives the connection.
     pub(super) async fn serve<S>(
         self: Arc<Self>,
-        stream: S,
+        mut stream: S,
         peer: SocketAddr,
         mut place: Place,
         calls: TaskScope,
@@ -142,9 +187,18 @@ impl Connections {
                 return;
             }
         };
-        let acceptor = TlsAcceptor::from(Arc::clone(&built.config));
-        let tls = match tokio::time::timeout(self.handshake, acceptor.accept(stream)).await {
-            Ok(Ok(tls)) => tls,
+        let begin = async {
+            let (arrival, read) = self.arrive(&mut stream, peer).await?;
+            let acceptor = TlsAcceptor::from(Arc::clone(&built.config));
+            Ok::<_, NotBegun>((acceptor.accept(Prefixed::new(read, stream)).await?, arrival))
+        };
+        let (tls, arrival) = match tokio::time::timeout(self.handshake, begin).await {
+            Ok(Ok(begun)) => begun,
+            Ok(Err(NotBegun::Origin(reason))) => {
+                place.record(Outcome::Failed);
+                tracing::warn!(%peer, error = &reason as &dyn std::error::Error, "a connection was refused");
+                return;
+            }
             Ok(Err(error)) => {
                 place.record(Outcome::Failed);
                 tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a TLS handshake failed");
@@ -156,13 +210,15 @@ impl Connections {
                 return;
             }
         };
+        let peer = arrival.client();
+        let carried = arrival.proxy().is_some();
+        if carried && matches!(place, Place::Member) {
+            place = Place::Passed;
+        }
         let leaf = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let leaf = leaf.map(|leaf| leaf.clone().into_owned());
-        let origin = Origin {
-            peer,
-            remote: (!matches!(place, Place::Member)).then_some(peer),
-            crowd: place.is_crowd(),
-        };
+        let remote = (!matches!(place, Place::Member)).then_some(peer);
+        let origin = Origin { arrival, remote, crowd: !carried && place.is_crowd() };
         let guard = match Guard::new(leaf, origin, Arc::clone(&built.authenticator), Arc::clone(&self)) {
             Ok(guard) => guard,
             Err(reason) => {
@@ -236,7 +292,7 @@ impl Connections {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(peer = %guard.origin.peer, error = &error as &dyn std::error::Error, "a connection broke off");
+            tracing::debug!(peer = %guard.origin.peer(), error = &error as &dyn std::error::Error, "a connection broke off");
         }
     }
 
@@ -245,6 +301,10 @@ impl Connections {
         let Some(route) = Route::parse(request.method(), request.uri().path()) else {
             return Err(refuse(&ApiError::not_found("the route")).into());
         };
+        if let Err(why) = guard.way() {
+            guard.refused.notify_one();
+            return Err(refuse(&guard.not_this_way(why)).into());
+        }
         if !guard.still_accepted() {
             guard.refused.notify_one();
             return Err(unauthorized("the certificate is no longer accepted").into());
@@ -295,7 +355,7 @@ impl Guard {
     ) -> Result<Self, CertRejected> {
         let clock = connections.clock.as_ref();
         let identity = match &leaf {
-            Some(leaf) => Some(authenticator.identify(leaf, origin.peer.ip(), clock)?),
+            Some(leaf) => Some(authenticator.identify(leaf, connections.address(&origin.arrival), clock)?),
             None => None,
         };
         let caller = match identity.clone() {
@@ -317,9 +377,15 @@ impl Guard {
 
     /// Resolves when the certificate was refused, at the latest [`LOOK`] after the reason came up. Cancel safe.
     async fn no_longer_accepted(&self) {
+        let mut changes = self.connections.view.changes();
+        if self.way().is_err() {
+            // Who comes in spite of that is told by the answer to the first request.
+            return self.refused.notified().await;
+        }
         while self.still_accepted() {
             tokio::select! {
                 () = self.refused.notified() => return,
+                () = changes.next() => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
@@ -337,7 +403,7 @@ impl Guard {
         if before.is_err() || before == Ok(1) {
             self.spent.notify_one();
         }
-        let Origin { peer, crowd, .. } = self.origin;
+        let (peer, crowd) = (self.origin.peer(), self.origin.crowd);
         let connections = &self.connections;
         if before.is_err()
             || joins && !connections.strangers.may_join(peer.ip(), crowd, connections.clock.now())
@@ -352,8 +418,32 @@ impl Guard {
         self.identity.is_some()
     }
 
-    /// Whether the certificate, if there is one, is accepted at this moment.
+    /// Whether the proxy that carries the connection, if there is one, may. Hosts may come through any: what they say goes to the end, and
+    /// they have to hear of locks, that of the proxy included.
+    fn way(&self) -> Result<(), Unwelcome> {
+        match (self.origin.arrival.proxy(), &self.identity) {
+            (None, _) | (_, Some(Identity::Host(_))) => Ok(()),
+            (Some(proxy), _) => match self.connections.view.current() {
+                Some(view) => view.keep_way(proxy, self.connections.clock.now()),
+                None => Err(Unwelcome::Way { proxy: proxy.host_id }),
+            },
+        }
+    }
+
+    /// The answer to whoever comes another way than may be: users hear of a lock.
+    fn not_this_way(&self, why: Unwelcome) -> ApiError {
+        tracing::info!(peer = %self.origin.peer(), reason = %why, "a call was refused");
+        match why {
+            Unwelcome::Locked(locked) if self.is_known() => ApiError::locked(&locked),
+            why => ApiError::denied().because(why),
+        }
+    }
+
+    /// Whether the certificate, if there is one, and the way are accepted at this moment.
     pub(super) fn still_accepted(&self) -> bool {
+        if self.way().is_err() {
+            return false;
+        }
         let (Some(leaf), Some(identity)) = (&self.leaf, &self.identity) else { return true };
         let clock = self.connections.clock.as_ref();
         if clock.now() >= identity.expires() {
@@ -367,7 +457,7 @@ impl Guard {
             Some(_) => {}
         }
         // The trust has changed since: judged anew, and it must still be the same caller.
-        let again = current.identify(leaf, self.origin.peer.ip(), clock);
+        let again = current.identify(leaf, self.connections.address(&self.origin.arrival), clock);
         *accepted_by = (again.as_ref() == Ok(identity)).then_some(current);
         accepted_by.is_some()
     }

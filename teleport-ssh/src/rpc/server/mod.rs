@@ -10,7 +10,6 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use teleport_core::api::AuthApi;
 use teleport_core::auth::{AuthService, Caller};
@@ -22,7 +21,6 @@ pub(crate) use self::connection::STRANGERS_GONE;
 use self::connection::{Connections, Place};
 pub(crate) use self::dispatch::{NameBody, PartsBody, SecretBody};
 use super::PipeListener;
-use super::io::PipeOrigin;
 use super::tls::TlsServer;
 use crate::identity::HostIdentityHandle;
 use crate::listener::limits::Limits;
@@ -171,7 +169,9 @@ impl BoundAuth {
     /// their answers, and watches end; on abort everything ends. Dropping the future ends everything at once.
     pub async fn serve(self, shutdown: Shutdown) {
         let (scope, calls) = (TaskScope::new(), TaskScope::new());
-        let followers = exempt_proxies(self.service.as_ref(), self.door(), self.entropy, shutdown.clone());
+        let view = self.connections.view.clone();
+        let followers =
+            exempt_proxies(view, self.service.as_ref(), self.door(), self.entropy, shutdown.clone());
         let (connections, running, ending) = (Arc::clone(&self.connections), calls.clone(), shutdown.clone());
         scope.spawn(self.ports.serve(shutdown.clone(), move |accepted| {
             let (connections, running, ending) = (Arc::clone(&connections), running.clone(), ending.clone());
@@ -186,18 +186,15 @@ impl BoundAuth {
             scope.spawn(async move {
                 let inner = TaskScope::new();
                 loop {
-                    let (stream, origin) = tokio::select! {
-                        accepted = pipe.accept() => accepted,
+                    let stream = tokio::select! {
+                        stream = pipe.accept() => stream,
                         () = ending.draining() => break,
                     };
                     let (connections, running, ending) =
                         (Arc::clone(&connections), running.clone(), ending.clone());
-                    let (peer, place) = match origin {
-                        PipeOrigin::Member => (SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Place::Member),
-                        PipeOrigin::Passed(client) => (client, Place::Passed),
-                    };
+                    let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
                     inner.spawn(async move {
-                        connections.serve(stream, peer, place, running, ending).await;
+                        connections.serve(stream, nowhere, Place::Member, running, ending).await;
                     });
                 }
                 drop(pipe);
@@ -219,8 +216,10 @@ impl BoundAuth {
     }
 }
 
-/// Keeps the addresses of known proxies exempt at `door`, from the first moment after a start on: the service remembers them.
+/// Follows the service with `view`, and keeps the addresses of known proxies exempt at `door`, from the first moment after a start on: the
+/// service remembers them.
 fn exempt_proxies(
+    view: AccessCache,
     service: &dyn Services,
     door: Door,
     entropy: Arc<dyn Entropy>,
@@ -229,7 +228,6 @@ fn exempt_proxies(
     let followers = TaskScope::new();
     // The service in this process, asked by the server that offers it.
     let api = service.acting_as(Caller::LocalAdmin);
-    let view = AccessCache::new(Duration::MAX);
     followers.spawn(view.follow(api, entropy, shutdown));
     followers.spawn(async move { view.for_each(|view| door.exempt(&view.proxies)).await });
     followers

@@ -13,7 +13,7 @@ use crate::rpc::limits::Buckets;
 
 /// Of one address: what a proxy grants it on its own routes.
 const PER_SOURCE: Rate = Rate::per_minute(120, 480);
-/// Of all that come from the address of a proxy in another process. It takes no more passes of one source than a part of this.
+/// Of all that come from an address behind which there may be many, and of which nobody says who they are.
 const PER_PROXY: Rate = Rate::per_minute(1_200, 2_400);
 /// Of all together. Hosts that join by a proxy's own routes come with the proxy's certificate and do not count.
 const IN_ALL: Rate = Rate::per_minute(2_400, 4_800);

@@ -12,6 +12,8 @@ use teleport_core::testing::{
     host_identity,
 };
 
+use std::time::Duration;
+
 use super::*;
 
 /// Where a proxy calls from is exempt; where it says to be, if it says so, is not.
@@ -51,7 +53,8 @@ async fn the_addresses_of_known_proxies_are_exempt() {
 
     let limits = Limits { per_source: 1, penalties: false, ..default_limits() };
     let door = Door::new(limits, Arc::clone(&entropy));
-    let _followers = exempt_proxies(&service, door.clone(), entropy, Shutdown::new());
+    let _followers =
+        exempt_proxies(AccessCache::new(Duration::MAX), &service, door.clone(), entropy, Shutdown::new());
     let admits_two = |address: &str| {
         let address: IpAddr = address.parse().unwrap();
         let places = (door.admit(address), door.admit(address));

@@ -51,11 +51,11 @@ impl Authenticator {
         Err(refused)
     }
 
-    /// Who presented `leaf`, from `peer`.
+    /// Who presented `leaf`, from `peer` if that is known.
     pub(crate) fn identify(
         &self,
         leaf: &CertificateDer<'_>,
-        peer: IpAddr,
+        peer: Option<IpAddr>,
         clock: &dyn Clock,
     ) -> Result<Identity, CertRejected> {
         let authority = self.authority(leaf, unix_time(clock)).map_err(|error| match error {
@@ -77,7 +77,7 @@ impl Authenticator {
             not_before: parsed.not_before,
             not_after: parsed.not_after,
         };
-        verify_tls(&fields, &self.trust, Some(peer), clock.now())
+        verify_tls(&fields, &self.trust, peer, clock.now())
     }
 
     fn any(&self) -> Option<&Arc<dyn ClientCertVerifier>> {

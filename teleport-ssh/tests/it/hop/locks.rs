@@ -2,6 +2,7 @@
 //!
 //! The nodes are stock `sshd`s, which know nothing of locks: what ends here, the proxy ends.
 
+use std::io::Write;
 use std::process::{Child, Output, Stdio};
 use std::time::Duration;
 
@@ -9,7 +10,10 @@ use serde_json::{Value, json};
 use teleport_core::api::AccessView;
 use teleport_core::audit::EventKind;
 use teleport_core::clock::{Clock, SystemClock};
-use teleport_core::resource::{Lock, LockSpec};
+use teleport_core::id::OsLogin;
+use teleport_core::resource::{Lock, LockMode, LockSpec};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::ChildStdout;
 use tokio::time::Instant;
 
 use super::{CLUSTER, DEADLINE, PROXY, TestUser, World, os_user, run, text};
@@ -202,9 +206,58 @@ async fn a8_the_way_to_a_locked_node_ends_and_others_go_on() {
             world.event(EventKind::ClientDisconnect, |event| event.fields["node_id"] == web.to_string());
         assert!(event.await.fields["reason"].as_str().unwrap().contains("is in force: Go home"));
         let mut to_db = to_db;
-        std::io::Write::write_all(&mut to_db.stdin.take().unwrap(), b"it\n").unwrap();
+        to_db.stdin.take().unwrap().write_all(b"it\n").unwrap();
         assert_eq!(text(&end(to_db).await.stdout), "got it");
         change(&world, |view| view.locks = Default::default()).await;
     }
+    world.stop().await;
+}
+
+/// Where locks are strict nobody is let in, or led to a node, when nobody has told of them for too long; ways that are open stay.
+#[tokio::test]
+async fn a8_without_news_of_locks_a_strict_proxy_begins_nothing_and_ends_nothing() {
+    let world = World::start().await;
+    world.sshd("web").await;
+    let user = world.user("alice").await;
+    change(&world, |view| view.lock_mode = LockMode::Strict).await;
+    let [door, _] = doors(&world, &user);
+    let mut live = up(through(&world, &user, &door, "web", "echo up; cat")).await;
+    let (mut typed, shown) = (live.stdin.take().unwrap(), live.stdout.take().unwrap());
+    let mut shown = BufReader::new(ChildStdout::from_std(shown).unwrap()).lines();
+    let mut says = async |line: &str| {
+        typed.write_all(format!("{line}\n").as_bytes()).unwrap();
+        let heard = tokio::time::timeout(DEADLINE, shown.next_line()).await.unwrap().unwrap();
+        assert_eq!(heard.as_deref(), Some(line));
+    };
+    // A connection to the proxy that leads nowhere yet.
+    let proxy = world.client(&user).proxy(&world.address()).await.unwrap();
+    world.access.fall_silent();
+    let mut quiet = Duration::ZERO;
+    while quiet < Duration::from_secs(300) {
+        let output = run(through(&world, &user, &door, "web", "echo in")).await;
+        assert_eq!(text(&output.stdout), "in", "after {quiet:?}: {}", text(&output.stderr));
+        // In steps that no keepalive is lost in, each with a sign of life.
+        for number in 0..5 {
+            tokio::time::pause();
+            tokio::time::advance(Duration::from_secs(15)).await;
+            tokio::time::resume();
+            says(&format!("{number}")).await;
+        }
+        quiet += Duration::from_secs(75);
+    }
+    let refused = run(through(&world, &user, &door, "web", "echo in")).await;
+    assert_eq!((refused.status.code(), text(&refused.stdout).as_str()), (Some(255), ""));
+    let unknown = "it is not known for certain who is locked";
+    assert!(text(&refused.stderr).contains(unknown), "{}", text(&refused.stderr));
+    let stale = |why: &str| why.starts_with("locks are strict, and nothing was heard of them for ");
+    let event = world.event(EventKind::AuthFailure, |event| event.error.as_deref().is_some_and(stale)).await;
+    assert_eq!(event.user.as_deref(), Some("alice"));
+    // Nor on a connection that is open.
+    let login = OsLogin::new(&os_user()).unwrap();
+    let refused = world.client(&user).node(proxy, &"web".parse().unwrap(), &login).await.unwrap_err();
+    assert!(refused.to_string().contains(unknown), "{refused}");
+    says("still here").await;
+    drop((typed, shown));
+    assert_eq!(end(live).await.status.code(), Some(0));
     world.stop().await;
 }

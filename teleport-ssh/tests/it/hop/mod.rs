@@ -25,6 +25,7 @@ use teleport_core::cert::{CertIssuer, Permits, SubjectKeys, TrustBundle, danger}
 use teleport_core::clock::{Clock, SystemClock};
 use teleport_core::entropy::{Entropy, SystemEntropy};
 use teleport_core::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, UserName};
+use teleport_core::origin::MAGIC;
 use teleport_core::resource::{Node, NodeRecord, Role, RoleConditions, RoleSpec};
 use teleport_core::task::{Shutdown, TaskScope};
 use teleport_ssh::client::openssh::{ConfigFiles, ProxyAddress, known_hosts};
@@ -34,7 +35,8 @@ use teleport_ssh::keys::{SshKeyPair, TlsKeyPair};
 use teleport_ssh::proxy::{NodeView, ProxyServer};
 use teleport_ssh::view::AccessCache;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 /// Longer than anything here takes on a busy machine.
@@ -50,6 +52,14 @@ pub(crate) struct Access {
     nodes: watch::Sender<Vec<Node>>,
     events: Mutex<Vec<AuditEvent>>,
     reported: watch::Sender<usize>,
+    silent: watch::Sender<bool>,
+}
+
+impl Access {
+    /// Ends the stream of views, and gives no other.
+    pub(crate) fn fall_silent(&self) {
+        self.silent.send_replace(true);
+    }
 }
 
 fn elsewhere<T>() -> ApiResult<T> {
@@ -117,12 +127,18 @@ impl TrustApi for Access {
         Ok(self.view.borrow().trust.clone())
     }
     async fn watch_access(&self) -> ApiResult<BoxStream<'static, ApiResult<AccessView>>> {
+        if *self.silent.borrow() {
+            return Err(ApiError::unavailable("silent"));
+        }
         let mut views = self.view.subscribe();
         views.mark_changed();
-        Ok(stream::unfold(views, |mut views| async {
-            views.changed().await.ok()?;
+        Ok(stream::unfold((views, self.silent.subscribe()), |(mut views, mut silent)| async {
+            tokio::select! {
+                changed = views.changed() => changed.ok()?,
+                _ = silent.wait_for(|silent| *silent) => return None,
+            }
             let view = views.borrow_and_update().clone();
-            Some((Ok(view), views))
+            Some((Ok(view), (views, silent)))
         })
         .boxed())
     }
@@ -148,6 +164,8 @@ pub(crate) struct World {
     pub(crate) proxy: SocketAddr,
     pub(crate) dir: TempDir,
     nodes: NodeView,
+    /// What the proxy said to nodes.
+    pub(crate) origins: Arc<Mutex<Vec<Vec<u8>>>>,
     pub(crate) view: AccessCache,
     entropy: Arc<dyn Entropy>,
     shutdown: Shutdown,
@@ -180,6 +198,7 @@ impl World {
             nodes: watch::Sender::default(),
             events: Mutex::default(),
             reported: watch::Sender::default(),
+            silent: watch::Sender::new(false),
         });
         let material = host(&ca, &entropy, "proxy", HostRole::Proxy, Duration::from_secs(3600)).await;
         let bound = ProxyServer::builder(
@@ -196,7 +215,8 @@ impl World {
         let (shutdown, scope) = (Shutdown::new(), TaskScope::new());
         scope.spawn(bound.serve(shutdown.clone()));
         let dir = tempfile::tempdir().unwrap();
-        let world = Self { ca, access, proxy, dir, nodes, view, entropy, shutdown, scope };
+        let origins = Arc::default();
+        let world = Self { ca, access, proxy, dir, nodes, origins, view, entropy, shutdown, scope };
         // Accepting before the roles are known would refuse the first users.
         world.user("probe").await;
         world
@@ -277,9 +297,14 @@ impl World {
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
+        let origins = Arc::clone(&self.origins);
         self.scope.spawn(async move {
             let mut children = Vec::new();
+            let carried = TaskScope::new();
             while let Ok((stream, _)) = listener.accept().await {
+                let Some(stream) = without_header(stream, Arc::clone(&origins), &carried).await else {
+                    continue;
+                };
                 let stream = stream.into_std().unwrap();
                 stream.set_nonblocking(false).unwrap();
                 let log = fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
@@ -361,6 +386,35 @@ impl World {
         self.shutdown.abort();
         self.scope.abort().await;
     }
+}
+
+/// The stream without what a proxy says before its client does, which our own nodes take off by themselves: the server speaks at once, and
+/// hears the client later.
+async fn without_header(
+    client: TcpStream,
+    origins: Arc<Mutex<Vec<Vec<u8>>>>,
+    carried: &TaskScope,
+) -> Option<TcpStream> {
+    let inner = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (near, far) = tokio::join!(TcpStream::connect(inner.local_addr().unwrap()), inner.accept());
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = near.ok()?.into_split();
+    carried.spawn(async move {
+        let _ = tokio::io::copy(&mut from_server, &mut to_client).await;
+    });
+    carried.spawn(async move {
+        let mut first = [0];
+        if from_client.peek(&mut first).await.is_ok() && first[0] == MAGIC[0] {
+            let mut header = vec![0; MAGIC.len() + 2];
+            from_client.read_exact(&mut header).await.unwrap();
+            let len = u16::from_be_bytes(*header.last_chunk().unwrap());
+            header.resize(header.len() + usize::from(len), 0);
+            from_client.read_exact(&mut header[MAGIC.len() + 2..]).await.unwrap();
+            origins.lock().unwrap().push(header);
+        }
+        let _ = tokio::io::copy(&mut from_client, &mut to_server).await;
+    });
+    Some(far.ok()?.0)
 }
 
 pub(crate) async fn authority(entropy: &Arc<dyn Entropy>) -> CertificateAuthority {

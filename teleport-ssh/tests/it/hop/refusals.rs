@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use ssh_key::{Certificate, PrivateKey};
 use teleport_core::audit::{AuditEvent, EventKind};
+use teleport_core::clock::{Clock, SystemClock};
+use teleport_core::origin::{Audience, OriginCheck, OriginRejected, Seen};
 use teleport_core::resource::Role;
 use tokio::net::TcpListener;
 
@@ -337,6 +339,80 @@ async fn b5_requests_that_nobody_reads_are_not_kept() {
             panic!("the proxy took 3 GB of {request}");
         };
         tokio::time::timeout(super::DEADLINE, flood).await.unwrap();
+    }
+    world.stop().await;
+}
+
+/// C9: what a client says of its address is not heard, in whatever way it says it.
+#[tokio::test(flavor = "multi_thread")]
+async fn c9_the_proxy_hears_the_address_of_nobody() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let world = World::start().await;
+    world.sshd("web").await;
+    let user = world.user("alice").await;
+    // A statement of the proxy itself, which a node may have kept.
+    world.client(&user).proxy(&world.address()).await.unwrap().disconnect().await;
+    let mut ssh = world.ssh(&user);
+    ssh.args(["-o", PROXY, "-p", &world.proxy.port().to_string(), "-W", "web:22", "x@127.0.0.1"]);
+    ssh.stdin(std::fs::File::open(super::script(world.dir.path(), "greeting", "SSH-2.0-x\r\n")).unwrap());
+    run(ssh).await;
+    let kept = world.origins.lock().unwrap().first().cloned().expect("the node heard it");
+    for begin in [
+        &b"PROXY TCP4 192.0.2.7 192.0.2.8 4711 22\r\n"[..],
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\xc0\0\x02\x08\x12\x67\0\x16",
+        b"Teleport-Proxy{\"clientAddr\":\"192.0.2.7:4711\"}\0",
+        &kept,
+    ] {
+        let mut stream = tokio::net::TcpStream::connect(world.proxy).await.unwrap();
+        let _ = stream.write_all(&[begin, b"SSH-2.0-x\r\n"].concat()).await;
+        let mut said = Vec::new();
+        let _ =
+            tokio::time::timeout(super::DEADLINE, stream.read_to_end(&mut said)).await.expect("it hangs up");
+        let said = String::from_utf8(said).expect("nothing but the greeting");
+        assert_eq!((said.starts_with("SSH-2.0-"), said.lines().count()), (true, 1), "{begin:?}: {said}");
+    }
+    // Nor through it: whoever does not begin with `SSH-` reaches no node.
+    let before = world.origins.lock().unwrap().len();
+    let mut ssh = world.ssh(&user);
+    ssh.args(["-o", PROXY, "-p", &world.proxy.port().to_string(), "-W", "web:22", "x@127.0.0.1"]);
+    let file = world.dir.path().join("kept");
+    std::fs::write(&file, &kept).unwrap();
+    ssh.stdin(std::fs::File::open(file).unwrap());
+    let _ = run(ssh).await;
+    assert_eq!(world.origins.lock().unwrap().len(), before);
+    world.stop().await;
+}
+
+/// Each connection is told of to the node that it goes to, with the address that the proxy sees.
+#[tokio::test(flavor = "multi_thread")]
+async fn c9_the_proxy_says_where_each_client_is() {
+    let world = World::start().await;
+    let nodes = [world.sshd("web").await, world.sshd("db").await];
+    let user = world.user("alice").await;
+    let mut seen = Seen::default();
+    for (name, id) in ["web", "db"].into_iter().zip(nodes) {
+        for from in ["127.0.0.1", "127.0.0.2"] {
+            let mut ssh = world.ssh(&user);
+            let options =
+                world.options(&user).iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
+            let port = world.proxy.port();
+            let door = format!("ssh {options} -b {from} -o {PROXY} -W [%h]:%p -p {port} x@127.0.0.1");
+            ssh.arg("-o").arg(format!("ProxyCommand={door}"));
+            ssh.arg(format!("{}@{name}.{CLUSTER}", os_user())).arg("echo in");
+            super::assert_ok(&run(ssh).await, "in");
+            let said = world.origins.lock().unwrap().pop().unwrap();
+            let (fields, statement) = teleport_ssh::authn::statement_from_bytes(&said).unwrap();
+            let trust = world.ca.trust_bundle();
+            let now = SystemClock::new().now();
+            let check = OriginCheck { trust: &trust, audience: Audience::Node(id), now };
+            let origin = seen.accept(&fields, &statement, check).unwrap();
+            assert_eq!(
+                (origin.client.ip().to_string().as_str(), origin.proxy.name.as_str()),
+                (from, "proxy")
+            );
+            assert_ne!(origin.client.port(), 0);
+            assert_eq!(seen.accept(&fields, &statement, check), Err(OriginRejected::Replayed));
+        }
     }
     world.stop().await;
 }

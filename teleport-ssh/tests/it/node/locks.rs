@@ -272,3 +272,46 @@ async fn c8_live_sessions_end_when_they_would_not_be_let_in_any_more() {
     .await;
     assert_eq!(end(child).await.status.code(), Some(0));
 }
+
+/// Where locks are strict nothing begins when nobody has told of them for too long, and what runs goes on.
+#[tokio::test]
+async fn a8_without_news_of_locks_a_strict_node_begins_nothing_and_ends_nothing() {
+    let node = node().await;
+    change(&node, |view| view.lock_mode = LockMode::Strict).await;
+    let mut live = up(node.ssh().args(["127.0.0.1", "echo up; cat"])).await;
+    let mut lines = BufReader::new(live.stdout.take().unwrap()).lines();
+    let mut typed = live.stdin.take().unwrap();
+    let begins = || async { run(node.ssh().args(["127.0.0.1", "echo in"])).await };
+    node.auth.fall_silent();
+    let mut quiet = Duration::ZERO;
+    while quiet < Duration::from_secs(300) {
+        assert_eq!(text(&begins().await.stdout), "in\n", "after {quiet:?}");
+        // In steps that no keepalive is lost in, each with a sign of life.
+        for _ in 0..5 {
+            tokio::time::pause();
+            tokio::time::advance(Duration::from_secs(15)).await;
+            tokio::time::resume();
+            tokio::io::AsyncWriteExt::write_all(&mut typed, b"here\n").await.unwrap();
+            let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
+            assert_eq!(line.as_deref(), Some("here"));
+        }
+        quiet += Duration::from_secs(75);
+    }
+    let refused = begins().await;
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(255), 0));
+    assert!(
+        text(&refused.stderr).contains("it is not known for certain who is locked"),
+        "{}",
+        text(&refused.stderr)
+    );
+    let event = node.auth.event("T3007W", |_| true).await;
+    assert!(
+        event.error.as_deref().unwrap().starts_with("locks are strict, and nothing was heard of them for ")
+    );
+    // What has begun goes on.
+    tokio::io::AsyncWriteExt::write_all(&mut typed, b"still here\n").await.unwrap();
+    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
+    assert_eq!(line.as_deref(), Some("still here"));
+    drop(typed);
+    assert!(tokio::time::timeout(PATIENCE, live.wait()).await.unwrap().unwrap().success());
+}

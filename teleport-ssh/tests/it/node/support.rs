@@ -57,6 +57,7 @@ pub(crate) struct TestAuth {
     events: watch::Sender<Vec<AuditEvent>>,
     announced: watch::Sender<Vec<NodeRecord>>,
     away: AtomicBool,
+    silent: watch::Sender<bool>,
     known: Mutex<bool>,
     /// Who counts connections, if somebody does.
     pub(crate) counting: OnceLock<Arc<dyn ConnectionApi>>,
@@ -69,6 +70,7 @@ impl TestAuth {
             events: watch::Sender::new(Vec::new()),
             announced: watch::Sender::new(Vec::new()),
             away: AtomicBool::new(false),
+            silent: watch::Sender::new(false),
             known: Mutex::new(false),
             counting: OnceLock::new(),
         })
@@ -76,6 +78,11 @@ impl TestAuth {
 
     pub(crate) fn go_away(&self, away: bool) {
         self.away.store(away, Ordering::SeqCst);
+    }
+
+    /// Ends the stream of views, and gives no other.
+    pub(crate) fn fall_silent(&self) {
+        self.silent.send_replace(true);
     }
 
     fn answer(&self) -> ApiResult<()> {
@@ -158,12 +165,18 @@ impl TrustApi for TestAuth {
     }
     async fn watch_access(&self) -> ApiResult<BoxStream<'static, ApiResult<AccessView>>> {
         self.answer()?;
+        if *self.silent.borrow() {
+            return Err(ApiError::unavailable("silent"));
+        }
         let mut views = self.view.subscribe();
         views.mark_changed();
-        Ok(futures_util::stream::unfold(views, async |mut views| {
-            views.changed().await.ok()?;
+        Ok(futures_util::stream::unfold((views, self.silent.subscribe()), async |(mut views, mut silent)| {
+            tokio::select! {
+                changed = views.changed() => changed.ok()?,
+                _ = silent.wait_for(|silent| *silent) => return None,
+            }
             let view = views.borrow_and_update().clone();
-            Some((Ok(view), views))
+            Some((Ok(view), (views, silent)))
         })
         .boxed())
     }
