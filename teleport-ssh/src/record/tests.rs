@@ -134,11 +134,11 @@ impl RecordingApi for Store {
             if position / MAX_PART_LEN as u64 > tail.0 {
                 *tail = (parts, Vec::new());
             }
-            assert_eq!(
-                position,
-                tail.0 * MAX_PART_LEN as u64 + tail.1.len() as u64,
-                "it follows what is there"
-            );
+            let offset = (position - tail.0 * MAX_PART_LEN as u64) as usize;
+            assert!(offset <= tail.1.len(), "it follows what is there");
+            // Sent again, if the answer was lost.
+            assert!(bytes.starts_with(&tail.1[offset..]));
+            tail.1.truncate(offset);
             tail.1.extend_from_slice(&bytes);
         })
     }
@@ -453,7 +453,7 @@ async fn what_is_too_old_is_told_once_and_deleted_only_where_that_is_said() {
         scope.spawn(uploader(spool.clone(), store.clone()).audit(store.clone()).run(Shutdown::new()));
         let settled = async {
             // It is tried again and again.
-            while store.state.lock().unwrap().calls < 12 {
+            while store.state.lock().unwrap().calls < 6 {
                 moment().await;
             }
         };

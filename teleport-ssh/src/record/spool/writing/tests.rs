@@ -114,6 +114,7 @@ fn a_strict_recording_has_no_gaps_and_its_session_waits() {
     // First the bound of the spool, then the disk.
     told(&mut writing, &output(2, "b"), true);
     writing.write(true, true, &room);
+    told(&mut writing, &output(2, "b"), true);
     assert!(!live.is_written() && !room.is_failing());
     told(&mut writing, &output(3, "c"), false);
     assert!(live.is_written());
@@ -128,7 +129,15 @@ fn a_strict_recording_has_no_gaps_and_its_session_waits() {
     assert!(live.is_written() && !room.is_failing());
     told(&mut writing, &end(6), true);
     assert!(writing.is_over());
-    let all = [output(1, "a"), output(2, "b"), output(3, "c"), output(4, "d"), output(5, "e"), end(6)];
+    let all = [
+        output(1, "a"),
+        output(2, "b"),
+        output(2, "b"),
+        output(3, "c"),
+        output(4, "d"),
+        output(5, "e"),
+        end(6),
+    ];
     assert_eq!(read(&path), all);
 }
 
