@@ -23,6 +23,7 @@ mod matrix;
 mod openssh;
 mod pinned;
 mod processes;
+mod recording_faults;
 mod remote;
 mod resources;
 mod secrets;

@@ -9,6 +9,7 @@
 use super::context::OpContext;
 use super::policy::Permit;
 use super::sessions::Owner;
+use super::uploads;
 use crate::api::{ApiError, ApiResult};
 use crate::audit::{AuditEvent, AuditPage, AuditQuery, EventKind, MAX_EVENTS};
 use crate::id::{HostRole, SessionId};
@@ -93,6 +94,11 @@ pub(super) async fn emit(
         return Err(call
             .deny(permit.operation(), format!("reports about session {session} of another host"))
             .await);
+    }
+    if let [event] = &events[..]
+        && uploads::is_known_end(call, event).await?
+    {
+        return Ok(());
     }
     let begun: Vec<SessionId> = events
         .iter()

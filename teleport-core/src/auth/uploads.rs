@@ -248,7 +248,7 @@ async fn abandon(call: &OpContext<'_>, Stored { mut record, revision, .. }: Stor
             .server(record.host_id, &record.host_name)
     };
     let mut events = vec![event(EventKind::SessionUpload).field("parts", parts).field("abandoned", true)];
-    if !has_ended(call, &record).await? {
+    if !has_ended(call, session, record.started).await? {
         let end = event(EventKind::SessionEnd)
             .field("reason", "the node was lost before the end of the session")
             .field("exit_reason", "disconnected")
@@ -266,12 +266,21 @@ async fn abandon(call: &OpContext<'_>, Stored { mut record, revision, .. }: Stor
     }
 }
 
-/// Whether the node has told of the session's end.
-async fn has_ended(call: &OpContext<'_>, upload: &Upload) -> ApiResult<bool> {
+/// Whether a node that was interrupted tells of an end that is known. It tells of each alone.
+pub(super) async fn is_known_end(call: &OpContext<'_>, event: &AuditEvent) -> ApiResult<bool> {
+    let recovered = event.fields.get("recovered").is_some_and(|value| *value == true);
+    let Some(session) = event.sid.filter(|_| recovered && event.code == EventKind::SessionEnd) else {
+        return Ok(false);
+    };
+    has_ended(call, session, call.now.saturating_sub(call.auth.config.recordings.max_age)).await
+}
+
+/// Whether the end of a session that began at `started` or later is in the audit log.
+async fn has_ended(call: &OpContext<'_>, session: SessionId, started: Timestamp) -> ApiResult<bool> {
     let query = AuditQuery {
         events: vec![EventKind::SessionEnd.name().to_owned()],
-        session: Some(upload.session.to_string()),
-        from: Some(upload.started.saturating_sub(call.auth.config.recordings.max_ahead)),
+        session: Some(session.to_string()),
+        from: Some(started.saturating_sub(call.auth.config.recordings.max_ahead)),
         limit: 1,
         ..AuditQuery::default()
     };

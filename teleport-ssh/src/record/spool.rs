@@ -31,7 +31,7 @@ use super::{Recorders, upload};
 const OPEN: &str = "part";
 /// Recordings that wait for their upload.
 pub(super) const CLOSED: &str = "tprec";
-/// The same of sessions whose end nobody has told: the node ended before them.
+/// The same of sessions whose end perhaps nobody has told: the node ended before them, or soon after.
 pub(super) const CUT: &str = "cut";
 
 /// The spool cannot be used.
@@ -175,8 +175,13 @@ impl Spool {
         let fail = |source| SpoolError { path: dir.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(fail)?;
         let room = Arc::new(Room::new(dir.clone(), limits.max_bytes));
-        for entry in fs::read_dir(&dir).map_err(fail)? {
-            let path = entry.map_err(fail)?.path();
+        let entries: io::Result<Vec<_>> = fs::read_dir(&dir).and_then(Iterator::collect);
+        for entry in entries.map_err(fail)? {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == CLOSED) {
+                // Whether its end was told before the node ended is not known.
+                fs::rename(&path, path.with_extension(CUT)).map_err(fail)?;
+            }
             if path.extension().is_some_and(|extension| extension == OPEN) {
                 recover::close(&path).map_err(fail)?;
             }

@@ -90,7 +90,8 @@ impl Uploader {
         Ok(part.into())
     }
 
-    /// Tells the audit log of the end of a session that ended with the node: nobody else does.
+    /// Tells the audit log of the end of a session that ended with the node, or perhaps just before: the auth service leaves it out if
+    /// it knows of the end.
     async fn tell_end(&self, meta: &RecordingMeta) -> Result<(), UploadError> {
         let Some(audit) = &self.audit else { return Ok(()) };
         let event = AuditEvent::new(EventKind::SessionEnd)
@@ -99,7 +100,7 @@ impl Uploader {
             .session(meta.session)
             .field("interactive", meta.terminal.is_some())
             .field("reason", "the node was interrupted")
-            .field("exit_reason", "disconnected")
+            .field("recovered", true)
             .field("session_start", meta.started.to_string());
         self.taken(audit.emit_events(vec![event])).await
     }
