@@ -7,6 +7,7 @@
 //! | [`join`] | how a host becomes a member and stays one |
 //! | [`roles`] | who may log in where, as whom, and may do what |
 //! | [`locks`] | how somebody is kept out at once |
+//! | [`spool`] | which sessions are recorded, where recordings wait, what failures cost |
 //! | [`recordings`] | what a recording is byte for byte, and how it is read |
 //! | [`defaults`] | every number, and its reason |
 
@@ -20,6 +21,8 @@ pub mod locks {}
 pub mod recordings {}
 #[doc = include_str!("roles.md")]
 pub mod roles {}
+#[doc = include_str!("spool.md")]
+pub mod spool {}
 #[doc = include_str!("threat_model.md")]
 pub mod threat_model {}
 #[doc = include_str!("trust_and_keys.md")]
