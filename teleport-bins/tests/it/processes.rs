@@ -86,7 +86,7 @@ impl Three {
     pub(crate) fn play(&self, session: &str) -> String {
         let mut tsh = own("tsh");
         tsh.env("TELEPORT_HOME", self.machine.path("home")).args(["play", "--format=text", session]);
-        run(tsh).out()
+        run(tsh).out().to_owned()
     }
 
     /// A command through the proxy to the node works, as soon as all of them know each other again.
