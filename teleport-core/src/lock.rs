@@ -133,6 +133,14 @@ pub enum Locked {
 }
 
 impl Locked {
+    fn by(lock: &Lock) -> Self {
+        Self::InForce {
+            name: lock.metadata.name.clone(),
+            target: Box::new(lock.spec.target.clone()),
+            message: lock.spec.message.as_str().into(),
+        }
+    }
+
     /// For whoever is locked. That a lock is in force is said in full: its message is meant for them.
     pub fn public(&self) -> String {
         match self {
@@ -172,14 +180,16 @@ impl LockSet {
     /// # Errors
     /// [`Locked::InForce`], with the first lock by name.
     pub fn check(&self, subject: &LockSubject<'_>, now: Timestamp) -> Result<(), Locked> {
-        let found = self.in_force(now).find(|lock| subject.is_targeted(&lock.spec.target));
-        found.map_or(Ok(()), |lock| {
-            Err(Locked::InForce {
-                name: lock.metadata.name.clone(),
-                target: Box::new(lock.spec.target.clone()),
-                message: lock.spec.message.as_str().into(),
-            })
-        })
+        self.all(subject, now).next().map_or(Ok(()), Err)
+    }
+
+    /// Every lock that is in force for it.
+    pub fn all<'l>(
+        &'l self,
+        subject: &'l LockSubject<'_>,
+        now: Timestamp,
+    ) -> impl Iterator<Item = Locked> + 'l {
+        self.in_force(now).filter(|lock| subject.is_targeted(&lock.spec.target)).map(Locked::by)
     }
 
     /// Decides about something new: a certificate, a connection, a session, a call.

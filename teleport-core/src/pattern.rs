@@ -4,6 +4,8 @@ use regex::{Regex, RegexBuilder};
 
 /// The most memory that one compiled expression may take, in bytes. Matching takes linear time in any case.
 const MAX_COMPILED: usize = 1 << 18;
+/// The sizes of compiled expressions that are told apart.
+const SIZES: [usize; 4] = [8 << 10, 32 << 10, 128 << 10, MAX_COMPILED];
 /// The most memory for the states that matching keeps, in bytes.
 const MAX_STATES: usize = 1 << 18;
 
@@ -30,6 +32,12 @@ pub(crate) fn regex(expression: &str) -> Result<Regex, InvalidPattern> {
         };
         InvalidPattern { pattern: expression.to_owned(), reason }
     })
+}
+
+/// How much memory an expression takes, as the next of a few sizes; nothing if it is none.
+pub(crate) fn memory(expression: &str) -> usize {
+    let fits = |limit: &&usize| RegexBuilder::new(expression).size_limit(**limit).build().is_ok();
+    SIZES.iter().find(fits).copied().unwrap_or_default()
 }
 
 /// A compiled pattern.

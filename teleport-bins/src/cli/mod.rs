@@ -1,5 +1,6 @@
 //! The command lines of the three programs, and what they have in common.
 
+mod backup;
 mod common;
 mod node_list;
 mod out;
@@ -46,7 +47,25 @@ fn usage(text: &str) -> String {
     let message = text.strip_prefix("error: ").unwrap_or(text);
     let lines = message.lines().map(str::trim).take_while(|line| !line.starts_with("Usage:"));
     let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("For more information"));
-    sanitize(&lines.collect::<Vec<_>>().join(" "))
+    let line = lines.collect::<Vec<_>>().join(" ");
+    // Of the standard library's parsers.
+    let line = line
+        .replace("invalid digit found in string", "write a whole number")
+        .replace("cannot parse integer from empty string", "write a whole number")
+        .replace("number too large to fit in target type", "the number is too large");
+    sanitize(&line)
+}
+
+/// A duration on a command line: with units, or a plain number of minutes.
+pub(crate) fn duration(text: &str) -> Result<std::time::Duration, String> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        let minutes: Option<u64> = text.parse().ok();
+        let seconds = minutes.and_then(|minutes| minutes.checked_mul(60));
+        return seconds
+            .map(std::time::Duration::from_secs)
+            .ok_or_else(|| format!("{text} minutes are too many"));
+    }
+    crate::config::parse_duration(text).map_err(|error| format!("{error}; a plain number is minutes"))
 }
 
 /// A path that may be empty: an empty `TELEPORT_CONFIG_FILE` means no file at all.
@@ -114,6 +133,29 @@ pub fn client_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn plain_numbers_of_durations_are_minutes() {
+        let seconds = |text: &str| duration(text).map(|duration| duration.as_secs());
+        assert_eq!((seconds("90"), seconds("90s"), seconds("1h30m")), (Ok(5400), Ok(90), Ok(5400)));
+        for bad in ["", "x", "1.5h", "-1", "99999999999999999999", "9999999999999999999"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+        assert!(seconds("1y").is_err_and(|error| error.contains("a plain number is minutes")));
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_told_in_plain_words() {
+        use clap::Parser;
+        let line = |arguments: &[&str]| {
+            let error = tctl::Cli::try_parse_from(arguments).map(drop);
+            error.map_err(|error| usage(&error.to_string())).err().unwrap_or_default()
+        };
+        let serial = line(&["tctl", "lock", "--serial=abc"]);
+        assert!(serial.contains("--serial") && serial.contains("write a whole number"), "{serial}");
+        let limit = line(&["tctl", "events", "search", "--limit=99999999999999999999999"]);
+        assert!(limit.contains("the number is too large"), "{limit}");
+    }
 
     #[test]
     fn a_wrong_flag_is_one_line() {

@@ -152,6 +152,8 @@ fn backup(path: &std::path::Path) -> Result<Backup> {
     if documents.is_empty() {
         anyhow::bail!("{}: there is no document in it", path.display());
     }
+    super::backup::check(&text, documents.len())
+        .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
     let documents = documents.into_iter().map(|document| document.loaded.document);
     Backup::new(documents).with_context(|| path.display().to_string())
 }

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use serde_saphyr::{Location, Spanned};
-use teleport_core::resource::{DocumentProblem, LoadedDocument, load_document};
+use teleport_core::resource::{DocumentProblem, LoadedDocument, load_document, plain_words};
 
 /// How many mistakes of one document are told at once.
 const TOLD: usize = 5;
@@ -23,6 +23,7 @@ pub(crate) fn explain(error: &serde_saphyr::Error) -> String {
         Some(at) => &message[..at],
         None => message,
     };
+    let message = plain_words(message);
     format!("{}{message}{}", place.unwrap_or_default(), suggestion.unwrap_or_default())
 }
 

@@ -117,6 +117,15 @@ fn a_user_has_several_devices() {
     let added = asking.end(&[&new, &alice.password, &old]).clean();
     assert!(added.contains("The device phone has been added") && !added.contains(&old), "{added}");
     assert_eq!(names(), ["otp", "phone"]);
+    // What a lock of a device names, for administrators.
+    let ids = run(world.tsh(&["mfa", "ls", "--format=json"])).clean();
+    let ids: Value = serde_json::from_str(&ids).unwrap();
+    let listed = world.tctl(&["users", "ls", "-v"]).clean();
+    for device in ids.as_array().unwrap() {
+        let shown = format!("{} ({})", device["name"].as_str().unwrap(), device["id"].as_str().unwrap());
+        assert!(listed.contains(&shown), "{shown}: {listed}");
+    }
+    assert_eq!(world.list(&["users", "ls"])[0]["devices"][1]["id"], ids[1]["id"]);
     let table = run(world.tsh(&["mfa", "ls"])).clean();
     assert!(table.contains("phone") && table.contains("TOTP") && !table.contains(&secret), "{table}");
     assert!(run(world.tsh(&["mfa", "add", "--name=phone"])).refusal().contains("already"));

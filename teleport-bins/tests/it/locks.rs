@@ -74,6 +74,7 @@ fn a8_a_lock_from_the_command_line_reaches_what_is_open_and_what_begins() {
     let created = tctl(&cluster, &["lock", "--user=alice", "--message=Ask for Bob", "--ttl=1h"]).clean();
     let name =
         created.strip_prefix("Created a lock with name \"").unwrap().split('"').next().unwrap().to_owned();
+    assert!(created.contains("It locks user:\"alice\" until 20"), "{created}");
     for live in [by_tsh, by_ssh] {
         let (status, said) = live.ended();
         assert_eq!(status, Some(255), "{said}");
@@ -86,7 +87,24 @@ fn a8_a_lock_from_the_command_line_reaches_what_is_open_and_what_begins() {
     assert!(line.contains("Ask for Bob"), "{line}");
     assert_eq!(others.close(), "");
 
-    let event = cluster.event(EventKind::LockCreate, |_| true);
+    let unlocked = tctl(&cluster, &["users", "unlock", "alice"]);
+    assert!(unlocked.status.success() && unlocked.out().contains("are forgotten"), "{}", unlocked.out());
+    let warned = format!("is in force: Ask for Bob; it ends with tctl rm lock/{name}");
+    assert!(unlocked.stderr.contains(&warned), "{}", unlocked.stderr);
+    let second = tctl(&cluster, &["lock", "--role=access", "--login=nobody"]).clean();
+    assert!(second.contains("It locks role:\"access\" login:\"nobody\" until it is removed"), "{second}");
+    let second = second.split('"').nth(1).unwrap().to_owned();
+    let listed = tctl(&cluster, &["locks", "ls"]).clean();
+    assert!(listed.contains("user:\"alice\"") && listed.contains(&second), "{listed}");
+    // Each of them keeps her out.
+    let why = tctl(&cluster, &["access", "explain", "alice", "nobody@node"]).clean();
+    assert!(why.contains(&format!("lock {name} must end")), "{why}");
+    assert!(why.contains(&format!("lock {second} must end")), "{why}");
+    let searched = tctl(&cluster, &["events", "search", "--type=lock.created"]).clean();
+    assert!(searched.contains("target=user:\"alice\" message=Ask for Bob"), "{searched}");
+    tctl(&cluster, &["rm", &format!("lock/{second}")]).clean();
+
+    let event = cluster.event(EventKind::LockCreate, |event| event.fields["name"] == *name);
     assert_eq!(event.fields["name"], name);
     let locks: Value =
         serde_json::from_str(&tctl(&cluster, &["get", "locks", "--format=json"]).clean()).unwrap();
@@ -96,6 +114,7 @@ fn a8_a_lock_from_the_command_line_reaches_what_is_open_and_what_begins() {
     );
     tctl(&cluster, &["rm", &format!("lock/{name}")]).clean();
     cluster.event(EventKind::LockDelete, |event| event.fields["name"] == name);
+    assert_eq!(tctl(&cluster, &["get", "locks", "--format=text"]).clean().trim(), "There is no lock");
     wait_for("the end of the lock", || again().status.success().then_some(()));
 
     for (wrong, part) in [
@@ -103,6 +122,7 @@ fn a8_a_lock_from_the_command_line_reaches_what_is_open_and_what_begins() {
         (&["--user=alice", "--ttl=-1h"], "--ttl"),
         (&["--user=alice", "--expires=2001-01-01T00:00:00Z"], "it is over"),
         (&["--user=a b"], "user"),
+        (&["--serial=x"], "write a whole number"),
     ] {
         let line = tctl(&cluster, &[&["lock"], wrong].concat()).refusal();
         assert!(line.contains(part), "{wrong:?}: {line}");

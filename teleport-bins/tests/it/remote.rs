@@ -411,6 +411,12 @@ fn a_plain_openssh_server_is_known_by_its_certificate() {
         [format!("HostKey {}", path(&key)), format!("HostCertificate {}-cert.pub", path(&key))]
     );
     assert_eq!(mode(&key), 0o600);
+    // Outside of the cluster the line for all of it does not fit.
+    let line = said.lines().find(|line| line.starts_with("@cert-authority")).unwrap();
+    assert!(
+        line.contains(" [10.0.0.5]:*,10.0.0.5 ssh-ed25519 ") || line.contains(",10.0.0.5 ssh-"),
+        "{line}"
+    );
     let user_key = dir.join("bot_key");
     on_auth(&cluster, &["auth", "sign", "--user=bot", "--format=openssh", "--out", path(&user_key)]).clean();
     let export = |kind: &str| {

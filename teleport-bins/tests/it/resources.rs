@@ -226,6 +226,12 @@ fn an_edit_is_written_offered_again_or_left() {
     assert_eq!(mode(&kept), 0o600);
     let line = edit(&cluster, "role/ops", "sed -i s/ops/other/ \"$1\"").refusal();
     assert!(line.contains("kind and name cannot be changed"), "{line}");
+    // An editor that is a program may write another mistake each time.
+    let tries = cluster.dir().join("tries");
+    let endless = format!("echo x >> {0}; echo \"wrong$(wc -l < {0}): y\" >> \"$1\"", tries.display());
+    let line = edit(&cluster, "role/ops", &endless).refusal();
+    assert!(line.contains("wrong") && line.contains("the text is in "), "{line}");
+    assert_eq!(std::fs::read_to_string(&tries).unwrap().lines().count(), 10);
     // Somebody else was faster.
     let race = format!(
         "grep -q 'NOT WRITTEN' \"$1\" || {{ {} --data-dir {} update role/ops --set-labels=a=b >/dev/null; \
@@ -323,6 +329,16 @@ fn a_backup_is_restored_into_an_empty_cluster() {
     std::fs::write(machine.path("empty.yaml"), "# Backup of a cluster.\n").unwrap();
     let line = machine.cannot_start("two", &[&option("empty.yaml")]);
     assert!(line.contains("there is no document in it"), "{line}");
+    // One that ends between two documents, or lacks one in the middle.
+    let (cut, _) = plain.rsplit_once("---\n").unwrap();
+    std::fs::write(machine.path("cut.yaml"), cut).unwrap();
+    let line = machine.cannot_start("two", &[&option("cut.yaml")]);
+    assert!(line.contains("cut.yaml: the backup is not whole"), "{line}");
+    let mut documents: Vec<&str> = plain.split("---\n").collect();
+    documents.remove(2);
+    std::fs::write(machine.path("cut.yaml"), documents.join("---\n")).unwrap();
+    let line = machine.cannot_start("two", &[&option("cut.yaml")]);
+    assert!(line.contains("write the number of those that are there"), "{line}");
     std::fs::write(machine.path("wrong.yaml"), ROLE.replace("logins", "logisn")).unwrap();
     let line = machine.cannot_start("two", &[&option("wrong.yaml")]);
     assert!(line.contains("line 7") && line.contains("logins"), "{line}");

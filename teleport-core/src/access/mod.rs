@@ -24,6 +24,7 @@ mod filter;
 mod policy;
 mod predicate;
 mod recording;
+mod room;
 mod search;
 mod set;
 mod standing;
@@ -46,6 +47,7 @@ pub use self::recording::{
     ClusterRecording, InvalidRecordingRules, MAX_RECORDING_RULES, RecordAt, RecordingRule, SessionRecording,
     UnknownRecordAt,
 };
+pub use self::room::{MAX_EXPRESSIONS_MEMORY, MAX_ROLES_LEN, NoRoom, check_room};
 pub use self::search::NodeSearch;
 pub use self::set::RoleSet;
 pub use self::standing::{Freshness, Unwelcome};

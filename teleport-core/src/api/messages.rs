@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::MfaDevice;
 use crate::access::{ClusterRecording, RoleSet};
 use crate::cert::{CaPin, IssuedCertificates, SubjectKeys, Traits, TrustBundle};
 use crate::clock::Timestamp;
@@ -326,6 +327,9 @@ pub struct UserInfo {
     /// How many second factors the user has: none before the invite is accepted.
     #[serde(default)]
     pub mfa_devices: usize,
+    /// Which: what a lock of a device names.
+    #[serde(default)]
+    pub devices: Vec<MfaDevice>,
 }
 
 /// Asks for a join token.

@@ -13,11 +13,12 @@ use ring::digest::{Context, SHA256};
 use super::context::OpContext;
 use super::devices::TotpRecord;
 use super::documents::invalid;
+use super::names::SignedName;
 use super::password::PasswordRecord;
 use super::policy::Permit;
 use super::trust::AUTHORITIES;
 use super::{Caller, EvictedHost, HostRecord, Withdrawn};
-use crate::access::CompiledRole;
+use crate::access::{CompiledRole, check_room};
 use crate::api::{ApiError, ApiErrorKind, ApiResult};
 use crate::audit::{AuditError, AuditEvent, AuditLog, EventKind};
 use crate::clock::Clock;
@@ -32,13 +33,14 @@ use crate::storage::{
 use crate::token::{ForJoin, TokenUse};
 
 /// Everything secret, and what is worth nothing without it: password hashes, second factors, tokens, the authorities, to which
-/// keys the ids of hosts are bound, and which hosts and users were removed.
-const SECRET: [&str; 7] = [
+/// keys the ids of hosts are bound, which hosts and users were removed, and which servers were certified.
+const SECRET: [&str; 8] = [
     AUTHORITIES,
     Withdrawn::COLLECTION,
     EvictedHost::COLLECTION,
     HostRecord::COLLECTION,
     PasswordRecord::COLLECTION,
+    SignedName::COLLECTION,
     ForJoin::COLLECTION,
     TotpRecord::COLLECTION,
 ];
@@ -204,6 +206,7 @@ impl Backup {
                 Document::Shown(_) | Document::Token(_) => backup.left_out += 1,
             }
         }
+        check_room(backup.roles.iter()).map_err(|error| wrong("roles", error))?;
         let builtin = builtin_roles();
         let names: Vec<&str> =
             backup.roles.iter().chain(&builtin).map(|role| role.metadata.name.as_str()).collect();

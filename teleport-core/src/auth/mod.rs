@@ -106,6 +106,7 @@ struct Inner {
     ports: Ports,
     config: AuthConfig,
     users: Repo<User>,
+    signed_names: Repo<names::SignedName>,
     withdrawn: Repo<Withdrawn>,
     roles: Repo<Role>,
     role_cache: Cache<Role>,
@@ -161,6 +162,7 @@ impl AuthService {
         let repo = || Arc::clone(&ports.backend);
         Self(Arc::new(Inner {
             users: Repo::new(repo()),
+            signed_names: Repo::new(repo()),
             withdrawn: Repo::new(repo()),
             roles: Repo::new(repo()),
             role_cache: Cache::new(repo(), <Role as Record>::COLLECTION),

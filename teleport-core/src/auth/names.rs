@@ -1,4 +1,4 @@
-//! Names by which the proxies and the cluster are found, and which other hosts may not take.
+//! Names by which the proxies, the cluster and certified servers are found, and which other hosts may not take.
 //!
 //! A host's certificate lists its name and its addresses, and hosts choose both. Whoever recognises a proxy by its address alone
 //! would believe a node that lists the same address. Our own clients and the configuration that `tsh` prints ask for
@@ -7,16 +7,77 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::context::OpContext;
 use super::policy::Permit;
 use super::presence::host_of;
 use super::{Caller, nodes};
 use crate::api::{ApiError, ApiResult, ProxyRecord};
 use crate::cert::Identity;
+use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostRole};
-use crate::storage::Record;
+use crate::storage::{Batch, Condition, Record};
 
-/// The first of `names` by which a proxy or the cluster is found, for a host that calls from `client` and is to be a `role`.
+/// A name that the certificate of a server says that is no member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SignedName {
+    name: String,
+    until: Timestamp,
+}
+
+impl Record for SignedName {
+    const COLLECTION: &'static str = "signed-names";
+
+    fn key(&self) -> String {
+        self.name.clone()
+    }
+
+    fn expires(&self) -> Option<Timestamp> {
+        Some(self.until)
+    }
+}
+
+/// Remembers the names that a server was certified for, or will be: until then no host may join by one of them. The newest
+/// certificate counts.
+///
+/// # Errors
+/// When storage fails.
+pub(super) async fn reserve(call: &OpContext<'_>, names: &[String], until: Timestamp) -> ApiResult<()> {
+    let mut batch = Batch::new();
+    for name in names {
+        let record = SignedName { name: spelling(name), until };
+        batch = call.auth.signed_names.write_in(batch, &record, Condition::Any)?;
+    }
+    call.auth.ports.backend.commit(batch).await?;
+    Ok(())
+}
+
+/// The first of `names` that a server was certified for that is no member.
+async fn of_servers<'n>(
+    call: &OpContext<'_>,
+    client: Option<IpAddr>,
+    names: &[&'n str],
+) -> ApiResult<Option<&'n str>> {
+    let cluster = &call.auth.config.cluster;
+    for &name in names {
+        let alone = spelling(name);
+        // The server and the host may be one machine, at its address.
+        if is_local(&alone) || client.is_some_and(|ip| alone == ip.to_string()) {
+            continue;
+        }
+        for spelled in [alone, within(name, cluster)] {
+            if call.auth.signed_names.get(&spelled).await?.is_some() {
+                return Ok(Some(name));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// The first of `names` by which a proxy, the cluster or a certified server is found, for a host that calls from `client` and is to be
+/// a `role`.
 ///
 /// Proxies may share names: several can stand behind one. So may the services in the process of the auth service: their calls come
 /// from nowhere. Nobody else is on the same machine as a proxy, wherever the call seems to come from: all that a proxy passes on
@@ -36,7 +97,14 @@ pub(super) async fn taken<'n>(
         Caller::Identity(Identity::Host(host), None) => host.role != HostRole::Proxy,
         _ => false,
     };
-    if role == HostRole::Proxy || here {
+    if here {
+        return Ok(None);
+    }
+    let names: Vec<&str> = names.into_iter().collect();
+    if let Some(name) = of_servers(call, client, &names).await? {
+        return Ok(Some(name));
+    }
+    if role == HostRole::Proxy {
         return Ok(None);
     }
     of_proxies(call, client, names).await
@@ -98,7 +166,8 @@ fn is_local(name: &str) -> bool {
 /// Refuses the call of a member that would take `name`: the audit log hears of it, and so does the member, whose operator must
 /// choose another.
 pub(super) async fn refuse(call: &OpContext<'_>, permit: Permit<'_>, name: &str) -> ApiError {
-    let reason = format!("{name:?} is a name or address by which a proxy or the cluster is found");
+    let reason =
+        format!("{name:?} is a name or address by which a proxy, the cluster or a certified server is found");
     let _ = call.deny(permit.operation(), reason.clone()).await;
     ApiError::invalid(format!("{reason}; this host needs another"))
 }

@@ -9,7 +9,7 @@ use super::names;
 use super::policy::Permit;
 use crate::api::{ApiError, ApiErrorKind, ApiResult, LoginResponse, SignHost, SignUser, SignedHost};
 use crate::audit::{AuditEvent, EventKind};
-use crate::cert::{MAX_HOST_TTL, MAX_PRINCIPALS, SshServerGrant};
+use crate::cert::{CLOCK_SKEW, MAX_HOST_TTL, MAX_PRINCIPALS, MIN_USER_TTL, SshServerGrant};
 use crate::id::{HostId, NodeName};
 
 pub(super) async fn sign_user(
@@ -48,6 +48,10 @@ pub(super) async fn sign_host(
     let ttl = ttl.map_or(MAX_HOST_TTL, Duration::from_secs);
     let grant = check_names(call, permit, names, ttl).await?;
     let names = grant.names.clone();
+    // Before there is a certificate: else a crash would leave one that nobody knows of.
+    let life = grant.ttl.clamp(MIN_USER_TTL, MAX_HOST_TTL);
+    let until = call.now.saturating_add(life).saturating_add(CLOCK_SKEW * 2);
+    names::reserve(call, &names, until).await?;
     let certificate = call.auth.ports.issuer.issue_ssh_server(grant, &key).await?;
     let event = call
         .by_caller(AuditEvent::new(EventKind::CertCreate))

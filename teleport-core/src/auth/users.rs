@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use super::context::{OpContext, contended};
-use super::devices::TotpRecord;
+use super::devices::{Device, TotpRecord};
 use super::password::PasswordRecord;
 use super::policy::Permit;
 use super::{invites, lockout, roles, withdrawn};
-use crate::api::{ApiError, ApiErrorKind, ApiResult, CreateUser, Invite, ResetUser, UpdateUser, UserInfo};
+use crate::api::{
+    ApiError, ApiErrorKind, ApiResult, CreateUser, Invite, MfaDevice, ResetUser, UpdateUser, UserInfo,
+};
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::{MAX_PRINCIPALS, Traits};
 use crate::id::{HostId, OsLogin, RoleName, UserName};
@@ -299,17 +301,20 @@ pub(super) async fn list(call: &OpContext<'_>, _permit: Permit<'_>) -> ApiResult
     let locked = backend.list(&lockout::prefix()?).await?;
     let locked: BTreeMap<&str, &Item> = locked.iter().map(|item| (item.key.leaf(), item)).collect();
     let factors = Repo::<TotpRecord>::new(call.auth.ports.backend.clone()).list().await?;
-    let factors: BTreeMap<&str, usize> =
-        factors.iter().map(|stored| (stored.record.user.as_str(), stored.record.devices.len())).collect();
+    let devices = |of: &TotpRecord| of.devices.iter().map(Device::info).collect::<Vec<_>>();
+    let mut factors: BTreeMap<&str, Vec<MfaDevice>> =
+        factors.iter().map(|stored| (stored.record.user.as_str(), devices(&stored.record))).collect();
     let mut users = Vec::new();
     for stored in call.auth.users.list().await? {
         let Ok(name) = UserName::new(&stored.record.metadata.name) else { continue };
         let mut traits = stored.record.spec.traits;
         let logins = traits.remove(LOGINS).unwrap_or_default();
         let lockout = lockout::read(locked.get(name.as_str()).copied());
+        let devices = factors.remove(name.as_str()).unwrap_or_default();
         users.push(UserInfo {
             locked_until: lockout.locked_until.filter(|until| call.now < *until),
-            mfa_devices: factors.get(name.as_str()).copied().unwrap_or_default(),
+            mfa_devices: devices.len(),
+            devices,
             name,
             logins: logins.iter().filter_map(|login| OsLogin::new(login).ok()).collect(),
             roles: stored.record.spec.roles,

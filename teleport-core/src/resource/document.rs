@@ -3,6 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
+use super::plain_words;
 use super::role::keys::{METADATA, Shape, check, join, unknown};
 use super::role::misfits_in;
 use super::{
@@ -182,7 +183,7 @@ fn read<S: DeserializeOwned>(document: &Value, shape: &Shape) -> Result<Resource
         misfits_in::<Metadata>("metadata", document.get("metadata"), &mut problems);
         misfits_in::<S>("spec", document.get("spec"), &mut problems);
         if problems.is_empty() {
-            problems.push(DocumentProblem::new("", error.to_string()));
+            problems.push(DocumentProblem::new("", plain_words(&error.to_string())));
         }
         InvalidDocument { problems }
     })
@@ -444,7 +445,7 @@ mod tests {
             ),
             (
                 json!({"kind": "user", "version": "v1", "metadata": {"name": "a"}, "spec": {"roles": "access"}}),
-                "spec.roles: invalid type: string",
+                "spec.roles: a list is wanted here",
             ),
             (
                 json!({"kind": "user", "version": "v1", "metadata": {"name": "a", "expires": "soon"}, "spec": {"roles": []}}),

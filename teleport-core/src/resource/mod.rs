@@ -3,6 +3,7 @@
 mod document;
 mod lock;
 mod node;
+mod plain;
 mod role;
 mod secrets;
 mod span;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use self::document::{Document, LoadedDocument, load_document};
 pub use self::lock::{Lock, LockSpec, LockTarget, LockedNode, MAX_LOCK_MESSAGE};
 pub use self::node::{NODE_ONLINE_FOR, NODE_RETENTION, Node, NodeRecord};
+pub use self::plain::plain_words;
 pub use self::role::{
     CertExtension, DocumentProblem, InvalidDocument, LoadedRole, LockMode, NAMED_KINDS, PortForwarding,
     RULE_KINDS, RecordSession, RecordingMode, Role, RoleConditions, RoleOptions, RoleSpec, Rule, Switch,

@@ -66,7 +66,9 @@ pub enum JoinDenied {
         asked: HostRole,
     },
     /// The host would take a name by which others are found.
-    #[error("{name:?} is a name or address by which a proxy or the cluster is found; the host needs another")]
+    #[error(
+        "{name:?} is a name or address by which a proxy, the cluster or a certified server is found; the host needs another"
+    )]
     Taken {
         /// The name or address.
         name: String,

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use teleport_core::api::{
     AdminApi, ApiErrorKind, CreateToken, IdentityApi, JoinRequest, PresenceApi, ProxyRecord, PublicApi,
-    RenewRequest,
+    RenewRequest, SignHost, SigningApi,
 };
 use teleport_core::audit::EventKind;
 use teleport_core::auth::Caller;
-use teleport_core::cert::{HostIdentity, Identity};
+use teleport_core::cert::{CLOCK_SKEW, HostIdentity, Identity};
 use teleport_core::id::{HostRole, NodeName};
 use teleport_core::label::Labels;
 use teleport_core::resource::{NODE_ONLINE_FOR, NODE_RETENTION, NodeRecord};
@@ -163,7 +163,62 @@ async fn only_a_proxy_is_believed_about_the_address_of_its_client() {
     assert_eq!(seen().to_string(), "203.0.113.5");
 }
 
-/// D4, A11: no node takes a name by which a proxy or the cluster is found, neither at the join nor later.
+/// D4: nor a name that a server was certified for that is no member, until its newest certificate has ended.
+#[tokio::test]
+async fn d4_a_host_takes_no_name_of_a_certified_server() {
+    let cluster = Cluster::new().await;
+    let sign = async |names: &[&str], ttl: Option<u64>| {
+        let names = names.iter().map(|&name| name.to_owned()).collect();
+        let request = SignHost { names, key: subject_keys(cluster.unique()).ssh, ttl };
+        cluster.admin().sign_host(request).await.unwrap();
+    };
+    sign(&["db1.other.com", "DB2.example.com", "192.0.2.7", "localhost"], None).await;
+    let made = cluster.admin().create_token(token(None)).await.unwrap();
+    let at = |ip: &str| Caller::Anonymous { remote: Some(format!("{ip}:5000").parse().unwrap()) };
+    let join = async |name: &str, addresses: &[&str], ip: &str| {
+        let request = JoinRequest {
+            name: NodeName::new(name).unwrap(),
+            addresses: addresses.iter().map(|&address| address.to_owned()).collect(),
+            ..join(&cluster, &made.token).1
+        };
+        cluster.auth.acting_as(at(ip)).join(request).await
+    };
+    for (name, addresses) in [
+        ("db1.other.com", &[][..]),
+        ("Db1.Other.Com", &[]),
+        // In the certificate it becomes db2.example.com.
+        ("db2", &[]),
+        ("web-1", &["db1.other.com"]),
+        ("web-1", &["::ffff:192.0.2.7"]),
+    ] {
+        let error = join(name, addresses, "198.51.100.7").await.unwrap_err();
+        assert_eq!(error.kind(), ApiErrorKind::Denied, "{name} {addresses:?}");
+        assert!(reason(&cluster).contains("a certified server is found"), "{name} {addresses:?}");
+    }
+    for (name, addresses, ip) in [
+        ("db1", &[][..], "198.51.100.7"),
+        ("other.com", &["localhost"], "198.51.100.7"),
+        // The host is that machine.
+        ("web-7", &["192.0.2.7"], "192.0.2.7"),
+    ] {
+        assert!(join(name, addresses, ip).await.is_ok(), "{name}");
+    }
+    let node = cluster.host("web-1", HostRole::Node);
+    let api =
+        cluster.auth.acting_as(Caller::Identity(Identity::Host(node.clone()), "198.51.100.7:1".parse().ok()));
+    let renewal =
+        RenewRequest { keys: subject_keys(cluster.unique()), addresses: vec!["db1.other.com".to_owned()] };
+    assert_eq!(api.renew_host(renewal).await.unwrap_err().kind(), ApiErrorKind::Invalid);
+    // A short one is the last one.
+    sign(&["db2.example.com"], Some(60)).await;
+    cluster.clock.advance(Duration::from_secs(59));
+    join("db2", &[], "198.51.100.7").await.unwrap_err();
+    cluster.clock.advance(Duration::from_secs(1) + CLOCK_SKEW * 2);
+    join("db2", &[], "198.51.100.7").await.unwrap();
+    join("db1.other.com", &[], "198.51.100.7").await.unwrap_err();
+}
+
+/// D4, A11: no node takes a name by which a proxy, the cluster or a certified server is found, neither at the join nor later.
 #[tokio::test]
 async fn d4_a_node_takes_no_name_of_a_proxy() {
     let cluster = Cluster::new().await;
@@ -199,7 +254,10 @@ async fn d4_a_node_takes_no_name_of_a_proxy() {
     ] {
         let error = cluster.anonymous().join(request.clone()).await.unwrap_err();
         assert_eq!((error.kind(), error.to_string().as_str()), (ApiErrorKind::Denied, "access denied"));
-        assert!(reason(&cluster).contains("by which a proxy or the cluster is found"), "{request:?}");
+        assert!(
+            reason(&cluster).contains("by which a proxy, the cluster or a certified server is found"),
+            "{request:?}"
+        );
     }
     assert_eq!(cluster.issuer.issued(), 0);
     assert_eq!(cluster.admin().tokens().await.unwrap()[0].uses_left, Some(3), "a refusal costs no use");

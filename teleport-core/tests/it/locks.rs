@@ -303,6 +303,27 @@ async fn c8_nothing_is_left_of_a_deleted_user() {
     denied(cluster.as_user(&old).nodes().await, "access denied");
 }
 
+/// Every server holds all locks.
+#[tokio::test]
+async fn there_are_only_so_many_locks() {
+    let cluster = Cluster::new().await;
+    for number in 0..10_000 {
+        let spec = LockSpec {
+            target: serde_json::from_value(json!({"user": "x"})).unwrap(),
+            message: String::new(),
+        };
+        let lock = serde_json::to_vec(&Lock::new(format!("l{number}"), spec)).unwrap();
+        cluster.backend.put(&format!("locks/l{number}").parse().unwrap(), lock.into(), None).await.unwrap();
+    }
+    let spec =
+        LockSpec { target: serde_json::from_value(json!({"user": "y"})).unwrap(), message: String::new() };
+    let more = Lock::new("more", spec);
+    let error = cluster.admin().create_lock(more.clone()).await.unwrap_err();
+    assert_eq!((error.kind(), error.message().contains("remove some")), (ApiErrorKind::Invalid, true));
+    unlock(&cluster, "l7").await;
+    cluster.admin().create_lock(more).await.unwrap();
+}
+
 /// A role that is taken from its user allows nothing any more, whatever certificates say; one that is given back does again.
 #[tokio::test]
 async fn c8_a_role_that_is_taken_is_taken_from_certificates() {

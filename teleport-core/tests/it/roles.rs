@@ -10,8 +10,9 @@ use teleport_core::api::{
     ResourceApi, TrustApi, UpdateUser, UserInfo,
 };
 use teleport_core::audit::EventKind;
+use teleport_core::auth::Backup;
 use teleport_core::id::{HostRole, OsLogin};
-use teleport_core::resource::{NodeRecord, Role, RoleSpec, Spec};
+use teleport_core::resource::{Document, NodeRecord, Role, RoleConditions, RoleSpec, Spec};
 use teleport_core::storage::{BackendExt, Key};
 use teleport_core::testing::{ManualClock, subject_keys};
 
@@ -224,4 +225,32 @@ async fn a_role_that_is_being_deleted_is_given_to_nobody() {
         }
     }
     assert!(deleted > 0 && given > 0, "{deleted} {given}");
+}
+
+/// Every server holds all roles: what is too much for them is refused when it is written, with the largest named.
+#[tokio::test]
+async fn roles_that_are_too_much_for_servers_are_not_written() {
+    let cluster = Cluster::new().await;
+    let with = |name: &str| {
+        let node_labels = serde_json::from_value(serde_json::json!({"env": "x".repeat(1_000_000)})).unwrap();
+        let allow = RoleConditions { node_labels, ..RoleConditions::default() };
+        Role::new(name, RoleSpec { allow, ..RoleSpec::default() })
+    };
+    for number in 0..15 {
+        let role = serde_json::to_vec(&with(&format!("r{number}"))).unwrap();
+        cluster.backend.put(&format!("roles/r{number}").parse().unwrap(), role.into(), None).await.unwrap();
+    }
+    cluster.admin().create_role(with("last")).await.unwrap();
+    let error = cluster.admin().create_role(with("more")).await.unwrap_err();
+    assert_eq!(error.kind(), ApiErrorKind::Invalid);
+    assert!(error.message().contains("the documents of all roles together would take"), "{error}");
+    assert!(error.message().contains("last (976 KiB)"), "{error}");
+    // What replaces itself is counted once.
+    cluster.admin().replace_role(with("last")).await.unwrap();
+    let mut small = Role::new("more", RoleSpec::default());
+    cluster.admin().create_role(small.clone()).await.unwrap();
+    small.spec = with("more").spec;
+    assert_eq!(cluster.admin().replace_role(small).await.unwrap_err().kind(), ApiErrorKind::Invalid);
+    let all = (0..17).map(|number| Document::Role(with(&format!("r{number}"))));
+    assert!(Backup::new(all).unwrap_err().to_string().contains("the documents of all roles"));
 }

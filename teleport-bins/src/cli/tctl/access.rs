@@ -69,6 +69,11 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
         }
     };
     let mut explanation = with_locks(context, explanation, &subject, mode).await?;
+    if let Some(terms) = &explanation.session
+        && (terms.policy.local_forwarding || terms.policy.remote_forwarding || terms.policy.agent_forwarding)
+    {
+        explanation.notes.push(NO_FORWARDING.to_owned());
+    }
     if let Some(at) = user.metadata.expires {
         explanation.notes.push(format!("the user ends at {at}, and so does every certificate by then"));
     }
@@ -76,6 +81,10 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
     format
         .print(&explanation, || explanation.to_string().lines().map(sanitize).collect::<Vec<_>>().join("\n"))
 }
+
+/// What roles say about it is asked for by nodes that come later.
+const NO_FORWARDING: &str =
+    "nodes of this version forward neither connections nor agents, whatever roles allow";
 
 /// What is to be explained.
 enum Question {
@@ -133,7 +142,7 @@ fn login<'t>(checker: &AccessChecker<'_>, target: &'t LoginTarget) -> Result<&'t
     })
 }
 
-/// The same with the lock that is in force for `subject`, if there is one.
+/// The same with the locks that are in force for `subject`.
 async fn with_locks(
     context: &Context,
     mut explanation: Explanation,
@@ -150,6 +159,11 @@ async fn with_locks(
         Err(error) => return Err(error.into()),
     };
     let knowledge = Knowledge { now: SystemClock::new().now(), age: Duration::ZERO, mode };
+    // Each of them must end before anything is allowed.
+    let in_force: Vec<_> = locks.all(subject, knowledge.now).collect();
+    if !in_force.is_empty() {
+        return Ok(in_force.iter().fold(explanation, Explanation::locked));
+    }
     Ok(match locks.decide(subject, knowledge) {
         Ok(()) => explanation,
         Err(locked) => explanation.locked(&locked),

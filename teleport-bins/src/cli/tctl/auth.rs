@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
-use teleport_core::api::{SignHost, SignUser};
+use teleport_core::api::{SignHost, SignUser, SignedHost};
 use teleport_core::cert::{CLOCK_SKEW, CaPin, PublicKey, SubjectKeys, TrustBundle, X509Authority};
 use teleport_core::clock::Timestamp;
 use teleport_core::entropy::SystemEntropy;
@@ -144,7 +144,7 @@ async fn sign_host(context: &Context, options: &Sign) -> Result<()> {
     let key = SshKeyPair::generate(&SystemEntropy::new())?;
     let ttl = options.ttl.map(|ttl| ttl.as_secs());
     let request = SignHost { names: options.host.clone(), key: key.public(), ttl };
-    let signed = context.api.sign_host(request).await?.certificate;
+    let SignedHost { certificate: signed, trust } = context.api.sign_host(request).await?;
     out::refuse_existing(&options.out, OutFormat::Openssh, options.overwrite)?;
     let names = sanitize(&options.host.join(","));
     let comment = options.host.first().map(String::as_str).unwrap_or_default();
@@ -153,16 +153,32 @@ async fn sign_host(context: &Context, options: &Sign) -> Result<()> {
     let paths: Vec<PathBuf> =
         FileFormat::Openssh.paths(&options.out).iter().map(|path| absolute(path)).collect();
     let [host_key, certificate] = paths.as_slice() else { bail!("there are two files") };
+    let known = known_by(&trust, &options.host);
     println!(
         "The host key of {names} is certified until {}. In its sshd_config:\n\n\
          HostKey {}\nHostCertificate {}\n\n\
-         Clients know it by `tctl auth export --type=host` in their known_hosts.",
+         Clients know it by {}",
         signed.valid_before,
         host_key.display(),
-        certificate.display()
+        certificate.display(),
+        known,
     );
     tell_if_shorter(options.ttl, signed.valid_after, signed.valid_before, "certificates of hosts last");
     Ok(())
+}
+
+/// How clients recognise a server: by the line for all of the cluster, if its names are within the cluster's, else by one of its own.
+fn known_by(trust: &TrustBundle, names: &[String]) -> String {
+    let within = format!(".{}", trust.cluster);
+    if names.iter().all(|name| name.to_ascii_lowercase().ends_with(&within)) {
+        return "`tctl auth export --type=host` in their known_hosts.".to_owned();
+    }
+    // With brackets `ssh` looks for it at other ports than 22.
+    let names = names.iter().map(|name| sanitize(&name.to_ascii_lowercase()));
+    let patterns: Vec<String> = names.flat_map(|name| [format!("[{name}]:*"), name]).collect();
+    let line = |key: &PublicKey| format!("\n\n@cert-authority {} {key}", patterns.join(","));
+    let lines: String = trust.host_ca.iter().map(line).collect();
+    format!("this in their known_hosts:{lines}")
 }
 
 fn tell_if_shorter(asked: Option<Duration>, after: Timestamp, before: Timestamp, why: &str) {

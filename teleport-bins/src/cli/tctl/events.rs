@@ -93,6 +93,11 @@ fn list(events: &[AuditEvent]) -> String {
             add("sid", event.sid.map(|session| session.to_string()));
             add("command", event.fields.get("command").map(ToString::to_string));
             add("from", event.remote.map(|address| address.to_string()));
+            for name in ["target", "message", "name"].into_iter().filter(|_| event.event.starts_with("lock."))
+            {
+                let text = event.fields.get(name).and_then(|value| value.as_str());
+                add(name, text.filter(|text| !text.is_empty()).map(str::to_owned));
+            }
             add("error", event.error.clone());
             [
                 event.time.to_string(),

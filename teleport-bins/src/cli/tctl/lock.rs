@@ -3,14 +3,30 @@
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
-use clap::Args;
+use clap::{Args, Subcommand};
 use teleport_core::api::ApiErrorKind;
 use teleport_core::clock::{Clock, SystemClock, Timestamp};
 use teleport_core::entropy::{EntropyExt, SystemEntropy};
 use teleport_core::id::{DeviceId, HostId, OsLogin, RoleName, UserName};
 use teleport_core::resource::{Lock, LockSpec, LockTarget, LockedNode};
 
-use super::{Context, ttl};
+use super::super::{Format, sanitize};
+use super::{Context, resources, ttl};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// List the locks
+    Ls {
+        /// How to print
+        #[arg(short, long, value_enum, default_value_t)]
+        format: Format,
+    },
+}
+
+pub(super) async fn run_locks(context: &Context, command: Command) -> Result<()> {
+    let Command::Ls { format } = command;
+    resources::locks(context, format).await
+}
 
 /// Whom to lock: what is named must all be so.
 #[derive(Debug, Args)]
@@ -96,8 +112,13 @@ pub(super) async fn run(context: &Context, wanted: NewLock) -> Result<()> {
         return Err(anyhow!(lines.join("; ")));
     }
     warn_of_unknown(context, &lock.spec.target).await;
+    let (target, expires) = (lock.spec.target.to_string(), lock.metadata.expires);
     context.api.create_lock(lock).await?;
-    println!("Created a lock with name \"{name}\".");
+    let until = match expires {
+        Some(at) => format!("until {at}"),
+        None => format!("until it is removed (tctl rm lock/{name})"),
+    };
+    println!("Created a lock with name \"{name}\".\nIt locks {} {until}.", sanitize(&target));
     Ok(())
 }
 
@@ -121,14 +142,18 @@ async fn warn_of_unknown(context: &Context, target: &LockTarget) {
         && let Ok(status) = context.api.status().await
     {
         let proxies = status.proxies.iter().map(|proxy| (proxy.record.host_id, &proxy.record.name));
-        let mut hosts = nodes.iter().map(|node| (node.record.host_id, &node.record.name)).chain(proxies);
+        let hosts = nodes.iter().map(|node| (node.record.host_id, &node.record.name)).chain(proxies);
         let named = |(id, name): (HostId, &_)| match node {
             LockedNode::Id(locked) => *locked == id,
             LockedNode::Name(locked) => locked == name,
             _ => true,
         };
-        if !hosts.any(named) {
-            unknown.push(format!("there is no node or proxy {node}"));
+        match hosts.filter(|host| named(*host)).count() {
+            0 => unknown.push(format!("there is no node or proxy {node}")),
+            1 => {}
+            several => eprintln!(
+                "WARNING: {several} nodes and proxies are named {node}, and all of them are locked; --server-id locks one"
+            ),
         }
     }
     for line in unknown {

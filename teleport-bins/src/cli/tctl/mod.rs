@@ -22,7 +22,6 @@ use teleport_core::api::AuthApi;
 use teleport_ssh::client::ProxyAddresses;
 
 use super::common::Commands;
-use crate::config::parse_duration;
 
 /// Administers a cluster: on the auth host as it stands, elsewhere as whoever is logged in with tsh, or by an identity file.
 #[derive(Debug, Parser)]
@@ -85,6 +84,11 @@ enum Command {
     Get(resources::Get),
     /// Lock a user, role, login, node or second factor: no new certificates and connections, and live sessions end
     Lock(lock::NewLock),
+    /// The locks that there are
+    Locks {
+        #[command(subcommand)]
+        command: lock::Command,
+    },
     /// Nodes of the cluster
     Nodes {
         #[command(subcommand)]
@@ -125,7 +129,7 @@ struct Context {
 }
 
 fn ttl(text: &str) -> Result<Duration, String> {
-    parse_duration(text)
+    super::duration(text)
 }
 
 /// Runs the program.
@@ -149,6 +153,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Events { command } => events::run(&context, command).await,
             Command::Get(get) => resources::get(&context, get).await,
             Command::Lock(wanted) => lock::run(&context, wanted).await,
+            Command::Locks { command } => lock::run_locks(&context, command).await,
             Command::Nodes { command } => nodes::run(&context, command).await,
             Command::Rm(rm) => resources::rm(&context, rm).await,
             Command::Roles { command } => users::run_roles(&context, command).await,

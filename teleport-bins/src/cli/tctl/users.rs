@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Subcommand;
-use teleport_core::api::{ClusterStatus, CreateUser, Invite, ResetUser, UpdateUser};
+use teleport_core::api::{ClusterStatus, CreateUser, Invite, MfaDevice, ResetUser, UpdateUser};
 use teleport_core::clock::{Clock, SystemClock};
 use teleport_core::id::{OsLogin, RoleName, UserName};
+use teleport_core::lock::{LockSet, LockSubject, Locked};
 
 use super::super::{Format, sanitize, table};
 use super::{Context, ttl};
@@ -34,6 +35,9 @@ pub(super) enum Command {
     },
     /// List users
     Ls {
+        /// With the ids of second factors, as `tctl lock --mfa-device` takes them
+        #[arg(short, long)]
+        verbose: bool,
         /// How to print
         #[arg(short, long, value_enum, default_value_t)]
         format: Format,
@@ -117,7 +121,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
                 format!("User {:?} has been reset.\n{}", invite.user.as_str(), explain(&invite, &link))
             })
         }
-        Command::Ls { format } => {
+        Command::Ls { format, verbose } => {
             let users = context.api.users().await?;
             let now = SystemClock::new().now();
             format.print(&users, || {
@@ -132,7 +136,12 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
                             }
                             _ => String::new(),
                         };
-                        let devices = user.mfa_devices.to_string();
+                        // What a lock of a device names.
+                        let named = |device: &MfaDevice| format!("{} ({})", device.name, device.id);
+                        let devices = match verbose {
+                            true => user.devices.iter().map(named).collect::<Vec<_>>().join(","),
+                            false => user.mfa_devices.to_string(),
+                        };
                         [user.name.to_string(), roles.join(","), logins.join(","), devices, locked]
                     }),
                 )
@@ -141,7 +150,15 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
         Command::Unlock { names } => {
             for name in names {
                 context.api.unlock_user(name.clone()).await?;
-                println!("User {:?} may log in again", name.as_str());
+                let locks = locks_of(context, &name).await;
+                if locks.is_empty() {
+                    println!("User {:?} may log in again", name.as_str());
+                } else {
+                    println!("Failed attempts of user {:?} are forgotten", name.as_str());
+                }
+                for lock in locks {
+                    eprintln!("WARNING: {}", sanitize(&lock));
+                }
             }
             Ok(())
         }
@@ -167,6 +184,20 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// The locks that keep a user out all the same, and how they end. Whoever may not look is not told.
+async fn locks_of(context: &Context, name: &UserName) -> Vec<String> {
+    let (Ok(locks), Ok(user)) = (context.api.locks().await, context.api.user(name.clone()).await) else {
+        return Vec::new();
+    };
+    let locks: LockSet = locks.into_iter().collect();
+    let subject = LockSubject { user: Some(name), roles: &user.spec.roles, ..LockSubject::default() };
+    let told = |locked: Locked| match &locked {
+        Locked::InForce { name, .. } => format!("{locked}; it ends with tctl rm lock/{name}"),
+        _ => locked.to_string(),
+    };
+    locks.all(&subject, SystemClock::new().now()).map(told).collect()
 }
 
 /// Names with commas between them; an empty text is none.

@@ -32,9 +32,9 @@ pub(super) struct Login {
     /// The user [default: the one of this machine]
     #[arg(long, env = "TELEPORT_USER")]
     user: Option<String>,
-    /// For how many minutes; roles may shorten it
-    #[arg(long, value_name = "MINUTES")]
-    ttl: Option<u64>,
+    /// For how long, such as 8h; a plain number is minutes. Roles may shorten it
+    #[arg(long, value_parser = crate::cli::duration)]
+    ttl: Option<Duration>,
     /// How the cluster is recognised, if this machine does not know it yet; repeatable
     #[arg(long = "ca-pin", value_name = "sha256:HEX")]
     ca_pins: Vec<CaPin>,
@@ -125,7 +125,7 @@ pub(super) async fn run(context: &Context, options: Login) -> Result<ExitCode> {
         Ok(ping) if accept::without_code(ping) => SecretString::default(),
         _ => accept::trimmed(&ask_secret("One-time code: ")?),
     };
-    let ttl = options.ttl.map(|minutes| minutes.saturating_mul(60));
+    let ttl = options.ttl.map(|ttl| ttl.as_secs());
     let input = LoginInput { user, password, code, ttl };
     let profile =
         login(&client, proxy.clone(), input, &*context.clock, &*context.entropy).await.map_err(explain)?;

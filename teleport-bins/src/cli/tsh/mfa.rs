@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Subcommand;
-use teleport_core::api::{AccountApi, AddMfaDevice, RemoveMfaDevice};
+use teleport_core::api::{AccountApi, AddMfaDevice, ApiError, RemoveMfaDevice};
 use teleport_core::id::DeviceName;
 
 use super::super::{Format, table};
@@ -38,11 +38,15 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode>
     let api = context.api(&profile);
     match command {
         Command::Add { name } => {
-            let begun = api.begin_mfa_device(name).await?;
+            let begun = api.begin_mfa_device(name.clone()).await?;
             println!("Add this to your authenticator app:\n");
             accept::show_device(&begun.otpauth_url, &begun.secret)?;
-            let new_code = accept::trimmed(&ask_secret("One-time code of the new device: ")?);
-            let (password, code) = ask_proof(&api).await?;
+            println!(
+                "\nThen three things are asked: a code of the new device, your password, a code of a device that you had before."
+            );
+            let new_code =
+                accept::trimmed(&ask_secret(&format!("One-time code of the new device {name}: "))?);
+            let (password, code) = ask_proof(&api, "One-time code of a device that you had before: ").await?;
             let request = AddMfaDevice { ticket: begun.ticket, new_code, password, code };
             let added = api.add_mfa_device(request).await.map_err(explain)?;
             println!("The device {} has been added; its codes are good from now on", added.name);
@@ -69,7 +73,11 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode>
             })?;
         }
         Command::Rm { name } => {
-            let (password, code) = ask_proof(&api).await?;
+            // Before anything is typed.
+            if !api.mfa_devices().await?.iter().any(|device| device.name == name) {
+                return Err(ApiError::not_found(format_args!("device {name}")).into());
+            }
+            let (password, code) = ask_proof(&api, "One-time code of any device that you have: ").await?;
             let request = RemoveMfaDevice { name: name.clone(), password, code };
             api.remove_mfa_device(request).await.map_err(explain)?;
             println!("The device {name} has been removed");

@@ -11,13 +11,13 @@ use super::accept;
 use super::common::{Context, ask_secret};
 
 /// Password and code, as they are asked for before anything is changed.
-pub(super) async fn ask_proof(api: &AuthClient) -> Result<(SecretString, SecretString)> {
+pub(super) async fn ask_proof(api: &AuthClient, which_code: &str) -> Result<(SecretString, SecretString)> {
     // Before anything is typed: which of them are wanted?
     let ping = api.ping().await?;
     let password = ask_secret("Your password: ")?;
     let code = match accept::without_code(&ping) {
         true => SecretString::default(),
-        false => accept::trimmed(&ask_secret("One-time code of a device that you have: ")?),
+        false => accept::trimmed(&ask_secret(which_code)?),
     };
     Ok((password, code))
 }
@@ -36,7 +36,7 @@ pub(super) fn explain(error: ApiError) -> anyhow::Error {
 pub(super) async fn run(context: &Context) -> Result<ExitCode> {
     let profile = context.profile()?;
     let api = context.api(&profile);
-    let (password, code) = ask_proof(&api).await?;
+    let (password, code) = ask_proof(&api, "One-time code of a device that you have: ").await?;
     let new_password = accept::new_password(&profile.user)?;
     api.change_password(ChangePassword { password, code, new_password }).await.map_err(explain)?;
     println!("The password of {} has been changed", profile.user);

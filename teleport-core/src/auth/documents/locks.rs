@@ -10,6 +10,9 @@ use crate::id::LockName;
 use crate::resource::Lock;
 use crate::storage::{BackendExt, Item, Revision};
 
+/// The most locks of a cluster: every node and proxy holds all of them.
+const MAX_LOCKS: usize = 10_000;
+
 fn shown(item: &Item) -> Lock {
     let mut lock = Lock::decode(item);
     lock.metadata.revision = Some(item.revision);
@@ -62,6 +65,11 @@ pub(in crate::auth) async fn create_lock(
     lock: Lock,
 ) -> ApiResult<Revision> {
     let (name, lock, _) = checked(call, lock)?;
+    if call.locks().await?.len() >= MAX_LOCKS {
+        let text =
+            format!("there are {MAX_LOCKS} locks, and no server holds more: remove some (tctl get locks)");
+        return Err(ApiError::invalid(text));
+    }
     let revision = match call.auth.locks.create(&lock).await {
         Err(error) if error.is_conflict() => {
             return Err(exists(format_args!("lock {name}")).because(error));

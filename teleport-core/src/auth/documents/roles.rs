@@ -1,7 +1,7 @@
 //! Roles: nothing is stored that could not be decided by.
 
 use super::{ATTEMPTS, check_expiry, exists, invalid, not_replaced, replacing};
-use crate::access::CompiledRole;
+use crate::access::{CompiledRole, check_room};
 use crate::api::{ApiError, ApiErrorKind, ApiResult};
 use crate::audit::{AuditEvent, EventKind};
 use crate::auth::context::{OpContext, contended};
@@ -28,6 +28,13 @@ fn checked(call: &OpContext<'_>, mut role: Role) -> ApiResult<(Role, Option<Revi
     Ok((compiled.role().clone(), revision))
 }
 
+/// Refuses what is, with all the other roles, too much for those who hold them.
+async fn fits(call: &OpContext<'_>, role: &Role) -> ApiResult<()> {
+    let roles = call.roles().await?;
+    let others = roles.iter().filter(|other| other.metadata.name != role.metadata.name);
+    check_room(others.chain([role])).map_err(|error| ApiError::invalid(error.to_string()))
+}
+
 fn event(kind: EventKind, name: &str) -> AuditEvent {
     AuditEvent::new(kind).field("name", name)
 }
@@ -38,6 +45,7 @@ pub(in crate::auth) async fn create_role(
     role: Role,
 ) -> ApiResult<Revision> {
     let (role, _) = checked(call, role)?;
+    fits(call, &role).await?;
     let name = role.metadata.name.as_str();
     let revision = match call.auth.roles.create(&role).await {
         Err(error) if error.is_conflict() => {
@@ -55,6 +63,7 @@ pub(in crate::auth) async fn replace_role(
     role: Role,
 ) -> ApiResult<Revision> {
     let (role, revision) = checked(call, role)?;
+    fits(call, &role).await?;
     let name = role.metadata.name.as_str();
     let written = match call.auth.roles.write(&role, replacing(revision)).await {
         Err(error) if error.is_conflict() => {

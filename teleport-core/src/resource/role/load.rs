@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Role, RoleConditions, RoleOptions, keys, original};
 use crate::access::CompiledRole;
-use crate::resource::Metadata;
+use crate::resource::{Metadata, plain_words};
 
 /// One thing that is wrong with a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -129,7 +129,7 @@ pub(super) fn read(document: Value) -> Result<Role, InvalidDocument> {
         Ok(role) => Ok(role),
         Err(error) => {
             if problems.is_empty() {
-                problems.push(DocumentProblem::new("", error.to_string()));
+                problems.push(DocumentProblem::new("", plain_words(&error.to_string())));
             }
             Err(InvalidDocument { problems })
         }
@@ -156,7 +156,7 @@ pub(in crate::resource) fn misfits_in<T: DeserializeOwned>(
 ) {
     for (key, value) in map.and_then(Value::as_object).into_iter().flatten() {
         let Err(error) = serde_json::from_value::<T>(json!({ key: value })) else { continue };
-        let error = error.to_string();
+        let error = plain_words(&error.to_string());
         // What is not there is not wrong about this value.
         if !error.starts_with("missing field") {
             problems.push(DocumentProblem::new(keys::join(path, key), error));

@@ -56,7 +56,11 @@ impl RecordingMode {
 
 /// Whether sessions are recorded, by their kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map such as {default: strict}, with the keys default and ssh, of off, best_effort or strict,"
+)]
 #[expect(clippy::exhaustive_structs, reason = "administrators' tools build it")]
 pub struct RecordSession {
     /// For kinds that are not named.
@@ -76,7 +80,7 @@ impl RecordSession {
 
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a map such as {enabled: false}")]
 #[expect(clippy::exhaustive_structs, reason = "administrators' tools build it")]
 pub struct Switch {
     /// Whether it is on.
@@ -85,7 +89,11 @@ pub struct Switch {
 
 /// Port forwarding by its direction. What is not named follows [`RoleOptions::port_forwarding`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(
+    default,
+    deny_unknown_fields,
+    expecting = "a map such as {local: {enabled: true}, remote: {enabled: false}}"
+)]
 #[expect(clippy::exhaustive_structs, reason = "administrators' tools build it")]
 pub struct PortForwarding {
     /// From the client's side to where the node can reach (`ssh -L`, `ssh -D`).

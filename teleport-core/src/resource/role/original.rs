@@ -215,6 +215,10 @@ impl Import {
                 name if RESTRICTING.contains(&name) || OTHER_CONDITIONS.contains(&name) => {
                     self.leave_out(name, value, &path);
                 }
+                "commands" => {
+                    let message = "only roles of version v1, ours, restrict commands: write `version: v1`";
+                    self.problems.push(DocumentProblem::new(&path, message));
+                }
                 _ => {
                     let known = CONDITIONS.into_iter().chain(OTHER_CONDITIONS);
                     self.problems.push(unknown(&path, key, known));

@@ -140,11 +140,27 @@ fn what_is_no_role_is_refused() {
         (role("v2", json!({})), "version: must be"),
         (role("v9", json!({})), "version: must be"),
         (role("v1", json!({ "options": { "max_session_ttl": "forever" } })), "not a duration"),
-        (role("v1", json!({ "allow": { "logins": "root" } })), "invalid type"),
+        (role("v1", json!({ "allow": { "logins": "root" } })), "a list is wanted here, not \"root\""),
         (role("v1", json!({ "allow": { "logins": ["*"] } })), "spec.allow.logins[0]"),
         (role("v1", json!({ "allow": { "node_labels": { "env": "^($" } } })), "unclosed group"),
         (role("v1", json!({ "allow": { "rules": [{ "resources": ["user"], "verbs": ["look"] }] } })), "look"),
         (json!({ "kind": "role", "version": "v6", "metadata": { "name": "r" } }), "spec: is missing"),
+        (
+            role("v7", json!({ "allow": { "commands": ["id"] } })),
+            "spec.allow.commands: only roles of version v1",
+        ),
+        (
+            role("v1", json!({ "options": { "record_session": "strict" } })),
+            "spec.options.record_session: a map such as {default: strict}",
+        ),
+        (
+            role("v1", json!({ "options": { "max_sessions": "many" } })),
+            "a whole number is wanted here, not \"many\"",
+        ),
+        (
+            role("v1", json!({ "options": { "record_session": { "ssh": "of" } } })),
+            "\"of\" is not known here; write off, best_effort, strict",
+        ),
         (json!({ "kind": "role", "version": "v1", "metadata": { "name": "r" } }), "spec"),
         (
             json!({ "kind": "role", "version": "v7", "metadata": { "name": "a b" }, "spec": {} }),

@@ -13,6 +13,9 @@ use super::reference::Reference;
 use super::{show, write};
 use crate::cli::sanitize;
 
+/// How often a text is offered.
+const ATTEMPTS: u32 = 10;
+
 pub(super) async fn run(context: &Context, resource: &Reference) -> Result<()> {
     let original = match show::document(context, resource).await? {
         Document::Lock(lock) => serde_saphyr::to_string(&lock)?,
@@ -25,7 +28,10 @@ pub(super) async fn run(context: &Context, resource: &Reference) -> Result<()> {
     let file = tempfile::Builder::new().prefix("tctl-").suffix(".yaml").tempfile()?;
     let mut offered =
         format!("# {resource}: saved and closed, it is written; unchanged, nothing is done.\n{original}");
+    // An editor that is a program may fail for ever.
+    let mut attempts = 0;
     loop {
+        attempts += 1;
         std::fs::write(file.path(), &offered).context("the temporary file cannot be written")?;
         if let Err(error) = open_editor(file.path()).await {
             // What was typed before is not thrown away.
@@ -46,7 +52,7 @@ pub(super) async fn run(context: &Context, resource: &Reference) -> Result<()> {
                 return Ok(());
             }
             // The same again leads nowhere.
-            Err(error) if without_comments(&text) == without_comments(&offered) => {
+            Err(error) if attempts >= ATTEMPTS || without_comments(&text) == without_comments(&offered) => {
                 return give_up(file, &error);
             }
             Err(error) => {

@@ -75,6 +75,11 @@ pub(super) async fn get(context: &Context, get: Get) -> Result<()> {
     show::run(context, &get.what, get.format, get.with_secrets).await
 }
 
+/// The list of locks.
+pub(super) async fn locks(context: &Context, format: Format) -> Result<()> {
+    show::run(context, &[Selection::Kind(reference::Kind::Lock)], format, false).await
+}
+
 pub(super) async fn create(context: &Context, create: Create) -> Result<()> {
     let how = if create.force { write::How::Either } else { write::How::New };
     write::run(context, input::read(&create.input)?, how).await

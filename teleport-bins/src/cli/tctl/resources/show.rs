@@ -13,6 +13,7 @@ use teleport_core::resource::{Document, Lock, authority_views, node_view};
 
 use super::super::Context;
 use super::reference::{Kind, Reference, Selection};
+use crate::cli::backup::{BEGIN, end};
 use crate::cli::{Format, print_json, table};
 
 pub(super) async fn run(
@@ -53,6 +54,7 @@ pub(super) async fn run(
             }
             print_json(&documents)
         }
+        Format::Text if documents.is_empty() => Format::Text.print(&(), || none(what)),
         Format::Text => Format::Text.print(&(), || list(&documents)),
         Format::Yaml => {
             let mut text = if backup { about(with_secrets) } else { String::new() };
@@ -62,8 +64,19 @@ pub(super) async fn run(
                 }
                 text.push_str(&serde_saphyr::to_string(document)?);
             }
+            if backup {
+                text.push_str(&end(documents.len()));
+            }
             Format::Text.print(&(), || text)
         }
+    }
+}
+
+/// What is said instead of a table without lines.
+fn none(what: &[Selection]) -> String {
+    match what {
+        [Selection::Kind(kind)] => format!("There is no {}", kind.as_str()),
+        _ => "There is nothing of it".to_owned(),
     }
 }
 
@@ -85,7 +98,7 @@ fn about(with_secrets: bool) -> String {
          # need new links (tctl users reset), and hosts must join again.\n"
     };
     format!(
-        "# Backup of a cluster. To restore it into an empty one: teleport start --bootstrap=FILE\n\
+        "{BEGIN} To restore it into an empty one: teleport start --bootstrap=FILE\n\
          # Nodes and authorities are here to be read; recordings and the audit log are not in it.\n\
          # It is the cluster of this moment: after a restore, remove again what was removed since.\n{secrets}"
     )
