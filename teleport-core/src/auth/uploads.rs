@@ -131,7 +131,7 @@ pub(super) async fn heard(call: &OpContext<'_>, session: SessionId) -> ApiResult
 pub(super) async fn end(auth: &Inner, session: SessionId) -> ApiResult<()> {
     auth.heard.forget(session);
     auth.uploads.delete(&session.to_string()).await?;
-    Ok(tails::drop_all(auth, session).await?)
+    tails::drop_all(auth, session).await
 }
 
 /// Marks those whose node is lost.

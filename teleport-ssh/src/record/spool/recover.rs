@@ -58,10 +58,10 @@ fn examine(file: &File) -> io::Result<Option<(Decoder, u64, bool)>> {
                 }
                 Ok(None) => break,
                 // Zeroes, as after a loss of power, or anything else: what was before it is sound.
-                Err(_) => return Ok(decoder.meta().is_some().then(|| (decoder, intact, ended))),
+                Err(_) => return Ok(decoder.meta().is_some().then_some((decoder, intact, ended))),
             }
         }
         intact = decoder.intact();
     }
-    Ok(decoder.meta().is_some().then(|| (decoder, intact, ended)))
+    Ok(decoder.meta().is_some().then_some((decoder, intact, ended)))
 }
