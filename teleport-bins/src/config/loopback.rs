@@ -41,6 +41,7 @@ impl Settings {
                 public_addresses: Vec::new(),
                 static_tokens: Vec::new(),
                 storage: format!("redb:{}", data_dir.join("backend.redb").display()),
+                audit: Default::default(),
                 session_recording: Default::default(),
                 recordings: Default::default(),
                 second_factor: Default::default(),

@@ -1,5 +1,6 @@
 //! What `teleport configure` prints.
 
+use teleport_backend::audit::file::SyncPolicy;
 use teleport_ssh::record::TooOld;
 
 use super::{Settings, Size, format_duration};
@@ -43,6 +44,15 @@ pub fn sample(settings: &Settings) -> String {
     let spool = settings.node.as_ref().map(|node| node.recordings).unwrap_or_default();
     let limits = settings.auth.as_ref().map(|auth| auth.recordings).unwrap_or_default();
     let password = settings.auth.as_ref().map(|auth| auth.password).unwrap_or_default();
+    let audit = settings.auth.as_ref().map(|auth| auth.audit.files).unwrap_or_default();
+    let sync = match audit.sync {
+        SyncPolicy::Interval(interval) => format_duration(interval),
+        _ => "always".to_owned(),
+    };
+    let retention = match audit.retention {
+        Some(age) => format!("    retention: {}\n", format_duration(age)),
+        None => "    # retention: 365d\n".to_owned(),
+    };
     let advertise = settings.advertise.as_deref().map(without_port).unwrap_or("203.0.113.7");
     format!(
         "# Every key has the default that is shown; keys after # are examples.\n\
@@ -67,6 +77,8 @@ pub fn sample(settings: &Settings) -> String {
          \x20     output: text # text, json\n\
          \x20 storage:\n\
          \x20   type: redb # redb, memory\n\
+         \x20   # Where the audit log is, and where it is passed on to as well: stdout://, syslog:///dev/log, syslog+tcp://host:601.\n\
+         \x20   # audit_events_uri: [\"file://{data_dir}/audit\", \"syslog:///dev/log\"]\n\
          auth_service:\n\
          \x20 enabled: {auth}\n\
          \x20 # Fixed at the first start.\n\
@@ -74,6 +86,11 @@ pub fn sample(settings: &Settings) -> String {
          \x20 listen_addr: 0.0.0.0:3025\n\
          \x20 # Tokens that never expire; prefer `tctl tokens add`.\n\
          \x20 # tokens: [\"node:/etc/teleport.node-token\"]\n\
+         \x20 audit:\n\
+         \x20   # always: events are durable before anything is answered. An interval such as 1s: faster, and a power cut loses as much.\n\
+         \x20   sync: {sync}\n\
+         \x20   # How long files of the audit log are kept; for ever if left out.\n\
+         {retention}\
          \x20 # node: sessions are recorded on the node's disk and delivered in the background; node-sync: what is shown was taken by the\n\
          \x20 # auth service first; off. The strictest of the rules that match a node counts instead of it; roles see `record_session`.\n\
          \x20 session_recording: {session_recording}\n\

@@ -18,7 +18,7 @@ use super::file::{
     AuthenticationSection, FactorName, PasswordHashingSection, RecordingsSection, SpoolSection, TooOldName,
     YesNo,
 };
-use super::{FileConfig, Size, parse_duration};
+use super::{AuditSettings, FileConfig, Size, parse_duration};
 
 /// Flags of `teleport start`; each overrides the file.
 #[derive(Clone, Debug, Default)]
@@ -85,6 +85,8 @@ pub struct AuthSettings {
     pub static_tokens: Vec<String>,
     /// The storage, a URL of `teleport_backend::open`.
     pub storage: String,
+    /// The audit log.
+    pub audit: AuditSettings,
     /// How sessions are recorded.
     pub session_recording: ClusterRecording,
     /// What one host may hand in of recordings.
@@ -255,6 +257,7 @@ impl Settings {
                     .context("cluster_name")?,
                 public_addresses: hosts(file.auth_service.public_addr),
                 static_tokens: file.auth_service.tokens,
+                audit: AuditSettings::resolve(&file.auth_service.audit, shared.storage.audit_events_uri)?,
                 session_recording: ClusterRecording::new(
                     file.auth_service.session_recording.unwrap_or_default(),
                     file.auth_service.session_recording_rules,

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::MfaDevice;
 use crate::access::{ClusterRecording, RoleSet};
+use crate::audit::chain::{CheckpointKey, StoredCheckpoint};
 use crate::cert::{CaPin, IssuedCertificates, SubjectKeys, Traits, TrustBundle};
 use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
@@ -281,6 +282,15 @@ pub struct ClusterStatus {
     pub nodes_online: usize,
     /// The time of the auth service.
     pub time: Timestamp,
+}
+
+/// What a copy of the audit log is checked with, beside the log itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditAnchors {
+    /// The keys that sign checkpoints.
+    pub keys: Vec<CheckpointKey>,
+    /// The newest checkpoint of each log, as the cluster's storage remembers it.
+    pub checkpoints: Vec<StoredCheckpoint>,
 }
 
 /// Asks for a new user.

@@ -27,9 +27,9 @@ pub use self::connections::{
 };
 pub use self::error::{ApiError, ApiErrorKind};
 pub use self::messages::{
-    AcceptInvite, AccessView, ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, Invite,
-    InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, Proxy, ProxyRecord,
-    RecordingQuery, ReissueRequest, RenewRequest, TokenInfo, TokenPurpose, UserInfo,
+    AcceptInvite, AccessView, AuditAnchors, ClusterStatus, CreateToken, CreateUser, CreatedToken,
+    HostCredentials, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, Proxy,
+    ProxyRecord, RecordingQuery, ReissueRequest, RenewRequest, TokenInfo, TokenPurpose, UserInfo,
 };
 pub use self::signing::{SignHost, SignUser, SignedHost};
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
@@ -274,6 +274,12 @@ pub trait AdminApi: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`ApiErrorKind::Denied`] without the right to read authorities.
     async fn status(&self) -> ApiResult<ClusterStatus>;
+
+    /// What the audit log is verified with: public keys, and the newest checkpoints.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`].
+    async fn audit_anchors(&self) -> ApiResult<AuditAnchors>;
 
     /// Makes a user and an invite.
     ///

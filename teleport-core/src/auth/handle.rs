@@ -14,12 +14,13 @@ use super::{
     presence, recordings, reissue, signing, tails, tokens, trust, users,
 };
 use crate::api::{
-    AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditApi, ChangePassword,
-    ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken, HeldConnections, HoldConnections,
-    HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice,
-    NewMfaDevice, NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery,
-    ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SignHost,
-    SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
+    AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditAnchors, AuditApi,
+    ChangePassword, ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken, HeldConnections,
+    HoldConnections, HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest,
+    LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi,
+    RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest,
+    ResetUser, ResourceApi, SignHost, SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser,
+    UserInfo,
 };
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
 use crate::cert::TrustBundle;
@@ -271,6 +272,11 @@ impl AdminApi for AuthHandle {
     async fn status(&self) -> ApiResult<ClusterStatus> {
         let call = self.call();
         call.run(Op::Status, |permit| trust::status(&call, permit)).await
+    }
+
+    async fn audit_anchors(&self) -> ApiResult<AuditAnchors> {
+        let call = self.call();
+        call.run(Op::AuditAnchors, |permit| log::anchors(&call, permit)).await
     }
 
     async fn create_user(&self, request: CreateUser) -> ApiResult<Invite> {

@@ -9,6 +9,7 @@
 
 mod account;
 mod backup;
+mod bound;
 mod caller;
 mod config;
 mod connections;

@@ -184,6 +184,7 @@ table! {
     EmitEvents        "emit_events"           [No,  Own, Own, Own, No,  No];
     SearchEvents      "search_events"         [No,  No,  No,  Yes, Yes, Role("event", List)];
     Status            "status"                [No,  No,  No,  Yes, Yes, Role("cert_authority", Read)];
+    AuditAnchors      "audit_anchors"         [No,  No,  No,  Yes, Yes, Role("event", List)];
     CreateUser        "create_user"           [No,  No,  No,  Yes, Yes, Role("user", Create)];
     ResetUser         "reset_user"            [No,  No,  No,  Yes, Yes, Role("user", Update)];
     UpdateUser        "update_user"           [No,  No,  No,  Yes, Yes, Role("user", Update)];

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::bound;
 use super::context::{OpContext, Rights, Rules};
 use super::policy::{Permit, Scope};
 use super::quota::{self, Amount};
@@ -159,13 +160,15 @@ pub(super) async fn complete(
     }
     call.auth.session_hosts.forget(session);
     uploads::end(call.auth, session).await?;
-    // Completing again is allowed (the answer may have been lost), but it happened once.
-    if info.completed.is_some() {
+    // Completing again is allowed (the answer may have been lost, or this service was stopped before it wrote it down), but it
+    // happened once.
+    if info.completed.is_some() && bound::is_bound(call, session).await? {
         return Ok(());
     }
+    let digest = bound::digest(call, session).await.map_err(|error| api_error(error, session))?;
     let event = AuditEvent::new(EventKind::SessionUpload).session(session);
     let event = call.by_caller(event).user(&info.meta.user).login(&info.meta.login);
-    call.audit(vec![event.field("parts", parts)]).await
+    call.audit(vec![event.field("parts", parts).field("sha256", digest.to_string())]).await
 }
 
 /// Decides about one recording: the own ones, which are those of sessions that one took part in, need no rule that allows it,

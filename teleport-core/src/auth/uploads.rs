@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::context::OpContext;
-use super::{AuthService, Caller, Inner, eviction, tails};
+use super::{AuthService, Caller, Inner, bound, eviction, tails};
 use crate::api::{ApiError, ApiResult};
 use crate::audit::{AuditEvent, AuditQuery, EventKind};
 use crate::clock::Timestamp;
@@ -277,14 +277,21 @@ pub(super) async fn is_known_end(call: &OpContext<'_>, event: &AuditEvent) -> Ap
 
 /// Whether the end of a session that began at `started` or later is in the audit log.
 async fn has_ended(call: &OpContext<'_>, session: SessionId, started: Timestamp) -> ApiResult<bool> {
-    let query = AuditQuery {
+    let mut query = AuditQuery {
         events: vec![EventKind::SessionEnd.name().to_owned()],
         session: Some(session.to_string()),
         from: Some(started.saturating_sub(call.auth.config.recordings.max_ahead)),
         limit: 1,
         ..AuditQuery::default()
     };
-    Ok(!call.auth.ports.audit.search(query).await?.events.is_empty())
+    loop {
+        let page = call.auth.ports.audit.search(query.clone()).await?;
+        match page.next {
+            _ if !page.events.is_empty() => return Ok(true),
+            None => return Ok(false),
+            next => query.after = next,
+        }
+    }
 }
 
 /// Completes an abandoned recording as it is.
@@ -299,6 +306,17 @@ async fn close(call: &OpContext<'_>, session: SessionId) -> ApiResult<()> {
     let completion = Completion { abandoned: true, ..Completion::new(parts, call.now) };
     store.complete(session, &completion).await.map_err(ApiError::unavailable)?;
     tracing::warn!(%session, "an abandoned recording is closed as it is");
+    let info = store.info(session).await.map_err(ApiError::unavailable)?;
+    let digest = bound::digest(call, session).await.map_err(ApiError::unavailable)?;
+    let event = AuditEvent::new(EventKind::SessionUpload)
+        .user(&info.meta.user)
+        .login(&info.meta.login)
+        .session(session)
+        .server(info.meta.host_id, &info.meta.host_name)
+        .field("parts", parts)
+        .field("abandoned", true)
+        .field("sha256", digest.to_string());
+    call.audit(vec![event]).await?;
     end(call.auth, session).await
 }
 

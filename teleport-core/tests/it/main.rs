@@ -9,6 +9,7 @@
 
 mod account;
 mod admin;
+mod audit;
 mod backup;
 mod cluster;
 mod connections;

@@ -311,5 +311,7 @@ async fn what_a_removed_host_streamed_is_kept() {
     assert!(info.completed.is_some() && info.abandoned);
     assert_eq!(content(&cluster, one.session).await, vec![1; 100]);
     assert_eq!(stored_pieces(&cluster).await, 0);
-    assert_eq!(cluster.audit.count(EventKind::SessionUpload), 1);
+    // That it is abandoned, and then what it is for good.
+    assert_eq!(cluster.audit.count(EventKind::SessionUpload), 2);
+    assert!(cluster.audit.last(EventKind::SessionUpload).unwrap().fields.contains_key("sha256"));
 }

@@ -65,6 +65,7 @@ pub(crate) enum Route {
     Secrets,
     SignHost,
     SignUser,
+    AuditAnchors,
     Status,
     StreamRecording(SessionId, u64),
     TokenDocuments,
@@ -92,6 +93,7 @@ impl Route {
             | Self::RecordingParts(_)
             | Self::Role(_)
             | Self::Roles
+            | Self::AuditAnchors
             | Self::Status
             | Self::TokenDocuments
             | Self::Tokens
@@ -182,6 +184,7 @@ impl Route {
             }
             ("events", None, ..) => Self::EmitEvents,
             ("events", Some("search"), None, ..) => Self::SearchEvents,
+            ("events", Some("anchors"), None, ..) => Self::AuditAnchors,
             ("status", None, ..) => Self::Status,
             ("users", None, ..) if *method == Method::GET => Self::Users,
             ("users", None, ..) => Self::CreateUser,
@@ -267,6 +270,7 @@ impl fmt::Display for Route {
             Self::Secrets => f.write_str("documents/secrets"),
             Self::SignHost => f.write_str("certificates/host"),
             Self::SignUser => f.write_str("certificates/user"),
+            Self::AuditAnchors => f.write_str("events/anchors"),
             Self::Status => f.write_str("status"),
             Self::StreamRecording(id, position) => write!(f, "recordings/{id}/tail/{position}"),
             Self::Trust => f.write_str("trust"),
@@ -340,6 +344,7 @@ mod tests {
             Route::Secrets,
             Route::SignHost,
             Route::SignUser,
+            Route::AuditAnchors,
             Route::Status,
             Route::TokenDocuments,
             Route::Tokens,
@@ -406,6 +411,7 @@ mod tests {
             Route::Secrets => Operation::Secrets,
             Route::SignHost => Operation::SignHost,
             Route::SignUser => Operation::SignUser,
+            Route::AuditAnchors => Operation::AuditAnchors,
             Route::Status => Operation::Status,
             Route::StreamRecording(..) => Operation::StreamRecording,
             Route::TokenDocuments => Operation::TokenDocuments,

@@ -1,6 +1,7 @@
 //! `tctl`: administration.
 
 mod access;
+mod audit;
 mod auth;
 mod connect;
 mod events;
@@ -65,6 +66,11 @@ enum Command {
     Access {
         #[command(subcommand)]
         command: access::Command,
+    },
+    /// Prove that the audit log is whole
+    Audit {
+        #[command(subcommand)]
+        command: audit::Command,
     },
     /// Certificates for programs and servers, and the authorities that sign them
     Auth {
@@ -144,9 +150,16 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     };
     super::start_logging(if options.debug { "debug" } else { "warn" }, false)?;
     super::client_runtime()?.block_on(async {
+        let command = match command {
+            // Without the auth service too.
+            Command::Audit { command } => return audit::run(&options, command).await,
+            command => command,
+        };
         let context = connect::connect(&options)?;
         let outcome = match command {
             Command::Access { command } => access::run(&context, command).await,
+            // Run above.
+            Command::Audit { .. } => Ok(()),
             Command::Auth { command } => auth::run(&context, command).await,
             Command::Create(create) => resources::create(&context, create).await,
             Command::Edit(edit) => resources::edit(&context, edit).await,

@@ -187,6 +187,7 @@ pub async fn call(
         Operation::SearchEvents => {
             api.search_events(AuditQuery { limit: 1, ..AuditQuery::default() }).await.map(drop)
         }
+        Operation::AuditAnchors => api.audit_anchors().await.map(drop),
         Operation::Status => api.status().await.map(drop),
         Operation::CreateUser => {
             let request = CreateUser {

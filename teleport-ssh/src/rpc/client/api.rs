@@ -4,12 +4,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use teleport_core::api::{
-    AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditApi, ChangePassword,
-    ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken, HeldConnections, HoldConnections,
-    HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice,
-    NewMfaDevice, NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery,
-    ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SignHost,
-    SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
+    AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditAnchors, AuditApi,
+    ChangePassword, ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken, HeldConnections,
+    HoldConnections, HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest,
+    LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi,
+    RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest,
+    ResetUser, ResourceApi, SignHost, SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser,
+    UserInfo,
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
 use teleport_core::cert::TrustBundle;
@@ -171,6 +172,10 @@ impl AuditApi for AuthClient {
 impl AdminApi for AuthClient {
     async fn status(&self) -> ApiResult<ClusterStatus> {
         self.fetch(Route::Status).await
+    }
+
+    async fn audit_anchors(&self) -> ApiResult<AuditAnchors> {
+        self.fetch(Route::AuditAnchors).await
     }
 
     async fn create_user(&self, request: CreateUser) -> ApiResult<Invite> {

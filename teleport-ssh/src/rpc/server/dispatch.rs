@@ -99,6 +99,7 @@ pub(super) async fn dispatch(
         Route::Secrets => ok(&api.secrets().await?),
         Route::SignHost => ok(&api.sign_host(parse(&body().await?)?).await?),
         Route::SignUser => ok(&api.sign_user(parse(&body().await?)?).await?),
+        Route::AuditAnchors => ok(&api.audit_anchors().await?),
         Route::Status => ok(&api.status().await?),
         Route::StreamRecording(session, position) => {
             done(api.stream_recording(session, position, body().await?).await?)
