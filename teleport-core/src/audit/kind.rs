@@ -157,13 +157,13 @@ kinds! {
     /// A command that copies files was refused.
     ScpDisallowed = "scp" "T3010E" by Node ["addr.local", "command", "interactive", "role"],
     /// A session ended.
-    SessionEnd = "session.end" "T2004I" by Node ["addr.local", "command", "exit_code", "exit_reason", "exit_signal", "interactive", "reason", "recording_strict", "role", "session_recording", "session_start", "session_stop"],
+    SessionEnd = "session.end" "T2004I" by Node ["addr.local", "command", "exit_code", "exit_reason", "exit_signal", "interactive", "reason", "recording_strict", "recovered", "role", "session_recording", "session_start", "session_stop"],
     /// A session was refused.
     SessionRejected = "session.rejected" "T1006W" by Host ["addr.local", "command", "interactive", "max", "reason", "request", "role", "target"],
     /// A session began.
     SessionStart = "session.start" "T2000I" by Node ["addr.local", "command", "interactive", "reason", "recording_strict", "role", "session_recording", "terminal_size"],
-    /// A recording is complete in the store.
-    SessionUpload = "session.upload" "T2005I" by Auth ["parts", "sha256"],
+    /// A recording is complete in the store, or its node is lost.
+    SessionUpload = "session.upload" "T2005I" by Auth ["abandoned", "parts", "sha256"],
     /// A recording was not taken: it, or all those of its host, are beyond a limit.
     SessionUploadFailure = "session.upload" "T2005E" by Node ["reason", "session_user"],
     /// SFTP was refused.
