@@ -12,7 +12,7 @@ mod user;
 
 use std::process::ExitCode;
 
-pub use self::output::{Format, fit, print_json, print_text, sanitize, table};
+pub use self::output::{Format, fit, json_text, print_json, print_text, sanitize, table};
 
 /// The version that all programs show.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -22,6 +22,7 @@ mod locks;
 mod matrix;
 mod openssh;
 mod pinned;
+mod play;
 mod processes;
 mod recording_faults;
 mod remote;

@@ -243,6 +243,12 @@ pub trait RecordingApi: fmt::Debug + Send + Sync + 'static {
     /// [`ApiErrorKind::Denied`] for hosts.
     async fn recordings(&self, query: RecordingQuery) -> ApiResult<Vec<RecordingInfo>>;
 
+    /// What is known of one recording.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], also for recordings that the caller may not see.
+    async fn recording(&self, session: SessionId) -> ApiResult<RecordingInfo>;
+
     /// Bytes of a recording from `offset`, at most a few MiB; empty at the end. Reading from 0 is audited.
     ///
     /// # Errors

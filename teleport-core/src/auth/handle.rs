@@ -245,6 +245,12 @@ impl RecordingApi for AuthHandle {
         recordings::list(&call, permit, query).await
     }
 
+    async fn recording(&self, session: SessionId) -> ApiResult<RecordingInfo> {
+        let call = self.call();
+        let permit = call.authorize(Op::Recording).await?;
+        recordings::visible(&call, &permit, session).await
+    }
+
     async fn read_recording(&self, session: SessionId, offset: u64) -> ApiResult<Bytes> {
         let call = self.call();
         let permit = call.authorize(Op::ReadRecording).await?;

@@ -180,6 +180,7 @@ table! {
     RecordingParts    "recording_parts"       [No,  Own, No,  No,  No,  No];
     CompleteRecording "complete_recording"    [No,  Own, No,  No,  No,  No];
     Recordings        "recordings"            [No,  No,  No,  Yes, Yes, Own];
+    Recording         "recording"             [No,  No,  No,  Yes, Yes, Own];
     ReadRecording     "read_recording"        [No,  No,  No,  Yes, Yes, Own];
     EmitEvents        "emit_events"           [No,  Own, Own, Own, No,  No];
     SearchEvents      "search_events"         [No,  No,  No,  Yes, Yes, Role("event", List)];

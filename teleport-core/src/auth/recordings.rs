@@ -267,14 +267,13 @@ pub(super) async fn list(
     }
 }
 
-pub(super) async fn read(
+/// What is known of a recording that the caller may read.
+pub(super) async fn visible(
     call: &OpContext<'_>,
-    permit: Permit<'_>,
+    permit: &Permit<'_>,
     session: SessionId,
-    offset: u64,
-) -> ApiResult<Bytes> {
-    let store = &call.auth.ports.recordings;
-    let info = store.info(session).await.map_err(|error| api_error(error, session))?;
+) -> ApiResult<RecordingInfo> {
+    let info = call.auth.ports.recordings.info(session).await.map_err(|error| api_error(error, session))?;
     if permit.scope() != Scope::All {
         let user = &permit.user().ok_or_else(ApiError::denied)?.user;
         let rights = call.rights().await?.ok();
@@ -286,6 +285,17 @@ pub(super) async fn read(
             return Err(api_error(RecordingError::NotFound, session));
         }
     }
+    Ok(info)
+}
+
+pub(super) async fn read(
+    call: &OpContext<'_>,
+    permit: Permit<'_>,
+    session: SessionId,
+    offset: u64,
+) -> ApiResult<Bytes> {
+    let info = visible(call, &permit, session).await?;
+    let store = &call.auth.ports.recordings;
     let mut piece = store.read(session, offset, READ_LEN).await.map_err(|error| api_error(error, session))?;
     if piece.is_empty() && info.completed.is_none() && info.encoding == Encoding::Plain {
         piece = tails::read(call.auth, session, offset, READ_LEN).await?;

@@ -156,6 +156,9 @@ impl RecordingApi for Store {
     async fn recordings(&self, _query: RecordingQuery) -> ApiResult<Vec<RecordingInfo>> {
         Err(ApiError::denied())
     }
+    async fn recording(&self, _session: SessionId) -> ApiResult<RecordingInfo> {
+        Err(ApiError::denied())
+    }
     async fn read_recording(&self, _session: SessionId, _offset: u64) -> ApiResult<Bytes> {
         Err(ApiError::denied())
     }

@@ -48,6 +48,7 @@ pub(crate) enum Route {
     Ping,
     PutRecordingPart(SessionId, u32),
     ReadRecording(SessionId, u64),
+    Recording(SessionId),
     RecordingParts(SessionId),
     Recordings,
     ReissueUser,
@@ -90,6 +91,7 @@ impl Route {
             | Self::Nodes
             | Self::Ping
             | Self::ReadRecording(..)
+            | Self::Recording(_)
             | Self::RecordingParts(_)
             | Self::Role(_)
             | Self::Roles
@@ -171,6 +173,7 @@ impl Route {
             ("access", Some("watch"), None, ..) => Self::WatchAccess,
             ("recordings", None, ..) => Self::CreateRecording,
             ("recordings", Some("search"), None, ..) => Self::Recordings,
+            ("recordings", Some(id), None, ..) => Self::Recording(id.parse().ok()?),
             ("recordings", Some(id), Some("complete"), None, _) => Self::CompleteRecording(id.parse().ok()?),
             ("recordings", Some(id), Some("parts"), None, _) => Self::RecordingParts(id.parse().ok()?),
             ("recordings", Some(id), Some("parts"), Some(number), None) => {
@@ -258,6 +261,7 @@ impl fmt::Display for Route {
             Self::Ping => f.write_str("ping"),
             Self::PutRecordingPart(id, number) => write!(f, "recordings/{id}/parts/{number}"),
             Self::ReadRecording(id, offset) => write!(f, "recordings/{id}/content/{offset}"),
+            Self::Recording(id) => write!(f, "recordings/{id}"),
             Self::RecordingParts(id) => write!(f, "recordings/{id}/parts"),
             Self::Recordings => f.write_str("recordings/search"),
             Self::ReissueUser => f.write_str("identity/user"),
@@ -327,6 +331,7 @@ mod tests {
             Route::PutRecordingPart(session, 7),
             Route::StreamRecording(session, u64::MAX),
             Route::ReadRecording(session, u64::MAX),
+            Route::Recording(session),
             Route::RecordingParts(session),
             Route::Recordings,
             Route::ReissueUser,
@@ -394,6 +399,7 @@ mod tests {
             Route::Ping => Operation::Ping,
             Route::PutRecordingPart(..) => Operation::PutRecordingPart,
             Route::ReadRecording(..) => Operation::ReadRecording,
+            Route::Recording(..) => Operation::Recording,
             Route::RecordingParts(..) => Operation::RecordingParts,
             Route::Recordings => Operation::Recordings,
             Route::ReissueUser => Operation::ReissueUser,

@@ -182,6 +182,7 @@ pub async fn call(
         Operation::RecordingParts => api.recording_parts(session).await.map(drop),
         Operation::CompleteRecording => api.complete_recording(session, 0).await,
         Operation::Recordings => api.recordings(RecordingQuery::default()).await.map(drop),
+        Operation::Recording => api.recording(session).await.map(drop),
         Operation::ReadRecording => api.read_recording(session, 0).await.map(drop),
         Operation::EmitEvents => api.emit_events(Vec::new()).await,
         Operation::SearchEvents => {

@@ -59,6 +59,7 @@ pub async fn recordings_belong_to_their_host_and_user(fixture: &dyn ApiFixture) 
         let info = mine(reader.recordings(RecordingQuery::default()).await.unwrap()).expect("it is listed");
         assert_eq!((info.meta.clone(), info.len), (meta.clone(), 12));
         assert!(info.completed.is_some());
+        assert_eq!(reader.recording(session).await.unwrap(), info);
         assert_eq!(reader.read_recording(session, 0).await.unwrap(), part("first second"));
         assert_eq!(reader.read_recording(session, 6).await.unwrap(), part("second"));
         assert!(reader.read_recording(session, 12).await.unwrap().is_empty());
@@ -66,6 +67,9 @@ pub async fn recordings_belong_to_their_host_and_user(fixture: &dyn ApiFixture) 
     assert!(mine(stranger.recordings(RecordingQuery::default()).await.unwrap()).is_none());
     let hidden = refused(stranger.read_recording(session, 0).await, ApiErrorKind::NotFound);
     let absent = refused(stranger.read_recording(unknown, 0).await, ApiErrorKind::NotFound);
+    refused(stranger.recording(session).await, ApiErrorKind::NotFound);
+    refused(auditor.recording(unknown).await, ApiErrorKind::NotFound);
+    refused(node.recording(session).await, ApiErrorKind::Denied);
     let erased = |text: &str, id: SessionId| text.replace(&id.to_string(), "ID");
     assert_eq!(erased(hidden.message(), session), erased(absent.message(), unknown));
     refused(node.read_recording(session, 0).await, ApiErrorKind::Denied);

@@ -152,6 +152,10 @@ impl RecordingApi for AuthClient {
         self.call(Route::Recordings, &query).await
     }
 
+    async fn recording(&self, session: SessionId) -> ApiResult<RecordingInfo> {
+        self.fetch(Route::Recording(session)).await
+    }
+
     async fn read_recording(&self, session: SessionId, offset: u64) -> ApiResult<Bytes> {
         self.bytes(Route::ReadRecording(session, offset), Bytes::new()).await
     }

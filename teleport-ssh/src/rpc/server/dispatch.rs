@@ -82,6 +82,7 @@ pub(super) async fn dispatch(
             done(api.put_recording_part(session, number, body().await?).await?)
         }
         Route::ReadRecording(session, offset) => raw(api.read_recording(session, offset).await?),
+        Route::Recording(session) => ok(&api.recording(session).await?),
         Route::RecordingParts(session) => ok(&PartsBody { parts: api.recording_parts(session).await? }),
         Route::Recordings => ok(&api.recordings(parse(&body().await?)?).await?),
         Route::ReissueUser => ok(&api.reissue_user(parse(&body().await?)?).await?),

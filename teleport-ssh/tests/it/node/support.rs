@@ -202,6 +202,9 @@ impl RecordingApi for TestAuth {
     async fn recordings(&self, _query: RecordingQuery) -> ApiResult<Vec<RecordingInfo>> {
         Ok(Vec::new())
     }
+    async fn recording(&self, _session: SessionId) -> ApiResult<RecordingInfo> {
+        Err(ApiError::denied())
+    }
     async fn read_recording(&self, _session: SessionId, _offset: u64) -> ApiResult<Bytes> {
         Ok(Bytes::new())
     }
