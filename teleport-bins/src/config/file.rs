@@ -206,6 +206,30 @@ pub struct SshSection {
     pub public_addr: Option<OneOrMany>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// What may wait for the auth service.
+    pub recordings: SpoolSection,
+}
+
+/// Recordings that wait for the auth service.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SpoolSection {
+    /// All of them, half of it of one user.
+    pub max_size: Option<Size>,
+    /// How long one may wait, such as `7d`.
+    pub max_age: Option<String>,
+    /// What becomes of those that are older: `keep` or `delete`.
+    pub too_old: Option<TooOldName>,
+}
+
+/// What becomes of recordings that are too old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TooOldName {
+    /// They are deleted.
+    Delete,
+    /// They stay.
+    Keep,
 }
 
 /// A text or a list of texts.

@@ -70,7 +70,12 @@ impl Settings {
         ca_pins: Vec<CaPin>,
     ) -> Self {
         Self {
-            node: Some(NodeSettings { listen: free(), public_addresses: Vec::new(), labels }),
+            node: Some(NodeSettings {
+                listen: free(),
+                public_addresses: Vec::new(),
+                labels,
+                recordings: Default::default(),
+            }),
             auth_servers: vec![auth.to_string()],
             token: Some(token),
             ca_pins,

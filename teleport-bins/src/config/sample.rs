@@ -1,6 +1,7 @@
 //! What `teleport configure` prints.
 
 use teleport_backend::audit::file::SyncPolicy;
+use teleport_ssh::record::TooOld;
 
 use super::{Settings, Size, format_duration};
 use crate::config::settings::without_port;
@@ -40,6 +41,7 @@ pub fn sample(settings: &Settings) -> String {
         Ok(rules) if !recording.rules.is_empty() => format!("  session_recording_rules: {rules}\n"),
         _ => "  # session_recording_rules: [{node_labels: {env: dev}, mode: off}]\n".to_owned(),
     };
+    let spool = settings.node.as_ref().map(|node| node.recordings).unwrap_or_default();
     let limits = settings.auth.as_ref().map(|auth| auth.recordings).unwrap_or_default();
     let password = settings.auth.as_ref().map(|auth| auth.password).unwrap_or_default();
     let audit = settings.auth.as_ref().map(|auth| auth.audit.files).unwrap_or_default();
@@ -118,7 +120,13 @@ pub fn sample(settings: &Settings) -> String {
          ssh_service:\n\
          \x20 enabled: {node}\n\
          \x20 listen_addr: 0.0.0.0:3022\n\
-         {labels}",
+         {labels}\
+         \x20 # What may wait for the auth service: recordings of so many bytes, half of it of one user, and for how long. Of what waits\n\
+         \x20 # longer the audit log is told, and then it is kept, or deleted.\n\
+         \x20 recordings:\n\
+         \x20   max_size: {spool_size}\n\
+         \x20   max_age: {spool_age}\n\
+         \x20   too_old: {too_old} # keep, delete\n",
         nodename = settings.nodename,
         data_dir = settings.data_dir.display(),
         auth = yes(settings.auth.is_some()),
@@ -134,6 +142,9 @@ pub fn sample(settings: &Settings) -> String {
         parallel = password.parallel,
         proxy = yes(settings.proxy.is_some()),
         node = yes(settings.node.is_some()),
+        spool_size = Size(spool.max_bytes),
+        spool_age = format_duration(spool.max_age),
+        too_old = if spool.too_old == TooOld::Delete { "delete" } else { "keep" },
     )
 }
 
@@ -183,6 +194,22 @@ mod tests {
         ] {
             let error = format!("{:#}", resolve(&format!("auth_service:\n  {text}\n")).unwrap_err());
             assert!(error.contains(says) && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn limits_of_the_spool_come_from_the_file_and_go_back_into_it() {
+        let resolve = |text: &str| Settings::resolve(parse(text).unwrap(), Overrides::default());
+        let settings =
+            resolve("ssh_service:\n  recordings: {max_size: 64MiB, max_age: 36h, too_old: delete}\n")
+                .unwrap();
+        let limits = settings.node.as_ref().unwrap().recordings;
+        assert_eq!((limits.max_bytes, limits.max_age.as_secs()), (64 << 20, 36 * 3600));
+        assert_eq!(limits.too_old, TooOld::Delete);
+        assert_eq!(resolve(&sample(&settings)).unwrap().node.unwrap().recordings, limits);
+        for (text, says) in [("max_size: 1MiB", "at least 16MiB"), ("max_age: long", "like 90s")] {
+            let error = resolve(&format!("ssh_service:\n  recordings: {{{text}}}\n")).unwrap_err();
+            assert!(format!("{error:#}").contains(says), "{error:#}");
         }
     }
 

@@ -9,10 +9,11 @@ use teleport_ca::{AuditKey, CaError, CertificateAuthority};
 use teleport_core::api::{AdminApi, CreateToken, HostCredentials, JoinRequest, PublicApi};
 use teleport_core::audit::AuditLog;
 use teleport_core::audit::chain::CheckpointSigner;
-use teleport_core::auth::{AuthConfig, AuthService, Caller, Ports, RestorePorts, restore};
+use teleport_core::auth::{AuthConfig, AuthService, Caller, Ports, RestorePorts, SWEEP_EVERY, restore};
 use teleport_core::cert::{CaPin, SubjectKeys};
 use teleport_core::id::{ClusterName, HostRole};
 use teleport_core::storage::Backend;
+use teleport_core::task::Shutdown;
 use teleport_core::token::{StaticToken, StaticTokenSource, StaticTokenSpec};
 use teleport_ssh::identity::{HostMaterial, HostName, IdentityStore};
 
@@ -184,6 +185,23 @@ impl LocalAuth {
             .join(request)
             .await
             .with_context(|| format!("the {role} service of this process cannot become a member"))
+    }
+}
+
+/// Deals with recordings whose node is lost, until the service stops.
+pub(super) async fn look_after_uploads(service: AuthService, shutdown: Shutdown) {
+    let lost = service.lost_uploads();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+            () = shutdown.draining() => return,
+        }
+        if let Err(error) = lost.sweep().await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "recordings whose node is lost cannot be looked for now"
+            );
+        }
     }
 }
 

@@ -168,6 +168,7 @@ impl Daemon {
             let address = bound.local_addr()?;
             write_address(&data_dir.join(AUTH_ADDRESS_FILE), address)?;
             base.1.spawn(bound.serve(base.0.clone()));
+            base.1.spawn(auth::look_after_uploads(service.service.clone(), base.0.clone()));
             services.started();
             auth_address = Some(address);
             local = Some((service, connector));

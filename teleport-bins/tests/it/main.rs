@@ -24,6 +24,7 @@ mod openssh;
 mod pinned;
 mod play;
 mod processes;
+mod recording_faults;
 mod remote;
 mod resources;
 mod secrets;

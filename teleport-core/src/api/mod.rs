@@ -260,6 +260,14 @@ pub trait RecordingApi: fmt::Debug + Send + Sync + 'static {
     /// [`ApiErrorKind::Denied`] for another host's session.
     async fn put_recording_part(&self, session: SessionId, number: u32, part: Bytes) -> ApiResult<()>;
 
+    /// Stores what follows `position` of a recording whose part there is not whole yet: durable once this is answered. What is
+    /// streamed is kept apart until its part is handed in as a whole, and is a part of the recording if that never happens.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for another host's session, [`ApiErrorKind::Conflict`] if it does not follow what is there, or
+    /// other bytes are.
+    async fn stream_recording(&self, session: SessionId, position: u64, bytes: Bytes) -> ApiResult<()>;
+
     /// How many parts are stored: where an interrupted upload goes on.
     ///
     /// # Errors

@@ -157,7 +157,7 @@ kinds! {
     /// A command that copies files was refused.
     ScpDisallowed = "scp" "T3010E" by Node ["addr.local", "command", "interactive", "role"],
     /// A session ended.
-    SessionEnd = "session.end" "T2004I" by Node ["addr.local", "command", "exit_code", "exit_reason", "exit_signal", "interactive", "participants", "reason", "recording_strict", "role", "session_recording", "session_start", "session_stop"],
+    SessionEnd = "session.end" "T2004I" by Node ["addr.local", "command", "exit_code", "exit_reason", "exit_signal", "interactive", "participants", "reason", "recording_strict", "recovered", "role", "session_recording", "session_start", "session_stop"],
     /// Somebody joined the session of somebody else.
     SessionJoin = "session.join" "T2001I" by Node ["addr.local", "mode", "reason", "session_user"],
     /// Somebody who had joined a session left it, or was sent away.
@@ -168,8 +168,8 @@ kinds! {
     SessionStart = "session.start" "T2000I" by Node ["addr.local", "command", "interactive", "reason", "recording_strict", "role", "session_recording", "terminal_size"],
     /// An administrator ended a session.
     SessionTerminate = "session.terminate" "TSE00I" by Auth ["message", "session_server_hostname", "session_server_id", "session_user"],
-    /// A recording is complete in the store.
-    SessionUpload = "session.upload" "T2005I" by Auth ["parts", "sha256"],
+    /// A recording is complete in the store, or its node is lost.
+    SessionUpload = "session.upload" "T2005I" by Auth ["abandoned", "parts", "sha256"],
     /// A recording was not taken: it, or all those of its host, are beyond a limit.
     SessionUploadFailure = "session.upload" "T2005E" by Node ["reason", "session_user"],
     /// SFTP was refused.

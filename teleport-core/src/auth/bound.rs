@@ -37,7 +37,8 @@ pub(super) async fn is_bound(call: &OpContext<'_>, session: SessionId) -> ApiRes
     loop {
         let page = call.auth.ports.audit.search(query.clone()).await.map_err(ApiError::from)?;
         match page.next {
-            _ if !page.events.is_empty() => return Ok(true),
+            // That it was abandoned is said without a digest.
+            _ if page.events.iter().any(|event| event.fields.contains_key("sha256")) => return Ok(true),
             None => return Ok(false),
             next => query.after = next,
         }

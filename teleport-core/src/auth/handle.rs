@@ -11,7 +11,7 @@ use super::context::OpContext;
 use super::policy::Operation as Op;
 use super::{
     Caller, Inner, account, active, backup, connections, documents, eviction, invites, join, log, login,
-    nodes, presence, recordings, reissue, signing, tokens, trust, users,
+    nodes, presence, recordings, reissue, signing, tails, tokens, trust, users,
 };
 use crate::api::{
     AcceptInvite, AccessView, AccountApi, ActiveSession, ActiveSessionApi, AddMfaDevice, AdminApi, ApiResult,
@@ -249,6 +249,12 @@ impl RecordingApi for AuthHandle {
         let call = self.call();
         let permit = call.authorize(Op::PutRecordingPart).await?;
         recordings::put_part(&call, permit, session, number, part).await
+    }
+
+    async fn stream_recording(&self, session: SessionId, position: u64, bytes: Bytes) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::StreamRecording).await?;
+        tails::append(&call, permit, session, position, bytes).await
     }
 
     async fn recording_parts(&self, session: SessionId) -> ApiResult<u32> {

@@ -9,6 +9,7 @@
 use super::context::OpContext;
 use super::policy::Permit;
 use super::sessions::Owner;
+use super::uploads;
 use crate::api::{ApiError, ApiResult, AuditAnchors};
 use crate::audit::chain::{CHAIN_FIELDS, StoredCheckpoint};
 use crate::audit::{AuditEvent, AuditPage, AuditQuery, EventKind, MAX_EVENTS};
@@ -105,6 +106,11 @@ pub(super) async fn emit(
             let user = event.user.as_deref().and_then(|user| UserName::new(user).ok());
             begun.push((session, Owner { host: host.host_id, user }));
         }
+    }
+    if let [event] = &events[..]
+        && uploads::is_known_end(call, event).await?
+    {
+        return Ok(());
     }
     if !events.is_empty() {
         call.audit(events).await?;

@@ -124,6 +124,7 @@ macro_rules! table {
                         | Self::RecordingParts
                         | Self::ReleaseConnections
                         | Self::ReportSessions
+                        | Self::StreamRecording
                         | Self::Trust
                         | Self::WatchAccess
                 )
@@ -180,6 +181,7 @@ table! {
     WatchAccess       "watch_access"          [No,  Yes, Yes, Yes, Yes, No];
     CreateRecording   "create_recording"      [No,  Own, No,  No,  No,  No];
     PutRecordingPart  "put_recording_part"    [No,  Own, No,  No,  No,  No];
+    StreamRecording   "stream_recording"      [No,  Own, No,  No,  No,  No];
     RecordingParts    "recording_parts"       [No,  Own, No,  No,  No,  No];
     CompleteRecording "complete_recording"    [No,  Own, No,  No,  No,  No];
     Recordings        "recordings"            [No,  No,  No,  Yes, Yes, Own];

@@ -9,6 +9,7 @@
 //! | [`audit_log`] | what the log is byte for byte, what it proves and what not |
 //! | [`audit_events`] | every event, from the code |
 //! | [`locks`] | how somebody is kept out at once |
+//! | [`spool`] | which sessions are recorded, where recordings wait, what failures cost |
 //! | [`recordings`] | what a recording is byte for byte, and how it is read |
 //! | [`sessions`] | how sessions are shared, listed and ended |
 //! | [`defaults`] | every number, and its reason |
@@ -29,6 +30,8 @@ pub mod recordings {}
 pub mod roles {}
 #[doc = include_str!("sessions.md")]
 pub mod sessions {}
+#[doc = include_str!("spool.md")]
+pub mod spool {}
 #[doc = include_str!("threat_model.md")]
 pub mod threat_model {}
 #[doc = include_str!("trust_and_keys.md")]

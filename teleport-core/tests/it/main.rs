@@ -32,4 +32,5 @@ mod signing;
 mod slow;
 mod speed;
 mod suite;
+mod uploads;
 mod watches;

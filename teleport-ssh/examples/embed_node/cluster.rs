@@ -193,6 +193,9 @@ impl RecordingApi for SmallAuth {
     async fn put_recording_part(&self, _session: SessionId, _number: u32, _part: Bytes) -> ApiResult<()> {
         Err(ApiError::denied())
     }
+    async fn stream_recording(&self, _session: SessionId, _position: u64, _bytes: Bytes) -> ApiResult<()> {
+        Err(ApiError::denied())
+    }
     async fn recording_parts(&self, _session: SessionId) -> ApiResult<u32> {
         Err(ApiError::denied())
     }

@@ -72,6 +72,7 @@ pub(crate) enum Route {
     AuditAnchors,
     Status,
     TerminateSession(SessionId),
+    StreamRecording(SessionId, u64),
     TokenDocuments,
     Tokens,
     Trust,
@@ -118,6 +119,7 @@ impl Route {
             | Self::ReplaceToken
             | Self::ReplaceUser
             | Self::ReportSessions
+            | Self::StreamRecording(..)
             | Self::UpdateUser(_) => Method::PUT,
             Self::DeleteLock(_) | Self::DeleteNode(_) | Self::DeleteRole(_) | Self::DeleteUser(_) => {
                 Method::DELETE
@@ -187,6 +189,9 @@ impl Route {
             ("recordings", Some(id), Some("parts"), None, _) => Self::RecordingParts(id.parse().ok()?),
             ("recordings", Some(id), Some("parts"), Some(number), None) => {
                 Self::PutRecordingPart(id.parse().ok()?, decimal(number)?)
+            }
+            ("recordings", Some(id), Some("tail"), Some(position), None) => {
+                Self::StreamRecording(id.parse().ok()?, decimal(position)?)
             }
             ("recordings", Some(id), Some("content"), Some(offset), None) => {
                 Self::ReadRecording(id.parse().ok()?, decimal(offset)?)
@@ -285,6 +290,7 @@ impl fmt::Display for Route {
             Self::AuditAnchors => f.write_str("events/anchors"),
             Self::Status => f.write_str("status"),
             Self::TerminateSession(id) => write!(f, "sessions/{id}/end"),
+            Self::StreamRecording(id, position) => write!(f, "recordings/{id}/tail/{position}"),
             Self::Trust => f.write_str("trust"),
             Self::UnlockUser(name) => write!(f, "users/{name}/unlock"),
             Self::WatchAccess => f.write_str("access/watch"),
@@ -339,6 +345,7 @@ mod tests {
             Route::Nodes,
             Route::Ping,
             Route::PutRecordingPart(session, 7),
+            Route::StreamRecording(session, u64::MAX),
             Route::ReadRecording(session, u64::MAX),
             Route::Recording(session),
             Route::RecordingParts(session),
@@ -434,6 +441,7 @@ mod tests {
             Route::AuditAnchors => Operation::AuditAnchors,
             Route::Status => Operation::Status,
             Route::TerminateSession(..) => Operation::TerminateSession,
+            Route::StreamRecording(..) => Operation::StreamRecording,
             Route::TokenDocuments => Operation::TokenDocuments,
             Route::Tokens => Operation::Tokens,
             Route::Trust => Operation::Trust,

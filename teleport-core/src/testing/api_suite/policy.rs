@@ -182,6 +182,7 @@ pub async fn call(
             };
             api.create_recording(meta).await
         }
+        Operation::StreamRecording => api.stream_recording(session, 1 << 20, Bytes::from_static(b"?")).await,
         Operation::PutRecordingPart => api.put_recording_part(session, 0, Bytes::from_static(b"?")).await,
         Operation::RecordingParts => api.recording_parts(session).await.map(drop),
         Operation::CompleteRecording => api.complete_recording(session, 0).await,

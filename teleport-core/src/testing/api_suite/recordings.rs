@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{ApiFixture, admin, as_host, as_user, fresh_name, host, member, refused, user, uuid};
 use crate::api::{ApiErrorKind, RecordingQuery, UpdateUser};
-use crate::audit::AuditQuery;
+use crate::audit::{AuditQuery, EventKind};
 use crate::id::{HostRole, OsLogin, RoleName, SessionId};
 use crate::recording::RecordingMeta;
 
@@ -76,9 +76,10 @@ pub async fn recordings_belong_to_their_host_and_user(fixture: &dyn ApiFixture) 
 
     let query = AuditQuery { session: Some(session.to_string()), ..AuditQuery::default() };
     let events = admin(fixture).search_events(query).await.unwrap().events;
-    let count = |name: &str| events.iter().filter(|event| event.event == name).count();
-    assert_eq!(count("session.upload"), 1, "completed twice, uploaded once");
-    assert_eq!(count("session.recording.access"), 4, "one for each piece that was read, wherever it begins");
+    let count = |kind| events.iter().filter(|event| event.code == kind).count();
+    assert_eq!(count(EventKind::SessionUpload), 1, "completed twice, uploaded once");
+    assert_eq!(count(EventKind::SessionUploadFailure), 1, "what did not fit");
+    assert_eq!(count(EventKind::RecordingAccess), 4, "one for each piece that was read, wherever it begins");
 
     // Who is no auditor any more reads no sessions of others, however long the certificate lasts.
     let roles = Some(vec![RoleName::new("access").unwrap()]);

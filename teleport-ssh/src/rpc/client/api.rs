@@ -158,6 +158,10 @@ impl RecordingApi for AuthClient {
         self.bytes(Route::PutRecordingPart(session, number), part).await.map(drop)
     }
 
+    async fn stream_recording(&self, session: SessionId, position: u64, bytes: Bytes) -> ApiResult<()> {
+        self.bytes(Route::StreamRecording(session, position), bytes).await.map(drop)
+    }
+
     async fn recording_parts(&self, session: SessionId) -> ApiResult<u32> {
         Ok(self.fetch::<PartsBody>(Route::RecordingParts(session)).await?.parts)
     }

@@ -108,6 +108,9 @@ pub(super) async fn dispatch(
         Route::SignUser => ok(&api.sign_user(parse(&body().await?)?).await?),
         Route::AuditAnchors => ok(&api.audit_anchors().await?),
         Route::Status => ok(&api.status().await?),
+        Route::StreamRecording(session, position) => {
+            done(api.stream_recording(session, position, body().await?).await?)
+        }
         Route::TokenDocuments => ok(&api.token_documents().await?),
         Route::Tokens => ok(&api.tokens().await?),
         Route::Trust => ok(&api.trust().await?),

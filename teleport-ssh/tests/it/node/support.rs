@@ -203,6 +203,9 @@ impl RecordingApi for TestAuth {
     async fn put_recording_part(&self, _session: SessionId, _number: u32, _part: Bytes) -> ApiResult<()> {
         Ok(())
     }
+    async fn stream_recording(&self, _session: SessionId, _position: u64, _bytes: Bytes) -> ApiResult<()> {
+        Ok(())
+    }
     async fn recording_parts(&self, _session: SessionId) -> ApiResult<u32> {
         Ok(0)
     }
