@@ -69,14 +69,14 @@ pub struct Cluster {
     dir: PathBuf,
 }
 
-fn configuration(dir: &Path, roles: &[&str], more: &str) -> Result<PathBuf> {
+fn configuration(dir: &Path, roles: &[&str], more: &str, more_auth: &str) -> Result<PathBuf> {
     // No node may have the name of a proxy.
     let name = if roles.contains(&"proxy") { "bench" } else { "bench-node" };
     let enabled = |role: &str| if roles.contains(&role) { "yes" } else { "no" };
     let path = dir.join("teleport.yaml");
     let text = format!(
         "version: v3\nteleport:\n  nodename: {name}\n  data_dir: {data}\n  log:\n    severity: warn\n{more}\
-         auth_service:\n  enabled: {auth}\n  cluster_name: bench\n  listen_addr: 127.0.0.1:0\n  tokens: [\"node:{TOKEN}\"]\n\
+         auth_service:\n  enabled: {auth}\n  cluster_name: bench\n  listen_addr: 127.0.0.1:0\n  tokens: [\"node:{TOKEN}\"]\n{more_auth}\
          proxy_service:\n  enabled: {proxy}\n  web_listen_addr: 127.0.0.1:0\n  listen_addr: 127.0.0.1:0\n\
          ssh_service:\n  enabled: {node}\n  listen_addr: 127.0.0.1:0\n",
         data = dir.join("data").display(),
@@ -98,7 +98,15 @@ impl Cluster {
     /// # Errors
     /// What the program says.
     pub fn start(dir: &Path) -> Result<Self> {
-        let config = configuration(dir, &["auth", "proxy", "node"], "")?;
+        Self::start_with(dir, "")
+    }
+
+    /// The same with more lines in the configuration of the auth service.
+    ///
+    /// # Errors
+    /// What the program says.
+    pub fn start_with(dir: &Path, auth: &str) -> Result<Self> {
+        let config = configuration(dir, &["auth", "proxy", "node"], "", auth)?;
         let mut server = Server::start(Command::new(program()?).arg("start").arg("-c").arg(config))?;
         // Written in this order, at once, when all of them serve.
         let auth = server.wait_for(|line| address(line, "auth "))?;
@@ -137,7 +145,7 @@ impl Cluster {
         let pins = self.admin()?.status().await?.ca_pins;
         let pin = pins.first().context("a cluster has a pin")?;
         let more = format!("  auth_server: {}\n  auth_token: {TOKEN}\n  ca_pin: \"{pin}\"\n", self.auth);
-        let config = configuration(dir, &["node"], &more)?;
+        let config = configuration(dir, &["node"], &more, "")?;
         let mut server = Server::start(Command::new(program()?).arg("start").arg("-c").arg(config))?;
         let address = server.wait_for(|line| address(line, "node ssh"))?;
         Ok((server, address))

@@ -21,6 +21,7 @@ pub mod report;
 pub mod sessions;
 pub mod sshd;
 pub mod start;
+pub mod storage;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]

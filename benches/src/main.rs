@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use teleport_benches::{Scale, bulk, certificates, guessing, memory, reissue, report, sessions, start};
+use teleport_benches::{
+    Scale, bulk, certificates, guessing, memory, reissue, report, sessions, start, storage,
+};
 
 #[derive(Debug, Parser)]
 #[command(about = "Measured comparisons against OpenSSH and raw primitives")]
@@ -40,6 +42,8 @@ enum Bench {
     Start,
     /// The size of the program
     Size,
+    /// What recordings cost
+    Storage,
 }
 
 async fn run(bench: Bench, scale: Scale) -> Result<Vec<report::Row>> {
@@ -54,6 +58,7 @@ async fn run(bench: Bench, scale: Scale) -> Result<Vec<report::Row>> {
         Bench::Sessions => sessions::rates(scale).await,
         Bench::Size => start::size(),
         Bench::Start => start::run(scale),
+        Bench::Storage => storage::run(scale).await,
     }
 }
 

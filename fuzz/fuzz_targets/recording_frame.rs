@@ -1,9 +1,11 @@
 //! What is inside the chunks of recordings: the input becomes the events of sound chunks, so that no checksum or compression
-//! stands before the reader. Also what is made of events: the lines of an asciicast, the timeline of a replay.
+//! stands before the reader. Also what is made of events: the lines of an asciicast, the timeline of a replay, what reaches a terminal.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use teleport_core::recording::{Asciicast, Decoder, Pace, RecordedEvent, Timeline};
+use teleport_core::recording::{
+    Asciicast, CastVersion, Decoder, Pace, RecordedEvent, TerminalFilter, Timeline,
+};
 
 const META: &[u8] = include_bytes!("../src/meta.json");
 
@@ -33,24 +35,38 @@ fuzz_target!(|data: &[u8]| {
     file.extend(crc.to_be_bytes());
     file.extend(META);
     segment(&mut file, 0);
+    let mut chunks = Vec::new();
     // An event may not be split between two chunks.
     for (number, plain) in data.split(|byte| form & 2 != 0 && *byte == b'\n').enumerate() {
         if form & 1 != 0 {
-            segment(&mut file, u32::try_from(number).unwrap() + 1);
+            segment(&mut chunks, u32::try_from(number).unwrap() + 1);
         }
-        chunk(&mut file, plain);
+        chunk(&mut chunks, plain);
     }
     let mut decoder = Decoder::new().unwrap();
     decoder.feed(&file);
-    let mut cast = Asciicast::new();
+    assert_eq!(decoder.next_event(), Ok(None), "no chunk yet");
+    decoder.feed(&chunks);
+    let version = if form & 4 == 0 { CastVersion::V2 } else { CastVersion::V3 };
+    let (mut cast, header) = Asciicast::begin(version, decoder.meta().expect("it was read"));
+    serde_json::from_str::<serde_json::Value>(&header).expect("the header is JSON");
+    let mut filters = [TerminalFilter::drawing(), TerminalFilter::text()];
     let mut timeline = Timeline::new(Pace { speed: f64::from(*form) / 16.0, max_idle: None });
     let mut output = 0;
     while let Ok(Some(event)) = decoder.next_event() {
         if let RecordedEvent::Output { data, .. } = &event {
             output += data.len();
+            for filter in &mut filters {
+                let passed = filter.pass(data);
+                let mut again = TerminalFilter::drawing();
+                assert_eq!(again.pass(passed.as_bytes()), passed, "what has passed passes again");
+            }
         }
-        timeline.wait(&event);
-        assert!(timeline.position() >= event.at());
+        let wait = timeline.wait(event.at());
+        timeline.pass(event.at(), wait / 2);
+        assert!(timeline.position() <= event.at());
+        timeline.move_to(event.at());
+        assert!(timeline.wait(event.at()).is_zero());
         if let Some(line) = cast.line(&event) {
             assert!(line.ends_with('\n') && !line.trim_end_matches('\n').contains('\n'));
             let value: serde_json::Value =
@@ -59,7 +75,4 @@ fuzz_target!(|data: &[u8]| {
         }
     }
     assert!(output <= data.len(), "no output from nowhere");
-    if let Some(meta) = decoder.meta() {
-        serde_json::from_str::<serde_json::Value>(&Asciicast::header(meta)).expect("the header is JSON");
-    }
 });

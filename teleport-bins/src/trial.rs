@@ -200,10 +200,13 @@ impl Trial {
         let admin = self.cluster.admin().context("the auth service is gone")?;
         let recording = self.own_recording(&admin).await?;
         let api: Arc<dyn RecordingApi> = admin;
-        let source = Source::api(api, recording.meta.session)?;
-        eprintln!("[space pauses, arrows move, + and - change the speed, q ends it]\n");
+        let source = Source::api(api, recording.meta.session).await?;
+        eprintln!(
+            "[space pauses, ← → move by 10 seconds, 0-9 to a tenth, + - change the speed, q ends it]\n"
+        );
         let pace = Pace { speed: 1.0, max_idle: Some(SKIPPED_IDLE) };
-        replay::play(source, replay::Options { format: PlayFormat::Pty, pace }).await
+        let options = replay::Options { format: PlayFormat::Pty, pace, from: Duration::ZERO };
+        replay::play(source, options).await.map(drop)
     }
 
     /// The recording of the shell that was opened here: the first one with a terminal.

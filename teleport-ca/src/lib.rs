@@ -94,12 +94,15 @@
 //!
 //! # Keys
 //!
+//! The authority has four. [`AuditKey`] is a fifth, beside it: it signs checkpoints of the audit log and nothing else.
+//!
 //! Private keys are made in a [`KeyStore`](key::KeyStore) and leave it only through [`danger`]. The
 //! [`SoftwareKeyStore`](key::SoftwareKeyStore) keeps them in the cluster's storage, sealed with a master key that the storage
 //! does not have. Who can read the storage learns no key; who can write it can destroy the authority but cannot make it trust
 //! or sign with another key, since everything is checked against the sealed keys when it is opened.
 #![forbid(unsafe_code)]
 
+mod audit;
 mod authority;
 pub mod danger;
 mod error;
@@ -111,6 +114,7 @@ mod ssh;
 mod store;
 mod x509;
 
+pub use self::audit::AuditKey;
 pub use self::authority::CertificateAuthority;
 pub use self::error::CaError;
 pub use self::ssh::SshCertificate;

@@ -84,7 +84,9 @@ pub async fn events_come_back_as_they_were(factory: &impl Factory) {
     full.cluster_name = "example.com".to_owned();
     let events = vec![full, event(EventKind::UserLogin, 2, NOON)];
     log.emit(events.clone()).await.unwrap();
-    let page = log.search(AuditQuery::default()).await.unwrap();
+    let mut page = log.search(AuditQuery::default()).await.unwrap();
+    // The number is the log's own.
+    page.events.iter_mut().for_each(|event| event.index = None);
     assert_eq!(page, AuditPage { events, next: None }, "in the order of emission");
 }
 
@@ -114,7 +116,13 @@ pub async fn searches_filter(factory: &impl Factory) {
     assert_eq!(find(newest.clone()).await, (0..24).rev().collect::<Vec<_>>());
     let name = |kind: EventKind| kind.name().to_owned();
     let logins = AuditQuery { events: vec![name(EventKind::UserLogin)], ..all() };
-    assert_eq!(find(logins).await, (0..24).filter(|n| n % 4 < 2).collect::<Vec<_>>(), "a name, not a code");
+    assert_eq!(
+        find(logins).await,
+        (0..24).filter(|n| n % 4 < 2).collect::<Vec<_>>(),
+        "both codes of the name"
+    );
+    let code = AuditQuery { events: vec![EventKind::UserLoginFailure.code().to_owned()], ..all() };
+    assert_eq!(find(code).await, (0..24).filter(|n| n % 4 == 1).collect::<Vec<_>>(), "or a code");
     let ends =
         AuditQuery { events: vec![name(EventKind::SessionStart), name(EventKind::SessionEnd)], ..all() };
     assert_eq!(find(ends).await, (0..24).filter(|n| n % 4 >= 2).collect::<Vec<_>>());

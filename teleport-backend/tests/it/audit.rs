@@ -1,13 +1,19 @@
 //! The audit log in files under the suite, and what is special about files.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use teleport_backend::audit::file::FileAuditLog;
 use teleport_backend::conformance;
 use teleport_core::audit::{AuditEvent, AuditLog, AuditQuery, AuditSink, EventKind};
-use teleport_core::clock::Timestamp;
+use teleport_core::clock::{SystemClock, Timestamp};
+use teleport_core::entropy::SystemEntropy;
+
+/// A log without checkpoints.
+pub(crate) async fn open(directory: impl AsRef<std::path::Path>) -> FileAuditLog {
+    let (clock, entropy) = (Arc::new(SystemClock::new()), Arc::new(SystemEntropy::new()));
+    FileAuditLog::builder(directory, clock, entropy).open().await.unwrap()
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conforms() {
@@ -15,7 +21,7 @@ async fn conforms() {
     let count = AtomicUsize::new(0);
     let factory = async || {
         let number = count.fetch_add(1, Ordering::Relaxed);
-        let log = FileAuditLog::open(directory.path().join(number.to_string())).await.unwrap();
+        let log = open(directory.path().join(number.to_string())).await;
         Arc::new(log) as Arc<dyn AuditLog>
     };
     conformance::audit::run_all(&factory).await;
@@ -37,35 +43,38 @@ async fn users(log: &FileAuditLog, newest_first: bool) -> Vec<String> {
 async fn a_line_cut_by_a_crash_is_closed_and_left_out() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("2026-11-21.jsonl");
-    let log = FileAuditLog::open(directory.path()).await.unwrap();
-    log.emit(vec![event("alice")]).await.unwrap();
+    let log = open(directory.path()).await;
+    for user in ["alice", "bob", "carol"] {
+        log.emit(vec![event(user)]).await.unwrap();
+    }
     drop(log);
     let whole = std::fs::read(&file).unwrap();
-    for cut in [1, whole.len() / 2, whole.len() - 1] {
-        let mut writer = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
-        writer.write_all(&whole[..cut]).unwrap();
-        let log = FileAuditLog::open(directory.path()).await.unwrap();
-        let before = users(&log, false).await;
-        assert_eq!(users(&log, true).await.len(), before.len(), "what is not whole is not found");
-        log.emit(vec![event("bob")]).await.unwrap();
-        let found = users(&log, false).await;
-        assert_eq!(found.last().unwrap(), "bob", "the next event has a line of its own");
-        let newest = users(&log, true).await;
-        assert!(newest.iter().rev().eq(&found));
+    let last = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+    let named = AuditQuery { events: vec!["user.login".to_owned()], ..AuditQuery::default() };
+    for cut in last + 1..whole.len() {
+        std::fs::write(&file, &whole[..cut]).unwrap();
+        let log = open(directory.path()).await;
+        log.emit(vec![event("dave")]).await.unwrap();
+        let found = log.search(named.clone()).await.unwrap().events;
+        let found: Vec<&str> = found.iter().map(|event| event.user.as_deref().unwrap()).collect();
+        // A line that lacks only its newline is whole.
+        let expected: &[&str] = if cut == whole.len() - 1 {
+            &["alice", "bob", "carol", "dave"]
+        } else {
+            &["alice", "bob", "dave"]
+        };
+        assert_eq!(found, expected, "cut at {cut}");
+        let newest = AuditQuery { newest_first: true, ..named.clone() };
+        assert_eq!(log.search(newest).await.unwrap().events.len(), expected.len());
+        let text = std::fs::read(&file).unwrap();
+        assert!(text.starts_with(&whole[..cut]), "nothing that was written is changed");
     }
-    // The line that lacked only its newline is whole again, the others are not.
-    assert_eq!(
-        users(&FileAuditLog::open(directory.path()).await.unwrap(), false).await,
-        ["alice", "bob", "bob", "alice", "bob"]
-    );
-    let text = std::fs::read_to_string(&file).unwrap();
-    assert!(text.starts_with(std::str::from_utf8(&whole).unwrap()), "nothing that was written is changed");
 }
 
 #[tokio::test]
 async fn foreign_lines_and_files_are_left_out() {
     let directory = tempfile::tempdir().unwrap();
-    let log = FileAuditLog::open(directory.path()).await.unwrap();
+    let log = open(directory.path()).await;
     log.emit(vec![event("alice")]).await.unwrap();
     std::fs::write(
         directory.path().join("2026-11-20.jsonl"),
@@ -81,7 +90,7 @@ async fn foreign_lines_and_files_are_left_out() {
 #[tokio::test]
 async fn an_error_is_for_all_whose_events_it_concerns() {
     let directory = tempfile::tempdir().unwrap();
-    let log = FileAuditLog::open(directory.path()).await.unwrap();
+    let log = open(directory.path()).await;
     // A directory stands where the day's file belongs.
     let file = directory.path().join("2026-11-21.jsonl");
     std::fs::create_dir(&file).unwrap();
@@ -100,7 +109,7 @@ async fn an_error_is_for_all_whose_events_it_concerns() {
 #[tokio::test]
 async fn dropping_waits_for_what_was_queued() {
     let directory = tempfile::tempdir().unwrap();
-    let log = FileAuditLog::open(directory.path()).await.unwrap();
+    let log = open(directory.path()).await;
     {
         let emit = log.emit(vec![event("alice")]);
         tokio::pin!(emit);
@@ -108,6 +117,6 @@ async fn dropping_waits_for_what_was_queued() {
         let _ = futures_util::poll!(emit.as_mut());
     }
     drop(log);
-    let log = FileAuditLog::open(directory.path()).await.unwrap();
+    let log = open(directory.path()).await;
     assert_eq!(users(&log, false).await, ["alice"]);
 }

@@ -7,7 +7,6 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use teleport_backend::audit::file::FileAuditLog;
 use teleport_backend::recordings::fs::FsRecordingStore;
 use teleport_backend::redb::RedbBackend;
 use teleport_core::audit::AuditSink;
@@ -123,7 +122,7 @@ async fn record_and_log() {
     let meta = crate::recordings::meta();
     store.create(&meta, Encoding::Plain).await.unwrap();
     store.put_part(meta.session, 0, "x".into()).await.unwrap();
-    let log = FileAuditLog::open(path.join("audit")).await.unwrap();
+    let log = crate::audit::open(path.join("audit")).await;
     log.emit(vec![crate::audit::event("alice")]).await.unwrap();
     store.complete(meta.session, &Completion::new(1, meta.started)).await.unwrap();
     let other = RecordingMeta { session: "00000002-0000-4000-8000-000000000000".parse().unwrap(), ..meta };
@@ -175,4 +174,16 @@ async fn fill_the_disk() {
     assert_eq!(watch.next().await, Ok(WatchEvent::Ready { revision: newest }));
     assert_eq!(backend.list(&Prefix::root()).await.unwrap().len(), number + 2);
     println!("\nHEALED");
+}
+
+#[tokio::test]
+async fn fill_the_audit_log() {
+    let Some(path) = path() else { return };
+    crate::audit_chain::fill(&path).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_until_killed() {
+    let Some(path) = path() else { return };
+    crate::audit_chain::log_until_killed(&path).await;
 }

@@ -8,6 +8,7 @@
 )]
 
 mod audit;
+mod audit_chain;
 mod broken;
 mod child;
 mod example;

@@ -5,6 +5,7 @@ mod common;
 mod node_list;
 mod out;
 mod output;
+mod session_list;
 pub mod tctl;
 pub mod teleport;
 pub mod tsh;
@@ -12,7 +13,7 @@ mod user;
 
 use std::process::ExitCode;
 
-pub use self::output::{Format, fit, print_json, print_text, sanitize, table};
+pub use self::output::{Format, fit, json_text, print_json, print_text, sanitize, table};
 
 /// The version that all programs show.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -37,7 +37,7 @@ impl Format {
 /// # Errors
 /// Those of stdout.
 pub fn print_json<T: Serialize>(value: &T) -> anyhow::Result<()> {
-    print_text(&serde_json::to_string_pretty(value)?)
+    print_text(&json_text(&serde_json::to_string_pretty(value)?))
 }
 
 /// Writes text to stdout, with one line feed at its end.
@@ -92,6 +92,18 @@ fn cut(table: &str, columns: usize) -> String {
     table.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// JSON in which every control character is escaped: it need not be above U+007E, and some terminals act on those.
+pub fn json_text(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for letter in json.chars() {
+        match letter {
+            '\u{7f}'..='\u{9f}' => text.push_str(&format!("\\u{:04x}", u32::from(letter))),
+            _ => text.push(letter),
+        }
+    }
+    text
+}
+
 /// Text from elsewhere without control characters: what a node calls itself must not drive this terminal.
 pub fn sanitize(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).collect()
@@ -119,7 +131,15 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_removed() {
+    fn f4_json_has_no_control_characters() {
+        let value = "a\u{1b}\u{7f}\u{9b}6né";
+        let text = json_text(&serde_json::Value::from(value).to_string());
+        assert_eq!(text, r#""a\u001b\u007f\u009b6né""#);
+        assert_eq!(serde_json::from_str::<String>(&text).ok().as_deref(), Some(value));
+    }
+
+    #[test]
+    fn f4_escapes_are_removed() {
         assert_eq!(sanitize("a\u{1b}[2Jb\r\n\u{9b}c"), "a[2Jbc");
     }
 }

@@ -80,6 +80,8 @@ pub struct StorageSection {
     pub kind: Option<String>,
     /// The file; `backend.redb` in the data directory if absent.
     pub path: Option<PathBuf>,
+    /// Where the audit log is (`file://…`), and where it is passed on to (`stdout://`, `syslog://…`).
+    pub audit_events_uri: Option<OneOrMany>,
 }
 
 /// The auth service.
@@ -96,6 +98,8 @@ pub struct AuthSection {
     pub public_addr: Option<OneOrMany>,
     /// Static join tokens: `role,role:secret` or `role:/path/to/file`.
     pub tokens: Vec<String>,
+    /// How the audit log is kept.
+    pub audit: AuditSection,
     /// How sessions are recorded: `node`, `node-sync` or `off`.
     pub session_recording: Option<RecordAt>,
     /// The same for nodes with certain labels.
@@ -106,6 +110,16 @@ pub struct AuthSection {
     pub authentication: AuthenticationSection,
     /// How passwords are hashed.
     pub password_hashing: PasswordHashingSection,
+}
+
+/// How the audit log is kept.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuditSection {
+    /// When events are made durable: `always`, or so often, such as `1s`.
+    pub sync: Option<String>,
+    /// How long its files are kept, such as `365d`; for ever if absent.
+    pub retention: Option<String>,
 }
 
 /// How users prove who they are.
@@ -192,6 +206,30 @@ pub struct SshSection {
     pub public_addr: Option<OneOrMany>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// What may wait for the auth service.
+    pub recordings: SpoolSection,
+}
+
+/// Recordings that wait for the auth service.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SpoolSection {
+    /// All of them, half of it of one user.
+    pub max_size: Option<Size>,
+    /// How long one may wait, such as `7d`.
+    pub max_age: Option<String>,
+    /// What becomes of those that are older: `keep` or `delete`.
+    pub too_old: Option<TooOldName>,
+}
+
+/// What becomes of recordings that are too old.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TooOldName {
+    /// They are deleted.
+    Delete,
+    /// They stay.
+    Keep,
 }
 
 /// A text or a list of texts.

@@ -41,6 +41,7 @@ impl Settings {
                 public_addresses: Vec::new(),
                 static_tokens: Vec::new(),
                 storage: format!("redb:{}", data_dir.join("backend.redb").display()),
+                audit: Default::default(),
                 session_recording: Default::default(),
                 recordings: Default::default(),
                 second_factor: Default::default(),
@@ -69,7 +70,12 @@ impl Settings {
         ca_pins: Vec<CaPin>,
     ) -> Self {
         Self {
-            node: Some(NodeSettings { listen: free(), public_addresses: Vec::new(), labels }),
+            node: Some(NodeSettings {
+                listen: free(),
+                public_addresses: Vec::new(),
+                labels,
+                recordings: Default::default(),
+            }),
             auth_servers: vec![auth.to_string()],
             token: Some(token),
             ca_pins,

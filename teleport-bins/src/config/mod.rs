@@ -1,5 +1,6 @@
 //! The configuration file and the settings that follow from it and from the command line.
 
+mod audit;
 mod duration;
 pub mod file;
 mod loopback;
@@ -8,6 +9,7 @@ mod settings;
 mod size;
 pub(crate) mod yaml;
 
+pub use self::audit::{AuditSettings, ForwardTo};
 pub use self::duration::{format_duration, parse_duration};
 pub use self::file::{ConfigError, FileConfig, load, parse};
 pub use self::sample::sample;

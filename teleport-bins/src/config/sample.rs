@@ -1,6 +1,9 @@
 //! What `teleport configure` prints.
 
-use super::{Settings, Size};
+use teleport_backend::audit::file::SyncPolicy;
+use teleport_ssh::record::TooOld;
+
+use super::{Settings, Size, format_duration};
 use crate::config::settings::without_port;
 
 /// A commented configuration file that says what `settings` say.
@@ -38,8 +41,18 @@ pub fn sample(settings: &Settings) -> String {
         Ok(rules) if !recording.rules.is_empty() => format!("  session_recording_rules: {rules}\n"),
         _ => "  # session_recording_rules: [{node_labels: {env: dev}, mode: off}]\n".to_owned(),
     };
+    let spool = settings.node.as_ref().map(|node| node.recordings).unwrap_or_default();
     let limits = settings.auth.as_ref().map(|auth| auth.recordings).unwrap_or_default();
     let password = settings.auth.as_ref().map(|auth| auth.password).unwrap_or_default();
+    let audit = settings.auth.as_ref().map(|auth| auth.audit.files).unwrap_or_default();
+    let sync = match audit.sync {
+        SyncPolicy::Interval(interval) => format_duration(interval),
+        _ => "always".to_owned(),
+    };
+    let retention = match audit.retention {
+        Some(age) => format!("    retention: {}\n", format_duration(age)),
+        None => "    # retention: 365d\n".to_owned(),
+    };
     let advertise = settings.advertise.as_deref().map(without_port).unwrap_or("203.0.113.7");
     format!(
         "# Every key has the default that is shown; keys after # are examples.\n\
@@ -64,6 +77,8 @@ pub fn sample(settings: &Settings) -> String {
          \x20     output: text # text, json\n\
          \x20 storage:\n\
          \x20   type: redb # redb, memory\n\
+         \x20   # Where the audit log is, and where it is passed on to as well: stdout://, syslog:///dev/log, syslog+tcp://host:601.\n\
+         \x20   # audit_events_uri: [\"file://{data_dir}/audit\", \"syslog:///dev/log\"]\n\
          auth_service:\n\
          \x20 enabled: {auth}\n\
          \x20 # Fixed at the first start.\n\
@@ -71,6 +86,11 @@ pub fn sample(settings: &Settings) -> String {
          \x20 listen_addr: 0.0.0.0:3025\n\
          \x20 # Tokens that never expire; prefer `tctl tokens add`.\n\
          \x20 # tokens: [\"node:/etc/teleport.node-token\"]\n\
+         \x20 audit:\n\
+         \x20   # always: events are durable before anything is answered. An interval such as 1s: faster, and a power cut loses as much.\n\
+         \x20   sync: {sync}\n\
+         \x20   # How long files of the audit log are kept; for ever if left out.\n\
+         {retention}\
          \x20 # node: sessions are recorded on the node's disk and delivered in the background; node-sync: what is shown was taken by the\n\
          \x20 # auth service first; off. The strictest of the rules that match a node counts instead of it; roles see `record_session`.\n\
          \x20 session_recording: {session_recording}\n\
@@ -100,7 +120,13 @@ pub fn sample(settings: &Settings) -> String {
          ssh_service:\n\
          \x20 enabled: {node}\n\
          \x20 listen_addr: 0.0.0.0:3022\n\
-         {labels}",
+         {labels}\
+         \x20 # What may wait for the auth service: recordings of so many bytes, half of it of one user, and for how long. Of what waits\n\
+         \x20 # longer the audit log is told, and then it is kept, or deleted.\n\
+         \x20 recordings:\n\
+         \x20   max_size: {spool_size}\n\
+         \x20   max_age: {spool_age}\n\
+         \x20   too_old: {too_old} # keep, delete\n",
         nodename = settings.nodename,
         data_dir = settings.data_dir.display(),
         auth = yes(settings.auth.is_some()),
@@ -116,6 +142,9 @@ pub fn sample(settings: &Settings) -> String {
         parallel = password.parallel,
         proxy = yes(settings.proxy.is_some()),
         node = yes(settings.node.is_some()),
+        spool_size = Size(spool.max_bytes),
+        spool_age = format_duration(spool.max_age),
+        too_old = if spool.too_old == TooOld::Delete { "delete" } else { "keep" },
     )
 }
 
@@ -165,6 +194,22 @@ mod tests {
         ] {
             let error = format!("{:#}", resolve(&format!("auth_service:\n  {text}\n")).unwrap_err());
             assert!(error.contains(says) && !error.contains('\n'), "{error}");
+        }
+    }
+
+    #[test]
+    fn limits_of_the_spool_come_from_the_file_and_go_back_into_it() {
+        let resolve = |text: &str| Settings::resolve(parse(text).unwrap(), Overrides::default());
+        let settings =
+            resolve("ssh_service:\n  recordings: {max_size: 64MiB, max_age: 36h, too_old: delete}\n")
+                .unwrap();
+        let limits = settings.node.as_ref().unwrap().recordings;
+        assert_eq!((limits.max_bytes, limits.max_age.as_secs()), (64 << 20, 36 * 3600));
+        assert_eq!(limits.too_old, TooOld::Delete);
+        assert_eq!(resolve(&sample(&settings)).unwrap().node.unwrap().recordings, limits);
+        for (text, says) in [("max_size: 1MiB", "at least 16MiB"), ("max_age: long", "like 90s")] {
+            let error = resolve(&format!("ssh_service:\n  recordings: {{{text}}}\n")).unwrap_err();
+            assert!(format!("{error:#}").contains(says), "{error:#}");
         }
     }
 

@@ -12,9 +12,13 @@ use teleport_core::label::Labels;
 use teleport_core::recording::MAX_PART_LEN;
 use teleport_core::resource::LockMode;
 use teleport_core::secret::SecretString;
+use teleport_ssh::record::{SpoolLimits, TooOld};
 
-use super::file::{AuthenticationSection, FactorName, PasswordHashingSection, RecordingsSection, YesNo};
-use super::{FileConfig, Size};
+use super::file::{
+    AuthenticationSection, FactorName, PasswordHashingSection, RecordingsSection, SpoolSection, TooOldName,
+    YesNo,
+};
+use super::{AuditSettings, FileConfig, Size, parse_duration};
 
 /// Flags of `teleport start`; each overrides the file.
 #[derive(Clone, Debug, Default)]
@@ -81,6 +85,8 @@ pub struct AuthSettings {
     pub static_tokens: Vec<String>,
     /// The storage, a URL of `teleport_backend::open`.
     pub storage: String,
+    /// The audit log.
+    pub audit: AuditSettings,
     /// How sessions are recorded.
     pub session_recording: ClusterRecording,
     /// What one host may hand in of recordings.
@@ -119,6 +125,8 @@ pub struct NodeSettings {
     pub public_addresses: Vec<String>,
     /// Its labels.
     pub labels: Labels,
+    /// What may wait for the auth service.
+    pub recordings: SpoolLimits,
 }
 
 /// `/var/lib/teleport` for root, else below the XDG state directory.
@@ -249,6 +257,7 @@ impl Settings {
                     .context("cluster_name")?,
                 public_addresses: hosts(file.auth_service.public_addr),
                 static_tokens: file.auth_service.tokens,
+                audit: AuditSettings::resolve(&file.auth_service.audit, shared.storage.audit_events_uri)?,
                 session_recording: ClusterRecording::new(
                     file.auth_service.session_recording.unwrap_or_default(),
                     file.auth_service.session_recording_rules,
@@ -306,6 +315,7 @@ impl Settings {
                     ip,
                     "ssh_service.listen_addr",
                 )?,
+                recordings: spool_limits(&file.ssh_service.recordings)?,
                 public_addresses: hosts(file.ssh_service.public_addr),
                 labels,
             })
@@ -363,6 +373,28 @@ fn password_hashing(section: &PasswordHashingSection) -> Result<PasswordConfig> 
     config.parallel = section.parallel.unwrap_or(config.parallel);
     config.check().context("auth_service.password_hashing")?;
     Ok(config)
+}
+
+/// Less could not hold the recordings of a few sessions.
+const MIN_SPOOL: u64 = 16 << 20;
+
+fn spool_limits(section: &SpoolSection) -> Result<SpoolLimits> {
+    let mut limits = SpoolLimits::default();
+    if let Some(size @ Size(bytes)) = section.max_size {
+        if bytes < MIN_SPOOL {
+            bail!("ssh_service.recordings.max_size: {size} is too little; at least {}", Size(MIN_SPOOL));
+        }
+        limits.max_bytes = bytes;
+    }
+    if let Some(text) = &section.max_age {
+        let age = parse_duration(text).map_err(anyhow::Error::msg);
+        limits.max_age = age.context("ssh_service.recordings.max_age")?;
+    }
+    limits.too_old = match section.too_old {
+        Some(TooOldName::Delete) => TooOld::Delete,
+        Some(TooOldName::Keep) | None => TooOld::Keep,
+    };
+    Ok(limits)
 }
 
 fn recording_limits(section: &RecordingsSection) -> Result<RecordingLimits> {

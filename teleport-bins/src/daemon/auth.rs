@@ -3,19 +3,22 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use teleport_backend::audit::file::FileAuditLog;
+use teleport_backend::audit::file::{Checkpoints, FileAuditLog};
 use teleport_backend::recordings::fs::FsRecordingStore;
-use teleport_ca::{CaError, CertificateAuthority};
+use teleport_ca::{AuditKey, CaError, CertificateAuthority};
 use teleport_core::api::{AdminApi, CreateToken, HostCredentials, JoinRequest, PublicApi};
 use teleport_core::audit::AuditLog;
-use teleport_core::auth::{AuthConfig, AuthService, Caller, Ports, RestorePorts, restore};
+use teleport_core::audit::chain::CheckpointSigner;
+use teleport_core::auth::{AuthConfig, AuthService, Caller, Ports, RestorePorts, SWEEP_EVERY, restore};
 use teleport_core::cert::{CaPin, SubjectKeys};
 use teleport_core::id::{ClusterName, HostRole};
 use teleport_core::storage::Backend;
+use teleport_core::task::Shutdown;
 use teleport_core::token::{StaticToken, StaticTokenSource, StaticTokenSpec};
 use teleport_ssh::identity::{HostMaterial, HostName, IdentityStore};
 
 use super::data_dir::DataDir;
+use super::forward::Forwarder;
 use super::{Os, read_secret_file};
 use crate::config::AuthSettings;
 
@@ -26,6 +29,7 @@ pub(super) struct LocalAuth {
     pub(super) cluster: ClusterName,
     pub(super) ca_pins: Vec<CaPin>,
     pub(super) backend: Arc<dyn Backend>,
+    audit: Arc<FileAuditLog>,
 }
 
 impl LocalAuth {
@@ -41,17 +45,23 @@ impl LocalAuth {
                 .context("the master key cannot be used")?;
         let sealer: Arc<dyn teleport_core::secret::Sealer> = Arc::new(sealer);
         let backend = teleport_backend::open(&settings.storage, Arc::clone(&os.clock)).await?;
-        let audit = Arc::new(FileAuditLog::open(data_dir.join("audit")).await?);
+        let directory = settings.audit.directory.clone().unwrap_or_else(|| data_dir.join("audit"));
+        let log = || {
+            FileAuditLog::builder(&directory, Arc::clone(&os.clock), Arc::clone(&os.entropy))
+                .config(settings.audit.files)
+        };
         let asked = match &settings.cluster_name {
             Some(name) => name.clone(),
             None => ClusterName::new(default_name)
                 .context("the host's name is no cluster name; say --cluster-name")?,
         };
         if let Some(backup) = &settings.bootstrap {
+            // The key of its checkpoints is in the backup: until then nothing is signed.
+            let audit: Arc<dyn AuditLog> = Arc::new(log().open().await?);
             let ports = RestorePorts {
                 backend: Arc::clone(&backend),
                 sealer: Arc::clone(&sealer),
-                audit: Arc::clone(&audit) as Arc<dyn AuditLog>,
+                audit,
                 clock: Arc::clone(&os.clock),
                 entropy: Arc::clone(&os.entropy),
             };
@@ -85,8 +95,22 @@ impl LocalAuth {
             authority => (authority?, asked),
         };
         let ca_pins = authority.ca_pins();
+        let key =
+            AuditKey::open_or_create(Arc::clone(&backend), Arc::clone(&sealer), Arc::clone(&os.entropy))
+                .await?;
+        let audit_keys = vec![key.key()];
+        let mut log = log().checkpoints(Checkpoints {
+            cluster: cluster.clone(),
+            signer: Arc::new(key),
+            storage: Arc::clone(&backend),
+        });
+        for to in &settings.audit.forward {
+            log = log.forwarder(Forwarder::start(to.clone(), default_name.to_owned())?);
+        }
+        let audit = Arc::new(log.open().await?);
         let mut config = AuthConfig::new(cluster.clone());
         config.static_tokens = static_tokens;
+        config.audit_keys = audit_keys;
         config.session_recording = settings.session_recording.clone();
         config.recordings = settings.recordings;
         config.second_factor = settings.second_factor;
@@ -97,13 +121,19 @@ impl LocalAuth {
             issuer: Arc::new(authority),
             sealer,
             recordings: Arc::new(FsRecordingStore::open(data_dir.join("recordings")).await?),
-            audit,
+            audit: Arc::clone(&audit) as Arc<dyn AuditLog>,
             clock: Arc::clone(&os.clock),
             entropy: Arc::clone(&os.entropy),
         };
         let service = AuthService::new(ports, config);
         service.bootstrap().await?;
-        Ok(Self { service, cluster, ca_pins, backend })
+        Ok(Self { service, cluster, ca_pins, backend, audit })
+    }
+
+    /// Ends the audit log, then the storage that remembers how it ended.
+    pub(super) async fn close(&self) {
+        self.audit.close().await;
+        self.backend.close().await;
     }
 
     /// Makes a service of this process a member: it keeps its keys over restarts and gets certificates for the addresses of
@@ -155,6 +185,23 @@ impl LocalAuth {
             .join(request)
             .await
             .with_context(|| format!("the {role} service of this process cannot become a member"))
+    }
+}
+
+/// Deals with recordings whose node is lost, until the service stops.
+pub(super) async fn look_after_uploads(service: AuthService, shutdown: Shutdown) {
+    let lost = service.lost_uploads();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SWEEP_EVERY) => {}
+            () = shutdown.draining() => return,
+        }
+        if let Err(error) = lost.sweep().await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "recordings whose node is lost cannot be looked for now"
+            );
+        }
     }
 }
 

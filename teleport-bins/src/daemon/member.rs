@@ -11,7 +11,7 @@ use teleport_ssh::identity::{HostIdentityHandle, HostMaterial, HostName, Identit
 use teleport_ssh::join::{JoinOptions, join_with_keys};
 use teleport_ssh::listener::limits::Limits;
 use teleport_ssh::node::NodeServer;
-use teleport_ssh::record::{Spool, SpoolLimits, Uploader};
+use teleport_ssh::record::{Spool, Uploader};
 use teleport_ssh::rpc::{AuthClient, ClientIdentity, Connector, PipeConnector, ProxyConnector};
 use teleport_ssh::session::OsSessions;
 
@@ -165,8 +165,9 @@ impl Member {
         (front, back): (&(Shutdown, TaskScope), &(Shutdown, TaskScope)),
         services: &Services,
     ) -> Result<SocketAddr> {
-        let spool = Spool::open(data_dir.join("spool"), SpoolLimits::default())?;
-        let uploader = Uploader::new(spool.clone(), Arc::clone(&self.api) as Arc<dyn RecordingApi>)
+        let spool = Spool::open(data_dir.join("spool"), node.recordings)?;
+        let api = Arc::clone(&self.api) as Arc<dyn RecordingApi>;
+        let uploader = Uploader::new(spool.clone(), api, Arc::clone(&os.clock), Arc::clone(&os.entropy))
             .audit(Arc::clone(&self.api) as Arc<dyn AuditApi>);
         back.1.spawn(uploader.run(back.0.clone()));
         let api: Arc<AuthClient> = self.api;

@@ -3,6 +3,7 @@
 mod addresses;
 mod auth;
 mod data_dir;
+mod forward;
 mod member;
 mod membership;
 mod proxy;
@@ -25,7 +26,6 @@ use teleport_core::clock::{Clock, SystemClock};
 use teleport_core::entropy::{Entropy, SystemEntropy};
 use teleport_core::id::{ClusterName, HostId, HostRole};
 use teleport_core::secret::SecretString;
-use teleport_core::storage::Backend;
 use teleport_core::task::{Shutdown, TaskScope};
 use teleport_ssh::identity::HostIdentityHandle;
 use teleport_ssh::rpc::{AuthClient, AuthServer, ClientIdentity, PipeConnector, pipe};
@@ -168,6 +168,7 @@ impl Daemon {
             let address = bound.local_addr()?;
             write_address(&data_dir.join(AUTH_ADDRESS_FILE), address)?;
             base.1.spawn(bound.serve(base.0.clone()));
+            base.1.spawn(auth::look_after_uploads(service.service.clone(), base.0.clone()));
             services.started();
             auth_address = Some(address);
             local = Some((service, connector));
@@ -263,8 +264,7 @@ impl Daemon {
             tasks.abort().await;
         }
         if let Some(local) = &self.local {
-            let backend: &Arc<dyn Backend> = &local.backend;
-            backend.close().await;
+            local.close().await;
         }
         clean
     }

@@ -145,9 +145,13 @@ fn every_action_has_its_events_and_no_others() {
     administrators(&mut oracle);
     refusals(&mut oracle);
     let all = cluster.events(|_| true);
-    for event in &all {
+    for (number, event) in all.iter().enumerate() {
         assert_eq!(event.cluster_name, CLUSTER);
         assert!(!event.uid.is_nil());
+        assert!(event.index.is_some_and(|index| index > number as u64), "checkpoints are between: {event:?}");
+        let unknown: Vec<_> =
+            event.fields.keys().filter(|field| !event.code.fields().contains(&field.as_str())).collect();
+        assert!(unknown.is_empty(), "{} has fields that the manual does not list: {unknown:?}", event.code);
     }
     let mut missing: Vec<String> = EventKind::ALL.iter().map(ToString::to_string).collect();
     missing.retain(|kind| !all.iter().any(|event| event.code.to_string() == *kind));
@@ -254,4 +258,73 @@ fn refusals(oracle: &mut Oracle<'_>) {
     oracle.expect("a connection beyond the limit", &["T3001I", "T1006W"]);
     tctl(&["lock", "--user=dave"], "");
     oracle.expect("who is locked is disconnected", &["TLK00I", "T3006I", "T2004I", "T2005I"]);
+}
+
+/// As an auditor does it: on the auth host while it runs, and from a copy without it.
+#[test]
+fn the_log_is_verified_on_the_auth_host_and_from_a_copy() {
+    let cluster = TestCluster::start();
+    cluster.add_node("node", "env=test");
+    let data = cluster.dir().join("cluster");
+    let tctl = |arguments: &[&str]| {
+        let mut command = own("tctl");
+        command.arg("--data-dir").arg(&data).args(arguments);
+        run(command)
+    };
+    let home = cluster.dir().join("home");
+    let login = own_login();
+    let printed = tctl(&["users", "add", "alice", &format!("--logins={login}"), "--roles=access"]).clean();
+    let mut alice = User::accept("alice", &printed, &home);
+    let tsh = |arguments: &[&str]| {
+        let mut command = own("tsh");
+        command.env("TELEPORT_HOME", &home).args(arguments);
+        command
+    };
+    alice.login(tsh(&["login", &format!("--proxy={}", cluster.web())])).clean();
+    assert_eq!(run(tsh(&["ssh", "node", "echo hello"])).code(), 0);
+    let upload = wait_for("the recording is complete", || {
+        cluster.events(|event| event.code == EventKind::SessionUpload).pop()
+    });
+    assert!(upload.fields.contains_key("sha256"), "{upload:?}");
+
+    let told = tctl(&["audit", "verify", "--recordings"]).clean();
+    assert!(told.contains("is whole") && told.contains("1 recording as the log says"), "{told}");
+    let head = told.rsplit_once("--expect=").unwrap().1.trim().to_owned();
+    let key = cluster.dir().join("audit.pem");
+    std::fs::write(&key, tctl(&["auth", "export", "--type=audit"]).clean()).unwrap();
+
+    let copy = cluster.dir().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for entry in std::fs::read_dir(data.join("audit")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+    }
+    // Without an auth service, or any configuration.
+    let offline = |more: &[&str]| {
+        let mut command = own("tctl");
+        command.env("TELEPORT_HOME", cluster.dir().join("nowhere")).args(["audit", "verify"]);
+        command.arg("--dir").arg(&copy).arg("--key").arg(&key).args(more);
+        run(command)
+    };
+    let report: Value =
+        serde_json::from_str(&offline(&["--format=json", "--expect", &head]).clean()).unwrap();
+    assert_eq!((&report["ok"], &report["cluster"]), (&Value::Bool(true), &CLUSTER.into()));
+    let refused = offline(&["--expect", &format!("99999:{}", "0".repeat(64))]).refusal();
+    assert!(refused.contains("was cut"), "{refused}");
+
+    let file = std::fs::read_dir(&copy).unwrap().next().unwrap().unwrap().path();
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replacen("\"alice\"", "\"mallory\"", 1)).unwrap();
+    let refused = offline(&[]).refusal();
+    let line = text.lines().position(|line| line.contains("\"alice\"")).unwrap() + 1;
+    assert!(refused.contains(&format!("line {line} ")) && refused.contains("changed"), "{refused}");
+
+    // A recording that somebody has changed is one that the log does not know.
+    let stored = data.join("recordings/sessions").join(upload.sid.unwrap().to_string()).join("data");
+    let mut bytes = std::fs::read(&stored).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&stored, bytes).unwrap();
+    let refused = tctl(&["audit", "verify", "--recordings"]).refusal();
+    assert!(refused.contains("the recording of session") && refused.contains("digest"), "{refused}");
+    tctl(&["audit", "verify"]).clean();
 }

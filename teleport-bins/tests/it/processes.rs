@@ -26,9 +26,21 @@ pub(crate) struct Three {
 impl Three {
     /// The node joins straight at the auth service, or through the proxy.
     pub(crate) fn start(by_proxy: bool) -> Self {
+        Self::start_with(by_proxy, "")
+    }
+
+    /// With a mode of recording.
+    pub(crate) fn start_recording(mode: &str) -> Self {
+        Self::start_with(false, &format!("  session_recording: {mode}\n"))
+    }
+
+    /// `auth_service` is what its section of the configuration has besides.
+    fn start_with(by_proxy: bool, auth_service: &str) -> Self {
         let machine = Machine::new();
         let [auth_port, web, ssh, node_port] = [(); 4].map(|()| fixed_port());
-        machine.configure("auth", "", &Services { auth: Some(auth_port), ..NONE }.yaml());
+        let auth = Services { auth: Some(auth_port), ..NONE }.yaml();
+        let auth = auth.replacen("auth_service:\n", &format!("auth_service:\n{auth_service}"), 1);
+        machine.configure("auth", "", &auth);
         let auth = machine.start("auth", &[]);
         let server = format!("  auth_server: 127.0.0.1:{auth_port}\n");
         machine.configure("proxy", &server, &Services { proxy: Some((web, ssh)), ..NONE }.yaml());
@@ -68,6 +80,13 @@ impl Three {
         ssh.arg("-F").arg(&self.ssh_config).arg(format!("{}@node.test.local", own_login()));
         ssh.arg(command).env_remove("SSH_AUTH_SOCK");
         ssh
+    }
+
+    /// A recording as text.
+    pub(crate) fn play(&self, session: &str) -> String {
+        let mut tsh = own("tsh");
+        tsh.env("TELEPORT_HOME", self.machine.path("home")).args(["play", "--format=text", session]);
+        run(tsh).out().to_owned()
     }
 
     /// A command through the proxy to the node works, as soon as all of them know each other again.

@@ -17,6 +17,8 @@ use crate::danger;
 #[serde(rename_all = "kebab-case")]
 #[expect(clippy::exhaustive_enums, reason = "key stores must know all; a new purpose must make them think")]
 pub enum KeyPurpose {
+    /// Checkpoints of the audit log.
+    Audit,
     /// SSH certificates of hosts.
     HostSsh,
     /// X.509 identities of hosts.
@@ -29,11 +31,12 @@ pub enum KeyPurpose {
 
 impl KeyPurpose {
     /// All purposes.
-    pub const ALL: [Self; 4] = [Self::HostSsh, Self::HostTls, Self::UserSsh, Self::UserTls];
+    pub const ALL: [Self; 5] = [Self::Audit, Self::HostSsh, Self::HostTls, Self::UserSsh, Self::UserTls];
 
     /// The name, as in records.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Audit => "audit",
             Self::HostSsh => "host-ssh",
             Self::HostTls => "host-tls",
             Self::UserSsh => "user-ssh",
@@ -41,10 +44,10 @@ impl KeyPurpose {
         }
     }
 
-    /// The algorithm of keys for this purpose: Ed25519 for SSH, ECDSA P-256 for X.509.
+    /// The algorithm of keys for this purpose: ECDSA P-256 for X.509, Ed25519 for the others.
     pub const fn algorithm(self) -> KeyAlgorithm {
         match self {
-            Self::HostSsh | Self::UserSsh => KeyAlgorithm::Ed25519,
+            Self::Audit | Self::HostSsh | Self::UserSsh => KeyAlgorithm::Ed25519,
             Self::HostTls | Self::UserTls => KeyAlgorithm::EcdsaP256,
         }
     }

@@ -8,6 +8,7 @@
 )]
 
 mod at_rest;
+mod audit;
 mod inspect;
 mod issue;
 mod openssh;

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use super::command::CommandPattern;
 use super::destination::DestinationPattern;
+use super::join::JoinPattern;
 use super::predicate::{Predicate, Scope};
 use super::template::Template;
 use crate::cert::{Traits, is_free_extension};
 use crate::id::{OsLogin, RoleName};
 use crate::label::LabelMatcher;
 use crate::resource::{
-    DocumentProblem, InvalidDocument, NAMED_KINDS, RULE_KINDS, Role, RoleConditions, RoleOptions, Rule, Verb,
+    DocumentProblem, InvalidDocument, JoinSessions, NAMED_KINDS, RULE_KINDS, Role, RoleConditions,
+    RoleOptions, Rule, Verb,
 };
 use crate::suggest::did_you_mean;
 
@@ -39,11 +41,18 @@ pub(super) struct Half {
     pub(super) rules: Vec<CompiledRule>,
     pub(super) destinations: Option<Vec<DestinationPattern>>,
     pub(super) commands: Option<Vec<CommandPattern>>,
+    pub(super) joins: Vec<JoinPattern>,
 }
 
 /// What allows nothing and denies nothing.
-pub(super) static NOTHING: Half =
-    Half { logins: Vec::new(), expression: None, rules: Vec::new(), destinations: None, commands: None };
+pub(super) static NOTHING: Half = Half {
+    logins: Vec::new(),
+    expression: None,
+    rules: Vec::new(),
+    destinations: None,
+    commands: None,
+    joins: Vec::new(),
+};
 
 #[derive(Clone)]
 pub(super) enum LoginPattern {
@@ -110,6 +119,7 @@ impl Compiler {
     fn half(&mut self, conditions: &RoleConditions) -> Half {
         let lists = [
             ("logins", conditions.logins.len()),
+            ("join_sessions", conditions.join_sessions.len()),
             ("rules", conditions.rules.len()),
             ("permit_open", conditions.permit_open.as_ref().map_or(0, Vec::len)),
             ("commands", conditions.commands.as_ref().map_or(0, Vec::len)),
@@ -125,6 +135,7 @@ impl Compiler {
             rules: conditions.rules.iter().enumerate().map(|(index, rule)| self.rule(rule, index)).collect(),
             destinations: conditions.permit_open.as_deref().map(|entries| self.destinations(entries)),
             commands: conditions.commands.as_deref().map(|entries| self.commands(entries)),
+            joins: self.joins(&conditions.join_sessions),
         }
     }
 
@@ -187,11 +198,11 @@ impl Compiler {
         if let Some(predicate) = &condition
             && let Some((kind, what)) = kinds.find_map(|kind| Some((kind, predicate.unanswered(kind)?)))
         {
-            let message = if kind == "session" {
-                format!("it asks about {what}, which recordings of sessions do not have")
+            let message = if matches!(kind.as_str(), "session" | "session_tracker") {
+                format!("it asks about {what}, which sessions do not have")
             } else {
                 format!(
-                    "it asks about {what}, which is decided about in the kind \"session\" only, and the rule is also about \
+                    "it asks about {what}, which is decided about in the kinds \"session\" and \"session_tracker\" only, and the rule is also about \
                      {kind:?}; write a rule without that condition for it"
                 )
             };
@@ -229,6 +240,18 @@ impl Compiler {
             match CommandPattern::parse(entry) {
                 Ok(pattern) => patterns.push(pattern),
                 Err(error) => self.problem(&format!("commands[{index}]"), error),
+            }
+        }
+        patterns
+    }
+
+    fn joins(&mut self, entries: &[JoinSessions]) -> Vec<JoinPattern> {
+        let mut patterns = Vec::with_capacity(entries.len());
+        for (index, entry) in entries.iter().enumerate() {
+            let (pattern, problems) = JoinPattern::parse(entry, self.side == Side::Deny);
+            patterns.extend(pattern);
+            for (key, message) in problems {
+                self.problem(&format!("join_sessions[{index}]{key}"), message);
             }
         }
         patterns

@@ -21,6 +21,7 @@ mod explain;
 mod expr;
 mod file_copy;
 mod filter;
+mod join;
 mod policy;
 mod predicate;
 mod recording;
@@ -41,6 +42,7 @@ pub use self::destination::{Destination, Destinations};
 pub use self::explain::{Explanation, RoleAccount};
 pub use self::expr::{InvalidExpression, MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_LEN};
 pub use self::filter::NodeFilter;
+pub use self::join::{JoinGrant, SessionToJoin};
 pub use self::policy::{Merge, OPTION_RULES, OptionRule, SessionPolicy, option_table};
 pub use self::predicate::{Facts, Predicate, ResourceFacts, Scope, SessionFacts, Subject};
 pub use self::recording::{
@@ -76,6 +78,9 @@ pub enum Denied {
     /// None of the certificate's roles exists.
     #[error("the user has no role that exists")]
     NoRoles,
+    /// The certificate permits less than what joining a session needs.
+    #[error("the certificate permits no terminal, or one command only")]
+    Restricted,
     /// A role exists and cannot be read: what it denies is not known.
     #[error("the document of role {role} cannot be read, and may hold denials")]
     Unreadable {
@@ -97,6 +102,18 @@ pub struct LoginGrant {
     /// The role that grants it; the first by name, if there are several.
     pub role: String,
     /// What counts in the session.
+    pub policy: SessionPolicy,
+}
+
+/// Permission to come to one node without a login, to join sessions of others. Made by [`AccessChecker::check_visit`] only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VisitGrant {
+    /// Who.
+    pub identity: UserIdentity,
+    /// Where.
+    pub node: HostId,
+    /// What counts for the connection.
     pub policy: SessionPolicy,
 }
 

@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::{AccessChecker, Denied, LoginGrant, Subject};
+use super::{AccessChecker, Denied, JoinGrant, LoginGrant, SessionToJoin, Subject, VisitGrant};
 use crate::api::AccessView;
 use crate::cert::{HostIdentity, PublicKey, UserIdentity};
 use crate::clock::Timestamp;
 use crate::id::{HostId, OsLogin};
 use crate::lock::{Knowledge, LockSubject, Locked};
-use crate::resource::NodeRecord;
+use crate::resource::{JoinMode, NodeRecord};
 
 /// Why somebody whose certificate is good is refused, or sent away. The text is for the log and the audit event;
 /// [`Unwelcome::public`] for the user.
@@ -166,6 +166,56 @@ impl AccessView {
         self.keep_as(identity, authority, &subject, now)?;
         let checker = self.checker(identity);
         Ok(checker.check_login(identity, node, login)?)
+    }
+
+    /// Whether a user may come to a node without a login, to join sessions there.
+    ///
+    /// # Errors
+    /// [`Unwelcome`].
+    pub fn admit_visit(
+        &self,
+        identity: &UserIdentity,
+        node: &NodeRecord,
+        fresh: Freshness,
+    ) -> Result<VisitGrant, Unwelcome> {
+        let checker = self.checker(identity);
+        let subject = LockSubject::from(identity).node(node.host_id, &node.name);
+        self.admit_as(&checker, identity, &subject, fresh)?;
+        Ok(checker.check_visit(identity, node)?)
+    }
+
+    /// Whether a user who came to a node without a login may stay, and by what rules.
+    ///
+    /// # Errors
+    /// [`Unwelcome`].
+    pub fn keep_visit(
+        &self,
+        visit: &VisitGrant,
+        authority: &PublicKey,
+        node: &NodeRecord,
+        now: Timestamp,
+    ) -> Result<VisitGrant, Unwelcome> {
+        self.keep_at(&visit.identity, authority, node, now)?;
+        let checker = self.checker(&visit.identity);
+        Ok(checker.check_visit(&visit.identity, node)?)
+    }
+
+    /// Whether a user who was let in may take part in a session, or go on with it.
+    ///
+    /// # Errors
+    /// [`Unwelcome`]; a lock on the login that the session runs as counts for whoever joins it.
+    pub fn check_join(
+        &self,
+        identity: &UserIdentity,
+        session: &SessionToJoin<'_>,
+        mode: JoinMode,
+        now: Timestamp,
+    ) -> Result<JoinGrant, Unwelcome> {
+        self.check_exists(identity)?;
+        let subject = LockSubject::from(identity).node(session.node.host_id, &session.node.name);
+        self.locks.check(&subject.login(session.login), now)?;
+        let checker = self.checker(identity);
+        Ok(checker.check_join(identity, session, mode)?)
     }
 
     fn keep_as(

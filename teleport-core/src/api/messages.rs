@@ -6,8 +6,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::MfaDevice;
+use super::{EndedSession, MfaDevice};
 use crate::access::{ClusterRecording, RoleSet};
+use crate::audit::chain::{CheckpointKey, StoredCheckpoint};
 use crate::cert::{CaPin, IssuedCertificates, SubjectKeys, Traits, TrustBundle};
 use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
@@ -180,6 +181,9 @@ pub struct AccessView {
     /// ended are left out.
     #[serde(default)]
     pub deleted_users: BTreeMap<UserName, Timestamp>,
+    /// Sessions that somebody has ended, for some minutes: nodes that have them end them.
+    #[serde(default)]
+    pub ended_sessions: Vec<EndedSession>,
     /// Roles that were taken from users whose certificates may still name them. A role that is given back is not among them any
     /// more.
     #[serde(default)]
@@ -201,6 +205,7 @@ impl AccessView {
             lock_mode: LockMode::default(),
             recording: ClusterRecording::default(),
             deleted_users: BTreeMap::new(),
+            ended_sessions: Vec::new(),
             taken_roles: BTreeMap::new(),
             removed_proxies: BTreeSet::new(),
         }
@@ -281,6 +286,15 @@ pub struct ClusterStatus {
     pub nodes_online: usize,
     /// The time of the auth service.
     pub time: Timestamp,
+}
+
+/// What a copy of the audit log is checked with, beside the log itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditAnchors {
+    /// The keys that sign checkpoints.
+    pub keys: Vec<CheckpointKey>,
+    /// The newest checkpoint of each log, as the cluster's storage remembers it.
+    pub checkpoints: Vec<StoredCheckpoint>,
 }
 
 /// Asks for a new user.

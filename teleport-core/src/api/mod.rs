@@ -8,6 +8,7 @@
 //! repeated, writes say by [`ApiErrorKind::Conflict`] when they happened before.
 
 mod account;
+mod active_sessions;
 mod connections;
 mod error;
 mod messages;
@@ -22,14 +23,18 @@ use futures_util::stream::BoxStream;
 pub use self::account::{
     AddMfaDevice, ChangePassword, MfaDevice, NewMfaDevice, RemoveMfaDevice, ResetUser, UpdateUser,
 };
+pub use self::active_sessions::{
+    ActiveSession, EndSession, EndedSession, MAX_END_MESSAGE, Participant, RunningSession, SESSION_LEASE,
+    SessionReport,
+};
 pub use self::connections::{
     CONNECTION_LEASE, ConnectionClaim, HeldConnections, HoldConnections, ReleaseConnections,
 };
 pub use self::error::{ApiError, ApiErrorKind};
 pub use self::messages::{
-    AcceptInvite, AccessView, ClusterStatus, CreateToken, CreateUser, CreatedToken, HostCredentials, Invite,
-    InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, Proxy, ProxyRecord,
-    RecordingQuery, ReissueRequest, RenewRequest, TokenInfo, TokenPurpose, UserInfo,
+    AcceptInvite, AccessView, AuditAnchors, ClusterStatus, CreateToken, CreateUser, CreatedToken,
+    HostCredentials, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, Proxy,
+    ProxyRecord, RecordingQuery, ReissueRequest, RenewRequest, TokenInfo, TokenPurpose, UserInfo,
 };
 pub use self::signing::{SignHost, SignUser, SignedHost};
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
@@ -186,6 +191,44 @@ pub trait ConnectionApi: fmt::Debug + Send + Sync + 'static {
     async fn release_connections(&self, request: ReleaseConnections) -> ApiResult<()>;
 }
 
+/// Nodes tell which sessions run on them.
+///
+/// # Contract
+/// A report is all that the node has: the last one counts, for [`SESSION_LEASE`]. It belongs to the host that made it.
+#[async_trait]
+pub trait SessionReportApi: fmt::Debug + Send + Sync + 'static {
+    /// Replaces what is known of the calling node's sessions; repeated as a sign of life while there are any.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for anybody but nodes and for sessions of other hosts, [`ApiErrorKind::Invalid`] for a report
+    /// that is too long.
+    async fn report_sessions(&self, report: SessionReport) -> ApiResult<()>;
+}
+
+/// The sessions that run, for users. A user sees the own ones, those that may be joined, and those that a rule about
+/// `session_tracker` names; the others do not exist.
+#[async_trait]
+pub trait ActiveSessionApi: fmt::Debug + Send + Sync + 'static {
+    /// The sessions that the caller may see, the oldest first.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for hosts.
+    async fn active_sessions(&self) -> ApiResult<Vec<ActiveSession>>;
+
+    /// One session.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], also for sessions that the caller may not see.
+    async fn active_session(&self, session: SessionId) -> ApiResult<ActiveSession>;
+
+    /// Ends a session, by the verb `delete` on `session_tracker`. Its node hears of it within a second, if it can.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`] as above, [`ApiErrorKind::Denied`], [`ApiErrorKind::Invalid`] for a message that is too long,
+    /// [`ApiErrorKind::Unavailable`] also when very many were ended in the last minutes.
+    async fn terminate_session(&self, session: SessionId, request: EndSession) -> ApiResult<()>;
+}
+
 /// What servers need to decide for themselves.
 #[async_trait]
 pub trait TrustApi: fmt::Debug + Send + Sync + 'static {
@@ -217,6 +260,14 @@ pub trait RecordingApi: fmt::Debug + Send + Sync + 'static {
     /// [`ApiErrorKind::Denied`] for another host's session.
     async fn put_recording_part(&self, session: SessionId, number: u32, part: Bytes) -> ApiResult<()>;
 
+    /// Stores what follows `position` of a recording whose part there is not whole yet: durable once this is answered. What is
+    /// streamed is kept apart until its part is handed in as a whole, and is a part of the recording if that never happens.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`] for another host's session, [`ApiErrorKind::Conflict`] if it does not follow what is there, or
+    /// other bytes are.
+    async fn stream_recording(&self, session: SessionId, position: u64, bytes: Bytes) -> ApiResult<()>;
+
     /// How many parts are stored: where an interrupted upload goes on.
     ///
     /// # Errors
@@ -234,6 +285,12 @@ pub trait RecordingApi: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`ApiErrorKind::Denied`] for hosts.
     async fn recordings(&self, query: RecordingQuery) -> ApiResult<Vec<RecordingInfo>>;
+
+    /// What is known of one recording.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], also for recordings that the caller may not see.
+    async fn recording(&self, session: SessionId) -> ApiResult<RecordingInfo>;
 
     /// Bytes of a recording from `offset`, at most a few MiB; empty at the end. Reading from 0 is audited.
     ///
@@ -266,6 +323,12 @@ pub trait AdminApi: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`ApiErrorKind::Denied`] without the right to read authorities.
     async fn status(&self) -> ApiResult<ClusterStatus>;
+
+    /// What the audit log is verified with: public keys, and the newest checkpoints.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Denied`].
+    async fn audit_anchors(&self) -> ApiResult<AuditAnchors>;
 
     /// Makes a user and an invite.
     ///
@@ -467,9 +530,20 @@ pub trait SigningApi: fmt::Debug + Send + Sync + 'static {
 }
 
 /// What a node needs.
-pub trait NodeAccess: IdentityApi + PresenceApi + ConnectionApi + TrustApi + RecordingApi + AuditApi {}
-impl<T: IdentityApi + PresenceApi + ConnectionApi + TrustApi + RecordingApi + AuditApi + ?Sized> NodeAccess
-    for T
+pub trait NodeAccess:
+    IdentityApi + PresenceApi + ConnectionApi + SessionReportApi + TrustApi + RecordingApi + AuditApi
+{
+}
+impl<
+    T: IdentityApi
+        + PresenceApi
+        + ConnectionApi
+        + SessionReportApi
+        + TrustApi
+        + RecordingApi
+        + AuditApi
+        + ?Sized,
+> NodeAccess for T
 {
 }
 
@@ -478,5 +552,12 @@ pub trait ProxyAccess: PublicApi + IdentityApi + PresenceApi + TrustApi + AuditA
 impl<T: PublicApi + IdentityApi + PresenceApi + TrustApi + AuditApi + ?Sized> ProxyAccess for T {}
 
 /// Everything: what the auth service offers and its client speaks.
-pub trait AuthApi: NodeAccess + ProxyAccess + AccountApi + AdminApi + ResourceApi + SigningApi {}
-impl<T: NodeAccess + ProxyAccess + AccountApi + AdminApi + ResourceApi + SigningApi + ?Sized> AuthApi for T {}
+pub trait AuthApi:
+    NodeAccess + ProxyAccess + AccountApi + ActiveSessionApi + AdminApi + ResourceApi + SigningApi
+{
+}
+impl<
+    T: NodeAccess + ProxyAccess + AccountApi + ActiveSessionApi + AdminApi + ResourceApi + SigningApi + ?Sized,
+> AuthApi for T
+{
+}

@@ -20,6 +20,9 @@ const MAX_TEXT: usize = 4096;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct AuditEvent {
+    /// Its number in the log, which the log gives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
     /// The name of what happened.
     pub event: String,
     /// Its code; says the kind.
@@ -118,6 +121,7 @@ impl AuditEvent {
     /// An event of this kind; `success` follows from the code.
     pub fn new(kind: EventKind) -> Self {
         Self {
+            index: None,
             event: kind.name().to_owned(),
             code: kind,
             uid: Uuid::nil(),
@@ -176,6 +180,28 @@ impl AuditEvent {
     pub fn error(mut self, error: impl ToString) -> Self {
         self.error = Some(cut(error.to_string()));
         self
+    }
+
+    /// Cuts every text that is too long, as the builders do: for events that somebody else has built.
+    pub(crate) fn shorten(&mut self) {
+        for text in [&mut self.user, &mut self.login, &mut self.error].into_iter().flatten() {
+            *text = cut(std::mem::take(text));
+        }
+        for value in self.fields.values_mut() {
+            if let Value::String(text) = value {
+                *text = cut(std::mem::take(text));
+            }
+        }
+    }
+
+    /// Whether a host of this id or name reported it, or is what it is about.
+    pub fn is_of_node(&self, node: &str) -> bool {
+        let field = |name| self.fields.get(name).and_then(Value::as_str) == Some(node);
+        self.server_hostname.as_ref().is_some_and(|name| name.as_str() == node)
+            || self.server_id.is_some_and(|id| id.to_string() == node)
+            || field("node_name")
+            || field("node_id")
+            || field("host_id")
     }
 
     /// Adds a field of the kind's own. Texts that are too long are cut.

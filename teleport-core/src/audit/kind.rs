@@ -5,14 +5,53 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::id::HostRole;
+
+/// Who writes events of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reporter {
+    /// The auth service.
+    Auth,
+    /// Nodes and proxies.
+    Host,
+    /// The log itself.
+    Log,
+    /// Nodes.
+    Node,
+}
+
+impl Reporter {
+    /// Whether a host of this role may report such an event.
+    pub const fn includes(self, role: HostRole) -> bool {
+        match self {
+            Self::Auth | Self::Log => false,
+            Self::Host => true,
+            Self::Node => matches!(role, HostRole::Node),
+        }
+    }
+}
+
+impl fmt::Display for Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Auth => "auth",
+            Self::Host => "node, proxy",
+            Self::Log => "the log",
+            Self::Node => "node",
+        })
+    }
+}
+
+// Meaning, name, code, who writes it, and the fields beside those that every kind may have.
 macro_rules! kinds {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal $code:literal,)*) => {
+    ($($(#[doc = $doc:literal])* $variant:ident = $name:literal $code:literal by $by:ident [$($field:literal),*],)*) => {
         /// What happened. The name and the code are stable; the code's last letter says how it went: `I` well, `W` denied,
         /// `E` failed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum EventKind {
-            $(#[doc = concat!("`", $name, "` `", $code, "`: ")] $(#[$doc])* $variant,)*
+            $(#[doc = concat!("`", $name, "` `", $code, "`: ")] $(#[doc = $doc])* $variant,)*
         }
 
         impl EventKind {
@@ -28,103 +67,133 @@ macro_rules! kinds {
             pub const fn code(self) -> &'static str {
                 match self { $(Self::$variant => $code,)* }
             }
+
+            /// What it means, in a sentence.
+            pub fn meaning(self) -> String {
+                let lines: &[&str] = match self { $(Self::$variant => &[$($doc),*],)* };
+                lines.concat().trim().to_owned()
+            }
+
+            /// Who writes it.
+            pub const fn reporter(self) -> Reporter {
+                match self { $(Self::$variant => Reporter::$by,)* }
+            }
+
+            /// The fields that it may have beside those that every kind may have.
+            pub const fn fields(self) -> &'static [&'static str] {
+                match self { $(Self::$variant => &[$($field),*],)* }
+            }
         }
     };
 }
 
 kinds! {
     /// An agent was not forwarded.
-    AgentForwardFailure = "agent-forward" "TAF00W",
+    AgentForwardFailure = "agent-forward" "TAF00W" by Node ["addr.local", "request"],
+    /// A checkpoint of the log: everything up to it is signed.
+    AuditCheckpoint = "audit.checkpoint" "TAU01I" by Log ["head", "key", "log", "lost_entries", "lost_log", "reason", "signature"],
+    /// Events that a forwarder could not take were not forwarded. They are in the log.
+    AuditForwardDropped = "audit.forward_dropped" "TAU04W" by Log ["dropped", "forwarder"],
+    /// The writer of the log had been interrupted: bytes before this entry belong to nothing that was acknowledged.
+    AuditRecovered = "audit.recovered" "TAU02W" by Log ["bytes", "sha256"],
+    /// Old files of the log were removed, as the configuration asks for.
+    AuditRetention = "audit.retention" "TAU03I" by Log ["files", "first", "newest", "oldest"],
     /// An SSH authentication was refused.
-    AuthFailure = "auth" "T3007W",
+    AuthFailure = "auth" "T3007W" by Host ["addr.local", "claimed_user", "login_requested", "method", "serial"],
     /// A certificate was issued.
-    CertCreate = "cert.create" "TC000I",
+    CertCreate = "cert.create" "TC000I" by Auth ["cert_type", "derived_from", "host_id", "issued_by", "logins", "method", "mfa_device_name", "mfa_device_uuid", "names", "node_name", "role", "roles", "serial", "valid_before"],
     /// A connection was ended by the server.
-    ClientDisconnect = "client.disconnect" "T3006I",
+    ClientDisconnect = "client.disconnect" "T3006I" by Host ["addr.local", "node_id", "node_name", "reason"],
     /// A command ran.
-    Exec = "exec" "T3002I",
+    Exec = "exec" "T3002I" by Node ["addr.local", "command", "exit_code", "exit_reason", "exit_signal", "interactive", "reason", "recording_strict", "role", "session_recording"],
     /// A command could not run, or failed.
-    ExecFailure = "exec" "T3002E",
+    ExecFailure = "exec" "T3002E" by Host ["addr.local", "command", "exit_code", "exit_reason", "exit_signal", "interactive", "reason", "recording_strict", "request", "role", "session_recording"],
     /// A host joined.
-    InstanceJoin = "instance.join" "TJ002I",
+    InstanceJoin = "instance.join" "TJ002I" by Auth ["addresses", "host_id", "node_name", "role", "token_id"],
     /// A host was refused.
-    InstanceJoinFailure = "instance.join" "TJ002E",
+    InstanceJoinFailure = "instance.join" "TJ002E" by Auth ["host_id", "more_before", "node_name", "role", "token_id"],
     /// A join token was made.
-    JoinTokenCreate = "join_token.create" "TJT00I",
+    JoinTokenCreate = "join_token.create" "TJT00I" by Auth ["expires", "labels", "roles", "token_id", "uses"],
     /// A join token was deleted.
-    JoinTokenDelete = "join_token.delete" "TJT01I",
+    JoinTokenDelete = "join_token.delete" "TJT01I" by Auth ["roles", "token_id"],
     /// A join token was changed.
-    JoinTokenUpdate = "join_token.update" "TJT02I",
+    JoinTokenUpdate = "join_token.update" "TJT02I" by Auth ["expires", "labels", "roles", "token_id", "uses"],
     /// A lock was made or changed.
-    LockCreate = "lock.created" "TLK00I",
+    LockCreate = "lock.created" "TLK00I" by Auth ["expires", "message", "name", "replaced", "target"],
     /// A lock was removed.
-    LockDelete = "lock.deleted" "TLK01I",
+    LockDelete = "lock.deleted" "TLK01I" by Auth ["expires", "message", "name", "target"],
     /// A second factor was added.
-    MfaAdd = "mfa.add" "T1006I",
+    MfaAdd = "mfa.add" "T1006I" by Auth ["invite_id", "mfa_device_name", "mfa_device_type", "mfa_device_uuid"],
     /// A second factor was removed.
-    MfaDelete = "mfa.delete" "T1007I",
+    MfaDelete = "mfa.delete" "T1007I" by Auth ["mfa_device_name", "mfa_device_type", "mfa_device_uuid"],
     /// A node or a proxy was removed from the cluster.
-    NodeDelete = "node.delete" "TND01I",
+    NodeDelete = "node.delete" "TND01I" by Auth ["host_id", "node_name", "role"],
     /// A cluster was restored from a backup.
-    BackupRestore = "backup.restore" "TBK01I",
+    BackupRestore = "backup.restore" "TBK01I" by Auth ["locks", "roles", "secrets", "users"],
     /// The sealed secrets of the cluster were read, for a backup.
-    BackupSecrets = "backup.secrets" "TBK00I",
+    BackupSecrets = "backup.secrets" "TBK00I" by Auth ["records"],
     /// A connection was forwarded.
-    Port = "port" "T3003I",
+    Port = "port" "T3003I" by Host ["addr", "addr.local", "kind", "node_address", "node_id", "node_name", "target"],
     /// A connection was not forwarded.
-    PortFailure = "port" "T3003E",
+    PortFailure = "port" "T3003E" by Host ["addr", "addr.local", "kind", "node_address", "node_id", "node_name", "request", "target"],
     /// An invite or a password reset was made.
-    ResetTokenCreate = "reset_password_token.create" "T6000I",
+    ResetTokenCreate = "reset_password_token.create" "T6000I" by Auth ["expires", "name"],
     /// An invite or a password reset was deleted before it was used.
-    ResetTokenDelete = "reset_password_token.delete" "T6003I",
+    ResetTokenDelete = "reset_password_token.delete" "T6003I" by Auth ["invite_id", "name"],
     /// A request to the API was denied.
-    ApiDenied = "api.denied" "TAP00W",
+    ApiDenied = "api.denied" "TAP00W" by Auth ["operation"],
     /// A change that an administrator asked for was not made.
-    ApiFailure = "api.failed" "TAP00E",
+    ApiFailure = "api.failed" "TAP00E" by Auth ["operation"],
     /// A session's recording was read.
-    RecordingAccess = "session.recording.access" "T2012I",
+    RecordingAccess = "session.recording.access" "T2012I" by Auth ["offset", "session_user"],
     /// A terminal changed its size.
-    Resize = "resize" "T2002I",
+    Resize = "resize" "T2002I" by Node ["addr.local", "terminal_size"],
     /// A role was made.
-    RoleCreate = "role.created" "T9000I",
+    RoleCreate = "role.created" "T9000I" by Auth ["name"],
     /// A role was deleted.
-    RoleDelete = "role.deleted" "T9001I",
+    RoleDelete = "role.deleted" "T9001I" by Auth ["name"],
     /// A role was changed.
-    RoleUpdate = "role.updated" "T9002I",
+    RoleUpdate = "role.updated" "T9002I" by Auth ["name"],
     /// A command that copies files was refused.
-    ScpDisallowed = "scp" "T3010E",
+    ScpDisallowed = "scp" "T3010E" by Node ["addr.local", "command", "interactive", "role"],
     /// A session ended.
-    SessionEnd = "session.end" "T2004I",
+    SessionEnd = "session.end" "T2004I" by Node ["addr.local", "command", "exit_code", "exit_reason", "exit_signal", "interactive", "participants", "reason", "recording_strict", "recovered", "role", "session_recording", "session_start", "session_stop"],
+    /// Somebody joined the session of somebody else.
+    SessionJoin = "session.join" "T2001I" by Node ["addr.local", "mode", "reason", "session_user"],
+    /// Somebody who had joined a session left it, or was sent away.
+    SessionLeave = "session.leave" "T2003I" by Node ["addr.local", "leave_reason", "mode", "reason", "session_user"],
     /// A session was refused.
-    SessionRejected = "session.rejected" "T1006W",
+    SessionRejected = "session.rejected" "T1006W" by Host ["addr.local", "command", "interactive", "max", "mode", "reason", "request", "role", "target"],
     /// A session began.
-    SessionStart = "session.start" "T2000I",
-    /// A recording is complete in the store.
-    SessionUpload = "session.upload" "T2005I",
+    SessionStart = "session.start" "T2000I" by Node ["addr.local", "command", "interactive", "reason", "recording_strict", "role", "session_recording", "terminal_size"],
+    /// An administrator ended a session.
+    SessionTerminate = "session.terminate" "TSE00I" by Auth ["message", "session_server_hostname", "session_server_id", "session_user"],
+    /// A recording is complete in the store, or its node is lost.
+    SessionUpload = "session.upload" "T2005I" by Auth ["abandoned", "parts", "sha256"],
     /// A recording was not taken: it, or all those of its host, are beyond a limit.
-    SessionUploadFailure = "session.upload" "T2005E",
+    SessionUploadFailure = "session.upload" "T2005E" by Node ["reason", "session_user"],
     /// SFTP was refused.
-    SftpDisallowed = "sftp" "TS020E",
+    SftpDisallowed = "sftp" "TS020E" by Node ["addr.local", "command", "interactive", "name", "role"],
     /// A subsystem was started.
-    Subsystem = "subsystem" "T3001I",
+    Subsystem = "subsystem" "T3001I" by Host ["addr.local", "name", "node_address", "node_id", "node_name", "target"],
     /// A subsystem was refused.
-    SubsystemFailure = "subsystem" "T3001E",
+    SubsystemFailure = "subsystem" "T3001E" by Host ["addr.local", "name", "node_address", "node_id", "node_name", "request", "target"],
     /// A user was made.
-    UserCreate = "user.create" "T1002I",
+    UserCreate = "user.create" "T1002I" by Auth ["logins", "name", "roles", "traits"],
     /// A user was deleted.
-    UserDelete = "user.delete" "T1004I",
+    UserDelete = "user.delete" "T1004I" by Auth ["name"],
     /// A user logged in.
-    UserLogin = "user.login" "T1000I",
+    UserLogin = "user.login" "T1000I" by Auth ["method", "mfa_device_name", "mfa_device_uuid"],
     /// A login failed.
-    UserLoginFailure = "user.login" "T1000W",
+    UserLoginFailure = "user.login" "T1000W" by Auth ["method", "mfa_device_name", "mfa_device_uuid", "operation"],
     /// A password was set.
-    UserPasswordChange = "user.password_change" "T1005I",
+    UserPasswordChange = "user.password_change" "T1005I" by Auth ["invite_id"],
     /// An administrator ended a user's lockout.
-    UserUnlock = "user.unlock" "TUL00I",
+    UserUnlock = "user.unlock" "TUL00I" by Auth ["name"],
     /// A user was changed.
-    UserUpdate = "user.update" "T1003I",
+    UserUpdate = "user.update" "T1003I" by Auth ["logins", "name", "roles", "traits"],
     /// X11 was not forwarded.
-    X11ForwardFailure = "x11-forward" "T3008W",
+    X11ForwardFailure = "x11-forward" "T3008W" by Node ["addr.local", "request"],
 }
 
 impl fmt::Display for EventKind {
@@ -163,7 +232,55 @@ impl<'de> Deserialize<'de> for EventKind {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
     use super::EventKind;
+
+    /// The manual's chapter, from the code.
+    fn chapter() -> String {
+        let mut kinds: Vec<_> = EventKind::ALL.to_vec();
+        kinds.sort_by_key(|kind| (kind.name(), kind.code()));
+        let mut text = "# Audit events\n\n\
+            Made from the code (`EventKind`): a test fails when this chapter is not what it would say; it writes the chapter\n\
+            anew when `UPDATE_MANUAL` is set. Names and codes are API: they do not change. The last letter of a code says how it\n\
+            went: `I` well, `W` denied or worth a look, `E` failed.\n\n\
+            Every event has `index`, `event`, `code`, `uid`, `time`, `cluster_name` and, at the end of its line, `chain`. Where they\n\
+            apply it has `user`, `login`, `server_id`, `server_hostname`, `sid`, `addr.remote`, `success` and `error`. The last\n\
+            column lists what kinds have beside these, where it applies.\n\n\
+            | event | code | meaning | written by | fields |\n| --- | --- | --- | --- | --- |\n"
+            .to_owned();
+        for kind in kinds {
+            let fields: Vec<String> = kind.fields().iter().map(|field| format!("`{field}`")).collect();
+            text.push_str(&format!(
+                "| `{}` | `{}` | {} | {} | {} |\n",
+                kind.name(),
+                kind.code(),
+                kind.meaning(),
+                kind.reporter(),
+                fields.join(" ")
+            ));
+        }
+        text
+    }
+
+    #[test]
+    fn the_manual_lists_every_event() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/src/manual/audit_events.md");
+        if std::env::var_os("UPDATE_MANUAL").is_some() {
+            std::fs::write(path, chapter()).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), chapter(), "set UPDATE_MANUAL=1 to write it anew");
+    }
+
+    #[test]
+    fn every_kind_says_what_it_means() {
+        for kind in EventKind::ALL {
+            assert!(kind.meaning().ends_with('.') && !kind.meaning().contains('|'), "{kind}");
+            let mut fields = kind.fields().to_vec();
+            fields.sort_unstable();
+            fields.dedup();
+            assert_eq!(fields, kind.fields(), "{kind}: sorted, each once");
+        }
+    }
 
     #[test]
     fn codes_are_unique() {

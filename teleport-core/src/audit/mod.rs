@@ -2,8 +2,10 @@
 //!
 //! Events are written before the action is acknowledged. Their names and codes are API; see [`EventKind`].
 
+pub mod chain;
 mod event;
 mod kind;
+mod syslog;
 
 use std::fmt;
 
@@ -11,7 +13,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 pub use self::event::AuditEvent;
-pub use self::kind::{EventKind, UnknownCode};
+pub use self::kind::{EventKind, Reporter, UnknownCode};
+pub use self::syslog::syslog_message;
 use crate::clock::Timestamp;
 
 /// The most events of one [`AuditPage`].
@@ -24,6 +27,17 @@ pub const MAX_EVENTS: usize = 10_000;
 pub struct AuditError {
     /// The reason.
     pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl AuditQuery {
+    /// Whether an event of this name and code is asked for.
+    pub fn wants(&self, event: &str, code: &str) -> bool {
+        if self.events.is_empty() {
+            code != EventKind::AuditCheckpoint.code()
+        } else {
+            self.events.iter().any(|wanted| wanted == event || wanted == code)
+        }
+    }
 }
 
 impl AuditError {
@@ -42,12 +56,15 @@ pub struct AuditQuery {
     pub from: Option<Timestamp>,
     /// Before.
     pub to: Option<Timestamp>,
-    /// Only these event names, such as `session.start`; empty is all.
+    /// Only these events, by name (`session.start`) or code (`T2000I`); empty is all but checkpoints.
     pub events: Vec<String>,
     /// Only events of this user.
     pub user: Option<String>,
     /// Only events of this session.
     pub session: Option<String>,
+    /// Only events that this host reported or that are about it, by id or name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// At most so many; 0 is 500. Never more than [`MAX_EVENTS`].
     pub limit: usize,
     /// Newest first instead of oldest first.
@@ -78,6 +95,20 @@ pub trait AuditSink: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`AuditError`].
     async fn emit(&self, events: Vec<AuditEvent>) -> Result<(), AuditError>;
+}
+
+/// Passes entries of the log on, to where people or programs watch it.
+///
+/// # Contract
+/// `forward` never blocks: it queues or drops. The log adds up what was dropped and says so in an entry of its own. An entry is
+/// forwarded when it is in the log for good, byte for byte as it is there. Dropping the forwarder gives it a moment to pass on
+/// what it holds.
+pub trait AuditForwarder: fmt::Debug + Send + Sync + 'static {
+    /// How the log calls it.
+    fn name(&self) -> &str;
+
+    /// Takes a line, without its newline. Returns how many were dropped since the last call, this one included.
+    fn forward(&self, line: &[u8]) -> u64;
 }
 
 /// An [`AuditSink`] that can be searched.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::access::ClusterRecording;
+use crate::audit::chain::CheckpointKey;
 use crate::cert::MAX_USER_TTL;
 use crate::id::ClusterName;
 use crate::resource::LockMode;
@@ -46,6 +47,8 @@ pub struct AuthConfig {
     pub second_factor: SecondFactor,
     /// How much the recordings of a host may occupy.
     pub recordings: RecordingLimits,
+    /// The keys that sign checkpoints of the audit log, for whoever verifies it.
+    pub audit_keys: Vec<CheckpointKey>,
     /// How often watchers of access look for changes that the backend does not report. 60 seconds.
     pub trust_refresh: Duration,
 }
@@ -72,6 +75,7 @@ impl AuthConfig {
             password: PasswordConfig::default(),
             second_factor: SecondFactor::default(),
             recordings: RecordingLimits::default(),
+            audit_keys: Vec::new(),
             trust_refresh: Duration::from_secs(60),
         }
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::login::chain;
 use super::policy::{CallerKind, Operation, Permit, Rule, Scope};
 use super::{Caller, Inner, eviction, locks, withdrawn};
-use crate::access::{AccessChecker, Denied, ResourceFacts, RoleSet, Subject};
+use crate::access::{AccessChecker, Denied, ResourceFacts, RoleSet, SessionToJoin, Subject};
 use crate::api::{ApiError, ApiErrorKind, ApiResult};
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::{Identity, TrustBundle, UserIdentity};
@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::entropy::EntropyExt;
 use crate::id::HostRole;
 use crate::lock::{LockSet, Locked};
-use crate::resource::{User, Verb};
+use crate::resource::{JoinMode, User, Verb};
 
 /// One call.
 pub(super) struct OpContext<'a> {
@@ -86,6 +86,13 @@ impl Rules<'_> {
     /// Whether there may be resources of `kind` on which `verb` is allowed.
     pub(super) fn may_have(&self, kind: &str, verb: Verb) -> bool {
         self.by_certificate.may_have_rule(kind, verb) && self.by_now.may_have_rule(kind, verb)
+    }
+
+    /// The modes in which a running session may be joined.
+    pub(super) fn join_modes(&self, user: &UserIdentity, session: &SessionToJoin<'_>) -> Vec<JoinMode> {
+        let mut modes = self.by_certificate.join_modes(user, session);
+        modes.retain(|mode| self.by_now.check_join(user, session, *mode).is_ok());
+        modes
     }
 
     /// Whether `verb` on one resource of `kind` is denied, and not only not allowed: then it is denied to its owner as well.

@@ -112,7 +112,12 @@ pub(super) async fn evict(call: &OpContext<'_>, _permit: Permit<'_>, host: HostI
         if known.as_ref().is_some_and(|known| known.record.role == HostRole::Auth) {
             return Err(ApiError::invalid("the auth service cannot be removed from its own cluster"));
         }
-        let presence = [auth.nodes.key(&name)?, auth.proxies.key(&name)?, auth.proxy_sources.key(&name)?];
+        let presence = [
+            auth.active_sessions.key(&name)?,
+            auth.nodes.key(&name)?,
+            auth.proxies.key(&name)?,
+            auth.proxy_sources.key(&name)?,
+        ];
         let mut present = false;
         for key in &presence {
             present |= auth.ports.backend.get(key).await?.is_some();

@@ -10,15 +10,16 @@ use futures_util::stream::BoxStream;
 use super::context::OpContext;
 use super::policy::Operation as Op;
 use super::{
-    Caller, Inner, account, backup, connections, documents, eviction, invites, join, log, login, nodes,
-    presence, recordings, reissue, signing, tokens, trust, users,
+    Caller, Inner, account, active, backup, connections, documents, eviction, invites, join, log, login,
+    nodes, presence, recordings, reissue, signing, tails, tokens, trust, users,
 };
 use crate::api::{
-    AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditApi, ChangePassword,
-    ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken, HeldConnections, HoldConnections,
-    HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice,
-    NewMfaDevice, NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery,
-    ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SignHost,
+    AcceptInvite, AccessView, AccountApi, ActiveSession, ActiveSessionApi, AddMfaDevice, AdminApi, ApiResult,
+    AuditAnchors, AuditApi, ChangePassword, ClusterStatus, ConnectionApi, CreateToken, CreateUser,
+    CreatedToken, EndSession, HeldConnections, HoldConnections, HostCredentials, IdentityApi, Invite,
+    InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping,
+    PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections,
+    RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SessionReport, SessionReportApi, SignHost,
     SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
 };
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
@@ -192,6 +193,36 @@ impl ConnectionApi for AuthHandle {
 }
 
 #[async_trait]
+impl SessionReportApi for AuthHandle {
+    async fn report_sessions(&self, report: SessionReport) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::ReportSessions).await?;
+        active::report(&call, permit, report).await
+    }
+}
+
+#[async_trait]
+impl ActiveSessionApi for AuthHandle {
+    async fn active_sessions(&self) -> ApiResult<Vec<ActiveSession>> {
+        let call = self.call();
+        let permit = call.authorize(Op::ActiveSessions).await?;
+        active::list(&call, permit).await
+    }
+
+    async fn active_session(&self, session: SessionId) -> ApiResult<ActiveSession> {
+        let call = self.call();
+        let permit = call.authorize(Op::ActiveSession).await?;
+        active::show(&call, permit, session).await
+    }
+
+    async fn terminate_session(&self, session: SessionId, request: EndSession) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::TerminateSession).await?;
+        active::end(&call, permit, session, request).await
+    }
+}
+
+#[async_trait]
 impl TrustApi for AuthHandle {
     async fn trust(&self) -> ApiResult<TrustBundle> {
         let call = self.call();
@@ -220,6 +251,12 @@ impl RecordingApi for AuthHandle {
         recordings::put_part(&call, permit, session, number, part).await
     }
 
+    async fn stream_recording(&self, session: SessionId, position: u64, bytes: Bytes) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::StreamRecording).await?;
+        tails::append(&call, permit, session, position, bytes).await
+    }
+
     async fn recording_parts(&self, session: SessionId) -> ApiResult<u32> {
         let call = self.call();
         let permit = call.authorize(Op::RecordingParts).await?;
@@ -236,6 +273,12 @@ impl RecordingApi for AuthHandle {
         let call = self.call();
         let permit = call.authorize(Op::Recordings).await?;
         recordings::list(&call, permit, query).await
+    }
+
+    async fn recording(&self, session: SessionId) -> ApiResult<RecordingInfo> {
+        let call = self.call();
+        let permit = call.authorize(Op::Recording).await?;
+        recordings::visible(&call, &permit, session).await
     }
 
     async fn read_recording(&self, session: SessionId, offset: u64) -> ApiResult<Bytes> {
@@ -265,6 +308,11 @@ impl AdminApi for AuthHandle {
     async fn status(&self) -> ApiResult<ClusterStatus> {
         let call = self.call();
         call.run(Op::Status, |permit| trust::status(&call, permit)).await
+    }
+
+    async fn audit_anchors(&self) -> ApiResult<AuditAnchors> {
+        let call = self.call();
+        call.run(Op::AuditAnchors, |permit| log::anchors(&call, permit)).await
     }
 
     async fn create_user(&self, request: CreateUser) -> ApiResult<Invite> {

@@ -2,46 +2,28 @@
 //!
 //! Of a report the service itself writes who reported it, when, in which cluster and whether it is a success. A report about a
 //! session that another host has begun, as far as this service knows (it remembers thousands, not all, and nothing across
-//! restarts), is refused. Everything else is the host's word: which user had a session on it, from where, and what was done
-//! there. A node that was taken over can so invent sessions of its own, always under its own id; ids of sessions are random,
+//! restarts), is refused, and so is one that says that a session is of another user than the one it began with. Everything else is
+//! the host's word: which user had a session on it, from where, and what was done there. A node that was taken over can so invent sessions of its own, always under its own id; ids of sessions are random,
 //! so it cannot guess those of others.
 
 use super::context::OpContext;
 use super::policy::Permit;
 use super::sessions::Owner;
-use crate::api::{ApiError, ApiResult};
+use super::uploads;
+use crate::api::{ApiError, ApiResult, AuditAnchors};
+use crate::audit::chain::{CHAIN_FIELDS, StoredCheckpoint};
 use crate::audit::{AuditEvent, AuditPage, AuditQuery, EventKind, MAX_EVENTS};
-use crate::id::{HostRole, SessionId};
+use crate::id::{SessionId, UserName};
+use crate::storage::Repo;
 
 /// The most events of one report.
 const MAX_REPORTED: usize = 512;
 /// The longest event, as JSON in bytes.
 const MAX_EVENT_LEN: usize = 64 * 1024;
 
-/// Whether a host of this role can have seen such an event. What the auth service itself does, nobody else reports.
-const fn may_report(role: HostRole, kind: EventKind) -> bool {
-    match kind {
-        EventKind::AuthFailure
-        | EventKind::ClientDisconnect
-        // A proxy refuses every command.
-        | EventKind::ExecFailure
-        | EventKind::Port
-        | EventKind::PortFailure
-        | EventKind::SessionRejected
-        | EventKind::Subsystem
-        | EventKind::SubsystemFailure => true,
-        EventKind::AgentForwardFailure
-        | EventKind::Exec
-        | EventKind::Resize
-        | EventKind::ScpDisallowed
-        | EventKind::SessionEnd
-        | EventKind::SessionStart
-        // That its spool is full.
-        | EventKind::SessionUploadFailure
-        | EventKind::SftpDisallowed
-        | EventKind::X11ForwardFailure => matches!(role, HostRole::Node),
-        _ => false,
-    }
+/// Whether such an event of a session names the user whose session it is. Others may be about somebody who looks on.
+const fn is_of_its_user(kind: EventKind) -> bool {
+    matches!(kind, EventKind::Exec | EventKind::ExecFailure | EventKind::SessionEnd | EventKind::SessionStart)
 }
 
 /// The length of an event as it will be written.
@@ -71,8 +53,16 @@ pub(super) async fn emit(
     if events.len() > MAX_REPORTED {
         return Err(ApiError::invalid(format!("at most {MAX_REPORTED} events at a time")));
     }
-    if let Some(event) = events.iter().find(|event| !may_report(host.role, event.code)) {
+    if let Some(event) = events.iter().find(|event| !event.code.reporter().includes(host.role)) {
         return Err(call.deny(permit.operation(), format!("reports {}", event.code)).await);
+    }
+    let of_the_log = |event: &&AuditEvent| {
+        event.index.is_some() || CHAIN_FIELDS.iter().any(|field| event.fields.contains_key(*field))
+    };
+    if events.iter().any(|event| of_the_log(&event)) {
+        return Err(call
+            .deny(permit.operation(), "reports an event with fields of the log's own".to_owned())
+            .await);
     }
     for event in &mut events {
         // Whatever the host says of these, the certificate and the clock of this service say it better.
@@ -80,30 +70,53 @@ pub(super) async fn emit(
         event.success = Some(event.code.code().ends_with('I'));
         event.server_id = Some(host.host_id);
         event.server_hostname = Some(host.name.clone());
+        // What is too long is cut and marked: an event is not lost for one long text.
+        event.shorten();
         if written_len(event)? > MAX_EVENT_LEN {
+            let reason = format!("reports an event of more than {MAX_EVENT_LEN} bytes: {}", event.code);
+            call.deny(permit.operation(), reason).await;
             return Err(ApiError::invalid(format!("an event has at most {MAX_EVENT_LEN} bytes")));
         }
     }
-    let foreign = |session: &SessionId| {
-        let by_recording = call.auth.session_hosts.owner(*session);
-        let owner = by_recording.or_else(|| call.auth.session_reporters.owner(*session));
-        owner.is_some_and(|owner| owner.host != host.host_id)
-    };
-    if let Some(session) = events.iter().filter_map(|event| event.sid).find(foreign) {
-        return Err(call
-            .deny(permit.operation(), format!("reports about session {session} of another host"))
-            .await);
+    // What this very report begins counts for the rest of it.
+    let mut begun: Vec<(SessionId, Owner)> = Vec::new();
+    for event in &events {
+        let Some(session) = event.sid else { continue };
+        let of_this_report =
+            || begun.iter().find(|(known, _)| *known == session).map(|(_, owner)| owner.clone());
+        let owner = call
+            .auth
+            .session_hosts
+            .owner(session)
+            .or_else(|| call.auth.session_reporters.owner(session))
+            .or_else(of_this_report);
+        if let Some(owner) = &owner {
+            if owner.host != host.host_id {
+                let reason = format!("reports about session {session} of another host");
+                return Err(call.deny(permit.operation(), reason).await);
+            }
+            if let (Some(user), Some(said)) = (&owner.user, &event.user)
+                && is_of_its_user(event.code)
+                && user.as_str() != said
+            {
+                let reason = format!("reports that session {session} of {user} is of {said}");
+                return Err(call.deny(permit.operation(), reason).await);
+            }
+        } else if event.code == EventKind::SessionStart {
+            let user = event.user.as_deref().and_then(|user| UserName::new(user).ok());
+            begun.push((session, Owner { host: host.host_id, user }));
+        }
     }
-    let begun: Vec<SessionId> = events
-        .iter()
-        .filter(|event| event.code == EventKind::SessionStart)
-        .filter_map(|event| event.sid)
-        .collect();
+    if let [event] = &events[..]
+        && uploads::is_known_end(call, event).await?
+    {
+        return Ok(());
+    }
     if !events.is_empty() {
         call.audit(events).await?;
     }
-    for session in begun {
-        call.auth.session_reporters.remember(session, Owner { host: host.host_id, user: None });
+    for (session, owner) in begun {
+        call.auth.session_reporters.remember(session, owner);
     }
     Ok(())
 }
@@ -115,4 +128,12 @@ pub(super) async fn search(
 ) -> ApiResult<AuditPage> {
     query.limit = if query.limit == 0 { 500 } else { query.limit.min(MAX_EVENTS) };
     Ok(call.auth.ports.audit.search(query).await?)
+}
+
+pub(super) async fn anchors(call: &OpContext<'_>, _permit: Permit<'_>) -> ApiResult<AuditAnchors> {
+    let stored = Repo::<StoredCheckpoint>::new(call.auth.ports.backend.clone()).list().await?;
+    Ok(AuditAnchors {
+        keys: call.auth.config.audit_keys.clone(),
+        checkpoints: stored.into_iter().map(|stored| stored.record).collect(),
+    })
 }

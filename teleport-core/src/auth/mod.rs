@@ -8,7 +8,9 @@
 //! audit, answer. What could not be audited is not answered with success.
 
 mod account;
+mod active;
 mod backup;
+mod bound;
 mod caller;
 mod config;
 mod connections;
@@ -37,9 +39,11 @@ mod reissue;
 mod roles;
 mod sessions;
 mod signing;
+mod tails;
 mod tokens;
 mod totp;
 mod trust;
+mod uploads;
 mod users;
 mod withdrawn;
 
@@ -60,6 +64,7 @@ use self::password::Hasher;
 use self::quota::Quotas;
 use self::sessions::SessionOwners;
 pub use self::totp::one_time_code;
+pub use self::uploads::{LostUploads, SWEEP_EVERY};
 use self::withdrawn::Withdrawn;
 use crate::api::{ApiError, ProxyRecord};
 use crate::audit::AuditLog;
@@ -121,6 +126,9 @@ struct Inner {
     join_guesses: join::Guesses,
     /// Made at the first login: that needs randomness.
     decoy: OnceLock<Decoy>,
+    uploads: Repo<uploads::Upload>,
+    heard: uploads::Heard,
+    tails: tails::Tails,
     /// By their recordings, so that not every part asks the store.
     session_hosts: SessionOwners,
     connections: connections::Connections,
@@ -128,6 +136,8 @@ struct Inner {
     usage: Repo<quota::Usage>,
     /// By who reported their start. Apart, because a report is only a word.
     session_reporters: SessionOwners,
+    active_sessions: Repo<active::HostSessions>,
+    ended_sessions: Repo<active::SessionEnding>,
 }
 
 impl Inner {
@@ -173,11 +183,16 @@ impl AuthService {
             guessers: guessers::Guessers::default(),
             join_guesses: join::Guesses::default(),
             decoy: OnceLock::new(),
+            uploads: Repo::new(repo()),
+            heard: uploads::Heard::default(),
+            tails: tails::Tails::default(),
             session_hosts: SessionOwners::default(),
             connections: connections::Connections::new(repo()),
             quotas: Quotas::default(),
             usage: Repo::new(repo()),
             session_reporters: SessionOwners::default(),
+            active_sessions: Repo::new(repo()),
+            ended_sessions: Repo::new(repo()),
             ports,
             config,
         }))

@@ -123,6 +123,8 @@ macro_rules! table {
                         | Self::PutRecordingPart
                         | Self::RecordingParts
                         | Self::ReleaseConnections
+                        | Self::ReportSessions
+                        | Self::StreamRecording
                         | Self::Trust
                         | Self::WatchAccess
                 )
@@ -171,17 +173,24 @@ table! {
     WatchNodes        "watch_nodes"           [No,  No,  Yes, Yes, Yes, No];
     HoldConnections   "hold_connections"      [No,  Own, No,  No,  No,  No];
     ReleaseConnections "release_connections"  [No,  Own, No,  No,  No,  No];
+    ReportSessions    "report_sessions"       [No,  Own, No,  No,  No,  No];
+    ActiveSessions    "active_sessions"       [No,  No,  No,  Yes, Yes, Own];
+    ActiveSession     "active_session"        [No,  No,  No,  Yes, Yes, Own];
+    TerminateSession  "terminate_session"     [No,  No,  No,  Yes, Yes, Own];
     Trust             "trust"                 [Yes, Yes, Yes, Yes, Yes, Yes];
     WatchAccess       "watch_access"          [No,  Yes, Yes, Yes, Yes, No];
     CreateRecording   "create_recording"      [No,  Own, No,  No,  No,  No];
     PutRecordingPart  "put_recording_part"    [No,  Own, No,  No,  No,  No];
+    StreamRecording   "stream_recording"      [No,  Own, No,  No,  No,  No];
     RecordingParts    "recording_parts"       [No,  Own, No,  No,  No,  No];
     CompleteRecording "complete_recording"    [No,  Own, No,  No,  No,  No];
     Recordings        "recordings"            [No,  No,  No,  Yes, Yes, Own];
+    Recording         "recording"             [No,  No,  No,  Yes, Yes, Own];
     ReadRecording     "read_recording"        [No,  No,  No,  Yes, Yes, Own];
     EmitEvents        "emit_events"           [No,  Own, Own, Own, No,  No];
     SearchEvents      "search_events"         [No,  No,  No,  Yes, Yes, Role("event", List)];
     Status            "status"                [No,  No,  No,  Yes, Yes, Role("cert_authority", Read)];
+    AuditAnchors      "audit_anchors"         [No,  No,  No,  Yes, Yes, Role("event", List)];
     CreateUser        "create_user"           [No,  No,  No,  Yes, Yes, Role("user", Create)];
     ResetUser         "reset_user"            [No,  No,  No,  Yes, Yes, Role("user", Update)];
     UpdateUser        "update_user"           [No,  No,  No,  Yes, Yes, Role("user", Update)];

@@ -269,6 +269,19 @@ pub(super) async fn check_length(
     Err(error)
 }
 
+/// Refuses what does not fit to what is there of a recording; the first of a recording is in the audit log.
+pub(super) async fn refuse(call: &OpContext<'_>, session: SessionId, reason: &'static str) -> ApiError {
+    let error = ApiError::new(ApiErrorKind::Conflict, reason);
+    if call.auth.quotas.is_news(session) {
+        let event = AuditEvent::new(EventKind::SessionUploadFailure).session(session).error(&error);
+        // The refusal stands whether or not it could be written down.
+        if let Err(error) = call.audit(vec![call.by_caller(event)]).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "a refusal could not be audited");
+        }
+    }
+    error
+}
+
 fn used_up(user: Option<&UserName>, limit: Amount, day: u64) -> ApiError {
     let Amount { bytes, recordings } = limit;
     let from = end_of(day);

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::bound;
 use super::context::{OpContext, Rights, Rules};
 use super::policy::{Permit, Scope};
 use super::quota::{self, Amount};
 use super::sessions::Owner;
+use super::{tails, uploads};
 use crate::access::{ResourceFacts, SessionFacts};
 use crate::api::{ApiError, ApiErrorKind, ApiResult, RecordingQuery};
 use crate::audit::{AuditEvent, EventKind};
@@ -27,7 +29,7 @@ const MAX_SEARCHED: usize = 20_000;
 /// As rules name them.
 const KIND: &str = "session";
 
-fn api_error(error: RecordingError, session: SessionId) -> ApiError {
+pub(super) fn api_error(error: RecordingError, session: SessionId) -> ApiError {
     match error {
         RecordingError::Conflict { reason } => ApiError::new(ApiErrorKind::Conflict, reason),
         RecordingError::NotFound => ApiError::not_found(format_args!("recording {session}")),
@@ -37,7 +39,11 @@ fn api_error(error: RecordingError, session: SessionId) -> ApiError {
 
 /// That the calling host recorded this session. The id of a session says nothing about its host: only what was written
 /// down when the recording began does.
-async fn check_owner(call: &OpContext<'_>, permit: Permit<'_>, session: SessionId) -> ApiResult<Owner> {
+pub(super) async fn check_owner(
+    call: &OpContext<'_>,
+    permit: Permit<'_>,
+    session: SessionId,
+) -> ApiResult<Owner> {
     let caller = permit.host().ok_or_else(ApiError::denied)?;
     let remembered = call.auth.session_hosts.owner(session);
     let owner = match remembered {
@@ -69,21 +75,30 @@ pub(super) async fn create(
     }
     meta.host_name = host.name.clone();
     let session = meta.session;
-    match call.auth.ports.recordings.info(session).await {
+    let completed = match call.auth.ports.recordings.info(session).await {
         // Begun before: an upload that goes on. It stays where it is in the list, whatever the time is now.
-        Ok(known) => meta.started = known.meta.started,
+        Ok(known) => {
+            meta.started = known.meta.started;
+            known.completed.is_some()
+        }
         Err(RecordingError::NotFound) => {
             quota::charge(call, host.host_id, None, Amount::RECORDING).await?;
             meta.started = credible(call, meta.started);
+            // Before it exists: what nobody looks after is never completed.
+            uploads::begin(call, &meta).await?;
+            false
         }
         Err(error) => return Err(api_error(error, session)),
+    };
+    match call.auth.ports.recordings.create(&meta, Encoding::Plain).await {
+        Ok(()) => {}
+        Err(RecordingError::Conflict { reason }) => return Err(quota::refuse(call, session, reason).await),
+        Err(error) => return Err(api_error(error, session)),
     }
-    call.auth
-        .ports
-        .recordings
-        .create(&meta, Encoding::Plain)
-        .await
-        .map_err(|error| api_error(error, session))?;
+    if !completed {
+        // Again: the service may have ended between the two, or found it abandoned.
+        uploads::begin(call, &meta).await?;
+    }
     let owner = Owner { host: host.host_id, user: Some(meta.user) };
     call.auth.session_hosts.remember(session, owner);
     Ok(())
@@ -115,8 +130,13 @@ pub(super) async fn put_part(
     let owner = check_owner(call, permit, session).await?;
     quota::check_length(call, session, number, part.len()).await?;
     quota::charge_part(call, host.host_id, owner.user.as_ref(), part.len()).await?;
-    let stored = call.auth.ports.recordings.put_part(session, number, part).await;
-    stored.map_err(|error| api_error(error, session))
+    match call.auth.ports.recordings.put_part(session, number, part).await {
+        Ok(()) => {}
+        Err(RecordingError::Conflict { reason }) => return Err(quota::refuse(call, session, reason).await),
+        Err(error) => return Err(api_error(error, session)),
+    }
+    tails::settle(call, session, number).await?;
+    uploads::heard(call, session).await
 }
 
 pub(super) async fn parts(call: &OpContext<'_>, permit: Permit<'_>, session: SessionId) -> ApiResult<u32> {
@@ -133,18 +153,22 @@ pub(super) async fn complete(
     check_owner(call, permit, session).await?;
     let store = &call.auth.ports.recordings;
     let info = store.info(session).await.map_err(|error| api_error(error, session))?;
-    store
-        .complete(session, &Completion::new(parts, call.now))
-        .await
-        .map_err(|error| api_error(error, session))?;
+    match store.complete(session, &Completion::new(parts, call.now)).await {
+        Ok(()) => {}
+        Err(RecordingError::Conflict { reason }) => return Err(quota::refuse(call, session, reason).await),
+        Err(error) => return Err(api_error(error, session)),
+    }
     call.auth.session_hosts.forget(session);
-    // Completing again is allowed (the answer may have been lost), but it happened once.
-    if info.completed.is_some() {
+    uploads::end(call.auth, session).await?;
+    // Completing again is allowed (the answer may have been lost, or this service was stopped before it wrote it down), but it
+    // happened once.
+    if info.completed.is_some() && bound::is_bound(call, session).await? {
         return Ok(());
     }
+    let digest = bound::digest(call, session).await.map_err(|error| api_error(error, session))?;
     let event = AuditEvent::new(EventKind::SessionUpload).session(session);
     let event = call.by_caller(event).user(&info.meta.user).login(&info.meta.login);
-    call.audit(vec![event.field("parts", parts)]).await
+    call.audit(vec![event.field("parts", parts).field("sha256", digest.to_string())]).await
 }
 
 /// Decides about one recording: the own ones, which are those of sessions that one took part in, need no rule that allows it,
@@ -229,6 +253,7 @@ pub(super) async fn list(
             Some(last) if listed.len() < limit => Some(last),
             _ => {
                 listed.truncate(limit);
+                uploads::mark(call.auth, &mut listed).await?;
                 return Ok(listed);
             }
         };
@@ -242,14 +267,13 @@ pub(super) async fn list(
     }
 }
 
-pub(super) async fn read(
+/// What is known of a recording that the caller may read.
+pub(super) async fn visible(
     call: &OpContext<'_>,
-    permit: Permit<'_>,
+    permit: &Permit<'_>,
     session: SessionId,
-    offset: u64,
-) -> ApiResult<Bytes> {
-    let store = &call.auth.ports.recordings;
-    let info = store.info(session).await.map_err(|error| api_error(error, session))?;
+) -> ApiResult<RecordingInfo> {
+    let info = call.auth.ports.recordings.info(session).await.map_err(|error| api_error(error, session))?;
     if permit.scope() != Scope::All {
         let user = &permit.user().ok_or_else(ApiError::denied)?.user;
         let rights = call.rights().await?.ok();
@@ -261,7 +285,21 @@ pub(super) async fn read(
             return Err(api_error(RecordingError::NotFound, session));
         }
     }
-    let piece = store.read(session, offset, READ_LEN).await.map_err(|error| api_error(error, session))?;
+    Ok(info)
+}
+
+pub(super) async fn read(
+    call: &OpContext<'_>,
+    permit: Permit<'_>,
+    session: SessionId,
+    offset: u64,
+) -> ApiResult<Bytes> {
+    let info = visible(call, &permit, session).await?;
+    let store = &call.auth.ports.recordings;
+    let mut piece = store.read(session, offset, READ_LEN).await.map_err(|error| api_error(error, session))?;
+    if piece.is_empty() && info.completed.is_none() && info.encoding == Encoding::Plain {
+        piece = tails::read(call.auth, session, offset, READ_LEN).await?;
+    }
     // Each piece, not only the first: nobody has to begin at the beginning. That it ended there is not worth a line.
     if offset == 0 || !piece.is_empty() {
         let event = AuditEvent::new(EventKind::RecordingAccess)

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::Inner;
 use crate::id::{HostId, SessionId, UserName};
 
 /// Remembered sessions, at most. What was forgotten is asked again where it can be asked.
@@ -72,6 +73,13 @@ impl SessionOwners {
     pub(super) fn forget(&self, session: SessionId) {
         self.lock().forget(session);
     }
+}
+
+/// Whether another host has begun the session, as far as this service knows.
+pub(super) fn is_foreign(auth: &Inner, host: HostId, session: SessionId) -> bool {
+    let by_recording = auth.session_hosts.owner(session);
+    let owner = by_recording.or_else(|| auth.session_reporters.owner(session));
+    owner.is_some_and(|owner| owner.host != host)
 }
 
 #[cfg(test)]

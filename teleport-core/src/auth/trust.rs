@@ -9,7 +9,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use super::context::OpContext;
 use super::eviction::{self, while_member};
 use super::policy::Permit;
-use super::{Caller, Inner, nodes, withdrawn};
+use super::{Caller, Inner, active, nodes, withdrawn};
 use crate::api::{AccessView, ApiError, ApiResult, ClusterStatus, Ping, Proxy, ProxyRecord};
 use crate::clock::Timestamp;
 use crate::storage::{BackendExt, Prefix, Repo, RepoError, Watch, WatchEnd, WatchEvent};
@@ -65,18 +65,21 @@ async fn view(auth: &Inner) -> ApiResult<(AccessView, Option<Timestamp>)> {
         recording: auth.config.session_recording.clone(),
         deleted_users: withdrawn.deleted,
         taken_roles: withdrawn.taken,
+        ended_sessions: active::ended(auth).await?,
         removed_proxies: eviction::proxies(auth).await?,
     };
     Ok((view, changes))
 }
 
-/// What a view is made of: roles, authorities, proxies, locks, what was withdrawn from users, removed hosts.
+/// What a view is made of: roles, authorities, proxies, locks, what was withdrawn from users, removed hosts, sessions that are to
+/// end.
 struct Sources {
     roles: Watch,
     authorities: Watch,
     proxies: Watch,
     locks: Watch,
     withdrawn: Watch,
+    ended: Watch,
     evicted: Watch,
 }
 
@@ -99,6 +102,7 @@ impl Watching {
             proxies: self.auth.proxy_sources.watch().await?,
             locks: self.auth.locks.watch().await?,
             withdrawn: self.auth.withdrawn.watch().await?,
+            ended: self.auth.ended_sessions.watch().await?,
             evicted: self.auth.evicted.watch().await?,
         });
         Ok(())
@@ -118,7 +122,8 @@ impl Watching {
         let refresh = self.auth.config.trust_refresh;
         let refresh = by_itself.map_or(refresh, |rest| rest.min(refresh));
         loop {
-            let Some(Sources { roles, authorities, proxies, locks, withdrawn, evicted }) = &mut self.sources
+            let Some(Sources { roles, authorities, proxies, locks, withdrawn, ended, evicted }) =
+                &mut self.sources
             else {
                 return self.begin().await;
             };
@@ -128,6 +133,7 @@ impl Watching {
                 event = proxies.next() => event,
                 event = locks.next() => event,
                 event = withdrawn.next() => event,
+                event = ended.next() => event,
                 event = evicted.next() => event,
                 () = tokio::time::sleep(refresh) => return Ok(()),
             };

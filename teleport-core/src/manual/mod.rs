@@ -6,10 +6,18 @@
 //! | [`trust_and_keys`] | which keys exist, where they are made, what each can do |
 //! | [`join`] | how a host becomes a member and stays one |
 //! | [`roles`] | who may log in where, as whom, and may do what |
+//! | [`audit_log`] | what the log is byte for byte, what it proves and what not |
+//! | [`audit_events`] | every event, from the code |
 //! | [`locks`] | how somebody is kept out at once |
+//! | [`spool`] | which sessions are recorded, where recordings wait, what failures cost |
 //! | [`recordings`] | what a recording is byte for byte, and how it is read |
+//! | [`sessions`] | how sessions are shared, listed and ended |
 //! | [`defaults`] | every number, and its reason |
 
+#[doc = include_str!("audit_events.md")]
+pub mod audit_events {}
+#[doc = include_str!("audit_log.md")]
+pub mod audit_log {}
 #[doc = include_str!("defaults.md")]
 pub mod defaults {}
 #[doc = include_str!("join.md")]
@@ -20,6 +28,10 @@ pub mod locks {}
 pub mod recordings {}
 #[doc = include_str!("roles.md")]
 pub mod roles {}
+#[doc = include_str!("sessions.md")]
+pub mod sessions {}
+#[doc = include_str!("spool.md")]
+pub mod spool {}
 #[doc = include_str!("threat_model.md")]
 pub mod threat_model {}
 #[doc = include_str!("trust_and_keys.md")]

@@ -208,6 +208,11 @@ impl Decoder {
         if self.head.is_some() { self.segment } else { self.offset }
     }
 
+    /// The number of the segment that follows what was read.
+    pub(super) fn next_segment(&self) -> u32 {
+        self.head.map_or(0, |head| head.number.saturating_add(1))
+    }
+
     /// The time up to which was read.
     pub(super) const fn now(&self) -> Duration {
         Duration::from_millis(self.now)

@@ -10,7 +10,7 @@ use super::layout::{
     Head, KIND_DISCONNECTED, KIND_EXITED, KIND_GAP, KIND_RESIZE, KIND_SIGNALED, KIND_STDERR, KIND_STDOUT,
     MAGIC, checksum, put_varint,
 };
-use super::{OutputStream, RecordedEvent, RecordingMeta, SessionEnd};
+use super::{Decoder, OutputStream, RecordedEvent, RecordingMeta, SessionEnd};
 
 /// A chunk is closed once it holds so much.
 const CLOSE_AT: usize = 64 * 1024;
@@ -86,6 +86,24 @@ impl Encoder {
             index,
             ended: false,
         })
+    }
+
+    /// What is appended to a recording that was cut after its last whole chunk: an end that says that the server ended before the
+    /// session, in a segment of its own and without an index. `read` has read everything up to there.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] if nothing says what the recording is of; when the compressor cannot be made (no memory).
+    pub fn interruption(read: &Decoder) -> io::Result<Vec<u8>> {
+        let mut encoder = Self::new(read.meta().ok_or(io::ErrorKind::InvalidInput)?)?;
+        encoder.out.clear();
+        encoder.index.segments = read.next_segment();
+        encoder.last = u64::try_from(read.now().as_millis()).unwrap_or(u64::MAX);
+        // What size the terminal had last is not known.
+        encoder.size = (0, 0);
+        // Since the last event no time has passed, as far as anybody knows.
+        encoder.put(KIND_DISCONNECTED, read.now(), &[], &[])?;
+        encoder.close_chunk(true)?;
+        Ok(encoder.out)
     }
 
     /// Adds output.

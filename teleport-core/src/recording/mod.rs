@@ -4,6 +4,7 @@ mod asciicast;
 mod decoder;
 mod encoder;
 mod event;
+mod filter;
 mod index;
 mod layout;
 mod player;
@@ -11,6 +12,7 @@ mod reader;
 mod store;
 #[cfg(test)]
 mod testing;
+mod utf8;
 
 use std::fmt;
 use std::pin::Pin;
@@ -19,10 +21,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use self::asciicast::Asciicast;
+pub use self::asciicast::{Asciicast, CastVersion};
 pub use self::decoder::{DecodeError, Decoder};
 pub use self::encoder::Encoder;
 pub use self::event::{OutputStream, RecordedEvent, SessionEnd};
+pub use self::filter::TerminalFilter;
 pub use self::index::Index;
 pub use self::player::{Pace, Timeline};
 pub use self::reader::{Ending, Missing, Reader, Step};
@@ -30,6 +33,7 @@ pub use self::store::{
     Completion, Encoding, Listing, MAX_PART_LEN, MAX_PARTS, MAX_STORED_PART_LEN, Place, RecordingError,
     RecordingHold, RecordingInfo, RecordingStore, Rewrite,
 };
+pub use self::utf8::Utf8;
 use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, NodeName, OsLogin, SessionId, UserName};
 

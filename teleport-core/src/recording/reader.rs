@@ -126,6 +126,8 @@ enum Asked {
 struct Wanted {
     time: Duration,
     lead: u64,
+    /// It does not matter what was shown until now.
+    anew: bool,
 }
 
 impl Reader {
@@ -178,7 +180,13 @@ impl Reader {
     /// shown without a pause: at least `lead` bytes of the file of them, if there are so many. Where there is no index it reads on,
     /// or, to go back, from the beginning.
     pub fn seek(&mut self, time: Duration, lead: u64) {
-        self.wanted = Some(Wanted { time, lead });
+        self.wanted = Some(Wanted { time, lead, anew: false });
+        self.needs_index = true;
+    }
+
+    /// The same for a screen that was lost: with [`Step::Jump`] in any case.
+    pub fn redraw(&mut self, time: Duration, lead: u64) {
+        self.wanted = Some(Wanted { time, lead, anew: true });
         self.needs_index = true;
     }
 
@@ -299,7 +307,7 @@ impl Reader {
         };
         let here = self.decoder.segment_offset();
         let back = wanted.time < self.decoder.now();
-        if !back && entry.is_none_or(|entry| entry <= here) {
+        if !wanted.anew && !back && entry.is_none_or(|entry| entry <= here) {
             return None;
         }
         self.damage = None;

@@ -141,6 +141,9 @@ fn a_seek_to_what_comes_soon_goes_on_reading() {
     assert!(!all.contains(&Step::Jump), "it is there already");
     reader.seek(ms(3000), 0);
     assert!(!steps(&mut reader, &file, 4096).0.contains(&Step::Jump));
+    reader.redraw(ms(2001), 0);
+    let (drawn, _) = steps(&mut reader, &file, 4096);
+    assert_eq!((&drawn[0], seen(&drawn)), (&Step::Jump, vec![2]));
 }
 
 #[test]

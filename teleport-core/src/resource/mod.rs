@@ -20,9 +20,9 @@ pub use self::lock::{Lock, LockSpec, LockTarget, LockedNode, MAX_LOCK_MESSAGE};
 pub use self::node::{NODE_ONLINE_FOR, NODE_RETENTION, Node, NodeRecord};
 pub use self::plain::plain_words;
 pub use self::role::{
-    CertExtension, DocumentProblem, InvalidDocument, LoadedRole, LockMode, NAMED_KINDS, PortForwarding,
-    RULE_KINDS, RecordSession, RecordingMode, Role, RoleConditions, RoleOptions, RoleSpec, Rule, Switch,
-    Verb, builtin_roles, load_role,
+    CertExtension, DocumentProblem, InvalidDocument, JoinMode, JoinSessions, LoadedRole, LockMode,
+    NAMED_KINDS, PortForwarding, RULE_KINDS, RecordSession, RecordingMode, Role, RoleConditions, RoleOptions,
+    RoleSpec, Rule, Switch, Verb, builtin_roles, load_role,
 };
 pub use self::secrets::{SealedRecord, Secrets, SecretsSpec};
 pub use self::span::{InvalidSpan, MAX_SPAN, format_span, parse_span};

@@ -55,7 +55,12 @@ pub struct Node {
 impl Node {
     /// From a stored record and the expiry of its item.
     pub fn from_stored(record: NodeRecord, expires: Option<Timestamp>) -> Self {
-        Self { record, last_seen: expires.unwrap_or(Timestamp::EPOCH).saturating_sub(NODE_RETENTION) }
+        Self { record, last_seen: Self::seen_at(expires) }
+    }
+
+    /// When the node was last heard of whose stored record expires then.
+    pub(crate) fn seen_at(expires: Option<Timestamp>) -> Timestamp {
+        expires.unwrap_or(Timestamp::EPOCH).saturating_sub(NODE_RETENTION)
     }
 
     /// Whether it was heard of recently enough.

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 
 use crate::audit::{
-    AuditError, AuditEvent, AuditLog, AuditPage, AuditQuery, AuditSink, EventKind, MAX_EVENTS,
+    AuditError, AuditEvent, AuditLog, AuditPage, AuditQuery, AuditSink, EventKind, MAX_EVENTS, Reporter,
 };
 
 /// An [`AuditLog`] in the memory of this process. It finds what it was told, and can be made to fail.
@@ -57,7 +57,20 @@ impl MemoryAudit {
 #[async_trait]
 impl AuditSink for MemoryAudit {
     async fn emit(&self, events: Vec<AuditEvent>) -> Result<(), AuditError> {
-        self.working()?.events.extend(events);
+        let mut state = self.working()?;
+        for event in &events {
+            // The manual lists the fields of every kind. What a host reports is its own affair.
+            let known = |field: &String| event.code.fields().contains(&field.as_str());
+            if event.code.reporter() == Reporter::Auth
+                && let Some(field) = event.fields.keys().find(|field| !known(field))
+            {
+                return Err(AuditError::new(format!(
+                    "{} has no field {field}: kind.rs lists them",
+                    event.code
+                )));
+            }
+        }
+        state.events.extend(events);
         Ok(())
     }
 }
@@ -69,7 +82,8 @@ impl AuditLog for MemoryAudit {
         let wanted = |event: &&AuditEvent| {
             query.from.is_none_or(|from| event.time >= from)
                 && query.to.is_none_or(|to| event.time < to)
-                && (query.events.is_empty() || query.events.contains(&event.event))
+                && query.wants(&event.event, event.code.code())
+                && query.node.as_ref().is_none_or(|node| event.is_of_node(node))
                 && (query.user.is_none() || query.user == event.user)
                 && query
                     .session

@@ -7,12 +7,14 @@ mod identity;
 mod issuer;
 mod recordings;
 mod sealer;
+mod signer;
 
 pub use self::audit::MemoryAudit;
 pub use self::identity::{host_identity, subject_keys, user_identity};
 pub use self::issuer::UnsignedIssuer;
 pub use self::recordings::MemoryRecordings;
 pub use self::sealer::KnownKeySealer;
+pub use self::signer::KnownKeySigner;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -8,7 +8,9 @@
 )]
 
 mod account;
+mod active;
 mod admin;
+mod audit;
 mod backup;
 mod cluster;
 mod connections;
@@ -30,4 +32,5 @@ mod signing;
 mod slow;
 mod speed;
 mod suite;
+mod uploads;
 mod watches;

@@ -51,12 +51,13 @@ impl Real {
             entropy.clone(),
         );
         let ca = Arc::new(ca.await.unwrap());
+        let log = FileAuditLog::builder(directory.path().join("log"), clock.clone(), entropy.clone());
         let ports = Ports {
             backend: backend.clone(),
             issuer: ca.clone(),
             sealer,
             recordings: Arc::new(FsRecordingStore::open(directory.path().join("recordings")).await.unwrap()),
-            audit: Arc::new(FileAuditLog::open(directory.path().join("log")).await.unwrap()),
+            audit: Arc::new(log.open().await.unwrap()),
             clock,
             entropy,
         };

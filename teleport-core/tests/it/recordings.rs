@@ -133,11 +133,11 @@ fn read(file: &[u8]) -> (Reader, Vec<Step>) {
 #[test]
 fn recordings_are_written_as_the_golden_files_are() {
     for (name, bytes) in golden() {
-        if std::env::var_os("WRITE_GOLDEN").is_some() {
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::write(path(name), &bytes).unwrap();
         }
         let golden = std::fs::read(path(name)).unwrap();
-        assert!(golden == bytes, "{name}: WRITE_GOLDEN=1 writes the files anew");
+        assert!(golden == bytes, "{name}: UPDATE_GOLDEN=1 writes the files anew");
     }
 }
 

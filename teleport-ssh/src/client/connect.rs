@@ -28,6 +28,7 @@ use crate::authn;
 use crate::engine;
 use crate::keys::SshKeyPair;
 use crate::rpc::{BoxedIo, Prefixed};
+use crate::session::JOIN_LOGIN;
 
 /// How long the dialling of a proxy may take, and each handshake.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -226,6 +227,22 @@ impl SshClient {
         Ok(node)
     }
 
+    /// Connects to a node through a proxy, as no login of it: to join sessions of others there.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn visit(
+        &self,
+        proxy: ProxyConnection,
+        target: &DialTarget,
+    ) -> Result<NodeConnection, ConnectError> {
+        let name = expected_name(&target.host)?;
+        let stream = proxy.open(target).await?;
+        let mut node = self.node_as(stream, &name, JOIN_LOGIN).await?;
+        node.proxy = Some(proxy);
+        Ok(node)
+    }
+
     /// Connects to the node `name` (a name or id in its certificate) over a stream that leads there.
     ///
     /// # Errors
@@ -236,8 +253,17 @@ impl SshClient {
         name: &str,
         login: &OsLogin,
     ) -> Result<NodeConnection, ConnectError> {
+        self.node_as(stream, name, login.as_str()).await
+    }
+
+    async fn node_as(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        name: &str,
+        login: &str,
+    ) -> Result<NodeConnection, ConnectError> {
         let peer = format!("node {name}");
-        let handshake = self.handshake(stream, &peer, name, HostRole::Node, login.as_str());
+        let handshake = self.handshake(stream, &peer, name, HostRole::Node, login);
         let (handle, host, farewell) = within(&peer, async { Ok(handshake.await?) }).await?;
         Ok(NodeConnection { handle, farewell, host, proxy: None })
     }

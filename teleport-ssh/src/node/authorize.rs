@@ -1,17 +1,18 @@
 //! From a certificate to a grant: what the node decides about a login.
 
 use ssh_key::Certificate;
-use teleport_core::access::{LoginGrant, Unwelcome};
+use teleport_core::access::{JoinGrant, LoginGrant, SessionPolicy, SessionToJoin, Unwelcome, VisitGrant};
 use teleport_core::api::AccessView;
-use teleport_core::cert::{CertRejected, PublicKey, UserCheck};
+use teleport_core::audit::AuditEvent;
+use teleport_core::cert::{CertRejected, PublicKey, UserCheck, UserIdentity};
 use teleport_core::clock::Timestamp;
 use teleport_core::id::{InvalidName, OsLogin};
 use teleport_core::lock::Locked;
-use teleport_core::resource::NodeRecord;
+use teleport_core::resource::{JoinMode, NodeRecord};
 
 use crate::authn;
 use crate::origin::Arrival;
-use crate::session::LoginRefused;
+use crate::session::{JOIN_LOGIN, LoginRefused, Running};
 use crate::view::{AccessCache, NoView};
 
 /// Why a login is refused. For the log and the audit event; the client hears that permission was denied.
@@ -29,10 +30,52 @@ pub(super) enum Refusal {
     View(#[from] NoView),
 }
 
+/// What somebody was let in for.
+#[derive(Clone, Debug)]
+pub(super) enum Pass {
+    /// To begin sessions as a login.
+    Login(LoginGrant),
+    /// To join sessions of others.
+    Visit(VisitGrant),
+}
+
+impl Pass {
+    pub(super) const fn identity(&self) -> &UserIdentity {
+        match self {
+            Self::Login(grant) => &grant.identity,
+            Self::Visit(visit) => &visit.identity,
+        }
+    }
+
+    /// What counts for the connection.
+    pub(super) const fn policy(&self) -> &SessionPolicy {
+        match self {
+            Self::Login(grant) => &grant.policy,
+            Self::Visit(visit) => &visit.policy,
+        }
+    }
+
+    pub(super) const fn login(&self) -> Option<&OsLogin> {
+        match self {
+            Self::Login(grant) => Some(&grant.login),
+            Self::Visit(_) => None,
+        }
+    }
+
+    /// Names the user, and the login if there is one.
+    pub(super) fn name_in(&self, event: AuditEvent) -> AuditEvent {
+        let event = event.user(&self.identity().user);
+        match self.login() {
+            Some(login) => event.login(login),
+            None => event,
+        }
+    }
+}
+
 /// Who was let in, and the authority whose word that was.
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
-    pub(super) grant: LoginGrant,
+    pub(super) pass: Pass,
     pub(super) authority: PublicKey,
     /// From where.
     pub(super) arrival: Arrival,
@@ -76,12 +119,17 @@ pub(super) fn login(
     node: &NodeRecord,
 ) -> Result<Entry, Refusal> {
     let view = cache.usable()?;
-    let login = OsLogin::new(login)?;
-    let check = UserCheck { login: Some(&login), peer: arrival.address(&view, now), now };
+    // Whoever only joins sessions needs no login.
+    let login = if login == JOIN_LOGIN { None } else { Some(OsLogin::new(login)?) };
+    let check = UserCheck { login: login.as_ref(), peer: arrival.address(&view, now), now };
     let (identity, authority) = authn::user(certificate, &view.trust, check)?;
     way(&view, arrival, now)?;
-    let grant = view.admit_login(&identity, node, &login, cache.freshness(now))?;
-    Ok(Entry { grant, authority, arrival: arrival.clone() })
+    let fresh = cache.freshness(now);
+    let pass = match &login {
+        Some(login) => Pass::Login(view.admit_login(&identity, node, login, fresh)?),
+        None => Pass::Visit(view.admit_visit(&identity, node, fresh)?),
+    };
+    Ok(Entry { pass, authority, arrival: arrival.clone() })
 }
 
 /// Whether who comes that way may be here.
@@ -96,15 +144,17 @@ pub(super) fn again(
     now: Timestamp,
     cache: &AccessCache,
     node: &NodeRecord,
-) -> Result<LoginGrant, Refusal> {
-    let Entry { grant, authority, arrival } = entry;
-    if now >= grant.identity.expires {
+) -> Result<Pass, Refusal> {
+    if now >= entry.pass.identity().expires {
         return Err(CertRejected::Expired.into());
     }
     let view = cache.usable()?;
-    way(&view, arrival, now)?;
-    view.keep_login(grant, authority, node, now)?;
-    Ok(view.admit_login(&grant.identity, node, &grant.login, cache.freshness(now))?)
+    keep(&view, entry, now, node)?;
+    let fresh = cache.freshness(now);
+    Ok(match &entry.pass {
+        Pass::Login(grant) => Pass::Login(view.admit_login(&grant.identity, node, &grant.login, fresh)?),
+        Pass::Visit(visit) => Pass::Visit(view.admit_visit(&visit.identity, node, fresh)?),
+    })
 }
 
 /// What the view says now of who was let in, whether or not the certificate has ended.
@@ -113,10 +163,34 @@ pub(super) fn newest(
     now: Timestamp,
     cache: &AccessCache,
     node: &NodeRecord,
-) -> Result<LoginGrant, Refusal> {
-    let view = cache.usable()?;
-    way(&view, &entry.arrival, now)?;
-    Ok(view.keep_login(&entry.grant, &entry.authority, node, now)?)
+) -> Result<Pass, Refusal> {
+    Ok(keep(&*cache.usable()?, entry, now, node)?)
+}
+
+fn keep(view: &AccessView, entry: &Entry, now: Timestamp, node: &NodeRecord) -> Result<Pass, Unwelcome> {
+    way(view, &entry.arrival, now)?;
+    Ok(match &entry.pass {
+        Pass::Login(grant) => Pass::Login(view.keep_login(grant, &entry.authority, node, now)?),
+        Pass::Visit(visit) => Pass::Visit(view.keep_visit(visit, &entry.authority, node, now)?),
+    })
+}
+
+/// Whether somebody who was let in may take part in a session, or go on with it, by the newest view.
+pub(super) fn join(
+    entry: &Entry,
+    running: &Running,
+    mode: JoinMode,
+    now: Timestamp,
+    cache: &AccessCache,
+    node: &NodeRecord,
+) -> Result<JoinGrant, Refusal> {
+    let session = SessionToJoin {
+        owner: &running.live.user,
+        owner_roles: &running.roles,
+        login: &running.live.login,
+        node,
+    };
+    Ok(cache.usable()?.check_join(entry.pass.identity(), &session, mode, now)?)
 }
 
 /// The text of an error and of what caused it, for the audit event.

@@ -100,8 +100,8 @@ impl Connection {
     fn event(&self, kind: EventKind) -> AuditEvent {
         let mut event =
             self.node.event(kind).remote(Some(self.peer())).field("addr.local", self.local.to_string());
-        if let Some(Entry { grant, .. }) = &self.entry {
-            event = event.user(&grant.identity.user).login(&grant.login);
+        if let Some(Entry { pass, .. }) = &self.entry {
+            event = pass.name_in(event);
         }
         event
     }

@@ -17,7 +17,7 @@ use super::Shared;
 use super::authorize::{self, Entry, Refusal};
 use super::places::{NoPlace, Place};
 use crate::engine::transport::Link;
-use crate::session::{ExitStatus, SessionOutput};
+use crate::session::{EndedBy, ExitStatus, SessionOutput};
 
 /// The longest time until the clock is looked at again: it may be set, or stand still while the machine sleeps.
 const LOOK: Duration = Duration::from_secs(60);
@@ -28,6 +28,9 @@ const TELL_LIMIT_URGENT: Duration = Duration::from_millis(250);
 /// How long a session has to end when it is told to. More than what processes have to obey their hang-up.
 const END_LIMIT: Duration = Duration::from_secs(10);
 
+/// The same where somebody ended the session.
+const END_LIMIT_URGENT: Duration = Duration::from_millis(500);
+
 /// Why a connection that was let in is ended. The texts are for the user and the audit log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Over {
@@ -37,6 +40,14 @@ pub(super) enum Over {
     Idle {
         /// How long is too long.
         after: Duration,
+    },
+    /// Of one session.
+    #[error("the session was ended by {by}{}{message}", if message.is_empty() { "" } else { ": " })]
+    Ended {
+        /// Who did it.
+        by: String,
+        /// Why; may be empty.
+        message: String,
     },
     #[error(transparent)]
     Place(#[from] NoPlace),
@@ -56,7 +67,7 @@ impl Over {
 
     /// Whether the connection is to be gone within a second, whatever its client and its programs make of it.
     pub(super) const fn is_urgent(&self) -> bool {
-        matches!(self, Self::Unwelcome(_))
+        matches!(self, Self::Ended { .. } | Self::Unwelcome(_))
     }
 }
 
@@ -150,18 +161,18 @@ fn rest(
 /// Resolves when the connection of a client that was let in must end, by the newest view. Cancel safe.
 pub(super) async fn over(node: &Shared, tether: &Tether, link: &Link) -> Over {
     let Some(entry) = tether.entry.get() else { return std::future::pending().await };
-    let mut policy = entry.grant.policy.clone();
+    let mut policy = entry.pass.policy().clone();
     let mut changes = node.view.changes();
     loop {
         let record = node.record.borrow().clone();
         match authorize::newest(entry, node.clock.now(), &node.view, &record) {
-            Ok(newest) => policy = newest.policy,
+            Ok(newest) => policy = newest.policy().clone(),
             Err(Refusal::Access(why)) => return Over::Unwelcome(Arc::new(why)),
             // Without a view what was begun goes on, under the rules that counted last.
             Err(_) => {}
         }
         loop {
-            let rest = match rest(&policy, entry.grant.identity.expires, node.clock.now(), link.idle()) {
+            let rest = match rest(&policy, entry.pass.identity().expires, node.clock.now(), link.idle()) {
                 Ok(rest) => rest,
                 Err(over) => return over,
             };
@@ -193,35 +204,41 @@ pub(super) async fn announce(
         .remote(Some(peer))
         .field("addr.local", local.to_string())
         .field("reason", over.internal());
-    if let Some(Entry { grant, .. }) = tether.entry.get() {
-        tracing::info!(%peer, user = %grant.identity.user, reason = over.internal(), "connection ended by the node");
-        event = event.user(&grant.identity.user).login(&grant.login);
+    if let Some(Entry { pass, .. }) = tether.entry.get() {
+        tracing::info!(%peer, user = %pass.identity().user, reason = over.internal(), "connection ended by the node");
+        event = pass.name_in(event);
     }
     node.audit.send(event).await;
 }
 
-/// Runs a session to its end, which may be that of its connection: the user is told, and the session is asked to end and then
-/// made to.
+/// Runs a session to its end, which may be that of its connection, or that somebody else wants: the user is told, and the session
+/// is asked to end and then made to.
 pub(super) async fn attend(
     session: impl Future<Output = ExitStatus>,
     output: &SessionOutput,
     terminal: bool,
     closed: &CancellationToken,
     ending: &mut watch::Receiver<Option<Over>>,
+    ended: impl Future<Output = EndedBy>,
 ) -> (ExitStatus, Option<Over>) {
     let mut session = pin!(session);
     let over = tokio::select! {
         status = &mut session => return (status, None),
         over = said(ending) => over,
+        EndedBy { by, message } = ended => Over::Ended { by, message },
     };
-    let text = format!("\r\nteleport: the connection ends: {over}\r\n");
+    let (text, end_limit) = match over {
+        // The channel is closed then, whatever the program makes of it.
+        Over::Ended { .. } => (format!("\r\nteleport: {over}\r\n"), END_LIMIT_URGENT),
+        _ => (format!("\r\nteleport: the connection ends: {over}\r\n"), END_LIMIT),
+    };
     let tell = async { if terminal { output.stdout(text).await } else { output.stderr(text).await } };
     let limit = if over.is_urgent() { TELL_LIMIT_URGENT } else { TELL_LIMIT };
     let ended = async {
         // A terminal whose window is full is not waited for.
         let _ = tokio::time::timeout(limit, tell).await;
         closed.cancel();
-        tokio::time::sleep(END_LIMIT).await;
+        tokio::time::sleep(end_limit).await;
     };
     let status = tokio::select! {
         status = &mut session => status,
@@ -231,7 +248,7 @@ pub(super) async fn attend(
 }
 
 /// Resolves when the end was said. Cancel safe.
-async fn said(ending: &mut watch::Receiver<Option<Over>>) -> Over {
+pub(super) async fn said(ending: &mut watch::Receiver<Option<Over>>) -> Over {
     if let Ok(over) = ending.wait_for(Option::is_some).await
         && let Some(over) = over.clone()
     {

@@ -12,9 +12,11 @@ mod audit;
 mod authorize;
 mod connection;
 mod handler;
+mod join_task;
 mod lifetime;
 mod not_started;
 mod places;
+mod report;
 mod session_task;
 
 use std::fmt;
@@ -22,7 +24,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use teleport_core::api::{ConnectionApi, NodeAccess};
+use teleport_core::api::{ConnectionApi, NodeAccess, SessionReportApi};
 use teleport_core::audit::{AuditEvent, EventKind};
 use teleport_core::clock::Clock;
 use teleport_core::entropy::Entropy;
@@ -361,6 +363,10 @@ impl BoundNode {
         ));
         let (view, gate) = (shared.view.clone(), door.clone());
         scope.spawn(async move { view.for_each(|view| gate.exempt(&view.proxies)).await });
+        let (view, sessions) = (shared.view.clone(), shared.sessions.clone());
+        scope.spawn(async move { view.for_each(|view| report::obey(view, &sessions)).await });
+        let reports = Arc::clone(&access) as Arc<dyn SessionReportApi>;
+        scope.spawn(report::run(Arc::clone(&reports), shared.sessions.clone()));
         let places = shared.places.clone();
         scope.spawn({
             let places = places.clone();
@@ -382,7 +388,8 @@ impl BoundNode {
         }
         scope.abort().await;
         // Those of the last connections: others need not wait until they run out.
-        let _ = tokio::time::timeout(LAST_EVENTS, places.give_back()).await;
+        let last = async { tokio::join!(places.give_back(), report::farewell(&*reports)) };
+        let _ = tokio::time::timeout(LAST_EVENTS, last).await;
         // The worker ends when the last sender is gone.
         drop(shared);
         if tokio::time::timeout(LAST_EVENTS, writing.join()).await.is_err() {

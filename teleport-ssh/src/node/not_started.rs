@@ -7,7 +7,7 @@ use teleport_core::audit::EventKind;
 use teleport_core::lock::Locked;
 use teleport_core::recording::NoRecorder;
 
-use super::authorize::{Refusal, chain};
+use super::authorize::{Pass, Refusal, chain};
 use super::session_task::{Start, command};
 use crate::session::{SessionInput, SessionKind, SessionOutput};
 
@@ -24,6 +24,8 @@ pub(super) enum NotStarted {
     Command,
     #[error("a role permits no copying of files")]
     Copy,
+    #[error("whoever comes to join sessions begins none")]
+    Visitor,
     #[error("the roles that grant the session permit only certain commands, and no shell")]
     Shell,
 }
@@ -40,6 +42,9 @@ impl NotStarted {
             Self::Access(_) => "teleport: access denied\r\n",
             Self::Command => "teleport: your roles do not permit this command on this node\r\n",
             Self::Copy => "teleport: your roles do not permit copying files on this node\r\n",
+            Self::Visitor => {
+                "teleport: this connection is for joining sessions: say which one by TELEPORT_SESSION\r\n"
+            }
             Self::Shell => "teleport: your roles permit only certain commands on this node, and no shell\r\n",
         };
         text.into()
@@ -49,7 +54,7 @@ impl NotStarted {
         match self {
             Self::Command => EventKind::ExecFailure,
             Self::Copy => EventKind::ScpDisallowed,
-            Self::Access(_) | Self::Shell => EventKind::SessionRejected,
+            Self::Access(_) | Self::Shell | Self::Visitor => EventKind::SessionRejected,
         }
     }
 }
@@ -71,23 +76,23 @@ pub(super) fn check(policy: &SessionPolicy, kind: &SessionKind) -> Result<(), No
 
 /// Tells the audit log and the user, and closes the channel. The session's place is held until then.
 pub(super) async fn run(start: Start, why: NotStarted) {
-    let Start { node, grant, launch, channel, slot, account, link, closed, peer, local, .. } = start;
+    let Start { node, entry, launch, channel, slot, account, link, closed, peer, local, .. } = start;
     let (read, write) = channel.split();
     // What the client sends is thrown away from now on.
     drop(SessionInput::new(read, account));
     let output = SessionOutput::new(write, link, closed, Box::new(NoRecorder::new()));
-    let LoginGrant { identity, login, role, .. } = &grant;
     let reason = chain(&why);
-    tracing::info!(%peer, user = %identity.user, %login, %reason, "session refused");
-    let mut event = node
-        .event(why.event())
-        .user(&identity.user)
-        .login(login)
+    tracing::info!(%peer, user = %entry.pass.identity().user, %reason, "session refused");
+    let mut event = entry
+        .pass
+        .name_in(node.event(why.event()))
         .remote(Some(peer))
         .field("addr.local", local.to_string())
-        .field("role", role.as_str())
         .field("interactive", launch.terminal.is_some())
         .error(reason);
+    if let Pass::Login(LoginGrant { role, .. }) = &entry.pass {
+        event = event.field("role", role.as_str());
+    }
     if let Some(command) = command(&launch.kind) {
         event = event.field("command", command);
     }

@@ -1,11 +1,12 @@
 //! One session from its start to its end: recorder, audit, service, exit status, close.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use russh::server::{Handle, Msg};
-use russh::{Channel, Sig};
+use russh::{Channel, ChannelWriteHalf, Sig};
 use teleport_core::access::{LoginGrant, SessionRecording};
 use teleport_core::audit::{AuditEvent, EventKind};
 use teleport_core::clock::Timestamp;
@@ -14,7 +15,7 @@ use teleport_core::recording::{NoRecorder, RecordingMeta, SessionEnd};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::authorize::chain;
+use super::authorize::{Entry, chain};
 use super::handler::Slot;
 use super::lifetime::{self, Over};
 use super::not_started::tell;
@@ -22,18 +23,23 @@ use super::{AuditPolicy, Shared};
 use crate::engine::transport::{Account, Link};
 use crate::session::machine::Launch;
 use crate::session::{
-    ExitStatus, SessionChannel, SessionEvents, SessionInput, SessionKind, SessionOutput, SessionRequest,
+    ExitStatus, LiveSession, Party, Running, SessionChannel, SessionEvents, SessionInput, SessionKind,
+    SessionOutput, SessionRequest, Sizes, TerminalSize,
 };
+
+/// How often a terminal's size is written to the audit log. The recording has all of them.
+const RESIZE_EVERY: Duration = Duration::from_secs(1);
 
 /// All that a session needs.
 pub(super) struct Start {
     pub(super) node: Arc<Shared>,
     pub(super) handle: Handle,
-    pub(super) grant: LoginGrant,
+    pub(super) entry: Entry,
     pub(super) launch: Launch,
     pub(super) channel: Channel<Msg>,
     pub(super) slot: Slot,
     pub(super) events: SessionEvents,
+    pub(super) sizes: Sizes,
     pub(super) account: Account,
     pub(super) link: Link,
     pub(super) closed: CancellationToken,
@@ -43,24 +49,25 @@ pub(super) struct Start {
 }
 
 /// Runs a session to its end.
-pub(super) async fn run(start: Start) {
+pub(super) async fn run(start: Start, grant: LoginGrant) {
     let Start {
         node,
         handle,
-        grant,
         launch,
         channel,
         slot,
         mut events,
+        sizes,
         account,
         link,
         closed,
         mut ending,
         peer,
         local,
+        ..
     } = start;
     let (read, write) = channel.split();
-    let input = SessionInput::new(read, account);
+    let mut input = SessionInput::new(read, account);
     let begun = begin(&node, &grant, &launch).await;
     let (id, started, recorder, recording) = match begun {
         Ok(begun) => begun,
@@ -84,8 +91,22 @@ pub(super) async fn run(start: Start) {
         tell(&output, "teleport: the audit log cannot be written, so the session is not begun\r\n").await;
         return;
     }
-    let registered = node.sessions.enter(id, &grant.identity.user, &grant.login, started);
-    let Launch { kind, original_command, terminal, env } = launch;
+    let Launch { kind, original_command, terminal, env, .. } = launch;
+    let changed_sizes = sizes.subscribe();
+    let party = terminal.is_some().then(|| {
+        output.share();
+        let (registry, owner) = (node.sessions.clone(), grant.identity.user.clone());
+        let changed = Arc::new(move || registry.change());
+        Arc::new(Party::new(owner, output.clone(), sizes, input.share(), changed))
+    });
+    let live = LiveSession { id, user: grant.identity.user.clone(), login: grant.login.clone(), started };
+    let registered = node.sessions.enter(Running::new(
+        live,
+        grant.identity.roles.clone(),
+        command(&kind),
+        recording != SessionRecording::Off,
+        party.clone(),
+    ));
     let interactive = terminal.is_some();
     let material = node.identity.current();
     let request = SessionRequest {
@@ -101,10 +122,17 @@ pub(super) async fn run(start: Start) {
         cluster: material.cluster.clone(),
     };
     let channel = SessionChannel { request, input, output: output.clone(), events };
+    let resized = node.event(EventKind::Resize).user(&grant.identity.user).login(&grant.login);
+    let resized = resized.session(id).remote(Some(peer)).field("addr.local", local.to_string());
     // If this task is dropped or the service panics, the end is told all the same.
-    let mut guard = Ending { output: Some(output.clone()), node: Arc::clone(&node), details, started };
+    let mut guard = Ending { output: Some(output.clone()), node: Arc::clone(&node), details, started, party };
     let session = node.service.run(grant, channel);
-    let (status, over) = lifetime::attend(session, &output, interactive, &closed, &mut ending).await;
+    let attended =
+        lifetime::attend(session, &output, interactive, &closed, &mut ending, registered.running.ended());
+    let (status, over) = tokio::select! {
+        ended = attended => ended,
+        never = tell_sizes(changed_sizes, &node, resized) => match never {},
+    };
     if output.is_unrecorded() {
         tracing::warn!(session = %id, "the session can no longer be recorded, and must be: ended");
         guard.details.event =
@@ -117,6 +145,20 @@ pub(super) async fn run(start: Start) {
     }
     guard.end(&handle, status, slot).await;
     drop(registered);
+}
+
+/// Tells the audit log of new sizes of the terminal; of those that change quickly, the newest.
+async fn tell_sizes(
+    mut sizes: watch::Receiver<TerminalSize>,
+    node: &Shared,
+    resized: AuditEvent,
+) -> Infallible {
+    while sizes.changed().await.is_ok() {
+        let (columns, rows) = sizes.borrow_and_update().cells();
+        node.audit.send(resized.clone().field("terminal_size", format!("{columns}:{rows}"))).await;
+        tokio::time::sleep(RESIZE_EVERY).await;
+    }
+    std::future::pending().await
 }
 
 type Begun = (SessionId, Timestamp, Box<dyn teleport_core::recording::Recorder>, SessionRecording);
@@ -229,32 +271,24 @@ struct Ending {
     node: Arc<Shared>,
     details: Details,
     started: Timestamp,
+    party: Option<Arc<Party>>,
 }
 
 impl Ending {
     async fn end(mut self, handle: &Handle, status: ExitStatus, slot: Slot) {
         let Some(output) = self.output.take() else { return };
+        self.leave_others(&status);
         output.finish(recorded(&status));
-        let channel = output.channel();
-        // The client may be gone; then nobody hears it.
-        match &status {
-            ExitStatus::Code(code) => {
-                let _ = channel.exit_status(*code).await;
-            }
-            ExitStatus::Signal { name, core_dumped } => {
-                let signal = Sig::Custom(name.clone());
-                let _ = handle
-                    .exit_signal_request(channel.id(), signal, *core_dumped, String::new(), String::new())
-                    .await;
-            }
-            ExitStatus::Disconnected => {}
-        }
-        let _ = channel.eof().await;
-        // Before the client can know, so that it may open the next one at once.
-        drop(slot);
-        let _ = channel.close().await;
+        close(handle, output.channel(), &status, slot).await;
         for event in self.events(&status) {
             self.node.audit.send(event).await;
+        }
+    }
+
+    /// Those who take part hear how it ended.
+    fn leave_others(&self, status: &ExitStatus) {
+        if let Some(party) = &self.party {
+            party.end(status.clone());
         }
     }
 
@@ -267,8 +301,13 @@ impl Ending {
             };
             events.push(with_status(self.details.of(kind), status));
         }
+        let participants = match &self.party {
+            Some(party) => party.took_part().iter().map(ToString::to_string).collect(),
+            None => self.details.event.user.iter().cloned().collect::<Vec<_>>(),
+        };
         let end = self.details.of(EventKind::SessionEnd);
         let end = end
+            .field("participants", participants)
             .field("session_start", self.started.to_string())
             .field("session_stop", self.node.clock.now().to_string());
         events.push(with_status(end, status));
@@ -280,12 +319,34 @@ impl Drop for Ending {
     fn drop(&mut self) {
         // Only when the service was aborted or panicked.
         let Some(output) = self.output.take() else { return };
+        self.leave_others(&ExitStatus::Disconnected);
         output.finish(SessionEnd::Disconnected);
         tracing::warn!(session = %self.details.session, "session ended by the node");
         for event in self.events(&ExitStatus::Disconnected) {
             self.node.audit.note(event);
         }
     }
+}
+
+/// Tells the client how it ended, and closes the channel.
+pub(super) async fn close(handle: &Handle, channel: &ChannelWriteHalf<Msg>, status: &ExitStatus, slot: Slot) {
+    // The client may be gone; then nobody hears it.
+    match status {
+        ExitStatus::Code(code) => {
+            let _ = channel.exit_status(*code).await;
+        }
+        ExitStatus::Signal { name, core_dumped } => {
+            let signal = Sig::Custom(name.clone());
+            let _ = handle
+                .exit_signal_request(channel.id(), signal, *core_dumped, String::new(), String::new())
+                .await;
+        }
+        ExitStatus::Disconnected => {}
+    }
+    let _ = channel.eof().await;
+    // Before the client can know, so that it may open the next one at once.
+    drop(slot);
+    let _ = channel.close().await;
 }
 
 fn recorded(status: &ExitStatus) -> SessionEnd {

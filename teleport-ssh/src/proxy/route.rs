@@ -6,7 +6,7 @@
 //! # How a node is found
 //! By its id; by its name, in any case of letters; by the host of the address that it announced; by its name with
 //! `.<cluster>` behind it; by labels that it must have. Nodes that are offline, or that the user's roles do not let see, do not
-//! exist here.
+//! exist here; but who may join sessions finds any node by its id, unless a role denies it.
 //!
 //! # Ports
 //! The port is the node's business, not the user's: a route leads to the address that the node announced. A port that was
@@ -166,7 +166,8 @@ pub fn candidates_table<'n>(nodes: impl IntoIterator<Item = &'n Node>) -> String
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// Finds the node that `target` means among those that the user may see.
+/// Finds the node that `target` means among those that the user may see; or, by its id, among those where the user
+/// may join sessions.
 ///
 /// # Errors
 /// [`RouteError`].
@@ -183,7 +184,10 @@ pub fn resolve(
     let not_found = |missing| RouteError::NotFound { target: target.to_string(), missing };
     let found = find(&target.host, nodes, cluster);
     // Each filter narrows what is left, so that the reason names the first obstacle.
-    let visible = narrow(found, Missing::Unknown, |node| checker.can_see(&node.record));
+    // Who comes to join a session knows where it runs, and no more of the node.
+    let visits =
+        |node: &Node| matches!(target.host, TargetHost::Id(_)) && checker.may_visit(&node.record).is_ok();
+    let visible = narrow(found, Missing::Unknown, |node| checker.can_see(&node.record) || visits(node));
     let online = visible.and_then(|nodes| narrow(nodes, Missing::Invisible, |node| node.is_online(now)));
     let ported =
         online.and_then(|nodes| narrow(nodes, Missing::Offline, |node| port_fits(node, target.port)));

@@ -9,6 +9,7 @@
 //! The byte path copies output once and never waits: a full queue or a full spool becomes a gap in the recording that says
 //! how much was lost.
 
+mod live;
 mod room;
 mod spool;
 mod upload;
@@ -19,7 +20,7 @@ use std::{fmt, io};
 use teleport_core::access::SessionRecording;
 use teleport_core::recording::{NoRecorder, Recorder, RecordingMeta};
 
-pub use self::spool::{Spool, SpoolError, SpoolLimits};
+pub use self::spool::{Spool, SpoolError, SpoolLimits, TooOld};
 pub use self::upload::Uploader;
 
 /// Makes a recorder for each session.

@@ -1,7 +1,8 @@
 //! How much room the spool has, and who takes it.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use std::{fs, io};
@@ -16,6 +17,8 @@ pub(super) const REFUSED: &str = "refused";
 const USER_SHARE: u64 = 2;
 /// Refused recordings have this part of what the spool may hold, beside it; beyond it the oldest are removed.
 const REFUSED_SHARE: u64 = 2;
+/// The most that waits to be told; of more, the newest.
+const MAX_NEWS: usize = 64;
 /// How often it is told that there is no room.
 const TOLD_EVERY: Duration = Duration::from_secs(3600);
 
@@ -25,6 +28,8 @@ pub(super) struct Room {
     dir: PathBuf,
     max: u64,
     state: Mutex<State>,
+    /// How many recordings the disk does not take.
+    failing: AtomicUsize,
     /// What is to be told of the spool that is full.
     news: Notify,
 }
@@ -36,7 +41,8 @@ struct State {
     by_user: HashMap<UserName, u64>,
     owners: HashMap<SessionId, UserName>,
     told: Option<Instant>,
-    news: Option<String>,
+    told_of_disk: Option<Instant>,
+    news: VecDeque<String>,
 }
 
 impl State {
@@ -51,7 +57,7 @@ impl State {
 
 impl Room {
     pub(super) fn new(dir: PathBuf, max: u64) -> Self {
-        Self { dir, max, state: Mutex::default(), news: Notify::new() }
+        Self { dir, max, state: Mutex::default(), failing: AtomicUsize::new(0), news: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -107,7 +113,7 @@ impl Room {
     }
 
     /// Says that something was left out, in the log and to who waits for [`Room::news`], at most once an hour.
-    pub(super) fn tell(&self, session: SessionId) {
+    pub(super) fn tell_full(&self, session: SessionId) {
         let mut state = self.lock();
         let now = Instant::now();
         if state.told.is_some_and(|told| now < told + TOLD_EVERY) {
@@ -123,15 +129,53 @@ impl Room {
         };
         let text =
             format!("{text}: recordings get gaps, and new sessions are refused until some are delivered");
+        drop(state);
+        self.tell(text);
+    }
+
+    /// The disk does not take what was recorded.
+    pub(super) fn disk_failed(&self, session: SessionId, error: &io::Error) {
+        self.failing.fetch_add(1, Ordering::Relaxed);
+        tracing::error!(%session, error = error as &dyn std::error::Error, "the disk does not take a recording");
+        let mut state = self.lock();
+        let now = Instant::now();
+        if state.told_of_disk.is_some_and(|told| now < told + TOLD_EVERY) {
+            return;
+        }
+        state.told_of_disk = Some(now);
+        drop(state);
+        self.tell(format!(
+            "the disk does not take recordings ({error}): they get gaps, sessions that must be recorded wait and then end, and new \
+             sessions are refused until it does"
+        ));
+    }
+
+    /// The disk takes what it did not take before.
+    pub(super) fn disk_works(&self) {
+        self.failing.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether the disk does not take what was recorded.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed) > 0
+    }
+
+    /// Puts something into the log, and before who waits for [`Room::news`].
+    pub(super) fn tell(&self, text: String) {
         tracing::error!(spool = %self.dir.display(), "{text}");
-        state.news = Some(text);
+        let mut state = self.lock();
+        if state.news.len() >= MAX_NEWS {
+            state.news.pop_front();
+        }
+        state.news.push_back(text);
+        drop(state);
         self.news.notify_one();
     }
 
     /// What is to be told to the audit log. Cancel safe.
     pub(super) async fn news(&self) -> String {
         loop {
-            if let Some(text) = self.lock().news.take() {
+            if let Some(text) = self.lock().news.pop_front() {
                 return text;
             }
             self.news.notified().await;
@@ -164,14 +208,11 @@ impl Room {
             if total <= self.max / REFUSED_SHARE {
                 break;
             }
-            remove(&path)?;
+            fs::remove_file(&path)?;
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            self.tell(format!("the recording of session {name}, which the auth service refused, was removed: there are too many"));
             total -= len;
         }
         Ok(())
     }
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    tracing::warn!(path = %path.display(), "a refused recording is removed: there are too many");
-    fs::remove_file(path)
 }

@@ -1,16 +1,20 @@
 //! The spool: recordings on the node's own disk until they are uploaded.
 
 mod recorder;
+mod recover;
 mod worker;
+mod writing;
 
+use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use teleport_core::access::SessionRecording;
 use teleport_core::id::SessionId;
@@ -19,6 +23,7 @@ use tokio::sync::Notify;
 
 use self::recorder::SpoolRecorder;
 use self::worker::{Message, Worker};
+use super::live::Live;
 use super::room::Room;
 use super::{Recorders, upload};
 
@@ -26,6 +31,8 @@ use super::{Recorders, upload};
 const OPEN: &str = "part";
 /// Recordings that wait for their upload.
 pub(super) const CLOSED: &str = "tprec";
+/// The same of sessions whose end perhaps nobody has told: the node ended before them, or soon after.
+pub(super) const CUT: &str = "cut";
 
 /// The spool cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +45,17 @@ pub struct SpoolError {
     pub source: io::Error,
 }
 
+/// What becomes of recordings that could not be delivered for too long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TooOld {
+    /// They are deleted, each once the audit log has taken note of it.
+    Delete,
+    /// They stay, and are tried again; the audit log is told once.
+    #[default]
+    Keep,
+}
+
 /// How much a [`Spool`] may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::exhaustive_structs, reason = "embedders build it")]
@@ -46,15 +64,24 @@ pub struct SpoolLimits {
     /// out, with gaps that say so, and new sessions cannot be recorded. Recordings that were refused do not count: of them as
     /// much as half of this is kept, the newest.
     pub max_bytes: u64,
+    /// How long a recording may wait for its upload before it is told of, and dealt with as [`too_old`](Self::too_old) says.
+    pub max_age: Duration,
+    /// What becomes of recordings that are too old.
+    pub too_old: TooOld,
     /// The most bytes of one recording; beyond it output is left out, with a gap that says so. Less than what the auth service
     /// takes, so that no recording is refused for its length.
     pub max_recording_bytes: u64,
 }
 
 impl Default for SpoolLimits {
-    /// 4 GiB, and 1 GiB of one recording.
+    /// 4 GiB, and 1 GiB of one recording; 7 days, and they are kept.
     fn default() -> Self {
-        Self { max_bytes: 4 << 30, max_recording_bytes: 1 << 30 }
+        Self {
+            max_bytes: 4 << 30,
+            max_age: Duration::from_secs(7 * 86_400),
+            too_old: TooOld::Keep,
+            max_recording_bytes: 1 << 30,
+        }
     }
 }
 
@@ -64,10 +91,12 @@ pub struct Spool(Arc<Inner>);
 
 struct Inner {
     dir: PathBuf,
+    limits: SpoolLimits,
     queue: Sender<Message>,
     queued: Arc<AtomicUsize>,
-    closed: Arc<Notify>,
+    news: Arc<Notify>,
     room: Arc<Room>,
+    sessions: Arc<Sessions>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -86,6 +115,52 @@ impl Drop for Inner {
     }
 }
 
+/// The recordings that are being made.
+#[derive(Debug, Default)]
+pub(super) struct Sessions {
+    live: Mutex<HashMap<SessionId, Arc<Live>>>,
+    /// Those that nobody streams yet.
+    begun: Mutex<Vec<Arc<Live>>>,
+    streams: Notify,
+}
+
+impl Sessions {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<Live>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, live: &Arc<Live>) {
+        self.lock().insert(live.meta.session, Arc::clone(live));
+        if live.mode == SessionRecording::Sync {
+            self.begun.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(live));
+            self.streams.notify_one();
+        }
+    }
+
+    /// The file is closed.
+    fn end(&self, session: SessionId) {
+        if let Some(live) = self.lock().remove(&session) {
+            live.advance(|progress| progress.ended = true);
+        }
+    }
+
+    /// Those that are being made now.
+    pub(super) fn all(&self) -> Vec<Arc<Live>> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// Those that are to be streamed, each once. Cancel safe.
+    pub(super) async fn streams(&self) -> Vec<Arc<Live>> {
+        loop {
+            let begun = std::mem::take(&mut *self.begun.lock().unwrap_or_else(PoisonError::into_inner));
+            if !begun.is_empty() {
+                return begun;
+            }
+            self.streams.notified().await;
+        }
+    }
+}
+
 fn path(dir: &Path, session: SessionId, extension: &str) -> PathBuf {
     dir.join(format!("{session}.{extension}"))
 }
@@ -100,10 +175,15 @@ impl Spool {
         let fail = |source| SpoolError { path: dir.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(fail)?;
         let room = Arc::new(Room::new(dir.clone(), limits.max_bytes));
-        for entry in fs::read_dir(&dir).map_err(fail)? {
-            let path = entry.map_err(fail)?.path();
+        let entries: io::Result<Vec<_>> = fs::read_dir(&dir).and_then(Iterator::collect);
+        for entry in entries.map_err(fail)? {
+            let path = entry.path();
+            if path.extension().is_some_and(|extension| extension == CLOSED) {
+                // Whether its end was told before the node ended is not known.
+                fs::rename(&path, path.with_extension(CUT)).map_err(fail)?;
+            }
             if path.extension().is_some_and(|extension| extension == OPEN) {
-                fs::rename(&path, path.with_extension(CLOSED)).map_err(fail)?;
+                recover::close(&path).map_err(fail)?;
             }
         }
         for path in waiting(&dir).map_err(fail)? {
@@ -116,20 +196,22 @@ impl Spool {
         room.trim_refused();
         let (queue, messages) = channel();
         let queued = Arc::new(AtomicUsize::new(0));
-        let closed = Arc::new(Notify::new());
-        let worker = Worker::new(
-            dir.clone(),
+        let news = Arc::new(Notify::new());
+        let sessions = Arc::new(Sessions::default());
+        let worker = Worker {
+            dir: dir.clone(),
             messages,
-            Arc::clone(&queued),
-            Arc::clone(&closed),
-            Arc::clone(&room),
-            limits.max_recording_bytes,
-        );
+            queued: Arc::clone(&queued),
+            news: Arc::clone(&news),
+            room: Arc::clone(&room),
+            sessions: Arc::clone(&sessions),
+            max_recording: limits.max_recording_bytes,
+        };
         let thread = std::thread::Builder::new()
             .name("recording-spool".into())
             .spawn(|| worker.run())
             .map_err(fail)?;
-        Ok(Self(Arc::new(Inner { dir, queue, queued, closed, room, thread: Some(thread) })))
+        Ok(Self(Arc::new(Inner { dir, limits, queue, queued, news, room, sessions, thread: Some(thread) })))
     }
 
     /// The directory.
@@ -137,9 +219,23 @@ impl Spool {
         &self.0.dir
     }
 
-    /// Resolves when a recording was closed since the last call. Cancel safe.
-    pub(super) async fn closed(&self) {
-        self.0.closed.notified().await;
+    pub(super) fn limits(&self) -> SpoolLimits {
+        self.0.limits
+    }
+
+    /// Resolves when there is more to upload since the last call: a recording was closed, or a part of one is whole. Cancel safe.
+    pub(super) async fn news(&self) {
+        self.0.news.notified().await;
+    }
+
+    /// The file of a recording that is being made.
+    pub(super) fn open_file(&self, session: SessionId) -> PathBuf {
+        path(&self.0.dir, session, OPEN)
+    }
+
+    /// The recordings that are being made.
+    pub(super) fn sessions(&self) -> &Sessions {
+        &self.0.sessions
     }
 
     /// The recordings that wait for their upload.
@@ -156,7 +252,7 @@ fn waiting(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == CLOSED) {
+        if path.extension().is_some_and(|extension| extension == CLOSED || extension == CUT) {
             paths.push(path);
         }
     }
@@ -169,36 +265,43 @@ impl Recorders for Spool {
         let session = meta.session;
         let path = path(&self.0.dir, session, OPEN);
         let room = &self.0.room;
-        let open = || -> io::Result<(File, Encoder)> {
+        let open = || -> io::Result<(File, Encoder, u64)> {
             room.own(session, meta.user.clone());
             if room.is_full_for(session) {
                 // Uploads may have made room.
                 room.count()?;
                 room.own(session, meta.user.clone());
                 if room.is_full_for(session) {
-                    room.tell(session);
+                    room.tell_full(session);
                     let text =
                         "there is no room for more recordings until some are delivered to the auth service";
                     return Err(io::Error::new(io::ErrorKind::StorageFull, text));
                 }
             }
+            if room.is_failing() {
+                let text = "the disk does not take recordings now";
+                return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+            }
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
             let mut encoder = Encoder::new(&meta)?;
             // The header is on disk before the session begins: no session without a trace.
             let header = encoder.take(true)?;
-            file.write_all(&header)?;
-            file.sync_data()?;
+            if let Err(error) = file.write_all(&header).and_then(|()| file.sync_data()) {
+                // Nothing has begun, so there is nothing to deliver.
+                let _ = fs::remove_file(&path);
+                return Err(error);
+            }
             // Again: whoever counted meanwhile has forgotten what had no file.
             room.own(session, meta.user.clone());
             room.add(session, header.len() as u64);
-            Ok((file, encoder))
+            Ok((file, encoder, header.len() as u64))
         };
-        let (file, encoder) = open().map_err(|source| SpoolError { path: path.clone(), source })?;
-        let lost = Arc::new(AtomicBool::new(false));
-        let begin =
-            Message::Begin { session, encoder: Box::new(encoder), file, incomplete: Arc::clone(&lost) };
+        let (file, encoder, len) = open().map_err(|source| SpoolError { path: path.clone(), source })?;
+        let live = Live::new(meta, mode);
+        let begin = Message::Begin { live: Arc::clone(&live), encoder: Box::new(encoder), file, len };
         let gone = || SpoolError { path, source: io::ErrorKind::BrokenPipe.into() };
         self.0.queue.send(begin).map_err(|_| gone())?;
-        Ok(Box::new(SpoolRecorder::new(self.clone(), session, mode, lost)))
+        self.0.sessions.begin(&live);
+        Ok(Box::new(SpoolRecorder::new(self.clone(), live)))
     }
 }

@@ -1,55 +1,61 @@
-//! The upload: recordings from the spool to the auth service, in parts, resumed where they were interrupted.
+//! The upload: recordings from the spool to the auth service, in parts, resumed where they were interrupted. Whole parts of a
+//! recording that is still being made are delivered as well, and of one that is streamed every byte.
 
-use std::collections::HashSet;
-use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+mod file;
+mod jobs;
+mod stream;
+
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use teleport_core::api::{ApiError, ApiErrorKind, AuditApi, RecordingApi};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use teleport_core::api::{ApiErrorKind, AuditApi, RecordingApi};
 use teleport_core::audit::{AuditEvent, EventKind};
-use teleport_core::recording::{Decoder, MAX_PART_LEN, RecordingMeta};
+use teleport_core::clock::Clock;
+use teleport_core::entropy::Entropy;
+use teleport_core::recording::MAX_PART_LEN;
 use teleport_core::task::Shutdown;
+use tokio::time::Instant;
 
-use super::Spool;
+pub(super) use self::file::meta_of;
+use self::file::{Source, UploadError};
+use self::jobs::{Job, Jobs};
 use super::room::REFUSED;
+use super::{Spool, TooOld};
 
-/// The first and the longest pause after a failure.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(90));
+/// How many recordings are delivered at the same time, beside those that are streamed.
+const PARALLEL: usize = 4;
 /// How long a drain waits for a store that takes nothing. Nothing is lost by leaving: the spool is on disk.
 const STUCK: Duration = Duration::from_secs(3);
 
-/// Uploads what a [`Spool`] has closed.
+/// Uploads what a [`Spool`] has.
 #[derive(Clone, Debug)]
 pub struct Uploader {
     spool: Spool,
     store: Arc<dyn RecordingApi>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
     audit: Option<Arc<dyn AuditApi>>,
     /// How many calls the store has answered well.
     answered: Arc<AtomicU64>,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum UploadError {
-    #[error("the recording cannot be read")]
-    Read(#[source] io::Error),
-    #[error("the file is not a recording")]
-    NotARecording,
-    #[error("the recording was not taken")]
-    Store(#[source] ApiError),
-}
-
 impl Uploader {
-    /// For this spool, to this store.
-    pub fn new(spool: Spool, store: Arc<dyn RecordingApi>) -> Self {
-        Self { spool, store, audit: None, answered: Arc::default() }
+    /// From this spool to this store. The clock tells how old recordings are, randomness spreads what is tried again.
+    pub fn new(
+        spool: Spool,
+        store: Arc<dyn RecordingApi>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        Self { spool, store, clock, entropy, audit: None, answered: Arc::default() }
     }
 
-    /// Reports to this audit log when the spool is full, at most once an hour.
+    /// Reports to this audit log when the spool is full, its disk fails, or what is in it is too old. Without it nothing is deleted
+    /// for its age.
     #[must_use]
     pub fn audit(mut self, audit: Arc<dyn AuditApi>) -> Self {
         self.audit = Some(audit);
@@ -65,19 +71,20 @@ impl Uploader {
             if let Err(error) = audit.emit_events(vec![event]).await {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
-                    "that the spool is full could not be audited"
+                    "what the spool has to say could not be audited"
                 );
             }
         }
     }
 
-    /// Uploads until shutdown: what waits now, and whatever is closed later. During a drain it finishes what is closed, and
-    /// leaves, with a line in the log, once the store has taken nothing for some seconds. What it cannot deliver stays in the
-    /// spool for the next start. Dropping the future is safe at any moment.
+    /// Uploads until shutdown: what waits now, and whatever comes. During a drain it finishes what is closed, and leaves, with a line
+    /// in the log, once the store has taken nothing for some seconds. What it cannot deliver stays in the spool for the next start.
+    /// Dropping the future is safe at any moment.
     pub async fn run(self, shutdown: Shutdown) {
         tokio::select! {
             () = self.deliver(&shutdown) => {}
             () = self.report() => {}
+            () = self.stream_all() => {}
             () = self.stuck(&shutdown) => {
                 let recordings = self.spool.waiting().map_or(0, |waiting| waiting.len());
                 tracing::warn!(
@@ -88,9 +95,26 @@ impl Uploader {
         }
     }
 
+    /// Streams whatever is to be streamed. Never ends.
+    async fn stream_all(&self) {
+        let mut streams = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                begun = self.spool.sessions().streams() => {
+                    streams.extend(begun.into_iter().map(|live| stream::run(self, live)));
+                }
+                Some(()) = streams.next() => {}
+            }
+        }
+    }
+
     /// Resolves when a drain makes no progress.
     async fn stuck(&self, shutdown: &Shutdown) {
         shutdown.draining().await;
+        let recordings = self.spool.waiting().map_or(0, |waiting| waiting.len());
+        if recordings > 0 {
+            tracing::info!(recordings, "recordings are delivered before the end");
+        }
         loop {
             let before = self.answered.load(Ordering::Relaxed);
             tokio::time::sleep(STUCK).await;
@@ -100,158 +124,190 @@ impl Uploader {
         }
     }
 
+    /// Several at a time: one that is not taken does not hold up the others.
     async fn deliver(&self, shutdown: &Shutdown) {
-        let mut pause = BACKOFF.0;
+        let mut jobs = Jobs::default();
+        let mut running = FuturesUnordered::new();
         loop {
-            let done = tokio::select! {
-                done = self.round() => done,
-                () = shutdown.aborted() => return,
+            let now = Instant::now();
+            for job in jobs.due(self.sources(), now, PARALLEL.saturating_sub(running.len())) {
+                running.push(self.attempt(job));
+            }
+            if running.is_empty() && shutdown.is_draining() && jobs.is_done() {
+                return;
+            }
+            let again = async {
+                match jobs.next(now) {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
             };
-            if done {
-                pause = BACKOFF.0;
-                if shutdown.is_draining() {
-                    return;
-                }
-                tokio::select! {
-                    () = self.spool.closed() => {}
-                    // One more round: sessions may have ended in the last moment.
-                    () = shutdown.draining() => {}
-                }
-            } else {
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    () = shutdown.aborted() => return,
-                }
-                pause = (pause * 2).min(BACKOFF.1);
+            tokio::select! {
+                Some(attempted) = running.next() => self.after(&mut jobs, attempted),
+                () = again => {}
+                () = self.spool.news() => {}
+                // One more round: sessions may have ended in the last moment.
+                () = shutdown.draining(), if !shutdown.is_draining() => {}
+                () = shutdown.aborted() => return,
             }
         }
     }
 
-    /// Uploads everything that waits; `false` if something has to be tried again.
-    async fn round(&self) -> bool {
-        let waiting = match self.spool.waiting() {
-            Ok(waiting) => waiting,
-            Err(error) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "the spool cannot be read");
-                return false;
+    /// What there is to deliver: the oldest of what is closed first, then whole parts of what is not.
+    fn sources(&self) -> Vec<Source> {
+        let closed = self.spool.waiting().unwrap_or_else(|error| {
+            tracing::error!(error = &error as &dyn std::error::Error, "the spool cannot be read");
+            Vec::new()
+        });
+        let closed = closed.into_iter().map(Source::Closed);
+        let live = self.spool.sessions().all().into_iter().filter(|live| {
+            // Those that are streamed are on their way.
+            let progress = live.now();
+            !live.is_streamed() && progress.synced >= MAX_PART_LEN as u64
+        });
+        closed.chain(live.map(Source::Live)).collect()
+    }
+
+    async fn attempt(&self, job: Job) -> Attempted {
+        let outcome = self.upload(&job.source).await;
+        let aged = match (&outcome, &job.source) {
+            (Err(error), Source::Closed(path)) if !error.is_final() => {
+                self.consider_age(path, job.told, error).await
             }
+            _ => Aged::Nothing,
         };
-        let mut done = true;
-        let count = waiting.len();
-        // Whose recordings are not taken today; asking for each would be of no use.
-        let mut beyond = HashSet::new();
-        for (delivered, path) in waiting.into_iter().enumerate() {
-            let user = meta_of(&path).map(|meta| meta.user);
-            if user.as_ref().is_some_and(|user| beyond.contains(user)) {
-                continue;
-            }
-            match self.upload(&path).await {
-                Ok(()) => {
-                    if let Err(error) = std::fs::remove_file(&path) {
+        Attempted { job, outcome, aged }
+    }
+
+    /// What becomes of a recording after an attempt to deliver it.
+    fn after(&self, jobs: &mut Jobs, Attempted { job, outcome, aged }: Attempted) {
+        let error = match (outcome, &job.source) {
+            (Ok(_), Source::Closed(path)) => {
+                return match std::fs::remove_file(path) {
+                    Ok(()) => jobs.done(&job),
+                    Err(error) => {
                         tracing::error!(path = %path.display(), error = &error as &dyn std::error::Error, "an uploaded recording cannot be removed");
+                        jobs.failed(&job, Instant::now(), &*self.entropy);
                     }
-                }
-                Err(error) if is_final(&error) => {
-                    set_aside(&path, &error);
-                    self.spool.room().trim_refused();
-                }
-                Err(UploadError::Store(error)) if error.kind() == ApiErrorKind::TooMany => {
-                    tracing::error!(
-                        recordings = count - delivered,
-                        user = user.as_ref().map(tracing::field::display),
-                        spool = %self.spool.dir().display(),
-                        error = &error as &dyn std::error::Error,
-                        "the auth service takes no more recordings of this user or host today; they stay in the spool"
-                    );
-                    done = false;
-                    beyond.extend(user);
-                }
-                Err(UploadError::Store(error)) if error.kind() == ApiErrorKind::Evicted => {
-                    tracing::error!(
-                        recordings = count - delivered,
-                        spool = %self.spool.dir().display(),
-                        error = &error as &dyn std::error::Error,
-                        "the auth service takes no more recordings of this host; they stay in the spool"
-                    );
-                    // The others are of the same host.
-                    return false;
-                }
-                Err(error) => {
-                    tracing::warn!(path = %path.display(), error = &error as &dyn std::error::Error, "a recording waits for its upload");
-                    done = false;
-                }
+                };
+            }
+            (Ok(parts), Source::Live(_)) => return jobs.came_to(&job, parts),
+            (Err(error), _) => error,
+        };
+        match (&error, &job.source) {
+            (error, Source::Closed(path)) if error.is_final() => {
+                self.set_aside(path, error);
+                return jobs.done(&job);
+            }
+            (UploadError::Store(refusal), _) if refusal.kind() == ApiErrorKind::TooMany => {
+                tracing::error!(
+                    user = job.user.as_ref().map(tracing::field::display),
+                    spool = %self.spool.dir().display(),
+                    error = refusal as &dyn std::error::Error,
+                    "the auth service takes no more recordings of this user or host today; they stay in the spool"
+                );
+                // Asking for each would be of no use.
+                jobs.hold(job.user.clone(), Instant::now(), &*self.entropy);
+            }
+            (UploadError::Store(refusal), _) if refusal.kind() == ApiErrorKind::Evicted => {
+                tracing::error!(
+                    spool = %self.spool.dir().display(),
+                    error = refusal as &dyn std::error::Error,
+                    "the auth service takes no more recordings of this host; they stay in the spool"
+                );
+                jobs.hold(None, Instant::now(), &*self.entropy);
+            }
+            (error, source) => {
+                tracing::warn!(path = %source.path(&self.spool).display(), error = error as &dyn std::error::Error, "a recording waits for its upload");
             }
         }
-        done
+        jobs.failed(&job, Instant::now(), &*self.entropy);
+        match aged {
+            Aged::Deleted => jobs.done(&job),
+            Aged::Told => jobs.told(&job),
+            Aged::Nothing => {}
+        }
     }
 
-    async fn upload(&self, path: &Path) -> Result<(), UploadError> {
-        let file = File::open(path).map_err(UploadError::Read)?;
-        let len = file.metadata().map_err(UploadError::Read)?.len();
-        let meta = read_meta(&file)?;
-        let session = meta.session;
-        self.taken(self.store.create_recording(meta)).await?;
-        let mut part = self.taken(self.store.recording_parts(session)).await?;
-        loop {
-            let offset = u64::from(part) * MAX_PART_LEN as u64;
-            if offset >= len {
-                break;
+    /// A recording that has waited for too long is told of once, and deleted if that is configured and the audit log knows of it.
+    async fn consider_age(&self, path: &Path, told: bool, error: &UploadError) -> Aged {
+        let limits = self.spool.limits();
+        let age = age(path, &*self.clock).unwrap_or_default();
+        let deletes = limits.too_old == TooOld::Delete && self.audit.is_some();
+        if age <= limits.max_age || (told && !deletes) {
+            return Aged::Nothing;
+        }
+        let what = if deletes { "it is deleted" } else { "it stays in the spool" };
+        let days = age.as_secs() / 86_400;
+        let text = format!("the recording could not be delivered for {days} days ({}); {what}", chain(error));
+        tracing::error!(path = %path.display(), "{text}");
+        let Some(audit) = &self.audit else { return Aged::Told };
+        let mut event = AuditEvent::new(EventKind::SessionUploadFailure).error(text);
+        if let Some(meta) = meta_of(path) {
+            event = event.session(meta.session).user(&meta.user).login(&meta.login);
+        }
+        if let Err(error) = audit.emit_events(vec![event]).await {
+            // Nothing goes that the audit log does not know of.
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "the age of a recording could not be audited"
+            );
+            return Aged::Nothing;
+        }
+        if !deletes {
+            return Aged::Told;
+        }
+        match std::fs::remove_file(path) {
+            Ok(()) => Aged::Deleted,
+            Err(error) => {
+                tracing::error!(path = %path.display(), error = &error as &dyn std::error::Error, "a recording cannot be removed");
+                Aged::Nothing
             }
-            let size = usize::try_from(len - offset).unwrap_or(MAX_PART_LEN).min(MAX_PART_LEN);
-            let mut bytes = vec![0; size];
-            file.read_exact_at(&mut bytes, offset).map_err(UploadError::Read)?;
-            self.taken(self.store.put_recording_part(session, part, Bytes::from(bytes))).await?;
-            part += 1;
-        }
-        self.taken(self.store.complete_recording(session, part)).await
-    }
-
-    /// One call of the store.
-    async fn taken<T>(&self, call: impl Future<Output = Result<T, ApiError>>) -> Result<T, UploadError> {
-        let answer = call.await.map_err(UploadError::Store)?;
-        self.answered.fetch_add(1, Ordering::Relaxed);
-        Ok(answer)
-    }
-}
-
-/// What the recording in this file is of, if that can be read.
-pub(super) fn meta_of(path: &Path) -> Option<RecordingMeta> {
-    read_meta(&File::open(path).ok()?).ok()
-}
-
-/// What the recording is of, from its first frame.
-fn read_meta(file: &File) -> Result<RecordingMeta, UploadError> {
-    let mut decoder = Decoder::new().map_err(UploadError::Read)?;
-    let mut bytes = [0; 4096];
-    let mut offset = 0;
-    while decoder.meta().is_none() {
-        let read = file.read_at(&mut bytes, offset).map_err(UploadError::Read)?;
-        if read == 0 {
-            return Err(UploadError::NotARecording);
-        }
-        offset += read as u64;
-        decoder.feed(bytes.get(..read).unwrap_or_default());
-        decoder.next_event().map_err(|_| UploadError::NotARecording)?;
-    }
-    decoder.meta().cloned().ok_or(UploadError::NotARecording)
-}
-
-/// Whether trying again cannot help.
-fn is_final(error: &UploadError) -> bool {
-    match error {
-        UploadError::NotARecording => true,
-        UploadError::Read(_) => false,
-        UploadError::Store(error) => {
-            matches!(error.kind(), ApiErrorKind::Conflict | ApiErrorKind::Denied | ApiErrorKind::Invalid)
         }
     }
+
+    /// Keeps a recording that nobody takes, under a name that is not tried again: an operator may look at it.
+    fn set_aside(&self, path: &Path, error: &UploadError) {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if let Err(error) = std::fs::rename(path, path.with_extension(REFUSED)) {
+            tracing::error!(path = %path.display(), error = &error as &dyn std::error::Error, "a refused recording cannot be set aside");
+        }
+        self.spool
+            .room()
+            .tell(format!("the recording of session {name} was refused and is set aside: {}", chain(error)));
+        self.spool.room().trim_refused();
+    }
 }
 
-/// Keeps a recording that nobody takes, under a name that is not tried again: an operator may look at it.
-fn set_aside(path: &Path, error: &UploadError) {
-    tracing::error!(path = %path.display(), error = error as &dyn std::error::Error, "a recording was refused and is set aside");
-    let aside: PathBuf = path.with_extension(REFUSED);
-    if let Err(error) = std::fs::rename(path, aside) {
-        tracing::error!(path = %path.display(), error = &error as &dyn std::error::Error, "a refused recording cannot be set aside");
+/// An attempt to deliver a recording, and how it went.
+struct Attempted {
+    job: Job,
+    outcome: Result<u64, UploadError>,
+    aged: Aged,
+}
+
+/// What became of a recording for its age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aged {
+    Deleted,
+    Nothing,
+    Told,
+}
+
+/// How long a closed recording has waited.
+fn age(path: &Path, clock: &dyn Clock) -> Option<Duration> {
+    let modified = std::fs::metadata(path).and_then(|data| data.modified()).ok()?;
+    let closed = modified.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Duration::from_millis(clock.now().unix_millis()).checked_sub(closed)
+}
+
+/// The text of an error and of what caused it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
     }
+    text
 }

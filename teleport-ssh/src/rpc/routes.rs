@@ -18,6 +18,8 @@ pub(crate) const MAX_PUBLIC_BODY: usize = 256 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Route {
     AcceptInvite,
+    ActiveSession(SessionId),
+    ActiveSessions,
     AddMfaDevice,
     AddUser,
     AnnounceNode,
@@ -48,6 +50,7 @@ pub(crate) enum Route {
     Ping,
     PutRecordingPart(SessionId, u32),
     ReadRecording(SessionId, u64),
+    Recording(SessionId),
     RecordingParts(SessionId),
     Recordings,
     ReissueUser,
@@ -58,6 +61,7 @@ pub(crate) enum Route {
     ReplaceRole,
     ReplaceToken,
     ReplaceUser,
+    ReportSessions,
     ResetUser(UserName),
     Role(RoleName),
     Roles,
@@ -65,7 +69,10 @@ pub(crate) enum Route {
     Secrets,
     SignHost,
     SignUser,
+    AuditAnchors,
     Status,
+    TerminateSession(SessionId),
+    StreamRecording(SessionId, u64),
     TokenDocuments,
     Tokens,
     Trust,
@@ -82,15 +89,19 @@ impl Route {
     /// The method.
     pub(crate) const fn method(&self) -> Method {
         match self {
-            Self::Lock(_)
+            Self::ActiveSession(_)
+            | Self::ActiveSessions
+            | Self::Lock(_)
             | Self::Locks
             | Self::MfaDevices
             | Self::Nodes
             | Self::Ping
             | Self::ReadRecording(..)
+            | Self::Recording(_)
             | Self::RecordingParts(_)
             | Self::Role(_)
             | Self::Roles
+            | Self::AuditAnchors
             | Self::Status
             | Self::TokenDocuments
             | Self::Tokens
@@ -107,6 +118,8 @@ impl Route {
             | Self::ReplaceRole
             | Self::ReplaceToken
             | Self::ReplaceUser
+            | Self::ReportSessions
+            | Self::StreamRecording(..)
             | Self::UpdateUser(_) => Method::PUT,
             Self::DeleteLock(_) | Self::DeleteNode(_) | Self::DeleteRole(_) | Self::DeleteUser(_) => {
                 Method::DELETE
@@ -160,6 +173,10 @@ impl Route {
             ("presence", Some("proxy"), None, ..) => Self::AnnounceProxy,
             ("connections", Some("hold"), None, ..) => Self::HoldConnections,
             ("connections", Some("release"), None, ..) => Self::ReleaseConnections,
+            ("sessions", None, ..) if *method == Method::GET => Self::ActiveSessions,
+            ("sessions", None, ..) => Self::ReportSessions,
+            ("sessions", Some(id), None, ..) => Self::ActiveSession(id.parse().ok()?),
+            ("sessions", Some(id), Some("end"), None, _) => Self::TerminateSession(id.parse().ok()?),
             ("nodes", None, ..) => Self::Nodes,
             ("nodes", Some("watch"), None, ..) => Self::WatchNodes,
             ("nodes", Some(id), None, ..) => Self::DeleteNode(id.parse().ok()?),
@@ -167,16 +184,21 @@ impl Route {
             ("access", Some("watch"), None, ..) => Self::WatchAccess,
             ("recordings", None, ..) => Self::CreateRecording,
             ("recordings", Some("search"), None, ..) => Self::Recordings,
+            ("recordings", Some(id), None, ..) => Self::Recording(id.parse().ok()?),
             ("recordings", Some(id), Some("complete"), None, _) => Self::CompleteRecording(id.parse().ok()?),
             ("recordings", Some(id), Some("parts"), None, _) => Self::RecordingParts(id.parse().ok()?),
             ("recordings", Some(id), Some("parts"), Some(number), None) => {
                 Self::PutRecordingPart(id.parse().ok()?, decimal(number)?)
+            }
+            ("recordings", Some(id), Some("tail"), Some(position), None) => {
+                Self::StreamRecording(id.parse().ok()?, decimal(position)?)
             }
             ("recordings", Some(id), Some("content"), Some(offset), None) => {
                 Self::ReadRecording(id.parse().ok()?, decimal(offset)?)
             }
             ("events", None, ..) => Self::EmitEvents,
             ("events", Some("search"), None, ..) => Self::SearchEvents,
+            ("events", Some("anchors"), None, ..) => Self::AuditAnchors,
             ("status", None, ..) => Self::Status,
             ("users", None, ..) if *method == Method::GET => Self::Users,
             ("users", None, ..) => Self::CreateUser,
@@ -223,6 +245,8 @@ impl fmt::Display for Route {
         f.write_str("/v1/")?;
         match self {
             Self::AcceptInvite => f.write_str("invites/accept"),
+            Self::ActiveSession(id) => write!(f, "sessions/{id}"),
+            Self::ActiveSessions | Self::ReportSessions => f.write_str("sessions"),
             Self::AddMfaDevice | Self::MfaDevices => f.write_str("account/mfa"),
             Self::AddUser | Self::ReplaceUser | Self::UserDocuments => f.write_str("documents/users"),
             Self::AnnounceNode => f.write_str("presence/node"),
@@ -250,6 +274,7 @@ impl fmt::Display for Route {
             Self::Ping => f.write_str("ping"),
             Self::PutRecordingPart(id, number) => write!(f, "recordings/{id}/parts/{number}"),
             Self::ReadRecording(id, offset) => write!(f, "recordings/{id}/content/{offset}"),
+            Self::Recording(id) => write!(f, "recordings/{id}"),
             Self::RecordingParts(id) => write!(f, "recordings/{id}/parts"),
             Self::Recordings => f.write_str("recordings/search"),
             Self::ReissueUser => f.write_str("identity/user"),
@@ -262,7 +287,10 @@ impl fmt::Display for Route {
             Self::Secrets => f.write_str("documents/secrets"),
             Self::SignHost => f.write_str("certificates/host"),
             Self::SignUser => f.write_str("certificates/user"),
+            Self::AuditAnchors => f.write_str("events/anchors"),
             Self::Status => f.write_str("status"),
+            Self::TerminateSession(id) => write!(f, "sessions/{id}/end"),
+            Self::StreamRecording(id, position) => write!(f, "recordings/{id}/tail/{position}"),
             Self::Trust => f.write_str("trust"),
             Self::UnlockUser(name) => write!(f, "users/{name}/unlock"),
             Self::WatchAccess => f.write_str("access/watch"),
@@ -286,6 +314,8 @@ mod tests {
         let user = UserName::new("alice@example.com").unwrap();
         vec![
             Route::AcceptInvite,
+            Route::ActiveSession(session),
+            Route::ActiveSessions,
             Route::AddMfaDevice,
             Route::AddUser,
             Route::AnnounceNode,
@@ -315,7 +345,9 @@ mod tests {
             Route::Nodes,
             Route::Ping,
             Route::PutRecordingPart(session, 7),
+            Route::StreamRecording(session, u64::MAX),
             Route::ReadRecording(session, u64::MAX),
+            Route::Recording(session),
             Route::RecordingParts(session),
             Route::Recordings,
             Route::ReissueUser,
@@ -326,6 +358,7 @@ mod tests {
             Route::ReplaceRole,
             Route::ReplaceToken,
             Route::ReplaceUser,
+            Route::ReportSessions,
             Route::ResetUser(user.clone()),
             Route::Role(RoleName::new("access").unwrap()),
             Route::Roles,
@@ -333,7 +366,9 @@ mod tests {
             Route::Secrets,
             Route::SignHost,
             Route::SignUser,
+            Route::AuditAnchors,
             Route::Status,
+            Route::TerminateSession(session),
             Route::TokenDocuments,
             Route::Tokens,
             Route::Trust,
@@ -352,6 +387,8 @@ mod tests {
     fn operation(route: &Route) -> Operation {
         match route {
             Route::AcceptInvite => Operation::AcceptInvite,
+            Route::ActiveSession(..) => Operation::ActiveSession,
+            Route::ActiveSessions => Operation::ActiveSessions,
             Route::AddMfaDevice => Operation::AddMfaDevice,
             Route::AddUser => Operation::AddUser,
             Route::AnnounceNode => Operation::AnnounceNode,
@@ -382,6 +419,7 @@ mod tests {
             Route::Ping => Operation::Ping,
             Route::PutRecordingPart(..) => Operation::PutRecordingPart,
             Route::ReadRecording(..) => Operation::ReadRecording,
+            Route::Recording(..) => Operation::Recording,
             Route::RecordingParts(..) => Operation::RecordingParts,
             Route::Recordings => Operation::Recordings,
             Route::ReissueUser => Operation::ReissueUser,
@@ -392,6 +430,7 @@ mod tests {
             Route::ReplaceRole => Operation::ReplaceRole,
             Route::ReplaceToken => Operation::ReplaceToken,
             Route::ReplaceUser => Operation::ReplaceUser,
+            Route::ReportSessions => Operation::ReportSessions,
             Route::ResetUser(..) => Operation::ResetUser,
             Route::Role(..) => Operation::Role,
             Route::Roles => Operation::Roles,
@@ -399,7 +438,10 @@ mod tests {
             Route::Secrets => Operation::Secrets,
             Route::SignHost => Operation::SignHost,
             Route::SignUser => Operation::SignUser,
+            Route::AuditAnchors => Operation::AuditAnchors,
             Route::Status => Operation::Status,
+            Route::TerminateSession(..) => Operation::TerminateSession,
+            Route::StreamRecording(..) => Operation::StreamRecording,
             Route::TokenDocuments => Operation::TokenDocuments,
             Route::Tokens => Operation::Tokens,
             Route::Trust => Operation::Trust,

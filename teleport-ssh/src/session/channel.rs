@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,9 +14,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::share::{Audience, Sizes};
 use super::{SessionRequest, TerminalSize};
 use crate::engine::transport::{Account, Link, payload};
 
+/// How many pieces of what others type may wait.
+const TYPED_AT_ONCE: usize = 16;
 /// SSH's number for standard error.
 const STDERR: u32 = 1;
 
@@ -38,18 +41,33 @@ pub struct SessionChannel {
 pub struct SessionInput {
     channel: ChannelReadHalf,
     account: Account,
+    /// What others type.
+    others: Option<mpsc::Receiver<Bytes>>,
     ended: bool,
 }
 
 impl SessionInput {
     pub(crate) fn new(channel: ChannelReadHalf, account: Account) -> Self {
-        Self { channel, account, ended: false }
+        Self { channel, account, others: None, ended: false }
+    }
+
+    /// Lets others type as well, by the end that is returned.
+    pub(crate) fn share(&mut self) -> mpsc::Sender<Bytes> {
+        let (sender, receiver) = mpsc::channel(TYPED_AT_ONCE);
+        self.others = Some(receiver);
+        sender
     }
 
     /// The next piece; `None` once the client has ended its input or is gone. Cancel safe.
     pub async fn next(&mut self) -> Option<Bytes> {
         while !self.ended {
-            let message = self.channel.wait().await;
+            let message = match &mut self.others {
+                None => self.channel.wait().await,
+                Some(others) => tokio::select! {
+                    message = self.channel.wait() => message,
+                    Some(typed) = others.recv() => return Some(typed),
+                },
+            };
             self.account.taken(message.as_ref().map_or(0, payload));
             match message {
                 Some(ChannelMsg::Data { data }) if !data.is_empty() => return Some(data),
@@ -104,7 +122,22 @@ struct Output {
     link: Link,
     closed: CancellationToken,
     started: Instant,
-    recorder: Mutex<Box<dyn Recorder>>,
+    tap: Mutex<Tap>,
+}
+
+/// Where a copy of everything goes that is shown.
+struct Tap {
+    recorder: Box<dyn Recorder>,
+    /// Of a session that others may join.
+    audience: Option<Audience>,
+}
+
+impl Tap {
+    fn show(&mut self, data: &Bytes) {
+        if let Some(audience) = &mut self.audience {
+            audience.show(data);
+        }
+    }
 }
 
 impl SessionOutput {
@@ -114,8 +147,22 @@ impl SessionOutput {
         closed: CancellationToken,
         recorder: Box<dyn Recorder>,
     ) -> Self {
-        let recorder = Mutex::new(recorder);
-        Self(Arc::new(Output { channel, link, closed, started: Instant::now(), recorder }))
+        let tap = Mutex::new(Tap { recorder, audience: None });
+        Self(Arc::new(Output { channel, link, closed, started: Instant::now(), tap }))
+    }
+
+    /// Lets others watch from now on.
+    pub(crate) fn share(&self) {
+        self.tap().audience.get_or_insert_default();
+    }
+
+    /// Does something with those who watch, between two pieces of output; `None` if nobody can.
+    pub(super) fn with_audience<T>(&self, act: impl FnOnce(&mut Audience) -> T) -> Option<T> {
+        self.tap().audience.as_mut().map(act)
+    }
+
+    fn tap(&self) -> MutexGuard<'_, Tap> {
+        self.0.tap.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Shows `data` as standard output, or on the terminal. Waits for the client's window.
@@ -139,9 +186,14 @@ impl SessionOutput {
     async fn write(&self, stream: OutputStream, data: Bytes) -> Result<(), OutputClosed> {
         let output = &*self.0;
         // Recorded before it is shown: nothing is seen that is not in the recording.
-        let (mut recorded, kept) = self.record(|recorder, at| {
-            recorder.output(at, stream, &data);
-            recorder.kept()
+        let (mut recorded, kept) = self.record(|tap, at| {
+            tap.recorder.output(at, stream, &data);
+            let kept = tap.recorder.kept();
+            // With what is kept at once, or need not be.
+            if kept.is_none() && !tap.recorder.failed() {
+                tap.show(&data);
+            }
+            kept
         });
         if let Some(kept) = kept {
             recorded &= tokio::select! {
@@ -149,6 +201,9 @@ impl SessionOutput {
                 kept = kept => kept,
                 () = output.closed.cancelled() => return Err(OutputClosed::Client),
             };
+            if recorded {
+                self.tap().show(&data);
+            }
         }
         if !recorded {
             return Err(OutputClosed::Recording);
@@ -170,7 +225,7 @@ impl SessionOutput {
 
     /// Whether the session must be recorded, and is not any more.
     pub(crate) fn is_unrecorded(&self) -> bool {
-        self.0.recorder.lock().unwrap_or_else(PoisonError::into_inner).failed()
+        self.tap().recorder.failed()
     }
 
     /// Shows a word of the node itself, which is in no recording.
@@ -184,20 +239,20 @@ impl SessionOutput {
     }
 
     /// Whether everything is recorded that must be, and what `act` gives.
-    fn record<T>(&self, act: impl FnOnce(&mut dyn Recorder, Duration) -> T) -> (bool, T) {
+    fn record<T>(&self, act: impl FnOnce(&mut Tap, Duration) -> T) -> (bool, T) {
         let at = self.0.started.elapsed();
-        let mut recorder = self.0.recorder.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = act(&mut **recorder, at);
-        (!recorder.failed(), result)
+        let mut tap = self.tap();
+        let result = act(&mut tap, at);
+        (!tap.recorder.failed(), result)
     }
 
     pub(crate) fn resized(&self, size: TerminalSize) {
         let (columns, rows) = size.cells();
-        self.record(|recorder, at| recorder.resize(at, columns, rows));
+        self.record(|tap, at| tap.recorder.resize(at, columns, rows));
     }
 
     pub(crate) fn finish(&self, end: SessionEnd) {
-        self.record(|recorder, at| recorder.finish(at, end));
+        self.record(|tap, at| tap.recorder.finish(at, end));
     }
 
     pub(crate) fn channel(&self) -> &ChannelWriteHalf<Msg> {
@@ -226,14 +281,14 @@ pub enum SessionEvent {
 /// Where the connection puts a session's events.
 #[derive(Debug)]
 pub(crate) struct EventSender {
-    size: watch::Sender<TerminalSize>,
+    sizes: Sizes,
     signals: mpsc::Sender<String>,
 }
 
 impl EventSender {
     /// Only the newest size counts.
     pub(crate) fn resize(&self, size: TerminalSize) {
-        self.size.send_replace(size);
+        self.sizes.set_owner(size);
     }
 
     /// Says whether there was room for it.
@@ -252,10 +307,10 @@ pub struct SessionEvents {
 }
 
 impl SessionEvents {
-    pub(crate) fn new(closed: CancellationToken) -> (EventSender, Self) {
-        let (size, sizes) = watch::channel(TerminalSize::default());
+    pub(crate) fn new(closed: CancellationToken, sizes: Sizes) -> (EventSender, Self) {
         let (signals, received) = mpsc::channel(16);
-        (EventSender { size, signals }, Self { size: sizes, signals: received, closed, output: None })
+        let size = sizes.subscribe();
+        (EventSender { sizes, signals }, Self { size, signals: received, closed, output: None })
     }
 
     /// New sizes go into this session's recording before anybody else hears of them.

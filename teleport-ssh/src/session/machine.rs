@@ -1,6 +1,9 @@
 //! The order of requests on one session channel: pure. At most one terminal, then exactly one program, then only changes of
 //! the window and signals.
 
+use teleport_core::id::SessionId;
+use teleport_core::resource::JoinMode;
+
 use crate::session::{SessionKind, Terminal, TerminalSize};
 use crate::sys::environment::{AllowList, ClientEnv};
 
@@ -8,6 +11,8 @@ use crate::sys::environment::{AllowList, ClientEnv};
 const MAX_COMMAND: usize = 128 * 1024;
 /// The longest name of a terminal type, in bytes.
 const MAX_TERM: usize = 256;
+/// The longest reason for joining a session, in bytes.
+const MAX_REASON: usize = 256;
 /// Requests before the program starts.
 const MAX_REQUESTS: u32 = 512;
 
@@ -41,6 +46,60 @@ pub(crate) struct Launch {
     pub(crate) original_command: Option<Vec<u8>>,
     pub(crate) terminal: Option<Terminal>,
     pub(crate) env: ClientEnv,
+    /// The session that is to be joined instead of beginning one.
+    pub(crate) join: Option<JoinAsked>,
+}
+
+/// A session that is to be joined.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct JoinAsked {
+    /// `None` for what is no id of a session, and so of none that there is.
+    pub(crate) session: Option<SessionId>,
+    pub(crate) mode: JoinMode,
+    /// Why; may be empty.
+    pub(crate) reason: String,
+}
+
+/// What clients say about joining, by the variables that the original product has for that.
+#[derive(Debug, Default)]
+struct Joining {
+    session: Option<Option<SessionId>>,
+    mode: Option<JoinMode>,
+    reason: String,
+}
+
+impl Joining {
+    /// Takes note of a variable; whether it says something. `None` if it is not about joining.
+    fn set(&mut self, name: &str, value: &str) -> Option<bool> {
+        match name {
+            "TELEPORT_SESSION" => {
+                // Whoever mistypes an id must not find themselves in a shell of their own.
+                self.session = Some(value.parse().ok());
+                Some(true)
+            }
+            "TELEPORT_SSH_JOIN_MODE" => {
+                self.mode = value.parse().ok();
+                Some(self.mode.is_some())
+            }
+            "TELEPORT_SESSION_REASON" => {
+                let good = value.len() <= MAX_REASON && !value.chars().any(char::is_control);
+                if good {
+                    value.clone_into(&mut self.reason);
+                }
+                Some(good)
+            }
+            _ => None,
+        }
+    }
+
+    fn is_asked(&self) -> bool {
+        self.session.is_some()
+    }
+
+    fn finish(self) -> Option<JoinAsked> {
+        let mode = self.mode.unwrap_or(JoinMode::Observer);
+        self.session.map(|session| JoinAsked { session, mode, reason: self.reason })
+    }
 }
 
 /// What to do about a request, and whether the client hears success.
@@ -72,7 +131,7 @@ pub(crate) struct Machine {
 
 #[derive(Debug)]
 enum State {
-    Open { terminal: Option<Terminal>, env: ClientEnv },
+    Open { terminal: Option<Terminal>, env: ClientEnv, join: Joining },
     Running { terminal: bool },
 }
 
@@ -80,7 +139,7 @@ impl Machine {
     /// For a new channel.
     pub(crate) fn new(policy: SessionPolicy) -> Self {
         let env = ClientEnv::new(policy.env.clone());
-        Self { policy, state: State::Open { terminal: None, env }, requests: 0 }
+        Self { policy, state: State::Open { terminal: None, env, join: Joining::default() }, requests: 0 }
     }
 
     /// Whether a program has been started.
@@ -97,7 +156,7 @@ impl Machine {
                 Request::Signal(name) => Verdict::Signal(name),
                 _ => Verdict::Refuse("the session has begun"),
             },
-            State::Open { terminal, env } => {
+            State::Open { terminal, env, join } => {
                 self.requests = self.requests.saturating_add(1);
                 if self.requests > MAX_REQUESTS {
                     return Verdict::Refuse("too many requests");
@@ -114,9 +173,13 @@ impl Machine {
                         *terminal = Some(asked);
                         Verdict::Accept
                     }
-                    Request::Env { name, value } => match env.set(&name, &value) {
-                        Ok(()) => Verdict::Accept,
-                        Err(_) => Verdict::Refuse("the variable may not be set"),
+                    Request::Env { name, value } => match join.set(&name, &value) {
+                        Some(true) => Verdict::Accept,
+                        Some(false) => Verdict::Refuse("the variable says nothing about joining a session"),
+                        None => match env.set(&name, &value) {
+                            Ok(()) => Verdict::Accept,
+                            Err(_) => Verdict::Refuse("the variable may not be set"),
+                        },
                     },
                     Request::WindowChange(size) => match terminal {
                         Some(terminal) => {
@@ -128,6 +191,9 @@ impl Machine {
                     Request::Signal(_) => Verdict::Refuse("nothing runs yet"),
                     Request::Exec(command) if command.len() > MAX_COMMAND || command.contains(&0) => {
                         Verdict::Refuse("the command is too long or holds a zero byte")
+                    }
+                    Request::Exec(_) if join.is_asked() => {
+                        Verdict::Refuse("nothing is started in a session that is joined")
                     }
                     Request::Exec(command) => self.start(SessionKind::Exec(command)),
                     Request::Shell => self.start(SessionKind::Shell),
@@ -142,10 +208,10 @@ impl Machine {
     }
 
     fn start(&mut self, asked: SessionKind) -> Verdict {
-        let State::Open { terminal, env } = &mut self.state else {
+        let State::Open { terminal, env, join } = &mut self.state else {
             return Verdict::Refuse("the session has begun");
         };
-        let (terminal, env) = (terminal.take(), std::mem::take(env));
+        let (terminal, env, join) = (terminal.take(), std::mem::take(env), std::mem::take(join).finish());
         self.state = State::Running { terminal: terminal.is_some() };
         let (kind, original_command) = match (&self.policy.force_command, asked) {
             (None, asked) => (asked, None),
@@ -154,7 +220,7 @@ impl Machine {
             }
             (Some(forced), SessionKind::Shell) => (SessionKind::Exec(forced.clone().into_bytes()), None),
         };
-        Verdict::Start(Box::new(Launch { kind, original_command, terminal, env }))
+        Verdict::Start(Box::new(Launch { kind, original_command, terminal, env, join }))
     }
 }
 

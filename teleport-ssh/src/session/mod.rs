@@ -10,6 +10,7 @@ pub(crate) mod machine;
 mod os;
 mod registry;
 mod request;
+mod share;
 
 use std::fmt;
 
@@ -23,8 +24,14 @@ pub use self::channel::{
 };
 #[cfg(target_os = "linux")]
 pub use self::os::OsSessions;
+pub(crate) use self::registry::{EndedBy, Running};
 pub use self::registry::{LiveSession, SessionRegistry};
 pub use self::request::{ExitStatus, SessionKind, SessionRequest, Terminal, TerminalSize};
+pub(crate) use self::share::{Party, Seat, Sizes, TooMany, View};
+
+/// The name by which clients log in that only want to join a session: no [`OsLogin`](teleport_core::id::OsLogin) can be it. (The
+/// original's begins with a dash, which stock `ssh` refuses to send.)
+pub(crate) const JOIN_LOGIN: &str = "+join";
 
 /// A login that the service cannot serve, although policy allows it. For the log; the peer hears that access was denied.
 #[derive(Debug, thiserror::Error)]
@@ -63,4 +70,16 @@ pub trait SessionService: fmt::Debug + Send + Sync + 'static {
 
     /// Runs one session to its end and says how it ended.
     async fn run(&self, grant: LoginGrant, channel: SessionChannel) -> ExitStatus;
+}
+
+#[cfg(test)]
+mod tests {
+    use teleport_core::id::OsLogin;
+
+    use super::JOIN_LOGIN;
+
+    #[test]
+    fn nobody_is_called_like_those_who_come_to_join() {
+        assert!(OsLogin::new(JOIN_LOGIN).is_err());
+    }
 }

@@ -6,6 +6,7 @@ mod commands;
 mod connections;
 mod embedded;
 mod hostile;
+mod joined;
 mod lifetimes;
 mod locks;
 mod logins;

@@ -6,7 +6,7 @@ use std::io;
 const BLOCK: usize = 64 * 1024;
 
 /// No event is so long; a longer line means that the file is damaged.
-const MAX_LINE: usize = 4 << 20;
+pub(super) const MAX_LINE: usize = 4 << 20;
 
 /// Something that can be read at any place.
 pub(super) trait ReadAt {
@@ -16,6 +16,12 @@ pub(super) trait ReadAt {
 impl ReadAt for std::fs::File {
     fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
         std::os::unix::fs::FileExt::read_exact_at(self, out, offset)
+    }
+}
+
+impl<T: ReadAt> ReadAt for &T {
+    fn read_exact_at(&self, out: &mut [u8], offset: u64) -> io::Result<()> {
+        (**self).read_exact_at(out, offset)
     }
 }
 
@@ -29,24 +35,29 @@ pub(super) struct Line {
 
 /// The complete lines between two places of a file; what follows the last newline is left out, as it is being
 /// written or was cut by a crash.
-pub(super) struct Lines<'file, F> {
+pub(super) struct Lines<F> {
     backwards: bool,
     /// Forwards: the bytes from `low` on, after the first `taken`. Backwards: those before `high`.
     buffer: Vec<u8>,
-    file: &'file F,
+    file: F,
     high: u64,
     low: u64,
     taken: usize,
 }
 
-impl<'file, F: ReadAt> Lines<'file, F> {
+impl<F: ReadAt> Lines<F> {
     /// Lines between `low`, which is the start of a line, and `high`.
-    pub(super) fn new(file: &'file F, low: u64, high: u64, backwards: bool) -> Self {
+    pub(super) const fn new(file: F, low: u64, high: u64, backwards: bool) -> Self {
         Self { backwards, buffer: Vec::new(), file, high, low, taken: 0 }
     }
 
     pub(super) fn next(&mut self) -> io::Result<Option<Line>> {
         if self.backwards { self.previous_line() } else { self.next_line() }
+    }
+
+    /// Forwards: where the next line begins.
+    pub(super) const fn place(&self) -> u64 {
+        self.low
     }
 
     fn next_line(&mut self) -> io::Result<Option<Line>> {

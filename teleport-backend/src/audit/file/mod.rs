@@ -1,22 +1,40 @@
 //! The audit log as JSON lines, one file for each UTC day: `2026-11-21.jsonl`.
 //!
-//! One thread appends and syncs; what is queued meanwhile shares the next sync. A line that a crash cut short was never
-//! acknowledged; it is kept, closed with a newline, and left out of searches.
+//! One thread appends and syncs; what is queued meanwhile shares the next sync. Each line carries its number and the digest of
+//! everything before it, across the files; at intervals one is signed ([`Checkpoints`]). The manual of `teleport-core` describes
+//! the lines byte for byte and says what they prove; [`verify()`] reads them again.
+//!
+//! What a crash left unfinished was never acknowledged. It is kept, closed with a newline, left out of searches, and accounted for
+//! by the next entry.
 
+mod ledger;
 mod lines;
+mod retention;
 mod search;
+mod tail;
+mod verify;
 mod writer;
 
-use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use teleport_core::audit::{AuditError, AuditEvent, AuditLog, AuditPage, AuditQuery, AuditSink};
+use teleport_core::audit::chain::{CHAIN_FIELDS, CheckpointSigner, NotAnEntry};
+use teleport_core::audit::{
+    AuditError, AuditEvent, AuditForwarder, AuditLog, AuditPage, AuditQuery, AuditSink,
+};
+use teleport_core::clock::Clock;
+use teleport_core::entropy::Entropy;
+use teleport_core::id::ClusterName;
+use teleport_core::storage::Backend;
 use tokio::sync::{Semaphore, oneshot};
 
-use self::writer::{Submission, Writer};
+use self::ledger::{Ledger, Setup};
+pub use self::verify::{Observed, VerifyError, verify};
+use self::writer::{Rendered, Submission, Writer};
 use crate::shared::closed::Closed;
 use crate::shared::files;
 
@@ -29,72 +47,218 @@ const PERMIT_BYTES: usize = 16 * 1024;
 /// The extension of the log's files, with its dot.
 const EXTENSION: &str = ".jsonl";
 
-/// An [`AuditLog`] in a directory of a local file system. One process writes to it.
-///
-/// Dropping it waits until what was queued is durable.
-#[derive(Debug)]
-pub struct FileAuditLog {
-    directory: Arc<Path>,
-    permits: Arc<Semaphore>,
-    /// `None` only while it is dropped.
-    queue: Option<mpsc::Sender<Submission>>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+/// When what was written is made durable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SyncPolicy {
+    /// Before it is acknowledged.
+    #[default]
+    Always,
+    /// So often. When the machine loses power, what was acknowledged since is lost; when only the process dies, nothing is.
+    Interval(Duration),
 }
 
-impl FileAuditLog {
-    /// The log in `directory`, which is made with mode 0700 if it does not exist; its files have mode 0600.
+/// How a log is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::exhaustive_structs,
+    reason = "callers change what they mean and take the rest from the default"
+)]
+pub struct FileAuditConfig {
+    /// When entries are made durable.
+    pub sync: SyncPolicy,
+    /// Files of days that are older are removed; `None` keeps them for ever.
+    pub retention: Option<Duration>,
+    /// The most entries between two checkpoints.
+    pub checkpoint_entries: u32,
+    /// How long an entry waits for a checkpoint.
+    pub checkpoint_interval: Duration,
+}
+
+impl Default for FileAuditConfig {
+    fn default() -> Self {
+        Self {
+            sync: SyncPolicy::Always,
+            retention: None,
+            checkpoint_entries: 1000,
+            checkpoint_interval: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What checkpoints need.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "programs build it")]
+pub struct Checkpoints {
+    /// What they say of which cluster they are.
+    pub cluster: ClusterName,
+    /// The key.
+    pub signer: Arc<dyn CheckpointSigner>,
+    /// Where the newest one is remembered, beside the log.
+    pub storage: Arc<dyn Backend>,
+}
+
+/// Makes a [`FileAuditLog`].
+#[derive(Debug)]
+pub struct FileAuditLogBuilder {
+    setup: Setup,
+}
+
+impl FileAuditLogBuilder {
+    /// Signs checkpoints. Without them the log is a chain that nobody has signed, and retention removes nothing of it.
+    #[must_use]
+    pub fn checkpoints(mut self, checkpoints: Checkpoints) -> Self {
+        self.setup.checkpoints = Some(checkpoints);
+        self
+    }
+
+    /// How it is kept.
+    #[must_use]
+    pub const fn config(mut self, config: FileAuditConfig) -> Self {
+        self.setup.config = config;
+        self
+    }
+
+    /// Passes entries on as well.
+    #[must_use]
+    pub fn forwarder(mut self, forwarder: Arc<dyn AuditForwarder>) -> Self {
+        self.setup.forwarders.push(forwarder);
+        self
+    }
+
+    /// Opens the log: makes its directory with mode 0700 if it does not exist (its files have mode 0600), finds its end, and
+    /// accounts for what a crash has left. When that cannot be written now, as on a full disk, the first event tries it again.
     ///
     /// # Errors
     /// [`AuditError`] if the directory cannot be made.
-    pub async fn open(directory: impl AsRef<Path>) -> Result<Self, AuditError> {
-        let directory: Arc<Path> = directory.as_ref().into();
+    pub async fn open(self) -> Result<FileAuditLog, AuditError> {
+        let directory = Arc::clone(&self.setup.directory);
         let made = Arc::clone(&directory);
         tokio::task::spawn_blocking(move || files::create_directory(&made))
             .await
             .map_err(AuditError::new)?
             .map_err(AuditError::new)?;
         let (queue, submissions) = mpsc::channel();
-        let writer = Writer::new(Arc::clone(&directory), submissions);
+        let (ready, opened) = oneshot::channel();
+        let setup = self.setup;
         let thread = std::thread::Builder::new()
             .name("audit-writer".to_owned())
-            .spawn(move || writer.run())
+            .spawn(move || {
+                let mut ledger = match Ledger::new(setup) {
+                    Ok(ledger) => ledger,
+                    Err(error) => return drop(ready.send(Err(error))),
+                };
+                ledger.start();
+                // Whoever opens it may have gone away.
+                let _ = ready.send(Ok(()));
+                Writer::new(ledger, submissions).run();
+            })
             .map_err(AuditError::new)?;
-        Ok(Self {
+        opened.await.map_err(|_| AuditError::new(Closed))?.map_err(AuditError::new)?;
+        Ok(FileAuditLog {
             directory,
             permits: Arc::new(Semaphore::new(PERMITS as usize)),
-            queue: Some(queue),
+            queue: Mutex::new(Some(queue)),
             writer: Mutex::new(Some(thread)),
         })
+    }
+}
+
+/// An [`AuditLog`] in a directory of a local file system. One process writes to it.
+///
+/// Dropping it waits until what was queued is durable, and signed.
+pub struct FileAuditLog {
+    directory: Arc<Path>,
+    permits: Arc<Semaphore>,
+    /// `None` when it is closed.
+    queue: Mutex<Option<mpsc::Sender<Submission>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl FileAuditLog {
+    /// A log in `directory`. The clock and the randomness are for the entries that the log itself makes.
+    pub fn builder(
+        directory: impl AsRef<Path>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> FileAuditLogBuilder {
+        FileAuditLogBuilder {
+            setup: Setup {
+                directory: directory.as_ref().into(),
+                clock,
+                entropy,
+                config: FileAuditConfig::default(),
+                checkpoints: None,
+                forwarders: Vec::new(),
+            },
+        }
+    }
+}
+
+impl FileAuditLog {
+    /// Ends the log: what was queued is made durable and signed, and storage remembers it. Events that come later are refused;
+    /// searching goes on. If the future is dropped, that happens all the same.
+    pub async fn close(&self) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let directory = Arc::clone(&self.directory);
+        let ended = tokio::task::spawn_blocking(move || join(thread, &directory));
+        if let Err(error) = ended.await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the audit log was not closed");
+        }
+    }
+}
+
+fn join(thread: Option<JoinHandle<()>>, directory: &Path) {
+    if thread.is_some_and(|thread| thread.join().is_err()) {
+        tracing::error!(directory = %directory.display(), "the writer of the audit log panicked");
+    }
+}
+
+impl fmt::Debug for FileAuditLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileAuditLog").field("directory", &self.directory).finish_non_exhaustive()
     }
 }
 
 impl Drop for FileAuditLog {
     fn drop(&mut self) {
         // Without a sender the writer ends after what is queued.
-        self.queue = None;
+        self.queue.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         let thread = self.writer.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!(directory = %self.directory.display(), "the writer of the audit log panicked");
-        }
+        join(thread, &self.directory);
     }
 }
 
-/// The lines of a submission, by the day of their file.
-fn render(events: &[AuditEvent]) -> Result<BTreeMap<String, Vec<u8>>, serde_json::Error> {
-    let mut days: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-    for event in events {
-        let lines = days.entry(files::day(event.time)).or_default();
+/// The events as JSON, each with the day of its file.
+fn render(events: Vec<AuditEvent>) -> Result<Vec<Rendered>, AuditError> {
+    let render = |mut event: AuditEvent| {
+        // The writer gives the number.
+        event.index = None;
+        if CHAIN_FIELDS.iter().any(|field| event.fields.contains_key(*field)) {
+            return Err(AuditError::new(NotAnEntry));
+        }
         // JSON escapes line breaks, so an event is one line whatever is in it.
-        serde_json::to_writer(&mut *lines, event)?;
-        lines.push(b'\n');
-    }
-    Ok(days)
+        let json = serde_json::to_vec(&event).map_err(AuditError::new)?;
+        Ok(Rendered { day: files::day(event.time), json })
+    };
+    events.into_iter().map(render).collect()
 }
 
 fn file_of(directory: &Path, day: &str) -> PathBuf {
     directory.join(format!("{day}{EXTENSION}"))
+}
+
+/// The days of the log's files, oldest first.
+fn days_of(directory: &Path) -> std::io::Result<Vec<String>> {
+    let mut days = Vec::new();
+    for entry in std::fs::read_dir(directory)? {
+        let Ok(name) = entry?.file_name().into_string() else { continue };
+        let Some(day) = name.strip_suffix(EXTENSION).filter(|day| files::is_day(day)) else { continue };
+        days.push(day.to_owned());
+    }
+    days.sort_unstable();
+    Ok(days)
 }
 
 #[async_trait]
@@ -104,15 +268,18 @@ impl AuditSink for FileAuditLog {
         if events.is_empty() {
             return Ok(());
         }
-        let days = render(&events).map_err(AuditError::new)?;
-        let bytes: usize = days.values().map(Vec::len).sum();
+        let entries = render(events)?;
+        let bytes: usize = entries.iter().map(|entry| entry.json.len()).sum();
         let weight = u32::try_from(1 + bytes / PERMIT_BYTES).unwrap_or(PERMITS).min(PERMITS);
         let permits = Arc::clone(&self.permits);
         let permit = permits.acquire_many_owned(weight).await.map_err(AuditError::new)?;
         let (reply, answer) = oneshot::channel();
-        let queue = self.queue.as_ref().ok_or(Closed).map_err(AuditError::new)?;
-        let submission = Submission { days, reply, _permit: permit };
-        queue.send(submission).map_err(|_| AuditError::new(Closed))?;
+        let submission = Submission { entries, reply, _permit: permit };
+        {
+            let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            let queue = queue.as_ref().ok_or(Closed).map_err(AuditError::new)?;
+            queue.send(submission).map_err(|_| AuditError::new(Closed))?;
+        }
         answer.await.map_err(|_| AuditError::new(Closed))?.map_err(AuditError::new)
     }
 }

@@ -12,7 +12,7 @@ use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery, MAX_EVENTS};
 use teleport_core::clock::Timestamp;
 
 use super::lines::Lines;
-use super::{EXTENSION, file_of};
+use super::{days_of, file_of};
 use crate::shared::files;
 
 /// How many events a page has if the query does not say.
@@ -67,6 +67,8 @@ impl FromStr for Cursor {
 #[derive(Deserialize)]
 struct Probe<'a> {
     #[serde(borrow)]
+    code: Cow<'a, str>,
+    #[serde(borrow)]
     event: Cow<'a, str>,
     time: Timestamp,
     #[serde(borrow, default)]
@@ -79,7 +81,7 @@ impl Probe<'_> {
     fn matches(&self, query: &AuditQuery) -> bool {
         query.from.is_none_or(|from| self.time >= from)
             && query.to.is_none_or(|to| self.time < to)
-            && (query.events.is_empty() || query.events.iter().any(|event| *event == self.event))
+            && query.wants(&self.event, &self.code)
             && query.user.as_ref().is_none_or(|user| self.user.as_deref() == Some(user))
             && query.session.as_ref().is_none_or(|session| self.sid.as_deref() == Some(session))
     }
@@ -117,7 +119,10 @@ pub(super) fn search(directory: &Path, query: &AuditQuery) -> Result<AuditPage, 
                         break;
                     }
                     match serde_json::from_slice::<AuditEvent>(&line.text) {
-                        Ok(event) => {
+                        Ok(event) if query.node.as_ref().is_some_and(|node| !event.is_of_node(node)) => {}
+                        Ok(mut event) => {
+                            // Of the line, not of the event.
+                            event.fields.remove("chain");
                             bytes += line.text.len();
                             page.events.push(event);
                         }
@@ -146,20 +151,18 @@ pub(super) fn search(directory: &Path, query: &AuditQuery) -> Result<AuditPage, 
 /// The days to search, in the order of the search.
 fn days(directory: &Path, query: &AuditQuery, after: Option<&Cursor>) -> Result<Vec<String>, SearchError> {
     let (from, to) = (query.from.map(files::day), query.to.map(files::day));
-    let mut days = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
-        let Ok(name) = entry?.file_name().into_string() else { continue };
-        let Some(day) = name.strip_suffix(EXTENSION).filter(|day| files::is_day(day)) else { continue };
-        let in_time =
-            from.as_deref().is_none_or(|from| day >= from) && to.as_deref().is_none_or(|to| day <= to);
-        let unsearched = after.is_none_or(|after| {
-            if query.newest_first { day <= after.day.as_str() } else { day >= after.day.as_str() }
-        });
-        if in_time && unsearched {
-            days.push(day.to_owned());
-        }
+    let mut days = days_of(directory)?;
+    if let Some(to) = &to {
+        // An event that came late stands in the file behind that of its day.
+        let behind = days.partition_point(|day| day <= to);
+        days.truncate(behind.saturating_add(1));
     }
-    days.sort_unstable();
+    days.retain(|day| {
+        let in_time = from.as_ref().is_none_or(|from| day >= from);
+        let unsearched =
+            after.is_none_or(|after| if query.newest_first { *day <= after.day } else { *day >= after.day });
+        in_time && unsearched
+    });
     if query.newest_first {
         days.reverse();
     }

@@ -1,17 +1,11 @@
 //! The one thread that appends: group commit.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::file_of;
-use crate::shared::files;
+use super::ledger::{Ledger, WriteError};
 
 /// The most submissions of one sync.
 const MAX_GROUP: usize = 512;
@@ -20,36 +14,45 @@ const MAX_GROUP: usize = 512;
 /// been answered, and with the first of their next alone on its way they would share every second sync only.
 const GATHER: Duration = Duration::from_micros(150);
 
+/// An event that only lacks its number and its digest.
+#[derive(Debug)]
+pub(super) struct Rendered {
+    pub(super) day: String,
+    pub(super) json: Vec<u8>,
+}
+
 pub(super) struct Submission {
-    pub(super) days: BTreeMap<String, Vec<u8>>,
+    pub(super) entries: Vec<Rendered>,
     pub(super) reply: oneshot::Sender<Result<(), WriteError>>,
     /// Given back when the submission is answered.
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
-/// The log could not be written. Cloned to everyone whose events were in the group.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("the audit file of {day} cannot be written")]
-pub(super) struct WriteError {
-    day: String,
-    source: Arc<io::Error>,
-}
-
 pub(super) struct Writer {
-    directory: Arc<Path>,
-    /// The file that was written last; nearly always the one that comes next.
-    open: Option<(String, File)>,
+    ledger: Ledger,
     submissions: mpsc::Receiver<Submission>,
 }
 
 impl Writer {
-    pub(super) fn new(directory: Arc<Path>, submissions: mpsc::Receiver<Submission>) -> Self {
-        Self { directory, open: None, submissions }
+    pub(super) const fn new(ledger: Ledger, submissions: mpsc::Receiver<Submission>) -> Self {
+        Self { ledger, submissions }
     }
 
     pub(super) fn run(mut self) {
         let mut expected = 1;
-        while let Ok(first) = self.submissions.recv() {
+        loop {
+            let first = match self.ledger.wakes_after() {
+                None => self.submissions.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(after) => self.submissions.recv_timeout(after),
+            };
+            let first = match first {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => {
+                    self.ledger.tick();
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
             let mut group = vec![first];
             while group.len() < MAX_GROUP {
                 let next = if group.len() < expected {
@@ -63,7 +66,7 @@ impl Writer {
                 }
             }
             expected = group.len();
-            let result = self.write(&mut group);
+            let result = self.ledger.write(group.iter().flat_map(|submission| &submission.entries));
             if let Err(error) = &result {
                 let error: &dyn std::error::Error = error;
                 tracing::error!(error, "audit events were lost");
@@ -72,52 +75,8 @@ impl Writer {
                 // Nobody listens if the future of `emit` was dropped.
                 let _ = submission.reply.send(result.clone());
             }
+            self.ledger.tick();
         }
-    }
-
-    fn write(&mut self, group: &mut [Submission]) -> Result<(), WriteError> {
-        let mut days: BTreeMap<String, Vec<u8>> = BTreeMap::new();
-        for submission in group {
-            for (day, mut lines) in std::mem::take(&mut submission.days) {
-                days.entry(day).or_default().append(&mut lines);
-            }
-        }
-        for (day, lines) in days {
-            self.append(&day, &lines).map_err(|error| {
-                // The file may end within a line now; opening it anew closes that line.
-                self.open = None;
-                WriteError { day: day.clone(), source: Arc::new(error) }
-            })?;
-        }
-        Ok(())
-    }
-
-    fn append(&mut self, day: &str, lines: &[u8]) -> io::Result<()> {
-        let file = match self.open.take() {
-            Some((open, file)) if open == day => file,
-            _ => self.open_file(day)?,
-        };
-        let (_, file) = self.open.insert((day.to_owned(), file));
-        file.write_all(lines)?;
-        file.sync_data()
-    }
-
-    fn open_file(&self, day: &str) -> io::Result<File> {
-        let path = file_of(&self.directory, day);
-        let is_new = !path.exists();
-        let mut file = files::private().read(true).append(true).open(&path)?;
-        if is_new {
-            files::sync_directory(&self.directory)?;
-        }
-        let len = file.metadata()?.len();
-        if len > 0 {
-            let mut last = [0];
-            file.read_exact_at(&mut last, len - 1)?;
-            if last != *b"\n" {
-                tracing::warn!(path = %path.display(), "the audit file ends within a line; the line is closed");
-                file.write_all(b"\n")?;
-            }
-        }
-        Ok(file)
+        self.ledger.stop();
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use teleport_core::api::{SignHost, SignUser, SignedHost};
+use teleport_core::audit::chain::CheckpointKey;
 use teleport_core::cert::{CLOCK_SKEW, CaPin, PublicKey, SubjectKeys, TrustBundle, X509Authority};
 use teleport_core::clock::Timestamp;
 use teleport_core::entropy::SystemEntropy;
@@ -56,6 +57,8 @@ enum Authority {
     TlsHost,
     /// Of users' X.509 identities, as PEM
     TlsUser,
+    /// Not an authority: the key that signs the audit log's checkpoints, as PEM, for `tctl audit verify --key`
+    Audit,
 }
 
 #[derive(Debug, Args)]
@@ -91,7 +94,12 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
                 );
             }
             let trust = context.api.trust().await?;
-            print_text(&exported(&trust, &export)?)
+            let audit = if export.types.contains(&Authority::Audit) {
+                context.api.audit_anchors().await?.keys
+            } else {
+                Vec::new()
+            };
+            print_text(&exported(&trust, &audit, &export)?)
         }
         Command::Sign(sign) => match &sign.user {
             Some(user) => sign_user(context, user.clone(), &sign).await,
@@ -190,7 +198,7 @@ fn tell_if_shorter(asked: Option<Duration>, after: Timestamp, before: Timestamp,
 }
 
 /// What is to be printed.
-fn exported(trust: &TrustBundle, options: &Export) -> Result<String> {
+fn exported(trust: &TrustBundle, audit: &[CheckpointKey], options: &Export) -> Result<String> {
     let cluster = &trust.cluster;
     let chosen = |fingerprint: Option<String>| match (&options.fingerprint, fingerprint) {
         (Some(wanted), seen) => Some(wanted) == seen.as_ref(),
@@ -216,6 +224,10 @@ fn exported(trust: &TrustBundle, options: &Export) -> Result<String> {
             }
             Authority::TlsHost => tls(&trust.host_tls_ca),
             Authority::TlsUser => tls(&trust.user_tls_ca),
+            Authority::Audit => {
+                let chosen = audit.iter().filter(|key| chosen(Some(key.id().to_string())));
+                chosen.map(|key| key.to_pem().trim_end().to_owned()).collect()
+            }
         });
     }
     if lines.is_empty() {

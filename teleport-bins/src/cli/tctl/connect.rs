@@ -17,7 +17,7 @@ use teleport_ssh::rpc::{AuthClient, ClientIdentity, Connector, ProxyConnector};
 
 use super::super::user::{self, auth_client};
 use super::{Context, Options};
-use crate::config::{default_data_dir, load, with_port};
+use crate::config::{FileConfig, default_data_dir, load, with_port};
 use crate::daemon::{AUTH_ADDRESS_FILE, IDENTITY_DIR};
 
 /// As whom the auth service is called.
@@ -97,15 +97,29 @@ fn data_dir(options: &Options) -> Result<PathBuf> {
     if let Some(dir) = &options.data_dir {
         return Ok(dir.clone());
     }
+    match config_file(options)?.and_then(|file| file.teleport.data_dir) {
+        Some(dir) => Ok(dir),
+        None => default_data_dir(),
+    }
+}
+
+/// The daemon's configuration, if there is one.
+fn config_file(options: &Options) -> Result<Option<FileConfig>> {
     let file = match &options.config {
         Some(path) if path.as_os_str().is_empty() => None,
         Some(path) => Some(path.clone()),
         None => Some(PathBuf::from("/etc/teleport.yaml")).filter(|path| path.exists()),
     };
-    match file.map(|path| load(&path)).transpose()?.and_then(|file| file.teleport.data_dir) {
-        Some(dir) => Ok(dir),
-        None => default_data_dir(),
-    }
+    Ok(file.map(|path| load(&path)).transpose()?)
+}
+
+/// Where the audit log and the recordings of this host's auth service are.
+pub(super) fn audit_and_recordings(options: &Options) -> Result<(PathBuf, PathBuf)> {
+    let dir = data_dir(options)?;
+    let uris = config_file(options)?.and_then(|file| file.teleport.storage.audit_events_uri);
+    let section = crate::config::file::AuditSection::default();
+    let audit = crate::config::AuditSettings::resolve(&section, uris)?.directory;
+    Ok((audit.unwrap_or_else(|| dir.join("audit")), dir.join("recordings")))
 }
 
 /// `asked` says whether the command line names a data directory or a configuration.

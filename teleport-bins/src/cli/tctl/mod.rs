@@ -1,12 +1,14 @@
 //! `tctl`: administration.
 
 mod access;
+mod audit;
 mod auth;
 mod connect;
 mod events;
 mod lock;
 mod nodes;
 mod resources;
+mod sessions;
 mod status;
 mod tokens;
 mod users;
@@ -66,6 +68,11 @@ enum Command {
         #[command(subcommand)]
         command: access::Command,
     },
+    /// Prove that the audit log is whole
+    Audit {
+        #[command(subcommand)]
+        command: audit::Command,
+    },
     /// Certificates for programs and servers, and the authorities that sign them
     Auth {
         #[command(subcommand)]
@@ -100,6 +107,11 @@ enum Command {
     Roles {
         #[command(subcommand)]
         command: users::RolesCommand,
+    },
+    /// Sessions that run
+    Sessions {
+        #[command(subcommand)]
+        command: sessions::Command,
     },
     /// The cluster at a glance, with its CA pin
     Status(status::Status),
@@ -144,9 +156,16 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     };
     super::start_logging(if options.debug { "debug" } else { "warn" }, false)?;
     super::client_runtime()?.block_on(async {
+        let command = match command {
+            // Without the auth service too.
+            Command::Audit { command } => return audit::run(&options, command).await,
+            command => command,
+        };
         let context = connect::connect(&options)?;
         let outcome = match command {
             Command::Access { command } => access::run(&context, command).await,
+            // Run above.
+            Command::Audit { .. } => Ok(()),
             Command::Auth { command } => auth::run(&context, command).await,
             Command::Create(create) => resources::create(&context, create).await,
             Command::Edit(edit) => resources::edit(&context, edit).await,
@@ -157,6 +176,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Nodes { command } => nodes::run(&context, command).await,
             Command::Rm(rm) => resources::rm(&context, rm).await,
             Command::Roles { command } => users::run_roles(&context, command).await,
+            Command::Sessions { command } => sessions::run(&context, command).await,
             Command::Status(status) => status::run(&context, status).await,
             Command::Tokens { command } => tokens::run(&context, command).await,
             Command::Update(update) => resources::update(&context, update).await,

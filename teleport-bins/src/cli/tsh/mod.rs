@@ -2,6 +2,8 @@
 
 mod accept;
 mod common;
+mod escape;
+mod join;
 mod login;
 mod mfa;
 mod nodes;
@@ -45,6 +47,8 @@ enum Command {
     Accept(accept::Accept),
     /// Print a block for ~/.ssh/config with which plain `ssh node.cluster` works
     Config,
+    /// Take part in a session that runs
+    Join(join::Join),
     /// Log in with password and one-time code
     Login(login::Login),
     /// Forget the login at a proxy, or all of them
@@ -69,6 +73,11 @@ enum Command {
     Recordings {
         #[command(subcommand)]
         command: recordings::Command,
+    },
+    /// Sessions that run
+    Sessions {
+        #[command(subcommand)]
+        command: join::Command,
     },
     /// Open a shell on a node, or run a command there
     Ssh(ssh::Ssh),
@@ -101,6 +110,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         match command {
             Command::Accept(accept) => accept::run(&context, accept).await,
             Command::Config => login::config(&context),
+            Command::Join(join) => join::run(&context, join).await,
             Command::Login(login) => login::run(&context, login).await,
             Command::Logout => login::logout(&context).await,
             Command::Ls(ls) => nodes::run(&context, ls).await,
@@ -109,6 +119,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Play(play) => recordings::play(&context, play).await,
             Command::Proxy { command } => ssh::proxy(&context, command).await,
             Command::Recordings { command } => recordings::run(&context, command).await,
+            Command::Sessions { command } => join::sessions(&context, command).await,
             Command::Ssh(ssh) => ssh::run(&context, ssh).await,
             Command::Status(status) => login::status(&context, status),
         }

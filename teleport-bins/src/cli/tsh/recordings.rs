@@ -30,6 +30,9 @@ pub(super) struct Play {
     /// Skip silence
     #[arg(long)]
     skip_idle_time: bool,
+    /// Begin at this time of the session: 1:30, 1:02:03 or 90s
+    #[arg(long, default_value = "0s", value_parser = |text: &str| replay::parse_time(text))]
+    from: Duration,
 }
 
 #[derive(Debug, Subcommand)]
@@ -97,7 +100,7 @@ pub(super) async fn play(context: &Context, play: Play) -> Result<ExitCode> {
     let source = match play.session.parse::<SessionId>() {
         Ok(session) => {
             let profile = context.profile()?;
-            Source::api(Arc::new(context.api(&profile)), session)?
+            Source::api(Arc::new(context.api(&profile)), session).await?
         }
         Err(_) => {
             let path = PathBuf::from(&play.session);
@@ -111,6 +114,6 @@ pub(super) async fn play(context: &Context, play: Play) -> Result<ExitCode> {
         }
     };
     let pace = Pace { speed: play.speed, max_idle: play.skip_idle_time.then_some(SKIPPED_IDLE) };
-    replay::play(source, replay::Options { format: play.format, pace }).await?;
-    Ok(ExitCode::SUCCESS)
+    let options = replay::Options { format: play.format, pace, from: play.from };
+    Ok(ExitCode::from(replay::play(source, options).await?))
 }

@@ -5,10 +5,16 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{Context, Result};
 use futures_util::{Stream, stream};
+use teleport_core::id::SessionId;
+use teleport_core::resource::JoinMode;
 use teleport_ssh::client::terminal::{Ending, RawTerminal};
-use teleport_ssh::client::{ExitStatus, NodeConnection, SessionRequest, Terminal, TerminalSize};
+use teleport_ssh::client::{
+    ClientSession, ExitStatus, NodeConnection, SessionRequest, Terminal, TerminalSize,
+};
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
+
+use super::escape::Keys;
 
 /// Whether a session gets a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +24,9 @@ pub(crate) enum WantTerminal {
     Never,
     Yes,
 }
+
+/// The status of a session that its user cuts off, as OpenSSH has it.
+const CUT: u8 = 255;
 
 /// Variables that are sent along; a node takes those that its own rules allow.
 fn environment() -> Vec<(String, String)> {
@@ -39,6 +48,13 @@ fn sizes() -> Result<impl Stream<Item = TerminalSize> + Unpin> {
     })))
 }
 
+/// The terminal of this program, as the node is asked for one like it.
+fn like_ours() -> Terminal {
+    let term =
+        std::env::var("TERM").ok().filter(|term| !term.is_empty()).unwrap_or_else(|| "xterm".to_owned());
+    Terminal { term, size: size() }
+}
+
 /// Runs a shell or `command` in this program's terminal or streams; returns the status a shell would report.
 ///
 /// # Errors
@@ -50,16 +66,36 @@ pub(crate) async fn run(node: &NodeConnection, command: Option<String>, want: Wa
         WantTerminal::Never => false,
         WantTerminal::Yes => true,
     };
-    let term =
-        std::env::var("TERM").ok().filter(|term| !term.is_empty()).unwrap_or_else(|| "xterm".to_owned());
-    let request = SessionRequest {
-        command,
-        env: environment(),
-        terminal: terminal.then(|| Terminal { term, size: size() }),
-    };
-    let session = node.session(&request).await?;
+    let request = SessionRequest { command, env: environment(), terminal: terminal.then(like_ours) };
+    show(node.session(&request).await?, terminal && interactive, CUT).await
+}
+
+/// Takes part in the session of somebody else; returns the status of its program, or 0 after leaving.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn join(
+    node: &NodeConnection,
+    session: SessionId,
+    mode: JoinMode,
+    reason: &str,
+) -> Result<u8> {
+    let interactive = std::io::stdin().is_terminal();
+    let mut env = vec![
+        ("TELEPORT_SESSION".to_owned(), session.to_string()),
+        ("TELEPORT_SSH_JOIN_MODE".to_owned(), mode.to_string()),
+    ];
+    if !reason.is_empty() {
+        env.push(("TELEPORT_SESSION_REASON".to_owned(), reason.to_owned()));
+    }
+    let request = SessionRequest { command: None, env, terminal: interactive.then(like_ours) };
+    show(node.session(&request).await?, interactive, 0).await
+}
+
+/// Shows a session until it ends, or the user leaves it, which gives this status.
+async fn show(session: ClientSession, interactive: bool, left_status: u8) -> Result<u8> {
     let (stdout, stderr) = (tokio::io::stdout(), tokio::io::stderr());
-    if terminal && interactive {
+    if interactive {
         // A descriptor of our own: reads can be given up when the session ends, and nobody else's stdin changes its mode.
         let tty = std::fs::OpenOptions::new()
             .read(true)
@@ -69,9 +105,15 @@ pub(crate) async fn run(node: &NodeConnection, command: Option<String>, want: Wa
         let raw =
             RawTerminal::enter(std::io::stdin()).context("the terminal cannot be switched to raw mode")?;
         let mut ending = Ending::listen()?;
-        let stdin = pipe::Receiver::from_file_unchecked(tty)?;
+        let keys = Keys::new(pipe::Receiver::from_file_unchecked(tty)?);
+        let left = keys.left();
         let status = tokio::select! {
-            status = session.run(stdin, stdout, stderr, sizes()?) => status?,
+            status = session.run(keys, stdout, stderr, sizes()?) => status?,
+            () = left => {
+                drop(raw);
+                eprintln!();
+                return Ok(left_status);
+            }
             code = ending.next() => return Ok(code),
         };
         // What is said below is for a terminal that makes lines of it again.

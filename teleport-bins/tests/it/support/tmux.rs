@@ -38,6 +38,11 @@ impl Terminal {
         command
     }
 
+    /// Asks tmux, or tells it something; returns what it says.
+    pub(crate) fn run(&self, arguments: &[&str]) -> String {
+        run(self.tmux(arguments)).clean()
+    }
+
     /// Types a line.
     pub(crate) fn type_line(&self, line: &str) {
         run(self.tmux(&["send-keys", "-l", line])).clean();

@@ -105,12 +105,13 @@ impl Predicate {
     /// What it asks of a resource of `kind` that those who decide about such resources do not know: it would never decide
     /// about one, only about all or none.
     pub(super) fn unanswered(&self, kind: &str) -> Option<&'static str> {
+        let of_sessions = matches!(kind, "session" | "session_tracker");
         let mut unanswered = None;
         self.condition.reads(&mut |read| {
             let (what, known) = match read {
                 Read::Label(_) | Read::Labels => ("its labels", false),
-                Read::Name => ("its name", kind == "session"),
-                Read::Session => ("a session", kind == "session"),
+                Read::Name => ("its name", of_sessions),
+                Read::Session => ("a session", of_sessions),
             };
             if !known {
                 unanswered = Some(what);

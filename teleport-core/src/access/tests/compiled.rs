@@ -211,14 +211,15 @@ fn conditions_that_nobody_can_answer_are_refused() {
     let took_part = "contains(session.participants, user.metadata.name)";
     for (kind, condition, says) in [
         ("session", took_part, None),
+        ("session_tracker", took_part, None),
         ("session", r#"resource.metadata.name == "x" || session.login == "root""#, None),
         ("user", r#"user.metadata.name == "alice""#, None),
         ("*", r#"contains(user.spec.roles, "x")"#, None),
-        ("session", r#"resource.metadata.labels["env"] == "x""#, Some("its labels, which recordings")),
+        ("session", r#"resource.metadata.labels["env"] == "x""#, Some("its labels, which sessions")),
         (
             "user",
             r#"resource.metadata.name == "x""#,
-            Some("its name, which is decided about in the kind \"session\" only"),
+            Some("its name, which is decided about in the kinds \"session\" and \"session_tracker\" only"),
         ),
         ("node", r#"!(resource.metadata.labels["env"] == "x")"#, Some("its labels")),
         ("*", took_part, Some("a session")),

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests fail by panicking")]
 mod compiled;
 mod explain;
+mod join;
 mod options;
 mod properties;
 mod rules;

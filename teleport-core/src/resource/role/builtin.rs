@@ -28,10 +28,10 @@ pub fn builtin_roles() -> Vec<Role> {
     access.spec.options.forward_agent = true;
     let editor = role(
         "editor",
-        "Administer users, roles, tokens, nodes and locks; no login to nodes",
+        "Administer users, roles, tokens, nodes and locks, end sessions; no login to nodes",
         RoleConditions {
             rules: vec![
-                rule(&["user", "role", "token", "node", "lock"], &[Any]),
+                rule(&["user", "role", "token", "node", "lock", "session_tracker"], &[Any]),
                 rule(&["cert_authority"], &[List, Read]),
             ],
             ..RoleConditions::default()
@@ -39,9 +39,9 @@ pub fn builtin_roles() -> Vec<Role> {
     );
     let auditor = role(
         "auditor",
-        "Read the audit log and all recordings; no login to nodes",
+        "Read the audit log and all recordings, see who is at work; no login to nodes",
         RoleConditions {
-            rules: vec![rule(&["event", "session"], &[List, Read])],
+            rules: vec![rule(&["event", "session", "session_tracker"], &[List, Read])],
             ..RoleConditions::default()
         },
     );

@@ -20,6 +20,16 @@ use Shape::{List, Map, Value as Leaf};
 
 const CONDITIONS: Shape = Map(&[
     ("commands", Leaf),
+    (
+        "join_sessions",
+        List(&Map(&[
+            ("kinds", Leaf),
+            ("modes", Leaf),
+            ("name", Leaf),
+            ("roles", Leaf),
+            ("with_login", Leaf),
+        ])),
+    ),
     ("logins", Leaf),
     ("node_labels", Leaf),
     ("node_labels_expression", Leaf),

@@ -1,6 +1,7 @@
 //! Roles: which users may log in where, as whom, and may do what with resources.
 
 mod builtin;
+mod join;
 pub(super) mod keys;
 mod load;
 mod options;
@@ -13,6 +14,7 @@ mod unreadable;
 use serde::{Deserialize, Serialize};
 
 pub use self::builtin::builtin_roles;
+pub use self::join::{JoinMode, JoinSessions};
 pub(super) use self::load::misfits_in;
 pub use self::load::{DocumentProblem, InvalidDocument, LoadedRole, load_role};
 pub use self::options::{
@@ -88,7 +90,7 @@ impl Verb {
 }
 
 /// The kinds of resources that rules can be about; `*` is all, in `allow` but for [`NAMED_KINDS`].
-pub const RULE_KINDS: [&str; 21] = [
+pub const RULE_KINDS: [&str; 22] = [
     "*",
     "auth_server",
     "cert_authority",
@@ -106,6 +108,7 @@ pub const RULE_KINDS: [&str; 21] = [
     "role",
     "session",
     "session_recording_config",
+    "session_tracker",
     "token",
     "trusted_cluster",
     "user",
@@ -153,6 +156,9 @@ pub struct RoleConditions {
     /// transfer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub commands: Option<Vec<String>>,
+    /// Sessions of others that may be joined.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub join_sessions: Vec<JoinSessions>,
     /// Resources.
     pub rules: Vec<Rule>,
 }

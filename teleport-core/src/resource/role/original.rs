@@ -117,7 +117,19 @@ impl Import {
             };
             put(&mut ours, key, part);
         }
-        // The one default that changed: up to v3, who could log in could do so everywhere.
+        // Up to v4, who could log in could join whatever ran as that login.
+        if matches!(version, "v3" | "v4")
+            && let Some(allow) = ours.get_mut("allow")
+            && allow.get("join_sessions").is_none()
+            && allow.get("logins").is_some_and(|logins| !says_nothing(logins))
+        {
+            let anybody = json!({
+                "name": format!("default of {version}"),
+                "roles": ["*"], "kinds": ["ssh"], "modes": ["*"], "with_login": true,
+            });
+            put(allow, "join_sessions", json!([anybody]));
+        }
+        // Up to v3, who could log in could do so everywhere.
         if version == "v3"
             && let Some(allow) = ours.get_mut("allow")
             && allow.get("node_labels").is_none()
@@ -206,6 +218,13 @@ impl Import {
                         .collect();
                     put(&mut ours, key, Value::Array(rules));
                 }
+                "join_sessions" => {
+                    let entries = value.as_array().into_iter().flatten().enumerate();
+                    let entries: Vec<Value> = entries
+                        .filter_map(|(index, entry)| self.join(entry, &format!("{path}[{index}]")))
+                        .collect();
+                    put(&mut ours, key, Value::Array(entries));
+                }
                 name if CONDITIONS.contains(&name) => {
                     let empty = value.is_null() || value == "";
                     if !empty {
@@ -220,12 +239,41 @@ impl Import {
                     self.problems.push(DocumentProblem::new(&path, message));
                 }
                 _ => {
-                    let known = CONDITIONS.into_iter().chain(OTHER_CONDITIONS);
+                    let known = CONDITIONS.into_iter().chain(OTHER_CONDITIONS).chain(["join_sessions"]);
                     self.problems.push(unknown(&path, key, known));
                 }
             }
         }
         ours
+    }
+
+    /// `None` for an entry that is only about sessions of other kinds.
+    fn join(&mut self, entry: &Value, path: &str) -> Option<Value> {
+        const OTHER_SESSIONS: [&str; 4] = ["app", "db", "desktop", "k8s"];
+        let mut ours = Map::new();
+        for (key, value) in entries(entry) {
+            let path = join(path, key);
+            match key.as_str() {
+                "kinds" => {
+                    let other =
+                        |kind: &&Value| kind.as_str().is_some_and(|kind| OTHER_SESSIONS.contains(&kind));
+                    let (other, kinds): (Vec<&Value>, Vec<&Value>) =
+                        value.as_array().into_iter().flatten().partition(other);
+                    for kind in other {
+                        self.ignore(&path, &format!("there are no sessions of the kind {kind}"));
+                    }
+                    if kinds.is_empty() {
+                        return None;
+                    }
+                    ours.insert(key.clone(), kinds.into_iter().cloned().collect());
+                }
+                "modes" | "name" | "roles" => {
+                    ours.insert(key.clone(), value.clone());
+                }
+                _ => self.problems.push(unknown(&path, key, ["kinds", "modes", "name", "roles"])),
+            }
+        }
+        Some(Value::Object(ours))
     }
 
     /// `None` for a rule that is only about kinds that do not exist here.

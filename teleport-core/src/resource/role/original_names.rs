@@ -46,7 +46,7 @@ pub(super) const OPTIONS: [&str; 14] = [
 /// Conditions that are read.
 pub(super) const CONDITIONS: [&str; 4] = ["logins", "node_labels", "node_labels_expression", "rules"];
 /// Conditions about other things than SSH, or not offered.
-pub(super) const OTHER_CONDITIONS: [&str; 42] = [
+pub(super) const OTHER_CONDITIONS: [&str; 41] = [
     "account_assignments",
     "app_labels",
     "app_labels_expression",
@@ -70,7 +70,6 @@ pub(super) const OTHER_CONDITIONS: [&str; 42] = [
     "host_groups",
     "host_sudoers",
     "impersonate",
-    "join_sessions",
     "kubernetes_groups",
     "kubernetes_labels",
     "kubernetes_labels_expression",
@@ -91,7 +90,7 @@ pub(super) const OTHER_CONDITIONS: [&str; 42] = [
     "kube_service_labels",
 ];
 /// Kinds that rules of the original can be about and that do not exist here.
-pub(super) const OTHER_KINDS: [&str; 44] = [
+pub(super) const OTHER_KINDS: [&str; 43] = [
     "access_graph",
     "access_graph_settings",
     "access_list",
@@ -132,7 +131,6 @@ pub(super) const OTHER_KINDS: [&str; 44] = [
     "saml",
     "saml_idp_service_provider",
     "security_report",
-    "session_tracker",
     "ssh_session",
     "ui_config",
     "windows_desktop",

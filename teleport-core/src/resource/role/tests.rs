@@ -20,9 +20,11 @@ fn full() -> Value {
         "node_labels": { "env": ["prod", "te*"], "team": "{{external.team}}" },
         "node_labels_expression": "labels[\"env\"] == \"prod\"",
         "permit_open": ["db:5432"],
+        "join_sessions": [{ "name": "n", "roles": ["dev"], "kinds": ["ssh"], "modes": ["peer"] }],
         "rules": [{ "resources": ["session"], "verbs": ["list"], "where": "user.metadata.name == \"alice\"" }],
     });
     let mut allow = half.clone();
+    allow["join_sessions"][0]["with_login"] = json!(true);
     allow["commands"] = json!(["uptime"]);
     role(
         "v1",
@@ -100,6 +102,7 @@ fn the_known_keys_are_those_that_exist() {
     for half in ["allow", "deny"] {
         document["spec"][half]["node_labels"] = json!("any");
         document["spec"][half]["commands"] = json!(["any"]);
+        document["spec"][half]["join_sessions"][0]["with_login"] = json!(true);
     }
     paths(&document, "", &mut written);
     known(&keys::ROLE, "", &mut expected);
@@ -223,7 +226,7 @@ fn a_role_of_the_original_is_read_for_what_is_about_ssh() {
                 "db_users": ["postgres"],
                 "namespaces": ["default"],
                 "require_session_join": [{ "name": "watched", "filter": "true", "kinds": ["ssh"], "count": 1 }],
-                "join_sessions": [{ "name": "all", "roles": ["*"], "kinds": ["*"], "modes": ["*"] }],
+                "join_sessions": [{ "name": "all", "roles": ["*"], "kinds": ["*"], "modes": ["*"] }, { "roles": ["dev"], "kinds": ["k8s"], "modes": ["peer"] }],
                 "rules": [
                     { "resources": ["session", "app"], "verbs": ["list", "readnosecrets"], "where": "contains(session.participants, user.metadata.name)" },
                     { "resources": ["access_request"], "verbs": ["list"] },
@@ -259,7 +262,7 @@ fn a_role_of_the_original_is_read_for_what_is_about_ssh() {
         [
             "spec.allow.app_labels: not about SSH, or not offered",
             "spec.allow.db_users: not about SSH, or not offered",
-            "spec.allow.join_sessions: not about SSH, or not offered",
+            "spec.allow.join_sessions[1].kinds: there are no sessions of the kind \"k8s\"",
             "spec.allow.require_session_join: not enforced: sessions are less restricted than the document says",
             "spec.allow.rules[0].resources: there are no resources of the kind \"app\"",
             "spec.allow.rules[1].resources: there are no resources of the kind \"access_request\"",

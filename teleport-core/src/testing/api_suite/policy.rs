@@ -7,8 +7,9 @@ use bytes::Bytes;
 use super::{ApiFixture, fresh_name, host, user, uuid};
 use crate::api::{
     AcceptInvite, AddMfaDevice, ApiError, ApiErrorKind, AuthApi, ChangePassword, CreateToken, CreateUser,
-    HoldConnections, JoinRequest, LoginRequest, ProxyRecord, RecordingQuery, ReissueRequest,
-    ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, SignHost, SignUser, UpdateUser,
+    EndSession, HoldConnections, JoinRequest, LoginRequest, ProxyRecord, RecordingQuery, ReissueRequest,
+    ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, SessionReport, SignHost, SignUser,
+    UpdateUser,
 };
 use crate::audit::AuditQuery;
 use crate::auth::Caller;
@@ -161,6 +162,10 @@ pub async fn call(
         }
         Operation::Nodes => api.nodes().await.map(drop),
         Operation::WatchNodes => api.watch_nodes().await.map(drop),
+        Operation::ReportSessions => api.report_sessions(SessionReport::default()).await,
+        Operation::ActiveSessions => api.active_sessions().await.map(drop),
+        Operation::ActiveSession => api.active_session(session).await.map(drop),
+        Operation::TerminateSession => api.terminate_session(session, EndSession::default()).await,
         Operation::Trust => api.trust().await.map(drop),
         Operation::WatchAccess => api.watch_access().await.map(drop),
         Operation::CreateRecording => {
@@ -177,15 +182,18 @@ pub async fn call(
             };
             api.create_recording(meta).await
         }
+        Operation::StreamRecording => api.stream_recording(session, 1 << 20, Bytes::from_static(b"?")).await,
         Operation::PutRecordingPart => api.put_recording_part(session, 0, Bytes::from_static(b"?")).await,
         Operation::RecordingParts => api.recording_parts(session).await.map(drop),
         Operation::CompleteRecording => api.complete_recording(session, 0).await,
         Operation::Recordings => api.recordings(RecordingQuery::default()).await.map(drop),
+        Operation::Recording => api.recording(session).await.map(drop),
         Operation::ReadRecording => api.read_recording(session, 0).await.map(drop),
         Operation::EmitEvents => api.emit_events(Vec::new()).await,
         Operation::SearchEvents => {
             api.search_events(AuditQuery { limit: 1, ..AuditQuery::default() }).await.map(drop)
         }
+        Operation::AuditAnchors => api.audit_anchors().await.map(drop),
         Operation::Status => api.status().await.map(drop),
         Operation::CreateUser => {
             let request = CreateUser {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{ApiFixture, admin, as_host, as_user, fresh_name, host, member, refused, user, uuid};
 use crate::api::{ApiErrorKind, RecordingQuery, UpdateUser};
-use crate::audit::AuditQuery;
+use crate::audit::{AuditQuery, EventKind};
 use crate::id::{HostRole, OsLogin, RoleName, SessionId};
 use crate::recording::RecordingMeta;
 
@@ -59,6 +59,7 @@ pub async fn recordings_belong_to_their_host_and_user(fixture: &dyn ApiFixture) 
         let info = mine(reader.recordings(RecordingQuery::default()).await.unwrap()).expect("it is listed");
         assert_eq!((info.meta.clone(), info.len), (meta.clone(), 12));
         assert!(info.completed.is_some());
+        assert_eq!(reader.recording(session).await.unwrap(), info);
         assert_eq!(reader.read_recording(session, 0).await.unwrap(), part("first second"));
         assert_eq!(reader.read_recording(session, 6).await.unwrap(), part("second"));
         assert!(reader.read_recording(session, 12).await.unwrap().is_empty());
@@ -66,15 +67,19 @@ pub async fn recordings_belong_to_their_host_and_user(fixture: &dyn ApiFixture) 
     assert!(mine(stranger.recordings(RecordingQuery::default()).await.unwrap()).is_none());
     let hidden = refused(stranger.read_recording(session, 0).await, ApiErrorKind::NotFound);
     let absent = refused(stranger.read_recording(unknown, 0).await, ApiErrorKind::NotFound);
+    refused(stranger.recording(session).await, ApiErrorKind::NotFound);
+    refused(auditor.recording(unknown).await, ApiErrorKind::NotFound);
+    refused(node.recording(session).await, ApiErrorKind::Denied);
     let erased = |text: &str, id: SessionId| text.replace(&id.to_string(), "ID");
     assert_eq!(erased(hidden.message(), session), erased(absent.message(), unknown));
     refused(node.read_recording(session, 0).await, ApiErrorKind::Denied);
 
     let query = AuditQuery { session: Some(session.to_string()), ..AuditQuery::default() };
     let events = admin(fixture).search_events(query).await.unwrap().events;
-    let count = |name: &str| events.iter().filter(|event| event.event == name).count();
-    assert_eq!(count("session.upload"), 1, "completed twice, uploaded once");
-    assert_eq!(count("session.recording.access"), 4, "one for each piece that was read, wherever it begins");
+    let count = |kind| events.iter().filter(|event| event.code == kind).count();
+    assert_eq!(count(EventKind::SessionUpload), 1, "completed twice, uploaded once");
+    assert_eq!(count(EventKind::SessionUploadFailure), 1, "what did not fit");
+    assert_eq!(count(EventKind::RecordingAccess), 4, "one for each piece that was read, wherever it begins");
 
     // Who is no auditor any more reads no sessions of others, however long the certificate lasts.
     let roles = Some(vec![RoleName::new("access").unwrap()]);

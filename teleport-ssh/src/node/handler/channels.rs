@@ -130,10 +130,10 @@ impl Connection {
             reply.reject(why.told()).await;
             return;
         }
-        let grant = &entry.grant;
+        let identity = entry.pass.identity();
         let policy = SessionPolicy {
-            pty: grant.identity.permits.pty,
-            force_command: grant.identity.force_command.clone(),
+            pty: identity.permits.pty,
+            force_command: identity.force_command.clone(),
             env: self.node.env.clone(),
         };
         // The library tells of the client's closing only where we have not closed before.
@@ -162,8 +162,10 @@ impl Connection {
         }
         let record = self.node.record.borrow().clone();
         let newest = authorize::again(entry, self.node.clock.now(), &self.node.view, &record)?;
-        let roles =
-            newest.policy.max_sessions.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+        let roles = newest
+            .policy()
+            .max_sessions
+            .map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
         let limit = self.node.max_sessions.min(roles);
         if self.slots.count() >= limit { Err(NoSession::TooMany { limit }) } else { Ok(()) }
     }

@@ -9,7 +9,7 @@ use teleport_core::audit::EventKind;
 
 use super::{Connection, ConnectionError};
 use crate::listener::limits::{MAX_AUTH_FAILURES, MAX_AUTH_PROBES};
-use crate::node::authorize::{self, Entry, Refusal, chain};
+use crate::node::authorize::{self, Pass, Refusal, chain};
 use crate::node::places::NoPlace;
 
 /// How far a connection has come.
@@ -55,13 +55,14 @@ impl Connection {
         let granted = async {
             let entry =
                 authorize::login(certificate, login, &self.whence.arrival(), now, &node.view, &record)?;
-            node.service.prepare(&entry.grant, now).await?;
+            if let Pass::Login(grant) = &entry.pass {
+                node.service.prepare(grant, now).await?;
+            }
             Ok::<_, Refusal>(entry)
         };
         match granted.await {
             Ok(entry) => {
-                let Entry { grant, .. } = &entry;
-                tracing::info!(peer = %self.peer(), user = %grant.identity.user, login = %grant.login, "login");
+                tracing::info!(peer = %self.peer(), user = %entry.pass.identity().user, login, "login");
                 self.entry = Some(entry);
                 Ok(Auth::Accept)
             }
@@ -76,10 +77,9 @@ impl Connection {
             return Ok(session.disconnect(Disconnect::ByApplication, &locked.public(), "")?);
         }
         let Some(entry) = &self.entry else { return Ok(()) };
-        let grant = &entry.grant;
-        let place = match grant.policy.max_connections {
+        let place = match entry.pass.policy().max_connections {
             None => None,
-            Some(most) => match self.node.places.take(&grant.identity.user, most).await {
+            Some(most) => match self.node.places.take(&entry.pass.identity().user, most).await {
                 Ok(place) => Some(place),
                 Err(why) => return self.turn_away(most, why, session),
             },

@@ -8,11 +8,12 @@ use teleport_core::access::LoginGrant;
 use teleport_core::audit::{AuditEvent, EventKind};
 
 use super::{Connection, ConnectionError};
-use crate::node::authorize::{self, Entry};
+use crate::node::authorize::{self, Entry, Pass};
+use crate::node::join_task;
 use crate::node::not_started::{self, NotStarted};
 use crate::node::session_task::{self, Start};
 use crate::session::machine::{Launch, Request, Verdict};
-use crate::session::{SessionEvents, SessionKind, TerminalSize};
+use crate::session::{SessionEvents, SessionKind, Sizes, TerminalSize};
 
 /// What may wait in a channel on which nothing has been started, in bytes: input and requests. Less than where the transport
 /// stops reading, for then the request that starts something would not be heard either.
@@ -69,7 +70,7 @@ impl Connection {
             authorize::newest(entry, self.node.clock.now(), &self.node.view, &record).ok()
         });
         let event = match newest {
-            Some(grant) if name == "sftp" && !grant.policy.file_copy => {
+            Some(pass) if name == "sftp" && !pass.policy().file_copy => {
                 self.event(EventKind::SftpDisallowed).error(NotStarted::Copy)
             }
             _ => self.event(EventKind::SubsystemFailure).error("this node offers no such subsystem"),
@@ -84,29 +85,28 @@ impl Connection {
 
     /// Begins a session in a task of its own, or tells there why it is not begun; `false` if there is nothing to begin it on.
     fn start(&mut self, id: ChannelId, launch: Launch, session: &Session) -> bool {
-        let permitted = self.entry.as_ref().map(|entry| self.permitted(entry, &launch.kind));
         let peer = self.peer();
         let Some(open) = self.channels.get_mut(&id) else { return false };
-        let (Some((channel, slot)), Some(Entry { grant, .. })) = (open.channel.take(), &self.entry) else {
+        let (Some((channel, slot)), Some(entry)) = (open.channel.take(), &self.entry) else {
             return false;
         };
-        let (sender, events) = SessionEvents::new(open.closed.clone());
+        // Nobody else changes the size of what has no terminal.
+        let size = launch.terminal.as_ref().map(|terminal| terminal.size).unwrap_or_default();
+        let sizes = Sizes::new(size);
+        let (sender, events) = SessionEvents::new(open.closed.clone(), sizes.clone());
         open.events = Some(sender);
         let interactive = matches!(launch.kind, SessionKind::Shell);
-        tracing::debug!(%peer, user = %grant.identity.user, interactive, "session asked for");
-        let (grant, refused) = match permitted {
-            Some(Ok(newest)) => (newest, None),
-            Some(Err(why)) => (grant.clone(), Some(why)),
-            None => return false,
-        };
+        tracing::debug!(%peer, user = %entry.pass.identity().user, interactive, "session asked for");
+        let (join, kind) = (launch.join.clone(), launch.kind.clone());
         let start = Start {
             node: Arc::clone(&self.node),
             handle: session.handle(),
-            grant,
+            entry: entry.clone(),
             launch,
             channel,
             slot,
             events,
+            sizes,
             account: open.account.clone(),
             link: self.link.clone(),
             closed: open.closed.clone(),
@@ -114,9 +114,12 @@ impl Connection {
             peer,
             local: self.local,
         };
-        match refused {
-            None => self.node.tasks.spawn(session_task::run(start)),
-            Some(why) => self.node.tasks.spawn(not_started::run(start, why)),
+        match join {
+            Some(asked) => self.node.tasks.spawn(join_task::run(start, asked)),
+            None => match self.permitted(entry, &kind) {
+                Ok(grant) => self.node.tasks.spawn(session_task::run(start, grant)),
+                Err(why) => self.node.tasks.spawn(not_started::run(start, why)),
+            },
         };
         true
     }
@@ -124,9 +127,13 @@ impl Connection {
     /// Decides by the newest roles: a channel may have been open for long before something is started on it.
     fn permitted(&self, entry: &Entry, kind: &SessionKind) -> Result<LoginGrant, NotStarted> {
         let record = self.node.record.borrow().clone();
-        let newest = authorize::again(entry, self.node.clock.now(), &self.node.view, &record)?;
-        not_started::check(&newest.policy, kind)?;
-        Ok(newest)
+        match authorize::again(entry, self.node.clock.now(), &self.node.view, &record)? {
+            Pass::Login(newest) => {
+                not_started::check(&newest.policy, kind)?;
+                Ok(newest)
+            }
+            Pass::Visit(_) => Err(NotStarted::Visitor),
+        }
     }
 
     /// Counts what the library has put into a channel's queue.

@@ -1,16 +1,17 @@
-//! A session's end of the spool: never waits, leaves out what there is no room for, and says so.
+//! A session's end of the spool. It never waits itself: where that does, output for which there is no room is left out, with a gap
+//! that says so; a session that must not lose anything is told to wait.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use teleport_core::access::SessionRecording;
-use teleport_core::id::SessionId;
-use teleport_core::recording::{OutputStream, RecordedEvent, Recorder, SessionEnd};
+use teleport_core::recording::{Kept, OutputStream, RecordedEvent, Recorder, SessionEnd};
 
 use super::Spool;
 use super::worker::Message;
+use crate::record::live::Live;
 
 /// The most bytes on their way to the spool thread. What does not fit becomes a gap.
 const MAX_QUEUED: usize = 16 << 20;
@@ -19,11 +20,9 @@ const OVERHEAD: usize = 128;
 
 /// Records one session into a [`Spool`].
 pub(super) struct SpoolRecorder {
-    session: SessionId,
-    /// Whether the session is to end when something is lost.
-    strict: bool,
-    /// Whether something was, here or on the way to the disk.
-    incomplete: Arc<AtomicBool>,
+    live: Arc<Live>,
+    /// How many events the thread was told.
+    told: u64,
     lost: u64,
     /// The size of the terminal for which there was no room.
     resized: Option<RecordedEvent>,
@@ -34,40 +33,35 @@ pub(super) struct SpoolRecorder {
 
 impl std::fmt::Debug for SpoolRecorder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SpoolRecorder").field("session", &self.session).finish_non_exhaustive()
+        f.debug_struct("SpoolRecorder").field("session", &self.live.meta.session).finish_non_exhaustive()
     }
 }
 
 impl SpoolRecorder {
-    /// Of a session that was begun; `incomplete` is also the thread's word.
-    pub(super) fn new(
-        spool: Spool,
-        session: SessionId,
-        mode: SessionRecording,
-        incomplete: Arc<AtomicBool>,
-    ) -> Self {
-        Self {
-            session,
-            strict: mode.is_strict(),
-            incomplete,
-            lost: 0,
-            resized: None,
-            last: Duration::ZERO,
-            spool,
-            finished: false,
-        }
+    /// Of a session that was begun.
+    pub(super) fn new(spool: Spool, live: Arc<Live>) -> Self {
+        Self { live, told: 0, lost: 0, resized: None, last: Duration::ZERO, spool, finished: false }
+    }
+
+    fn is_strict(&self) -> bool {
+        self.live.mode.is_strict()
     }
 
     fn send(&mut self, event: RecordedEvent) {
         self.last = self.last.max(event.at());
         self.spool.0.queued.fetch_add(cost(&event), Ordering::Relaxed);
+        if self.is_strict() {
+            self.live.owe(cost(&event));
+        }
+        self.told += 1;
         // The thread lives as long as the spool, which lives as long as this.
-        let _ = self.spool.0.queue.send(Message::Event { session: self.session, event });
+        let _ = self.spool.0.queue.send(Message::Event { session: self.live.meta.session, event });
     }
 
-    /// Sessions race for the last bytes; the bound may be passed by a few events of each, which is all right.
+    /// Sessions race for the last bytes; the bound may be passed by a few events of each, which is all right. A strict one waits
+    /// before it has more to tell.
     fn has_room(&self, event: &RecordedEvent) -> bool {
-        self.spool.0.queued.load(Ordering::Relaxed) + cost(event) <= MAX_QUEUED
+        self.is_strict() || self.spool.0.queued.load(Ordering::Relaxed) + cost(event) <= MAX_QUEUED
     }
 
     /// Sends what there was no room for: how much is missing, and the newest size.
@@ -95,10 +89,9 @@ impl Recorder for SpoolRecorder {
         let event = RecordedEvent::Output { at, stream, data: data.clone() };
         if !self.has_room(&event) {
             if self.lost == 0 {
-                tracing::warn!(session = %self.session, "the disk does not keep up with a session; its recording gets a gap");
+                tracing::warn!(session = %self.live.meta.session, "the disk does not keep up with a session; its recording gets a gap");
             }
             self.lost += data.len() as u64;
-            self.incomplete.store(true, Ordering::Relaxed);
             return;
         }
         self.close_gap();
@@ -117,6 +110,15 @@ impl Recorder for SpoolRecorder {
         self.send(event);
     }
 
+    fn kept(&self) -> Option<Kept> {
+        let live = Arc::clone(&self.live);
+        match self.live.mode {
+            SessionRecording::Sync => Some(Box::pin(live.acknowledged(self.told))),
+            SessionRecording::Strict if !live.is_written() => Some(Box::pin(live.written())),
+            _ => None,
+        }
+    }
+
     fn finish(&mut self, at: Duration, end: SessionEnd) {
         self.finished = true;
         self.close_gap();
@@ -124,8 +126,7 @@ impl Recorder for SpoolRecorder {
     }
 
     fn failed(&self) -> bool {
-        // Else the spool does its best: what it must leave out is a gap in the record, not the end of the session.
-        self.strict && self.incomplete.load(Ordering::Relaxed)
+        self.live.failed()
     }
 }
 
@@ -139,36 +140,55 @@ impl Drop for SpoolRecorder {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
     use std::path::PathBuf;
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::{Receiver, channel};
 
     use super::*;
+    use crate::record::SpoolLimits;
     use crate::record::room::Room;
     use crate::record::spool::Inner;
 
     /// A thread that does not keep up, by standing still.
-    #[test]
-    fn many_small_events_are_bounded_like_a_few_large_ones() {
+    fn recorder(mode: SessionRecording) -> (SpoolRecorder, Arc<Live>, Receiver<Message>) {
         let (queue, messages) = channel();
         let spool = Spool(Arc::new(Inner {
             dir: PathBuf::new(),
+            limits: SpoolLimits::default(),
             queue,
             queued: Arc::default(),
-            closed: Arc::default(),
+            news: Arc::default(),
             room: Arc::new(Room::new(PathBuf::new(), 0)),
+            sessions: Arc::default(),
             thread: None,
         }));
-        let session = "6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f01".parse().unwrap();
-        let mut recorder = SpoolRecorder::new(spool, session, SessionRecording::Strict, Arc::default());
+        let meta = teleport_core::recording::RecordingMeta {
+            session: "6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f01".parse().unwrap(),
+            cluster: "example.com".parse().unwrap(),
+            host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
+            host_name: "web-1".parse().unwrap(),
+            user: "alice".parse().unwrap(),
+            login: "root".parse().unwrap(),
+            started: teleport_core::clock::Timestamp::EPOCH,
+            command: None,
+            terminal: None,
+        };
+        let live = Live::new(meta, mode);
+        (SpoolRecorder::new(spool, Arc::clone(&live)), live, messages)
+    }
+
+    #[test]
+    fn many_small_events_are_bounded_like_a_few_large_ones() {
+        let (mut recorder, _live, messages) = recorder(SessionRecording::BestEffort);
         let most = MAX_QUEUED / OVERHEAD;
         for number in 0..most {
             recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"x"));
             recorder.resize(Duration::ZERO, 80, u16::try_from(number % 1000).unwrap());
+            assert!(recorder.kept().is_none(), "nobody waits");
         }
-        assert!(recorder.failed(), "something was left out");
         recorder.resize(Duration::ZERO, 132, 43);
         recorder.finish(Duration::ZERO, SessionEnd::Exited(0));
+        assert!(!recorder.failed(), "the session goes on");
         let events = messages.try_iter().filter_map(|message| match message {
             Message::Event { event, .. } => Some(event),
             _ => None,
@@ -179,5 +199,46 @@ mod tests {
         assert!(matches!(gap, RecordedEvent::Gap { lost, .. } if *lost > 0), "{gap:?}");
         assert!(matches!(resize, RecordedEvent::Resize { columns: 132, rows: 43, .. }), "{resize:?}");
         assert!(matches!(end, RecordedEvent::End { .. }), "{end:?}");
+    }
+
+    /// The time of the test jumps when nothing else goes on.
+    #[tokio::test(start_paused = true)]
+    async fn a_strict_session_waits_for_the_disk_and_not_for_ever() {
+        let (mut recorder, live, messages) = recorder(SessionRecording::Strict);
+        let much = Bytes::from(vec![0; 100_000]);
+        let mut told = 0;
+        let waits = loop {
+            recorder.output(Duration::ZERO, OutputStream::Stdout, &much);
+            told += 1;
+            if let Some(kept) = recorder.kept() {
+                break kept;
+            }
+            assert!(told < 100, "there is an end to what is shown before it is written");
+        };
+        live.settle(100_000 + OVERHEAD);
+        assert!(waits.await, "the disk has caught up");
+        recorder.output(Duration::ZERO, OutputStream::Stdout, &much);
+        let Some(waits) = recorder.kept() else { panic!("too much again") };
+        assert!(!waits.await && recorder.failed(), "the session ends");
+        assert_eq!(messages.try_iter().count(), told + 1, "nothing was left out");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_is_streamed_shows_nothing_before_it_is_acknowledged() {
+        let (mut recorder, live, _messages) = recorder(SessionRecording::Sync);
+        let kept = |recorder: &SpoolRecorder| recorder.kept().unwrap();
+        let mut begins = kept(&recorder);
+        assert!(futures_util::poll!(&mut begins).is_pending(), "not before the auth service knows of it");
+        live.advance(|progress| progress.acked = Some(0));
+        assert!(begins.await);
+        recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"a"));
+        recorder.resize(Duration::ZERO, 80, 24);
+        let mut shows = kept(&recorder);
+        live.advance(|progress| progress.acked = Some(1));
+        assert!(futures_util::poll!(&mut shows).is_pending());
+        live.advance(|progress| progress.acked = Some(2));
+        assert!(shows.await);
+        recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"b"));
+        assert!(!kept(&recorder).await && recorder.failed(), "nobody answers: the session ends");
     }
 }

@@ -4,11 +4,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use teleport_core::api::{
-    AcceptInvite, AccessView, AccountApi, AddMfaDevice, AdminApi, ApiResult, AuditApi, ChangePassword,
-    ClusterStatus, ConnectionApi, CreateToken, CreateUser, CreatedToken, HeldConnections, HoldConnections,
-    HostCredentials, IdentityApi, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice,
-    NewMfaDevice, NodeEvent, Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery,
-    ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SignHost,
+    AcceptInvite, AccessView, AccountApi, ActiveSession, ActiveSessionApi, AddMfaDevice, AdminApi, ApiResult,
+    AuditAnchors, AuditApi, ChangePassword, ClusterStatus, ConnectionApi, CreateToken, CreateUser,
+    CreatedToken, EndSession, HeldConnections, HoldConnections, HostCredentials, IdentityApi, Invite,
+    InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping,
+    PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections,
+    RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SessionReport, SessionReportApi, SignHost,
     SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
@@ -115,6 +116,28 @@ impl ConnectionApi for AuthClient {
 }
 
 #[async_trait]
+impl SessionReportApi for AuthClient {
+    async fn report_sessions(&self, report: SessionReport) -> ApiResult<()> {
+        self.order(Route::ReportSessions, &report).await
+    }
+}
+
+#[async_trait]
+impl ActiveSessionApi for AuthClient {
+    async fn active_sessions(&self) -> ApiResult<Vec<ActiveSession>> {
+        self.fetch(Route::ActiveSessions).await
+    }
+
+    async fn active_session(&self, session: SessionId) -> ApiResult<ActiveSession> {
+        self.fetch(Route::ActiveSession(session)).await
+    }
+
+    async fn terminate_session(&self, session: SessionId, request: EndSession) -> ApiResult<()> {
+        self.order(Route::TerminateSession(session), &request).await
+    }
+}
+
+#[async_trait]
 impl TrustApi for AuthClient {
     async fn trust(&self) -> ApiResult<TrustBundle> {
         self.fetch(Route::Trust).await
@@ -135,6 +158,10 @@ impl RecordingApi for AuthClient {
         self.bytes(Route::PutRecordingPart(session, number), part).await.map(drop)
     }
 
+    async fn stream_recording(&self, session: SessionId, position: u64, bytes: Bytes) -> ApiResult<()> {
+        self.bytes(Route::StreamRecording(session, position), bytes).await.map(drop)
+    }
+
     async fn recording_parts(&self, session: SessionId) -> ApiResult<u32> {
         Ok(self.fetch::<PartsBody>(Route::RecordingParts(session)).await?.parts)
     }
@@ -145,6 +172,10 @@ impl RecordingApi for AuthClient {
 
     async fn recordings(&self, query: RecordingQuery) -> ApiResult<Vec<RecordingInfo>> {
         self.call(Route::Recordings, &query).await
+    }
+
+    async fn recording(&self, session: SessionId) -> ApiResult<RecordingInfo> {
+        self.fetch(Route::Recording(session)).await
     }
 
     async fn read_recording(&self, session: SessionId, offset: u64) -> ApiResult<Bytes> {
@@ -167,6 +198,10 @@ impl AuditApi for AuthClient {
 impl AdminApi for AuthClient {
     async fn status(&self) -> ApiResult<ClusterStatus> {
         self.fetch(Route::Status).await
+    }
+
+    async fn audit_anchors(&self) -> ApiResult<AuditAnchors> {
+        self.fetch(Route::AuditAnchors).await
     }
 
     async fn create_user(&self, request: CreateUser) -> ApiResult<Invite> {

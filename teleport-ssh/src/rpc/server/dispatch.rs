@@ -57,6 +57,8 @@ pub(super) async fn dispatch(
             let PartsBody { parts } = parse(&body().await?)?;
             done(api.complete_recording(session, parts).await?)
         }
+        Route::ActiveSession(session) => ok(&api.active_session(session).await?),
+        Route::ActiveSessions => ok(&api.active_sessions().await?),
         Route::CreateLock => ok(&api.create_lock(parse(&body().await?)?).await?),
         Route::CreateRecording => done(api.create_recording(parse(&body().await?)?).await?),
         Route::CreateRole => ok(&api.create_role(parse(&body().await?)?).await?),
@@ -77,11 +79,16 @@ pub(super) async fn dispatch(
         Route::Login => ok(&api.login(parse(&body().await?)?).await?),
         Route::MfaDevices => ok(&api.mfa_devices().await?),
         Route::Nodes => ok(&api.nodes().await?),
+        Route::ReportSessions => done(api.report_sessions(parse(&body().await?)?).await?),
+        Route::TerminateSession(session) => {
+            done(api.terminate_session(session, parse(&body().await?)?).await?)
+        }
         Route::Ping => ok(&api.ping().await?),
         Route::PutRecordingPart(session, number) => {
             done(api.put_recording_part(session, number, body().await?).await?)
         }
         Route::ReadRecording(session, offset) => raw(api.read_recording(session, offset).await?),
+        Route::Recording(session) => ok(&api.recording(session).await?),
         Route::RecordingParts(session) => ok(&PartsBody { parts: api.recording_parts(session).await? }),
         Route::Recordings => ok(&api.recordings(parse(&body().await?)?).await?),
         Route::ReissueUser => ok(&api.reissue_user(parse(&body().await?)?).await?),
@@ -99,7 +106,11 @@ pub(super) async fn dispatch(
         Route::Secrets => ok(&api.secrets().await?),
         Route::SignHost => ok(&api.sign_host(parse(&body().await?)?).await?),
         Route::SignUser => ok(&api.sign_user(parse(&body().await?)?).await?),
+        Route::AuditAnchors => ok(&api.audit_anchors().await?),
         Route::Status => ok(&api.status().await?),
+        Route::StreamRecording(session, position) => {
+            done(api.stream_recording(session, position, body().await?).await?)
+        }
         Route::TokenDocuments => ok(&api.token_documents().await?),
         Route::Tokens => ok(&api.tokens().await?),
         Route::Trust => ok(&api.trust().await?),

@@ -20,7 +20,8 @@ use teleport_core::access::RoleSet;
 use teleport_core::api::{
     AccessView, ApiError, ApiResult, AuditApi, ConnectionApi, HeldConnections, HoldConnections,
     HostCredentials, IdentityApi, LoginResponse, NodeEvent, PresenceApi, ProxyRecord, RecordingApi,
-    RecordingQuery, ReissueRequest, ReleaseConnections, RenewRequest, TrustApi,
+    RecordingQuery, ReissueRequest, ReleaseConnections, RenewRequest, RunningSession, SessionReport,
+    SessionReportApi, TrustApi,
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
 use teleport_core::cert::danger::unchecked_host_grant;
@@ -59,6 +60,8 @@ pub(crate) struct TestAuth {
     away: AtomicBool,
     silent: watch::Sender<bool>,
     known: Mutex<bool>,
+    /// What the node has told of its sessions last.
+    pub(crate) sessions: watch::Sender<Vec<RunningSession>>,
     /// Who counts connections, if somebody does.
     pub(crate) counting: OnceLock<Arc<dyn ConnectionApi>>,
 }
@@ -72,6 +75,7 @@ impl TestAuth {
             away: AtomicBool::new(false),
             silent: watch::Sender::new(false),
             known: Mutex::new(false),
+            sessions: watch::Sender::new(Vec::new()),
             counting: OnceLock::new(),
         })
     }
@@ -159,6 +163,15 @@ impl ConnectionApi for TestAuth {
 }
 
 #[async_trait]
+impl SessionReportApi for TestAuth {
+    async fn report_sessions(&self, report: SessionReport) -> ApiResult<()> {
+        self.answer()?;
+        self.sessions.send_replace(report.sessions);
+        Ok(())
+    }
+}
+
+#[async_trait]
 impl TrustApi for TestAuth {
     async fn trust(&self) -> ApiResult<TrustBundle> {
         Ok(self.view.borrow().trust.clone())
@@ -190,6 +203,9 @@ impl RecordingApi for TestAuth {
     async fn put_recording_part(&self, _session: SessionId, _number: u32, _part: Bytes) -> ApiResult<()> {
         Ok(())
     }
+    async fn stream_recording(&self, _session: SessionId, _position: u64, _bytes: Bytes) -> ApiResult<()> {
+        Ok(())
+    }
     async fn recording_parts(&self, _session: SessionId) -> ApiResult<u32> {
         Ok(0)
     }
@@ -198,6 +214,9 @@ impl RecordingApi for TestAuth {
     }
     async fn recordings(&self, _query: RecordingQuery) -> ApiResult<Vec<RecordingInfo>> {
         Ok(Vec::new())
+    }
+    async fn recording(&self, _session: SessionId) -> ApiResult<RecordingInfo> {
+        Err(ApiError::denied())
     }
     async fn read_recording(&self, _session: SessionId, _offset: u64) -> ApiResult<Bytes> {
         Ok(Bytes::new())

@@ -1,0 +1,102 @@
+//! Reading a whole log again.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use teleport_core::audit::chain::{Entry, Finding, Proven, Verifier};
+use teleport_core::clock::Timestamp;
+
+use super::lines::{Lines, MAX_LINE};
+use super::{EXTENSION, days_of, file_of};
+use crate::shared::files;
+
+/// Why a log is not proven.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VerifyError {
+    /// Something is wrong with it.
+    #[error(transparent)]
+    Found(#[from] Finding),
+    /// It cannot be read.
+    #[error("the audit files cannot be read")]
+    Io(#[source] io::Error),
+}
+
+impl From<io::Error> for VerifyError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// What [`verify()`] lets its caller see on the way.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Observed<'a> {
+    /// An entry that is in order, so far.
+    Entry(Entry<'a>),
+    /// So many bytes were read, of so many.
+    Progress(u64, u64),
+}
+
+/// Reads the files of `directory` and lets `verifier` check every line, in constant memory. The log may be written meanwhile. With
+/// `from`, the files of earlier days are left out; the log then has to begin with a checkpoint.
+///
+/// Blocks: call it where that is fine.
+///
+/// # Errors
+/// [`VerifyError`]: the first thing that is wrong.
+pub fn verify(
+    directory: &Path,
+    mut verifier: Verifier,
+    from: Option<Timestamp>,
+    observe: &mut dyn FnMut(Observed<'_>) -> Result<(), Finding>,
+) -> Result<Proven, VerifyError> {
+    let mut days = days_of(directory)?;
+    if let Some(from) = from.map(files::day) {
+        days.retain(|day| *day >= from);
+        verifier.begin_anywhere();
+    }
+    let mut total = 0;
+    for day in &days {
+        total += std::fs::metadata(file_of(directory, day))?.len();
+    }
+    let mut done = 0;
+    for day in &days {
+        verifier.file(format!("{day}{EXTENSION}"));
+        let file = File::open(file_of(directory, day))?;
+        let mut high = file.metadata()?.len();
+        let mut low = 0;
+        let rest = loop {
+            let mut lines = Lines::new(&file, low, high, false);
+            loop {
+                let line = match lines.next() {
+                    Ok(Some(line)) => line,
+                    Ok(None) => break,
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        return Err(verifier.too_long().into());
+                    }
+                    Err(error) => return Err(error.into()),
+                };
+                let read = line.end - line.start;
+                if let Some(entry) = verifier.line(&line.text)? {
+                    observe(Observed::Entry(entry)).map_err(|finding| verifier.placed(finding))?;
+                }
+                done += read;
+                observe(Observed::Progress(done, total.max(done)))?;
+            }
+            low = lines.place();
+            let now = file.metadata()?.len();
+            if low == high || now <= high {
+                break high.saturating_sub(low);
+            }
+            // The line was being written.
+            high = now;
+        };
+        let len = usize::try_from(rest).unwrap_or(MAX_LINE).min(MAX_LINE);
+        let mut bytes = vec![0; len];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, low)?;
+        verifier.rest(&bytes);
+    }
+    Ok(verifier.finish()?)
+}

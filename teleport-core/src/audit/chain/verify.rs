@@ -1,0 +1,525 @@
+//! Reading a log again, line by line, in constant memory.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Chain, ChainHead, Checkpoint, CheckpointKey, Digest, Entry, Hasher};
+use crate::audit::EventKind;
+use crate::clock::Timestamp;
+
+/// How many interruptions are described; more are counted.
+const MAX_DESCRIBED: usize = 16;
+/// What the lines have in common that the log writes about itself.
+const OWN: &[u8] = b"\"code\":\"TAU";
+
+/// What is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Flaw {
+    /// The log does not begin at its beginning, and no entry says that retention removed what was before.
+    #[error(
+        "the log begins with entry {index}; nothing in it says that what was before was removed by retention"
+    )]
+    Beginning {
+        /// Where it begins.
+        index: u64,
+    },
+    /// Its digest does not fit: it was changed, or it belongs to another log.
+    #[error("the entry is not the one that was written: it was changed, or it is of another log")]
+    Changed,
+    /// An entry says it is a checkpoint and does not have the form of one.
+    #[error("the entry says that it is a checkpoint and does not have the form of one")]
+    CheckpointForm,
+    /// A checkpoint does not name the digest before it.
+    #[error("the checkpoint is about other entries than those before it")]
+    CheckpointHead,
+    /// A checkpoint was signed with a key that is not trusted.
+    #[error("the checkpoint is signed with the key {key}, which is not one of this cluster's log")]
+    CheckpointKey {
+        /// The key that it names.
+        key: String,
+    },
+    /// A checkpoint of another cluster or another log.
+    #[error("the checkpoint is of another log: {log} of cluster {cluster:?}")]
+    CheckpointLog {
+        /// The log.
+        log: Uuid,
+        /// The cluster.
+        cluster: String,
+    },
+    /// A checkpoint's signature is wrong.
+    #[error("the signature of the checkpoint is wrong")]
+    CheckpointSignature,
+    /// Entries are known to have existed and are not there.
+    #[error("the log was cut: it ends before entry {index}, which was {known}")]
+    Cut {
+        /// The newest entry that is known.
+        index: u64,
+        /// How it is known.
+        known: String,
+    },
+    /// An entry is known to have been another one.
+    #[error("entry {index} is not the one that was {known}")]
+    Different {
+        /// The entry.
+        index: u64,
+        /// How it is known.
+        known: String,
+    },
+    /// Bytes that are no entries and that no later entry accounts for.
+    #[error("{bytes} bytes are no entry of the log, and no entry accounts for them")]
+    Foreign {
+        /// How many.
+        bytes: u64,
+    },
+    /// Entries are missing.
+    #[error("entries {from} to {to} are missing")]
+    Missing {
+        /// The first.
+        from: u64,
+        /// The last.
+        to: u64,
+    },
+    /// A log that is known to have existed is not the one that is here.
+    #[error("the log {log} is not here; it had at least {} entries", .index.saturating_add(1))]
+    OtherLog {
+        /// The log.
+        log: Uuid,
+        /// The newest entry that is known.
+        index: u64,
+    },
+    /// An entry stands where another one belongs.
+    #[error("entry {index} stands where entry {expected} belongs")]
+    Order {
+        /// What stands there.
+        index: u64,
+        /// What belongs there.
+        expected: u64,
+    },
+    /// A new chain begins behind the old one.
+    #[error(
+        "a new chain begins here: when the log was opened, entries that storage knows of were lost or had been cut off"
+    )]
+    Restarted,
+    /// A recording is not the one that was stored.
+    #[error("the recording of session {session}: {reason}")]
+    Recording {
+        /// The session.
+        session: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The last line is not whole.
+    #[error(
+        "the last line is not whole ({bytes} bytes): the writer was interrupted and has not started again, or it was cut"
+    )]
+    Torn {
+        /// How many bytes it has.
+        bytes: u64,
+    },
+    /// A line cannot be read.
+    #[error("the line is too long to be an entry")]
+    TooLong,
+    /// There are entries, and no checkpoint among them.
+    #[error("nothing in the log is signed: there is no checkpoint")]
+    Unsigned,
+}
+
+/// The first thing that is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub struct Finding {
+    /// The file; empty if it concerns none.
+    pub file: String,
+    /// The line in it, from 1; 0 if it concerns none.
+    pub line: u64,
+    /// The entry.
+    pub index: Option<u64>,
+    /// What is wrong.
+    pub flaw: Flaw,
+}
+
+impl Finding {
+    /// About an entry that was handed out by [`Verifier::line`].
+    pub const fn of_entry(entry: &Entry<'_>, flaw: Flaw) -> Self {
+        Self { file: String::new(), line: 0, index: Some(entry.index), flaw }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.file.is_empty() {
+            f.write_str(&self.file)?;
+            if self.line > 0 {
+                write!(f, ", line {}", self.line)?;
+            }
+            if let Some(index) = self.index {
+                write!(f, " (entry {index})")?;
+            }
+            f.write_str(": ")?;
+        } else if let Some(index) = self.index {
+            write!(f, "entry {index}: ")?;
+        }
+        self.flaw.fmt(f)
+    }
+}
+
+/// A place where the writer was interrupted. What it had not finished was never acknowledged; the entry behind it says so.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Interruption {
+    /// The file.
+    pub file: String,
+    /// The line of the entry that accounts for it.
+    pub line: u64,
+    /// That entry.
+    pub index: u64,
+    /// How many bytes are no entries.
+    pub bytes: u64,
+}
+
+/// What was proven: entries `first` to `signed` are those that were written, all of them, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Proven {
+    /// The cluster, as checkpoints say it.
+    pub cluster: String,
+    /// The log.
+    pub log: Option<Uuid>,
+    /// How many entries.
+    pub entries: u64,
+    /// The first one.
+    pub first: Option<u64>,
+    /// The file and line where the chain begins.
+    pub begins: Option<(String, u64)>,
+    /// The newest entry.
+    pub head: Option<ChainHead>,
+    /// How many of them are checkpoints.
+    pub checkpoints: u64,
+    /// The newest checkpoint: nothing up to there can have been changed without the key.
+    pub signed: Option<ChainHead>,
+    /// When it was written.
+    pub signed_at: Option<Timestamp>,
+    /// Entries behind it: that they are in order is shown, that none was cut off behind them, or that they were not all
+    /// replaced, is not.
+    pub unsigned: u64,
+    /// Lines before the chain begins, of a version without one: nothing is known of them.
+    pub unchained: u64,
+    /// The lines that retention removed, according to the log: entries before this one.
+    pub removed_before: u64,
+    /// How often the writer was interrupted.
+    pub interrupted: u64,
+    /// Where; not all if they are many.
+    pub interruptions: Vec<Interruption>,
+}
+
+/// Bytes between entries.
+#[derive(Clone, Debug)]
+struct Gap {
+    bytes: u64,
+    digest: Hasher,
+    file: String,
+    line: u64,
+}
+
+/// An entry that must be there.
+#[derive(Clone, Debug)]
+struct Known {
+    head: ChainHead,
+    log: Option<Uuid>,
+    how: String,
+    seen: bool,
+}
+
+/// Checks the lines of a log as they come.
+///
+/// Feed it every line of every file in order; the first thing that is wrong ends it.
+#[derive(Clone, Debug)]
+pub struct Verifier {
+    keys: Vec<CheckpointKey>,
+    known: Vec<Known>,
+    anywhere: bool,
+    chain: Option<Chain>,
+    gap: Option<Gap>,
+    file: String,
+    line: u64,
+    proven: Proven,
+}
+
+#[derive(Deserialize)]
+struct OwnFields<'a> {
+    #[serde(borrow)]
+    code: Cow<'a, str>,
+    #[serde(default)]
+    bytes: Option<u64>,
+    #[serde(default)]
+    sha256: Option<Digest>,
+    #[serde(default)]
+    first: Option<u64>,
+}
+
+impl Verifier {
+    /// One that believes the checkpoints of these keys.
+    pub fn new(keys: impl Into<Vec<CheckpointKey>>) -> Self {
+        Self {
+            keys: keys.into(),
+            known: Vec::new(),
+            anywhere: false,
+            chain: None,
+            gap: None,
+            file: String::new(),
+            line: 0,
+            proven: Proven::default(),
+        }
+    }
+
+    /// This entry exists, if its log is the one that is read; `how` says from where that is known, behind "which was". With a
+    /// log that is another one, the log is missing.
+    pub fn expect(&mut self, log: Option<Uuid>, head: ChainHead, how: impl Into<String>) {
+        self.known.push(Known { head, log, how: how.into(), seen: false });
+    }
+
+    /// The log may begin at any checkpoint: what was before is not looked at.
+    pub const fn begin_anywhere(&mut self) {
+        self.anywhere = true;
+    }
+
+    /// The next file begins.
+    pub fn file(&mut self, name: impl Into<String>) {
+        self.file = name.into();
+        self.line = 0;
+    }
+
+    /// Says of something that is wrong with the line that was read last where that is.
+    #[must_use]
+    pub fn placed(&self, finding: Finding) -> Finding {
+        Finding { file: self.file.clone(), line: self.line, ..finding }
+    }
+
+    fn found(&self, index: Option<u64>, flaw: Flaw) -> Finding {
+        Finding { file: self.file.clone(), line: self.line, index, flaw }
+    }
+
+    /// The next line, without its newline; all of it but the last of a file end with one.
+    ///
+    /// # Errors
+    /// [`Finding`]: what is wrong with it. Nothing more can be said of what follows.
+    pub fn line<'a>(&mut self, line: &'a [u8]) -> Result<Option<Entry<'a>>, Finding> {
+        self.line += 1;
+        let entry = Entry::parse(line);
+        let Some(before) = self.chain else {
+            return match entry {
+                Some(entry) => self.begin(&entry).map(|()| Some(entry)),
+                None => {
+                    self.proven.unchained += 1;
+                    Ok(None)
+                }
+            };
+        };
+        let Some(entry) = entry else {
+            self.foreign(line, true);
+            return Ok(None);
+        };
+        let (index, expected) = (entry.index, before.next_index());
+        let flaw = if index == 0 && expected > 0 && self.is_a_beginning(&entry) {
+            Some(Flaw::Restarted)
+        } else if index > expected {
+            Some(Flaw::Missing { from: expected, to: index - 1 })
+        } else if index < expected {
+            Some(Flaw::Order { index, expected })
+        } else if !entry.follows(&before.digest()) {
+            Some(Flaw::Changed)
+        } else {
+            None
+        };
+        // What stands before is wrong first, unless this entry says why.
+        if flaw.is_some()
+            && let Some(gap) = self.gap.take()
+        {
+            return Err(foreign(gap));
+        }
+        if let Some(flaw) = flaw {
+            return Err(self.found(Some(index), flaw));
+        }
+        self.accept(&entry, before.digest())?;
+        Ok(Some(entry))
+    }
+
+    /// The next line is longer than any that a log has.
+    pub fn too_long(mut self) -> Finding {
+        self.line += 1;
+        self.found(None, Flaw::TooLong)
+    }
+
+    /// What follows the last newline of the file. An entry of a later file may account for it.
+    pub fn rest(&mut self, rest: &[u8]) {
+        if !rest.is_empty() {
+            self.line += 1;
+            if self.chain.is_some() {
+                self.foreign(rest, false);
+            } else {
+                self.proven.unchained += 1;
+            }
+        }
+    }
+
+    fn foreign(&mut self, bytes: &[u8], newline: bool) {
+        let gap = self.gap.get_or_insert_with(|| Gap {
+            bytes: 0,
+            digest: Hasher::new(),
+            file: self.file.clone(),
+            line: self.line,
+        });
+        gap.digest.update(bytes);
+        if newline {
+            gap.digest.update(b"\n");
+        }
+        gap.bytes += bytes.len() as u64 + u64::from(newline);
+    }
+
+    fn is_a_beginning(&self, entry: &Entry<'_>) -> bool {
+        entry.follows(&Digest::ZERO)
+            && Checkpoint::parse(entry).is_some()
+            && self.keys.iter().any(|key| Checkpoint::is_signed_by(entry, key))
+    }
+
+    fn begin(&mut self, entry: &Entry<'_>) -> Result<(), Finding> {
+        let index = entry.index;
+        let before = if index == 0 {
+            Digest::ZERO
+        } else {
+            // Only a checkpoint says itself what it follows, and can be believed.
+            match Checkpoint::parse(entry) {
+                Some(checkpoint) => checkpoint.before,
+                None => return Err(self.found(Some(index), Flaw::Beginning { index })),
+            }
+        };
+        if !entry.follows(&before) {
+            return Err(self.found(Some(index), Flaw::Changed));
+        }
+        self.proven.first = Some(index);
+        self.proven.begins = Some((self.file.clone(), self.line));
+        self.accept(entry, before)
+    }
+
+    fn accept(&mut self, entry: &Entry<'_>, before: Digest) -> Result<(), Finding> {
+        let index = entry.index;
+        let own = entry.body.windows(OWN.len()).any(|window| window == OWN);
+        let own: Option<OwnFields<'_>> = own.then(|| serde_json::from_slice(entry.line).ok()).flatten();
+        let code = own.as_ref().map(|own| &*own.code);
+        if let Some(gap) = self.gap.take() {
+            let accounted = code == Some(EventKind::AuditRecovered.code())
+                && own.as_ref().is_some_and(|own| {
+                    own.bytes == Some(gap.bytes) && own.sha256 == Some(gap.digest.clone().finish())
+                });
+            if !accounted {
+                return Err(foreign(gap));
+            }
+            self.proven.interrupted += 1;
+            if self.proven.interruptions.len() < MAX_DESCRIBED {
+                let (file, line) = (self.file.clone(), self.line);
+                self.proven.interruptions.push(Interruption { file, line, index, bytes: gap.bytes });
+            }
+        } else if code == Some(EventKind::AuditRecovered.code())
+            && own.as_ref().is_some_and(|own| own.bytes.is_some_and(|bytes| bytes > 0))
+        {
+            // What it accounts for is not there any more.
+            return Err(self.found(Some(index), Flaw::Changed));
+        }
+        if code == Some(EventKind::AuditCheckpoint.code()) {
+            self.checkpoint(entry, before)?;
+        } else {
+            self.proven.unsigned += 1;
+        }
+        if code == Some(EventKind::AuditRetention.code())
+            && let Some(first) = own.as_ref().and_then(|own| own.first)
+        {
+            self.proven.removed_before = self.proven.removed_before.max(first);
+        }
+        for known in self.known.iter_mut().filter(|known| known.head.index == index) {
+            let of_this = known.log.is_none() || self.proven.log.is_none() || known.log == self.proven.log;
+            if of_this && known.head.digest != entry.digest {
+                let flaw = Flaw::Different { index, known: known.how.clone() };
+                return Err(self.found(Some(index), flaw));
+            }
+            known.seen |= known.head.digest == entry.digest;
+        }
+        self.proven.entries += 1;
+        self.proven.head = Some(entry.head());
+        self.chain = Some(Chain::after(entry.head()));
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, entry: &Entry<'_>, before: Digest) -> Result<(), Finding> {
+        let index = Some(entry.index);
+        let Some(checkpoint) = Checkpoint::parse(entry) else {
+            return Err(self.found(index, Flaw::CheckpointForm));
+        };
+        let Some(key) = self.keys.iter().find(|key| key.id().to_string() == checkpoint.key) else {
+            return Err(self.found(index, Flaw::CheckpointKey { key: checkpoint.key }));
+        };
+        if !Checkpoint::is_signed_by(entry, key) {
+            return Err(self.found(index, Flaw::CheckpointSignature));
+        }
+        if checkpoint.before != before {
+            return Err(self.found(index, Flaw::CheckpointHead));
+        }
+        let other_log = self.proven.log.is_some_and(|log| log != checkpoint.log);
+        if other_log || (self.proven.log.is_some() && self.proven.cluster != checkpoint.cluster) {
+            let flaw = Flaw::CheckpointLog { log: checkpoint.log, cluster: checkpoint.cluster };
+            return Err(self.found(index, flaw));
+        }
+        self.proven.log = Some(checkpoint.log);
+        self.proven.cluster = checkpoint.cluster;
+        self.proven.checkpoints += 1;
+        self.proven.signed = Some(entry.head());
+        self.proven.signed_at = Some(checkpoint.time);
+        self.proven.unsigned = 0;
+        Ok(())
+    }
+
+    /// Nothing follows.
+    ///
+    /// # Errors
+    /// [`Finding`]: what can be known only at the end.
+    pub fn finish(mut self) -> Result<Proven, Finding> {
+        if let Some(gap) = self.gap.take() {
+            let at_the_end = gap.file == self.file && gap.line == self.line;
+            let Finding { file, line, index, .. } = foreign(gap.clone());
+            let flaw =
+                if at_the_end { Flaw::Torn { bytes: gap.bytes } } else { Flaw::Foreign { bytes: gap.bytes } };
+            return Err(Finding { file, line, index, flaw });
+        }
+        let head = self.proven.head;
+        for known in self.known.iter().filter(|known| !known.seen) {
+            let of_this = known.log.is_none() || known.log == self.proven.log;
+            let index = known.head.index;
+            let flaw = match (known.log, head) {
+                (Some(log), _) if !of_this => Flaw::OtherLog { log, index },
+                // Removed by retention, as far as that is in order.
+                (_, Some(_)) if self.proven.first.is_some_and(|first| index < first) => continue,
+                _ => Flaw::Cut { index, known: known.how.clone() },
+            };
+            return Err(self.found(None, flaw));
+        }
+        if let Some(first) = self.proven.first
+            && first > self.proven.removed_before
+            && !self.anywhere
+        {
+            let (file, line) = self.proven.begins.clone().unwrap_or_default();
+            let flaw = Flaw::Beginning { index: first };
+            return Err(Finding { file, line, index: Some(first), flaw });
+        }
+        if self.proven.entries > 0 && self.proven.checkpoints == 0 {
+            return Err(Finding { file: String::new(), line: 0, index: None, flaw: Flaw::Unsigned });
+        }
+        Ok(self.proven)
+    }
+}
+
+fn foreign(gap: Gap) -> Finding {
+    Finding { file: gap.file, line: gap.line, index: None, flaw: Flaw::Foreign { bytes: gap.bytes } }
+}

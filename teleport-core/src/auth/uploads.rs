@@ -1,0 +1,370 @@
+//! Recordings whose end has not arrived: since when nothing was heard of them, and what becomes of those whose node is lost.
+//!
+//! ```text
+//!            no sign of the host, no part                the host was removed, or 30 days
+//!   open ──────────── 100 s ───────────▶ abandoned ──────────────────────────────────────▶ complete, for good
+//!     └──────────── the host completes it ─────┴──▶ complete
+//! ```
+//!
+//! An abandoned recording can be listed and played, its session has an end in the audit log, and its node may still deliver the rest:
+//! nothing that a node kept is refused because it was away. Only when that cannot happen any more the recording is closed as it is.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::context::OpContext;
+use super::{AuthService, Caller, Inner, bound, eviction, tails};
+use crate::api::{ApiError, ApiResult};
+use crate::audit::{AuditEvent, AuditQuery, EventKind};
+use crate::clock::Timestamp;
+use crate::id::{HostId, NodeName, OsLogin, SessionId, UserName};
+use crate::recording::{Completion, RecordingError, RecordingInfo, RecordingMeta};
+use crate::resource::Node;
+use crate::storage::{Condition, Record, Stored};
+
+/// How long nothing may be heard of a host and of its recording before it counts as lost. With [`SWEEP_EVERY`] less than two minutes,
+/// and longer than the pause between two signs of life.
+const ABANDONED_AFTER: Duration = Duration::from_secs(100);
+/// How often whoever runs the service should call [`LostUploads::sweep`].
+pub const SWEEP_EVERY: Duration = Duration::from_secs(10);
+/// How exactly it is known when something was last heard of a recording: not each piece of it is worth a write.
+const HEARD_EVERY: Duration = Duration::from_secs(20);
+/// How long one service may take to say that a recording is abandoned, before another one does.
+const CLAIM: Duration = Duration::from_secs(60);
+/// Recordings of which is remembered when something was heard; what was forgotten is written again.
+const MAX_REMEMBERED: usize = 16_384;
+
+/// A recording whose end has not arrived.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Upload {
+    session: SessionId,
+    host_id: HostId,
+    host_name: NodeName,
+    user: UserName,
+    login: OsLogin,
+    started: Timestamp,
+    /// When something of it came last, to [`HEARD_EVERY`].
+    heard: Timestamp,
+    /// Until when a service is about to say that it is abandoned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    claimed: Option<Timestamp>,
+    /// Since when it is abandoned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    abandoned: Option<Timestamp>,
+}
+
+impl Record for Upload {
+    const COLLECTION: &'static str = "recording-uploads";
+
+    fn key(&self) -> String {
+        self.session.to_string()
+    }
+}
+
+/// When something was last heard of recordings, so that not each piece is a write.
+#[derive(Debug, Default)]
+pub(super) struct Heard(Mutex<HashMap<SessionId, Timestamp>>);
+
+impl Heard {
+    /// Whether that something was heard now is worth a write.
+    fn is_news(&self, session: SessionId, now: Timestamp) -> bool {
+        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if heard.get(&session).is_some_and(|at| now.saturating_since(*at) < HEARD_EVERY && *at <= now) {
+            return false;
+        }
+        if heard.len() >= MAX_REMEMBERED {
+            heard.clear();
+        }
+        heard.insert(session, now);
+        true
+    }
+
+    fn forget(&self, session: SessionId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&session);
+    }
+}
+
+/// A recording begins.
+pub(super) async fn begin(call: &OpContext<'_>, meta: &RecordingMeta) -> ApiResult<()> {
+    let upload = Upload {
+        session: meta.session,
+        host_id: meta.host_id,
+        host_name: meta.host_name.clone(),
+        user: meta.user.clone(),
+        login: meta.login.clone(),
+        started: meta.started,
+        heard: call.now,
+        claimed: None,
+        abandoned: None,
+    };
+    match call.auth.uploads.create(&upload).await {
+        Err(error) if error.is_conflict() => heard(call, meta.session).await,
+        outcome => {
+            outcome?;
+            call.auth.heard.is_news(meta.session, call.now);
+            Ok(())
+        }
+    }
+}
+
+/// Something of a recording came.
+pub(super) async fn heard(call: &OpContext<'_>, session: SessionId) -> ApiResult<()> {
+    if !call.auth.heard.is_news(session, call.now) {
+        return Ok(());
+    }
+    let Some(Stored { mut record, revision, .. }) = call.auth.uploads.get(&session.to_string()).await? else {
+        return Ok(());
+    };
+    record.heard = record.heard.max(call.now);
+    match call.auth.uploads.update(&record, revision).await {
+        // Somebody else heard of it, or completed it.
+        Err(error) if error.is_conflict() => Ok(()),
+        outcome => Ok(outcome.map(drop)?),
+    }
+}
+
+/// A recording is complete, or gone.
+pub(super) async fn end(auth: &Inner, session: SessionId) -> ApiResult<()> {
+    auth.heard.forget(session);
+    auth.uploads.delete(&session.to_string()).await?;
+    tails::drop_all(auth, session).await
+}
+
+/// Marks those whose node is lost.
+pub(super) async fn mark(auth: &Inner, listed: &mut [RecordingInfo]) -> ApiResult<()> {
+    for info in listed.iter_mut().filter(|info| info.completed.is_none()) {
+        let upload = auth.uploads.get(&info.meta.session.to_string()).await?;
+        info.abandoned = upload.is_some_and(|upload| upload.record.abandoned.is_some());
+    }
+    Ok(())
+}
+
+/// What is known of a recording's host.
+#[derive(Clone, Copy, Debug, Default)]
+struct Host {
+    last_seen: Option<Timestamp>,
+    evicted: bool,
+}
+
+/// What becomes of a recording whose end has not arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Its node is lost.
+    Abandon,
+    /// Nothing of it comes any more.
+    Close,
+    Wait,
+}
+
+/// Decides about a recording at `now`. The service has listened since `since`: what was said before that it cannot have heard.
+fn decide(upload: &Upload, host: Host, since: Timestamp, give_up: Duration, now: Timestamp) -> Verdict {
+    let last = host.last_seen.unwrap_or_default().max(upload.heard).max(since);
+    let hopeless = host.evicted || now >= upload.heard.max(since).saturating_add(give_up);
+    match upload.abandoned {
+        Some(_) if hopeless => Verdict::Close,
+        Some(_) => Verdict::Wait,
+        None if hopeless || now >= last.saturating_add(ABANDONED_AFTER) => Verdict::Abandon,
+        None => Verdict::Wait,
+    }
+}
+
+/// Looks after recordings whose node is lost.
+#[derive(Debug)]
+pub struct LostUploads {
+    auth: AuthService,
+    since: Timestamp,
+}
+
+impl AuthService {
+    /// Looks after recordings whose node is lost, from now on: what was not heard before this is held against nobody.
+    pub fn lost_uploads(&self) -> LostUploads {
+        LostUploads { auth: self.clone(), since: self.0.ports.clock.now() }
+    }
+}
+
+impl LostUploads {
+    /// One round. To be called every [`SWEEP_EVERY`], by each of the services that share a backend: what is done is done once.
+    /// One recording that fails does not keep others from being looked at. Cancel safe.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::Unavailable`](crate::api::ApiErrorKind::Unavailable) if nothing could be looked at.
+    pub async fn sweep(&self) -> ApiResult<()> {
+        let auth = &*self.auth.0;
+        let call = OpContext::new(auth, &Caller::LocalAdmin);
+        for stored in auth.uploads.list().await? {
+            let session = stored.record.session;
+            if let Err(error) = self.look_at(&call, stored).await {
+                tracing::error!(%session, error = &error as &dyn std::error::Error, "a recording whose node may be lost cannot be dealt with now");
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_at(&self, call: &OpContext<'_>, stored: Stored<Upload>) -> ApiResult<()> {
+        let auth = call.auth;
+        let upload = &stored.record;
+        let key = auth.nodes.key(&upload.host_id.to_string())?;
+        let node = auth.ports.backend.get(&key).await?;
+        let host = Host {
+            last_seen: node.map(|item| Node::seen_at(item.expires)),
+            evicted: eviction::is_evicted(auth, upload.host_id).await?,
+        };
+        match decide(upload, host, self.since, auth.config.recordings.max_age, call.now) {
+            Verdict::Abandon => abandon(call, stored).await,
+            Verdict::Close => close(call, upload.session).await,
+            Verdict::Wait => Ok(()),
+        }
+    }
+}
+
+/// Says in the audit log and in the list that the rest of a recording is missing.
+async fn abandon(call: &OpContext<'_>, Stored { mut record, revision, .. }: Stored<Upload>) -> ApiResult<()> {
+    let (auth, session) = (call.auth, record.session);
+    if record.claimed.is_some_and(|until| call.now < until) {
+        return Ok(());
+    }
+    record.claimed = Some(call.now.saturating_add(CLAIM));
+    let revision = match auth.uploads.write(&record, Condition::Is(revision)).await {
+        // Another service does it, or the node is back.
+        Err(error) if error.is_conflict() => return Ok(()),
+        outcome => outcome?,
+    };
+    let parts = match auth.ports.recordings.info(session).await {
+        // Its end, or that it was removed, was not noted down here.
+        Ok(info) if info.completed.is_some() => return end(auth, session).await,
+        Err(RecordingError::NotFound) => return end(auth, session).await,
+        Ok(_) => auth.ports.recordings.parts(session).await.map_err(ApiError::unavailable)?,
+        Err(error) => return Err(ApiError::unavailable(error)),
+    };
+    let event = |kind| {
+        AuditEvent::new(kind)
+            .user(&record.user)
+            .login(&record.login)
+            .session(session)
+            .server(record.host_id, &record.host_name)
+    };
+    let mut events = vec![event(EventKind::SessionUpload).field("parts", parts).field("abandoned", true)];
+    if !has_ended(call, session, record.started).await? {
+        let end = event(EventKind::SessionEnd)
+            .field("reason", "the node was lost before the end of the session")
+            .field("exit_reason", "disconnected")
+            .field("session_start", record.started.to_string());
+        events.insert(0, end);
+    }
+    call.audit(events).await?;
+    tracing::warn!(%session, host = %record.host_name, "the node of a recording is lost: what is here of it can be played, the rest is taken when it comes");
+    record.claimed = None;
+    record.abandoned = Some(call.now);
+    match auth.uploads.write(&record, Condition::Is(revision)).await {
+        // Completed meanwhile.
+        Err(error) if error.is_conflict() => Ok(()),
+        outcome => Ok(outcome.map(drop)?),
+    }
+}
+
+/// Whether a node that was interrupted tells of an end that is known. It tells of each alone.
+pub(super) async fn is_known_end(call: &OpContext<'_>, event: &AuditEvent) -> ApiResult<bool> {
+    let recovered = event.fields.get("recovered").is_some_and(|value| *value == true);
+    let Some(session) = event.sid.filter(|_| recovered && event.code == EventKind::SessionEnd) else {
+        return Ok(false);
+    };
+    has_ended(call, session, call.now.saturating_sub(call.auth.config.recordings.max_age)).await
+}
+
+/// Whether the end of a session that began at `started` or later is in the audit log.
+async fn has_ended(call: &OpContext<'_>, session: SessionId, started: Timestamp) -> ApiResult<bool> {
+    let mut query = AuditQuery {
+        events: vec![EventKind::SessionEnd.name().to_owned()],
+        session: Some(session.to_string()),
+        from: Some(started.saturating_sub(call.auth.config.recordings.max_ahead)),
+        limit: 1,
+        ..AuditQuery::default()
+    };
+    loop {
+        let page = call.auth.ports.audit.search(query.clone()).await?;
+        match page.next {
+            _ if !page.events.is_empty() => return Ok(true),
+            None => return Ok(false),
+            next => query.after = next,
+        }
+    }
+}
+
+/// Completes an abandoned recording as it is.
+async fn close(call: &OpContext<'_>, session: SessionId) -> ApiResult<()> {
+    let store = &call.auth.ports.recordings;
+    let parts = match tails::keep(call.auth, session).await {
+        Ok(parts) => parts,
+        Err(tails::KeepError::Store(RecordingError::NotFound)) => return end(call.auth, session).await,
+        Err(tails::KeepError::Store(error)) => return Err(ApiError::unavailable(error)),
+        Err(tails::KeepError::Api(error)) => return Err(error),
+    };
+    let completion = Completion { abandoned: true, ..Completion::new(parts, call.now) };
+    store.complete(session, &completion).await.map_err(ApiError::unavailable)?;
+    tracing::warn!(%session, "an abandoned recording is closed as it is");
+    let info = store.info(session).await.map_err(ApiError::unavailable)?;
+    let digest = bound::digest(call, session).await.map_err(ApiError::unavailable)?;
+    let event = AuditEvent::new(EventKind::SessionUpload)
+        .user(&info.meta.user)
+        .login(&info.meta.login)
+        .session(session)
+        .server(info.meta.host_id, &info.meta.host_name)
+        .field("parts", parts)
+        .field("abandoned", true)
+        .field("sha256", digest.to_string());
+    call.audit(vec![event]).await?;
+    end(call.auth, session).await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use super::*;
+
+    #[test]
+    fn what_becomes_of_a_recording_whose_end_has_not_arrived() {
+        let at = Timestamp::from_unix_secs;
+        let day = 86_400;
+        // heard, abandoned, last seen, evicted, since, now
+        for (heard, abandoned, seen, evicted, since, now, expected) in [
+            (1000, None, Some(1000), false, 0, 1099, Verdict::Wait),
+            (1000, None, Some(1000), false, 0, 1100, Verdict::Abandon),
+            // Either sign of life suffices.
+            (1000, None, Some(1050), false, 0, 1149, Verdict::Wait),
+            (1050, None, Some(1000), false, 0, 1149, Verdict::Wait),
+            (1050, None, Some(1000), false, 0, 1150, Verdict::Abandon),
+            // A node that nobody lists, and one that was removed.
+            (1000, None, None, false, 0, 1100, Verdict::Abandon),
+            (1000, None, Some(1000), true, 0, 1001, Verdict::Abandon),
+            // A service that has just begun to listen has heard nobody.
+            (1000, None, Some(1000), false, 5000, 5099, Verdict::Wait),
+            (1000, None, Some(1000), false, 5000, 5100, Verdict::Abandon),
+            // What was abandoned waits for its node, and not for ever.
+            (1000, Some(1100), None, false, 0, 1000 + 30 * day - 1, Verdict::Wait),
+            (1000, Some(1100), None, false, 0, 1000 + 30 * day, Verdict::Close),
+            (1000, Some(1100), None, true, 0, 1101, Verdict::Close),
+            // A host that lives and does not deliver.
+            (1000, None, Some(1000 + 30 * day), false, 0, 1000 + 30 * day, Verdict::Abandon),
+        ] {
+            let upload = Upload {
+                session: "6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f01".parse().unwrap(),
+                host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
+                host_name: "web-1".parse().unwrap(),
+                user: "alice".parse().unwrap(),
+                login: "root".parse().unwrap(),
+                started: at(900),
+                heard: at(heard),
+                claimed: None,
+                abandoned: abandoned.map(at),
+            };
+            let host = Host { last_seen: seen.map(at), evicted };
+            let give_up = Duration::from_secs(30 * day);
+            let verdict = decide(&upload, host, at(since), give_up, at(now));
+            assert_eq!(verdict, expected, "{heard} {abandoned:?} {seen:?} {evicted} {since} {now}");
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! Recordings on their way: what is streamed, what is abandoned, what does not fit.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use teleport_core::api::{
+    AdminApi, ApiErrorKind, ApiResult, AuditApi, PresenceApi, RecordingApi, RecordingQuery,
+};
+use teleport_core::audit::{AuditEvent, EventKind};
+use teleport_core::auth::{AuthHandle, Caller};
+use teleport_core::cert::{HostIdentity, Identity};
+use teleport_core::id::{HostRole, SessionId};
+use teleport_core::label::Labels;
+use teleport_core::recording::{MAX_PART_LEN, RecordingInfo, RecordingMeta};
+use teleport_core::resource::NodeRecord;
+
+use crate::cluster::Cluster;
+
+const PART: u64 = MAX_PART_LEN as u64;
+
+fn meta(cluster: &Cluster, host: &HostIdentity) -> RecordingMeta {
+    RecordingMeta {
+        session: SessionId::from_uuid(uuid::Uuid::from_u64_pair(0x1234_5678_4000_8000, cluster.unique())),
+        cluster: host.cluster.clone(),
+        host_id: host.host_id,
+        host_name: host.name.clone(),
+        user: "alice".parse().unwrap(),
+        login: "root".parse().unwrap(),
+        started: cluster.now(),
+        command: None,
+        terminal: None,
+    }
+}
+
+fn node(cluster: &Cluster) -> (HostIdentity, AuthHandle) {
+    let mut host = cluster.host("web-1", HostRole::Node);
+    host.expires = cluster.now().saturating_add(Duration::from_secs(60 * 86_400));
+    let api = cluster.as_host(&host);
+    (host, api)
+}
+
+async fn announce(api: &AuthHandle, host: &HostIdentity) {
+    let record = NodeRecord {
+        host_id: host.host_id,
+        name: host.name.clone(),
+        address: "192.0.2.7:3022".to_owned(),
+        labels: Labels::default(),
+        version: "1".to_owned(),
+    };
+    api.announce_node(record).await.unwrap();
+}
+
+fn bytes(fill: u8, len: usize) -> Bytes {
+    vec![fill; len].into()
+}
+
+async fn content(cluster: &Cluster, session: SessionId) -> Vec<u8> {
+    let mut all = Vec::new();
+    loop {
+        let piece = cluster.admin().read_recording(session, all.len() as u64).await.unwrap();
+        if piece.is_empty() {
+            return all;
+        }
+        all.extend_from_slice(&piece);
+    }
+}
+
+async fn listed(cluster: &Cluster, session: SessionId) -> RecordingInfo {
+    let query =
+        RecordingQuery { from: Some(teleport_core::clock::Timestamp::EPOCH), ..RecordingQuery::default() };
+    let all = cluster.admin().recordings(query).await.unwrap();
+    all.into_iter().find(|info| info.meta.session == session).unwrap()
+}
+
+async fn stored_pieces(cluster: &Cluster) -> usize {
+    use teleport_core::storage::{BackendExt, Prefix};
+    cluster.backend.list(&Prefix::new("recording-tails").unwrap()).await.unwrap().len()
+}
+
+fn conflict(outcome: ApiResult<()>) {
+    assert_eq!(outcome.unwrap_err().kind(), ApiErrorKind::Conflict);
+}
+
+#[tokio::test]
+async fn what_is_streamed_is_there_at_once_and_becomes_a_part() {
+    let cluster = Cluster::new().await;
+    let (host, api) = node(&cluster);
+    let one = meta(&cluster, &host);
+    let session = one.session;
+    api.create_recording(one.clone()).await.unwrap();
+    api.stream_recording(session, 0, bytes(1, 10)).await.unwrap();
+    api.stream_recording(session, 10, bytes(2, 5)).await.unwrap();
+    // The answer was lost.
+    api.stream_recording(session, 10, bytes(2, 5)).await.unwrap();
+    let expected = [vec![1; 10], vec![2; 5]].concat();
+    assert_eq!(content(&cluster, session).await, expected);
+    assert_eq!(api.recording_parts(session).await.unwrap(), 0, "no part is whole");
+
+    // Another service goes on where this one was, and back.
+    let other = cluster.second().acting_as(Caller::Identity(Identity::Host(host.clone()), None));
+    other.stream_recording(session, 15, bytes(3, 5)).await.unwrap();
+    api.stream_recording(session, 20, bytes(4, 5)).await.unwrap();
+    other.stream_recording(session, 25, bytes(5, 5)).await.unwrap();
+    assert_eq!(content(&cluster, session).await.len(), 30);
+
+    // Sealed: who has the storage reads nothing.
+    for item in {
+        use teleport_core::storage::{BackendExt, Prefix};
+        cluster.backend.list(&Prefix::new("recording-tails").unwrap()).await.unwrap()
+    } {
+        let plain = |fill: u8| item.value.windows(5).any(|piece| piece == [fill; 5]);
+        assert!(!(1..=5).any(plain), "{}", item.key);
+    }
+
+    // The whole part replaces the pieces; what is sent late changes nothing.
+    api.put_recording_part(session, 0, bytes(9, MAX_PART_LEN)).await.unwrap();
+    assert_eq!(stored_pieces(&cluster).await, 0);
+    api.stream_recording(session, 30, bytes(6, 5)).await.unwrap();
+    assert_eq!(stored_pieces(&cluster).await, 0);
+    other.stream_recording(session, 30, bytes(6, 5)).await.unwrap();
+    assert_eq!(content(&cluster, session).await, vec![9; MAX_PART_LEN]);
+    other.stream_recording(session, PART, bytes(7, 3)).await.unwrap();
+    assert_eq!(content(&cluster, session).await.len(), MAX_PART_LEN + 3);
+    api.put_recording_part(session, 1, bytes(7, 4)).await.unwrap();
+    api.complete_recording(session, 2).await.unwrap();
+    assert_eq!(stored_pieces(&cluster).await, 0);
+    assert_eq!(content(&cluster, session).await.len(), MAX_PART_LEN + 4);
+    conflict(api.stream_recording(session, 2 * PART, bytes(8, 1)).await);
+}
+
+/// Row H3: nobody writes into recordings of others, and what does not fit is refused and written down, once for a recording.
+#[tokio::test]
+async fn h3_parts_that_do_not_fit_are_refused_and_audited() {
+    let cluster = Cluster::new().await;
+    let (host, api) = node(&cluster);
+    let (_, neighbour) = node(&cluster);
+    type Try = (&'static str, ApiErrorKind, u32, u64);
+    for (what, kind, part, position) in [
+        ("another part with this number", ApiErrorKind::Conflict, 0, u64::MAX),
+        ("a piece with a gap before it", ApiErrorKind::Conflict, u32::MAX, PART + 100),
+        ("a piece of a part that is far away", ApiErrorKind::Conflict, u32::MAX, 7 * PART),
+        ("other bytes than were streamed", ApiErrorKind::Conflict, u32::MAX, PART),
+    ] as [Try; 4]
+    {
+        let one = meta(&cluster, &host);
+        let session = one.session;
+        api.create_recording(one).await.unwrap();
+        api.put_recording_part(session, 0, bytes(1, MAX_PART_LEN)).await.unwrap();
+        api.stream_recording(session, PART, bytes(1, 10)).await.unwrap();
+        let before = cluster.audit.count(EventKind::SessionUploadFailure);
+        for _ in 0..3 {
+            let outcome = match part {
+                u32::MAX => api.stream_recording(session, position, bytes(2, 10)).await,
+                part => api.put_recording_part(session, part, bytes(2, MAX_PART_LEN)).await,
+            };
+            assert_eq!(outcome.unwrap_err().kind(), kind, "{what}");
+        }
+        assert_eq!(cluster.audit.count(EventKind::SessionUploadFailure), before + 1, "{what}");
+        let event = cluster.audit.last(EventKind::SessionUploadFailure).unwrap();
+        assert_eq!((event.sid, event.server_id), (Some(session), Some(host.host_id)), "{what}");
+        assert_eq!(
+            content(&cluster, session).await,
+            vec![1; MAX_PART_LEN + 10],
+            "{what}: nothing has changed"
+        );
+        // A part is skipped, and then there is no end.
+        api.put_recording_part(session, 2, bytes(3, 10)).await.unwrap();
+        conflict(api.complete_recording(session, 3).await);
+        assert!(listed(&cluster, session).await.completed.is_none());
+    }
+    // Too long, empty, or of nobody.
+    let one = meta(&cluster, &host);
+    let session = one.session;
+    api.create_recording(one.clone()).await.unwrap();
+    for (position, len) in [(0, 0), (0, (256 << 10) + 1), (PART - 1, 2), (u64::MAX, 1)] {
+        let error = api.stream_recording(session, position, bytes(1, len)).await.unwrap_err();
+        assert_eq!(error.kind(), ApiErrorKind::Invalid, "{position} {len}");
+    }
+    let denied = cluster.audit.count(EventKind::ApiDenied);
+    let error = neighbour.stream_recording(session, 0, bytes(1, 1)).await.unwrap_err();
+    assert_eq!(error.kind(), ApiErrorKind::Denied);
+    assert_eq!(neighbour.create_recording(one.clone()).await.unwrap_err().kind(), ApiErrorKind::Denied);
+    assert_eq!(cluster.audit.count(EventKind::ApiDenied), denied + 2);
+    let unknown = meta(&cluster, &host).session;
+    assert_eq!(
+        api.stream_recording(unknown, 0, bytes(1, 1)).await.unwrap_err().kind(),
+        ApiErrorKind::NotFound
+    );
+    // Who takes an id that is in use hears that it is, and so does the audit log.
+    let (thief, as_thief) = node(&cluster);
+    let taken = RecordingMeta { host_id: thief.host_id, ..one };
+    let before = cluster.audit.count(EventKind::SessionUploadFailure);
+    conflict(as_thief.create_recording(taken).await);
+    assert_eq!(cluster.audit.count(EventKind::SessionUploadFailure), before + 1);
+    assert_eq!(stored_pieces(&cluster).await, 4, "one of each of the first four");
+}
+
+/// Row H3: the host's own words about who it is are not believed.
+#[tokio::test]
+async fn h3_who_recorded_it_is_said_by_the_certificate() {
+    let cluster = Cluster::new().await;
+    let (host, api) = node(&cluster);
+    let (other, _) = node(&cluster);
+    let forged = RecordingMeta { host_id: other.host_id, ..meta(&cluster, &host) };
+    assert_eq!(api.create_recording(forged).await.unwrap_err().kind(), ApiErrorKind::Denied);
+    let forged = RecordingMeta { cluster: "other.example".parse().unwrap(), ..meta(&cluster, &host) };
+    assert_eq!(api.create_recording(forged).await.unwrap_err().kind(), ApiErrorKind::Denied);
+    assert_eq!(cluster.audit.count(EventKind::ApiDenied), 2);
+    let named = RecordingMeta { host_name: "bank".parse().unwrap(), ..meta(&cluster, &host) };
+    api.create_recording(named.clone()).await.unwrap();
+    assert_eq!(listed(&cluster, named.session).await.meta.host_name, host.name);
+}
+
+/// Time passes, with a round of both services each ten seconds.
+async fn pass(cluster: &Cluster, services: &[teleport_core::auth::LostUploads], seconds: u64) {
+    for _ in 0..seconds / 10 {
+        cluster.clock.advance(Duration::from_secs(10));
+        let rounds = services.iter().map(|service| service.sweep());
+        for round in futures_util::future::join_all(rounds).await {
+            round.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_recording_whose_node_is_lost_is_abandoned_within_two_minutes_and_goes_on_when_it_is_back() {
+    let cluster = Cluster::new().await;
+    let (host, api) = node(&cluster);
+    announce(&api, &host).await;
+    let services = [cluster.auth.lost_uploads(), cluster.second().lost_uploads()];
+    let (lost, told, done) = (meta(&cluster, &host), meta(&cluster, &host), meta(&cluster, &host));
+    for meta in [&lost, &told, &done] {
+        api.create_recording(meta.clone()).await.unwrap();
+        api.put_recording_part(meta.session, 0, bytes(1, MAX_PART_LEN)).await.unwrap();
+    }
+    api.stream_recording(lost.session, PART, bytes(2, 10)).await.unwrap();
+    api.complete_recording(done.session, 1).await.unwrap();
+    let ended = AuditEvent::new(EventKind::SessionEnd).session(told.session).user("alice");
+    api.emit_events(vec![ended]).await.unwrap();
+    // As long as the host lives nothing is abandoned, however long nothing comes of its recordings.
+    for _ in 0..10 {
+        pass(&cluster, &services, 90).await;
+        api.keep_alive().await.unwrap();
+    }
+    let uploads = cluster.audit.count(EventKind::SessionUpload);
+    assert!(!listed(&cluster, lost.session).await.abandoned);
+    pass(&cluster, &services, 120).await;
+    for (meta, ends) in [(&lost, 1), (&told, 1), (&done, 0)] {
+        let events = cluster.audit.events();
+        let ended = events.iter().filter(|event| event.sid == Some(meta.session));
+        let ended: Vec<_> = ended.filter(|event| event.code == EventKind::SessionEnd).collect();
+        assert_eq!(ended.len(), ends);
+    }
+    assert_eq!(
+        cluster.audit.count(EventKind::SessionUpload),
+        uploads + 2,
+        "each once, by one of the services"
+    );
+    let end = cluster
+        .audit
+        .events()
+        .into_iter()
+        .find(|event| event.sid == Some(lost.session) && event.code == EventKind::SessionEnd);
+    let end = end.unwrap();
+    assert_eq!((end.user.as_deref(), end.server_id), (Some("alice"), Some(host.host_id)));
+    assert!(end.fields["reason"].as_str().unwrap().contains("the node was lost"));
+    let upload = cluster.audit.last(EventKind::SessionUpload).unwrap();
+    assert_eq!((&upload.fields["abandoned"], &upload.fields["parts"]), (&true.into(), &1.into()));
+    assert!(
+        listed(&cluster, lost.session).await.abandoned && !listed(&cluster, done.session).await.abandoned
+    );
+    assert_eq!(
+        content(&cluster, lost.session).await.len(),
+        MAX_PART_LEN + 10,
+        "what was acknowledged can be played"
+    );
+    pass(&cluster, &services, 600).await;
+    assert_eq!(cluster.audit.count(EventKind::SessionUpload), uploads + 2, "once for all");
+
+    // The node is back, and nothing that it kept is refused.
+    api.keep_alive().await.unwrap();
+    api.create_recording(lost.clone()).await.unwrap();
+    api.put_recording_part(lost.session, 1, bytes(2, 500)).await.unwrap();
+    api.complete_recording(lost.session, 2).await.unwrap();
+    let info = listed(&cluster, lost.session).await;
+    assert!(info.completed.is_some() && !info.abandoned);
+    assert_eq!(content(&cluster, lost.session).await.len(), MAX_PART_LEN + 500);
+    assert_eq!(cluster.audit.count(EventKind::SessionUpload), uploads + 3);
+    // The other one never is.
+    pass(&cluster, &services, 600).await;
+    cluster.clock.advance(Duration::from_secs(30 * 86_400));
+    pass(&cluster, &services, 20).await;
+    let info = listed(&cluster, told.session).await;
+    assert!(info.completed.is_some() && info.abandoned, "closed for good, and said to be incomplete");
+}
+
+#[tokio::test]
+async fn what_a_removed_host_streamed_is_kept() {
+    let cluster = Cluster::new().await;
+    let (host, api) = node(&cluster);
+    announce(&api, &host).await;
+    let one = meta(&cluster, &host);
+    api.create_recording(one.clone()).await.unwrap();
+    api.stream_recording(one.session, 0, bytes(1, 100)).await.unwrap();
+    let services = [cluster.auth.lost_uploads(), cluster.second().lost_uploads()];
+    pass(&cluster, &services, 20).await;
+    assert!(!listed(&cluster, one.session).await.abandoned);
+    cluster.admin().delete_node(host.host_id).await.unwrap();
+    pass(&cluster, &services, 20).await;
+    let info = listed(&cluster, one.session).await;
+    assert!(info.completed.is_some() && info.abandoned);
+    assert_eq!(content(&cluster, one.session).await, vec![1; 100]);
+    assert_eq!(stored_pieces(&cluster).await, 0);
+    // That it is abandoned, and then what it is for good.
+    assert_eq!(cluster.audit.count(EventKind::SessionUpload), 2);
+    assert!(cluster.audit.last(EventKind::SessionUpload).unwrap().fields.contains_key("sha256"));
+}

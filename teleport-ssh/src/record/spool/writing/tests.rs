@@ -1,0 +1,158 @@
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use teleport_core::recording::{Decoder, OutputStream, RecordingMeta, SessionEnd};
+
+use super::*;
+
+fn meta() -> RecordingMeta {
+    RecordingMeta {
+        session: "6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f02".parse().unwrap(),
+        cluster: "example.com".parse().unwrap(),
+        host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
+        host_name: "web-1".parse().unwrap(),
+        user: "alice".parse().unwrap(),
+        login: "root".parse().unwrap(),
+        started: teleport_core::clock::Timestamp::EPOCH,
+        command: None,
+        terminal: None,
+    }
+}
+
+fn begin(path: &Path, mode: SessionRecording, max_len: u64) -> (Writing, Arc<Live>) {
+    let file = File::options().create(true).truncate(true).write(true).open(path).unwrap();
+    let live = Live::new(meta(), mode);
+    (Writing::new(Arc::clone(&live), Box::new(Encoder::new(&meta()).unwrap()), file, 0, max_len), live)
+}
+
+fn output(millis: u64, text: &'static str) -> RecordedEvent {
+    let data = Bytes::from_static(text.as_bytes());
+    RecordedEvent::Output { at: Duration::from_millis(millis), stream: OutputStream::Stdout, data }
+}
+
+fn resize(millis: u64, columns: u16) -> RecordedEvent {
+    RecordedEvent::Resize { at: Duration::from_millis(millis), columns, rows: 24 }
+}
+
+fn end(millis: u64) -> RecordedEvent {
+    RecordedEvent::End { at: Duration::from_millis(millis), end: SessionEnd::Exited(0) }
+}
+
+fn read(path: &Path) -> Vec<RecordedEvent> {
+    let mut decoder = Decoder::new().unwrap();
+    decoder.feed(&fs::read(path).unwrap());
+    std::iter::from_fn(|| decoder.next_event().unwrap()).collect()
+}
+
+/// Whoever turns the size of the window about writes no more than whoever prints.
+#[test]
+fn when_it_is_full_sizes_are_left_out_and_the_newest_comes_before_what_is_shown_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("recording");
+    let room = Room::new(dir.path().to_owned(), u64::MAX);
+    let (mut writing, _live) = begin(&path, SessionRecording::BestEffort, u64::MAX);
+    writing.event(&output(1, "a"), false, &room);
+    for columns in 0..60_000 {
+        writing.event(&resize(2, columns), true, &room);
+    }
+    writing.event(&RecordedEvent::Gap { at: Duration::from_millis(3), lost: 5 }, true, &room);
+    writing.event(&output(4, "bc"), true, &room);
+    writing.event(&output(5, "d"), false, &room);
+    writing.event(&resize(6, 80), true, &room);
+    writing.event(&resize(7, 90), false, &room);
+    writing.event(&resize(8, 100), true, &room);
+    writing.event(&end(9), true, &room);
+    assert!(writing.is_over());
+    let gap = RecordedEvent::Gap { at: Duration::from_millis(5), lost: 7 };
+    let expected = [output(1, "a"), resize(2, 59_999), gap, output(5, "d"), resize(7, 90), end(9)];
+    assert_eq!(read(&path), expected);
+}
+
+/// A disk that takes nothing: a file that cannot be written to.
+fn break_disk(writing: &mut Writing, path: &Path) -> File {
+    std::mem::replace(&mut writing.file, File::open(path).unwrap())
+}
+
+#[test]
+fn what_the_disk_does_not_take_is_a_gap_and_goes_on_with_the_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("recording");
+    let room = Room::new(dir.path().to_owned(), u64::MAX);
+    let (mut writing, live) = begin(&path, SessionRecording::BestEffort, u64::MAX);
+    writing.event(&output(1, "before "), false, &room);
+    let good = break_disk(&mut writing, &path);
+    writing.flush(&room);
+    assert!(writing.is_stalled() && room.is_failing() && !live.failed());
+    for millis in 2..1000 {
+        writing.event(&output(millis, "lost"), false, &room);
+    }
+    assert!(writing.backlog.len() < 4096, "it does not grow: {}", writing.backlog.len());
+    writing.event(&end(1001), false, &room);
+    assert!(!writing.is_over(), "the end is not on the disk");
+    writing.file = good;
+    writing.flush(&room);
+    assert!(writing.is_over() && !room.is_failing());
+    let gap = RecordedEvent::Gap { at: Duration::from_millis(1001), lost: 998 * 4 };
+    assert_eq!(read(&path), [output(1, "before "), gap, end(1001)]);
+}
+
+#[test]
+fn a_strict_recording_has_no_gaps_and_its_session_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("recording");
+    let room = Room::new(dir.path().to_owned(), u64::MAX);
+    let (mut writing, live) = begin(&path, SessionRecording::Strict, u64::MAX);
+    let told = |writing: &mut Writing, event: &RecordedEvent, full| {
+        live.owe(cost(event));
+        writing.event(event, full, &room);
+    };
+    told(&mut writing, &output(1, "a"), false);
+    assert!(live.is_written());
+    // First the bound of the spool, then the disk.
+    told(&mut writing, &output(2, "b"), true);
+    writing.write(true, true, &room);
+    told(&mut writing, &output(2, "b"), true);
+    assert!(!live.is_written() && !room.is_failing());
+    told(&mut writing, &output(3, "c"), false);
+    assert!(live.is_written());
+    let good = break_disk(&mut writing, &path);
+    told(&mut writing, &output(4, "d"), false);
+    assert!(live.is_written(), "it is in memory, and nothing is wrong as far as anybody knows");
+    writing.flush(&room);
+    told(&mut writing, &output(5, "e"), false);
+    assert!(!live.is_written() && room.is_failing() && !live.failed());
+    writing.file = good;
+    writing.flush(&room);
+    assert!(live.is_written() && !room.is_failing());
+    told(&mut writing, &end(6), true);
+    assert!(writing.is_over());
+    let all = [
+        output(1, "a"),
+        output(2, "b"),
+        output(2, "b"),
+        output(3, "c"),
+        output(4, "d"),
+        output(5, "e"),
+        end(6),
+    ];
+    assert_eq!(read(&path), all);
+}
+
+#[test]
+fn a_strict_recording_that_is_too_long_loses_nothing_of_what_was_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("recording");
+    let room = Room::new(dir.path().to_owned(), u64::MAX);
+    let (mut writing, live) = begin(&path, SessionRecording::Strict, 1);
+    writing.event(&output(1, "a"), false, &room);
+    writing.flush(&room);
+    assert!(!live.failed());
+    writing.event(&output(2, "b"), false, &room);
+    assert!(live.failed(), "the session is to end");
+    writing.event(&output(3, "c"), false, &room);
+    writing.event(&end(4), false, &room);
+    assert_eq!(read(&path), [output(1, "a"), output(2, "b"), output(3, "c"), end(4)]);
+}
