@@ -70,7 +70,7 @@ impl TerminalFilter {
 }
 
 /// No colours, ASCII, a visible cursor, wrapped lines, no reverse video, no insertion.
-const NORMAL: &str = "\x1b[0m\x1b(B\x0f\x1b[?25h\x1b[?7h\x1b[?5l\x1b[4l";
+const NORMAL: &str = "\x1b[m\x1b(B\x0f\x1b[?25h\x1b[?7h\x1b[?5l\x1b[4l";
 
 /// Collects what is allowed.
 struct Allowed {
