@@ -183,6 +183,7 @@ impl AuditEvent {
     }
 
     /// Cuts every text that is too long, as the builders do: for events that somebody else has built.
+    #[cfg(feature = "auth")]
     pub(crate) fn shorten(&mut self) {
         for text in [&mut self.user, &mut self.login, &mut self.error].into_iter().flatten() {
             *text = cut(std::mem::take(text));
