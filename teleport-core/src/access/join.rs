@@ -189,13 +189,13 @@ impl<'a> AccessChecker<'a> {
             self.decide_login(&facts, session.login, Some(&identity.logins)),
             NodeVerdict::Allowed { .. }
         );
-        if could_begin && session.owner.as_str() == self.subject.name {
-            return Ok(None);
-        }
         // Typing is more than beginning where only certain commands may be begun.
         let has_login = could_begin
             && (mode != JoinMode::Peer
                 || self.session_policy(identity.permits, &facts, session.login).shell());
+        if has_login && session.owner.as_str() == self.subject.name {
+            return Ok(None);
+        }
         let allows = |held: &&HeldRole<'_>| {
             let mut entries = held.allow.joins.iter();
             entries.any(|entry| (has_login || !entry.with_login) && entry.is_about(session, mode))

@@ -163,7 +163,7 @@ kinds! {
     /// Somebody who had joined a session left it, or was sent away.
     SessionLeave = "session.leave" "T2003I" by Node ["addr.local", "leave_reason", "mode", "reason", "session_user"],
     /// A session was refused.
-    SessionRejected = "session.rejected" "T1006W" by Host ["addr.local", "command", "interactive", "max", "mode", "reason", "request", "role", "target"],
+    SessionRejected = "session.rejected" "T1006W" by Host ["addr.local", "command", "interactive", "max", "mode", "reason", "request", "role", "session_asked", "target"],
     /// A session began.
     SessionStart = "session.start" "T2000I" by Node ["addr.local", "command", "interactive", "reason", "recording_strict", "role", "session_recording", "terminal_size"],
     /// An administrator ended a session.

@@ -21,6 +21,8 @@ const ATTEMPTS: usize = 64;
 const BLOCK: Amount = Amount { bytes: 64 << 20, recordings: 64 };
 /// What even the shortest part occupies on a disk.
 const LEAST: u64 = 4096;
+/// What a piece of a part takes beside its bytes, about.
+const PIECE: u64 = 256;
 /// What an empty recording occupies on a disk: its description, its places in the lists, its directory.
 const EMPTY: u64 = 4 * LEAST;
 /// One user has this part of what a host may record on a day, so that nobody uses up everybody's.
@@ -42,6 +44,11 @@ impl Amount {
     /// A part of a recording.
     fn part(len: usize) -> Self {
         Self { bytes: u64::try_from(len).unwrap_or(u64::MAX).max(LEAST), recordings: 0 }
+    }
+
+    /// A piece of a part that arrives before the part is whole. It is charged once more with its part, but it is no file of its own.
+    fn piece(len: usize) -> Self {
+        Self { bytes: u64::try_from(len).unwrap_or(u64::MAX).saturating_add(PIECE), recordings: 0 }
     }
 
     fn minus(self, other: Self) -> Option<Self> {
@@ -175,7 +182,28 @@ pub(super) async fn charge_part(
     user: Option<&UserName>,
     len: usize,
 ) -> ApiResult<()> {
-    let amount = Amount::part(len);
+    charge_amount(call, host, user, Amount::part(len)).await
+}
+
+/// The same for a piece of a part.
+///
+/// # Errors
+/// As of a part.
+pub(super) async fn charge_piece(
+    call: &OpContext<'_>,
+    host: HostId,
+    user: Option<&UserName>,
+    len: usize,
+) -> ApiResult<()> {
+    charge_amount(call, host, user, Amount::piece(len)).await
+}
+
+async fn charge_amount(
+    call: &OpContext<'_>,
+    host: HostId,
+    user: Option<&UserName>,
+    amount: Amount,
+) -> ApiResult<()> {
     let Some(user) = user else { return charge(call, host, None, amount).await };
     charge(call, host, Some(user), amount).await?;
     let charged = charge(call, host, None, amount).await;

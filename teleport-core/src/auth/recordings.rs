@@ -73,12 +73,19 @@ pub(super) async fn create(
         let claim = format!("records session {} as host {}", meta.session, meta.host_id);
         return Err(call.deny(permit.operation(), claim).await);
     }
+    if !meta.is_short() {
+        return Err(ApiError::invalid("the command in the description of a recording is too long"));
+    }
     meta.host_name = host.name.clone();
     let session = meta.session;
     let completed = match call.auth.ports.recordings.info(session).await {
         // Begun before: an upload that goes on. It stays where it is in the list, whatever the time is now.
         Ok(known) => {
             meta.started = known.meta.started;
+            // As its host was called then.
+            if known.meta.host_id == host.host_id {
+                meta.host_name = known.meta.host_name;
+            }
             known.completed.is_some()
         }
         Err(RecordingError::NotFound) => {

@@ -120,7 +120,7 @@ pub(super) async fn append(
     let host = permit.host().ok_or_else(ApiError::denied)?;
     let owner = recordings::check_owner(call, permit, session).await?;
     quota::check_length(call, session, part, end).await?;
-    quota::charge_part(call, host.host_id, owner.user.as_ref(), piece.len()).await?;
+    quota::charge_piece(call, host.host_id, owner.user.as_ref(), piece.len()).await?;
     let mut reach = match call.auth.tails.known(session) {
         Some(reach) => reach,
         None => look_up(call, session).await?,

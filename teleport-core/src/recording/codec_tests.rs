@@ -274,6 +274,9 @@ fn h4_a_long_command_is_cut_with_a_mark() {
     let (shown, mark) = read.split_once('…').unwrap();
     assert!(command.starts_with(shown) && shown.len() > 16_000, "{}", shown.len());
     assert_eq!(mark, format!(" ({} more bytes)", command.len() - shown.len()));
+    // Whoever describes it before it is written says the same.
+    assert_eq!(meta.clone().shortened().shortened(), *decoder.meta().unwrap());
+    assert!(!meta.is_short() && meta.shortened().is_short());
 }
 
 proptest! {

@@ -24,8 +24,6 @@ const MAX_OUTPUT: usize = 128 * 1024;
 const LEVEL: i32 = 1;
 /// How far back the compressor looks, as a power of two: most of its memory. Readers allow 18.
 const WINDOW_LOG: u32 = 17;
-/// The longest command in the description; what is longer ends with a mark that says so.
-const MAX_COMMAND: usize = 16 * 1024;
 
 /// Writes a recording: events in, bytes of whole chunks out. What it keeps in memory does not grow with the recording.
 pub struct Encoder {
@@ -252,15 +250,11 @@ impl Encoder {
 
 /// The beginning of the file.
 fn header(meta: &RecordingMeta) -> io::Result<Vec<u8>> {
-    let mut json = serde_json::to_vec(meta)?;
-    if let Some(command) = &meta.command
-        && command.len() > MAX_COMMAND
-    {
-        let cut = (0..=MAX_COMMAND).rfind(|at| command.is_char_boundary(*at)).unwrap_or(0);
-        let shown = command.get(..cut).unwrap_or_default();
-        let command = format!("{shown}… ({} more bytes)", command.len() - cut);
-        json = serde_json::to_vec(&RecordingMeta { command: Some(command), ..meta.clone() })?;
-    }
+    let json = if meta.is_short() {
+        serde_json::to_vec(meta)?
+    } else {
+        serde_json::to_vec(&meta.clone().shortened())?
+    };
     let len = u32::try_from(json.len()).unwrap_or(u32::MAX).to_be_bytes();
     let crc = checksum(&[MAGIC, &len, &json]).to_be_bytes();
     Ok([&MAGIC[..], &len, &crc, &json].concat())

@@ -62,6 +62,33 @@ pub struct RecordingMeta {
     pub terminal: Option<(u16, u16)>,
 }
 
+/// The longest command in a recording's description, in bytes: of longer ones this much, and how much more there was.
+const MAX_COMMAND: usize = 16 * 1024;
+/// What says how much more there was is not longer, in bytes.
+const MAX_MORE: usize = 64;
+
+impl RecordingMeta {
+    /// Whether the command is not too long for a description; see [`RecordingMeta::shortened`].
+    pub fn is_short(&self) -> bool {
+        self.command.as_ref().is_none_or(|command| command.len() <= MAX_COMMAND + MAX_MORE)
+    }
+
+    /// With a command that is cut, and says so, if it is too long. Recorders do this first: everybody has to describe a recording
+    /// in the same way.
+    #[must_use]
+    pub fn shortened(mut self) -> Self {
+        if !self.is_short()
+            && let Some(command) = &mut self.command
+        {
+            let cut = (0..=MAX_COMMAND).rfind(|at| command.is_char_boundary(*at)).unwrap_or(0);
+            let more = format!("… ({} more bytes)", command.len() - cut);
+            command.truncate(cut);
+            command.push_str(&more);
+        }
+        self
+    }
+}
+
 /// Resolves when everything that a [`Recorder`] was told is kept as its mode demands; `false` if it cannot be. Dropping it changes
 /// nothing.
 pub type Kept = Pin<Box<dyn Future<Output = bool> + Send>>;

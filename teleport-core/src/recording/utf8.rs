@@ -13,6 +13,11 @@ impl Utf8 {
         Self { partial: Vec::new() }
     }
 
+    /// Whether no character waits for its rest.
+    pub const fn is_whole(&self) -> bool {
+        self.partial.is_empty()
+    }
+
     /// The text of the next piece.
     pub fn text(&mut self, data: &[u8]) -> String {
         let joined;

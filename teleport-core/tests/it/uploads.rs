@@ -128,6 +128,25 @@ async fn what_is_streamed_is_there_at_once_and_becomes_a_part() {
     conflict(api.stream_recording(session, 2 * PART, bytes(8, 1)).await);
 }
 
+/// What a host says of a session has a bound, and what it has said stands, however it is called later.
+#[tokio::test]
+async fn h3_descriptions_have_a_bound_and_do_not_change() {
+    let cluster = Cluster::new().await;
+    let (host, api) = node(&cluster);
+    let mut one = meta(&cluster, &host);
+    one.command = Some("x".repeat(20_000));
+    let error = api.create_recording(one.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ApiErrorKind::Invalid, "{error}");
+    let one = one.shortened();
+    api.create_recording(one.clone()).await.unwrap();
+    let mut renamed = host.clone();
+    renamed.name = "another-name".parse().unwrap();
+    let renamed = cluster.auth.acting_as(Caller::Identity(Identity::Host(renamed), None));
+    renamed.create_recording(one.clone()).await.unwrap();
+    renamed.put_recording_part(one.session, 0, bytes(1, 9)).await.unwrap();
+    renamed.complete_recording(one.session, 1).await.unwrap();
+}
+
 /// Row H3: nobody writes into recordings of others, and what does not fit is refused and written down, once for a recording.
 #[tokio::test]
 async fn h3_parts_that_do_not_fit_are_refused_and_audited() {

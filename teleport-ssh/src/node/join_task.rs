@@ -131,7 +131,11 @@ async fn refuse(start: Start, asked: &JoinAsked, why: NotJoined) {
         .field("addr.local", local.to_string())
         .field("mode", asked.mode.as_str())
         .error(format!("joining a session: {reason}"));
-    event.sid = asked.session;
+    match asked.session {
+        // Of other sessions a host may not report: the event would be refused, and lost.
+        Some(id) if node.sessions.find(id).is_none() => event = event.field("session_asked", id.to_string()),
+        asked => event.sid = asked,
+    }
     node.audit.send(event).await;
     tell(&output, &why.told()).await;
     drop(slot);
@@ -249,7 +253,8 @@ async fn attend(
             match mode {
                 JoinMode::Peer => seat_typing(running, keys).await,
                 _ if keys.contains(&LEAVE) => return Left::ByKey,
-                JoinMode::Moderator if keys.contains(&b't') => {
+                // Alone: not part of what is pasted, of a report of the mouse, or of an answer.
+                JoinMode::Moderator if keys[..] == *b"t" => {
                     running.end(EndedBy { by: user.to_string(), message: String::new() });
                     return Left::Terminated;
                 }

@@ -177,7 +177,8 @@ async fn begin(node: &Shared, grant: &LoginGrant, launch: &Launch) -> Result<Beg
         started,
         command: command(&launch.kind),
         terminal: launch.terminal.as_ref().map(|terminal| terminal.size.cells()),
-    };
+    }
+    .shortened();
     // A file is made and synced: other connections of this thread must not wait for the disk.
     let view = node.view.usable().map_err(|error| chain(&error))?;
     let mode = view.recording.decide(&node.record.borrow().labels, grant.policy.recording);

@@ -68,6 +68,11 @@ fn a_login_alone_joins_nothing_of_others() {
     assert_eq!(join(std::slice::from_ref(&all), Observer), Err(Denied::NotAllowed));
     // The own one may be joined by whoever could begin it.
     assert_eq!(decide_on(std::slice::from_ref(&all), "alice", "", Peer), Ok(None));
+    let mut few = conditions(&["root"], r#"{"*":"*"}"#);
+    few.commands = Some(texts(&["id"]));
+    let few = [role("few", few, none())];
+    assert_eq!(decide_on(&few, "alice", "", Peer), Err(Denied::NotAllowed), "she may begin no shell now");
+    assert_eq!(decide_on(&few, "alice", "", Observer), Ok(None));
     let elsewhere = role("elsewhere", conditions(&["root"], r#"{"env":"test"}"#), none());
     assert_eq!(decide_on(&[elsewhere], "alice", "env=prod", Observer), Err(Denied::NotAllowed));
 }

@@ -168,7 +168,7 @@ mod tests {
         // When it looks again, it is shown the screen, and then what comes.
         audience.show(&Bytes::from_static(b"\r\nnow\r\n"));
         let View::Skipped(missed, screen) = audience.again(stuck, 25) else { panic!("it missed something") };
-        assert!(missed > 256 * piece.len() as u64 && screen.ends_with(b"\r\nnow\r\n"));
+        assert!(missed > 256 * piece.len() as u64 && screen.ends_with(b"now\r\n"));
         audience.show(&Bytes::from_static(b"then"));
         assert_eq!(text(&stuck.take().unwrap()), b"then");
         audience.leave(stuck);

@@ -5,6 +5,7 @@
 //! several terminals there would be several answers. So the terminals of the others get everything but that.
 
 use bytes::{Bytes, BytesMut};
+use teleport_core::recording::Utf8;
 
 use super::scanner::{Scanner, Sequence, Step};
 
@@ -16,6 +17,8 @@ const ESC: u8 = 0x1b;
 #[derive(Debug, Default)]
 pub(super) struct Filter {
     scanner: Scanner,
+    /// Only whole characters are shown: terminals have their own ideas of bytes that are none.
+    utf8: Utf8,
     /// Whether switches of modes are taken out as well: what a terminal was told of them before is not what counts now.
     modes: bool,
 }
@@ -28,14 +31,22 @@ impl Filter {
 
     /// What of the next piece is shown; not copied if that is all of it and it has no sequences.
     pub(super) fn pass(&mut self, data: &Bytes) -> Bytes {
-        if self.scanner.is_ground() && !data.iter().any(|byte| matches!(*byte, ESC | ENQ)) {
+        let plain = |byte: &u8| byte.is_ascii() && !matches!(*byte, ESC | ENQ);
+        if self.scanner.is_ground() && self.utf8.is_whole() && data.iter().all(plain) {
             return data.clone();
         }
         let mut shown = BytesMut::with_capacity(data.len());
-        for byte in data {
-            match self.scanner.next(*byte) {
-                Step::Plain if *byte == ENQ => {}
-                Step::Plain => shown.extend_from_slice(&[*byte]),
+        // U+0080 to U+009F are the same controls as `ESC @` to `ESC _`.
+        let text: String = self
+            .utf8
+            .text(data)
+            .chars()
+            .filter(|character| !matches!(*character, '\u{80}'..='\u{9f}' | char::REPLACEMENT_CHARACTER))
+            .collect();
+        for byte in text.into_bytes() {
+            match self.scanner.next(byte) {
+                Step::Plain if byte == ENQ => {}
+                Step::Plain => shown.extend_from_slice(&[byte]),
                 Step::Within => {}
                 Step::End(sequence) if self.shows(&sequence) => shown.extend_from_slice(self.scanner.raw()),
                 Step::End(_) => {}
@@ -109,6 +120,8 @@ mod tests {
             b"\x1b[1;1;1;1;1;1*y",
             b"\x1bZ",
             b"\x05",
+            b"\xc2\x9b",
+            b"\xc2\x9d\xc2\x9c\xc2\x90",
             b"\x1b]52;c;cm0gLXJm\x07",
             b"\x1b]10;?\x07",
             b"\x1b]4;1;?\x1b\\",

@@ -17,6 +17,8 @@ use crate::session::{ExitStatus, SessionOutput, TerminalSize};
 
 /// The most who take part in one session beside its owner.
 const MAX_SEATS: usize = 64;
+/// The most seats of one person: nobody keeps others out.
+const MAX_SEATS_OF_ONE: usize = 8;
 /// The most who are remembered to have taken part.
 const MAX_REMEMBERED: usize = 256;
 /// How long a program has to draw for another size.
@@ -26,7 +28,7 @@ const TELL_LIMIT: Duration = Duration::from_millis(500);
 
 /// There is no seat left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{MAX_SEATS} take part in the session already")]
+#[error("{MAX_SEATS} take part in the session already, or {MAX_SEATS_OF_ONE} times the same user")]
 pub(crate) struct TooMany;
 
 /// A session with a terminal, which others may join.
@@ -104,7 +106,8 @@ impl Party {
     ) -> Result<Seat, TooMany> {
         let number = {
             let mut seats = self.seats();
-            if seats.taken.len() >= MAX_SEATS {
+            let own = seats.taken.iter().filter(|(_, taken)| taken.user == *user).count();
+            if seats.taken.len() >= MAX_SEATS || own >= MAX_SEATS_OF_ONE {
                 return Err(TooMany);
             }
             seats.next += 1;
