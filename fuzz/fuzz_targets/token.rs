@@ -21,10 +21,11 @@ fuzz_target!(|data: &[u8]| {
     }
     let Ok(spec) = text.parse::<StaticTokenSpec>() else { return };
     assert!(spec.roles.is_sorted());
-    assert!(!format!("{spec:?}").contains("secret-0123456789"), "the corpus's secret is not printed");
     match &spec.source {
         StaticTokenSource::File(path) => assert!(path.is_absolute()),
         StaticTokenSource::Value(secret) => {
+            // A path may say anything, and is printed.
+            assert!(!format!("{spec:?}").contains("secret-0123456789"), "the corpus's secret is not printed");
             let token = StaticToken::new(spec.roles.clone(), secret).expect("the parser checked it");
             assert_eq!(token.record().roles, spec.roles);
             assert_eq!(token.is_weak(), secret.len() < 16);
