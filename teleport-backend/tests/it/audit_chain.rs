@@ -10,7 +10,7 @@ use teleport_backend::audit::file::{
 };
 use teleport_backend::memory::MemoryBackend;
 use teleport_core::audit::chain::{
-    ChainHead, CheckpointSigner, Entry, Finding, Flaw, Proven, StoredCheckpoint, Verifier,
+    Chain, ChainHead, CheckpointSigner, Entry, Finding, Flaw, Proven, StoredCheckpoint, Verifier,
 };
 use teleport_core::audit::{AuditEvent, AuditForwarder, AuditLog, AuditQuery, AuditSink, EventKind};
 use teleport_core::clock::{Clock, Timestamp};
@@ -292,6 +292,9 @@ async fn days_cannot_be_removed_or_exchanged() {
     }
     let found = world.verify().await.unwrap_err();
     assert!(matches!(found.flaw, Flaw::OtherLog { .. }), "all of it: {found}");
+    drop(world.open().await);
+    let (_, begun) = world.files().pop_first().unwrap();
+    assert!(String::from_utf8(begun).unwrap().contains("\"lost_log\""), "the new one names what was lost");
 }
 
 #[tokio::test]
@@ -310,7 +313,7 @@ async fn only_the_key_of_the_cluster_signs() {
     let id = |signer: &KnownKeySigner| signer.key().id().to_string();
     let text = String::from_utf8(bytes).unwrap().replace(&id(&forged.signer), &id(&world.signer));
     // The chain is anybody's to make: only the signature remains wrong.
-    let mut chain = teleport_core::audit::chain::Chain::new();
+    let mut chain = Chain::new();
     let mut out = Vec::new();
     for line in text.lines() {
         let (_, rest) = line.split_once(',').unwrap();
@@ -541,6 +544,19 @@ async fn retention_removes_whole_days_and_what_remains_is_proven() {
     let files = world.files();
     std::fs::remove_file(files.keys().next().unwrap()).unwrap();
     assert!(matches!(world.verify().await.unwrap_err().flaw, Flaw::Beginning { .. }));
+    // Nobody can say it afterwards: a line whose digest fits is not signed, whatever it says.
+    for code in ["TAU03I", "TAU01I"] {
+        let (path, bytes) = world.files().pop_last().unwrap();
+        let head = Entry::parse(lines(&bytes).last().unwrap().trim_ascii_end()).unwrap().head();
+        let (mut chain, mut forged) = (Chain::after(head), bytes.clone());
+        let event = if code == "TAU03I" { "audit.retention" } else { "audit.checkpoint" };
+        let body =
+            format!(r#"{{"event":"{event}","code":"{code}","time":"2026-11-26T12:00:00Z","first":9999}}"#);
+        chain.append(body.as_bytes(), &mut forged).unwrap();
+        std::fs::write(&path, forged).unwrap();
+        assert!(world.verify_offline().is_err(), "{code}");
+        std::fs::write(&path, bytes).unwrap();
+    }
     // Whoever knows it may begin there.
     let from = NOON.saturating_add(DAY * 4);
     verify(world.path(), world.verifier(), Some(from), &mut |_| Ok(())).unwrap();

@@ -91,13 +91,13 @@ kinds! {
     /// An agent was not forwarded.
     AgentForwardFailure = "agent-forward" "TAF00W" by Node ["addr.local", "request"],
     /// A checkpoint of the log: everything up to it is signed.
-    AuditCheckpoint = "audit.checkpoint" "TAU01I" by Log ["head", "key", "log", "lost_entries", "lost_log", "reason", "signature"],
+    AuditCheckpoint = "audit.checkpoint" "TAU01I" by Log ["first", "head", "key", "log", "lost_entries", "lost_log", "reason", "signature"],
     /// Events that a forwarder could not take were not forwarded. They are in the log.
     AuditForwardDropped = "audit.forward_dropped" "TAU04W" by Log ["dropped", "forwarder"],
     /// The writer of the log had been interrupted: bytes before this entry belong to nothing that was acknowledged.
     AuditRecovered = "audit.recovered" "TAU02W" by Log ["bytes", "sha256"],
     /// Old files of the log were removed, as the configuration asks for.
-    AuditRetention = "audit.retention" "TAU03I" by Log ["files", "first", "newest", "oldest"],
+    AuditRetention = "audit.retention" "TAU03I" by Log ["files", "newest", "oldest"],
     /// An SSH authentication was refused.
     AuthFailure = "auth" "T3007W" by Host ["addr.local", "claimed_user", "login_requested", "method", "serial"],
     /// A certificate was issued.

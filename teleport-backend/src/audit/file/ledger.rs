@@ -183,7 +183,8 @@ impl Ledger {
     /// A checkpoint, by itself.
     fn conclude(&mut self, reason: CheckpointReason) {
         let Some(mut tail) = self.tail.take() else { return };
-        let result = self.checkpoint(&mut tail, reason, None).and_then(|()| self.flush(&mut tail));
+        let result =
+            self.checkpoint(&mut tail, reason, std::convert::identity).and_then(|_| self.flush(&mut tail));
         let result = result.map_err(|error| WriteError::new(&tail.day, error));
         if let Err(error) = self.keep(tail, result) {
             let error: &dyn std::error::Error = &error;
@@ -201,16 +202,16 @@ impl Ledger {
             // the newest one.
             if entry.day > tail.day {
                 self.flush(tail).map_err(|error| WriteError::new(&tail.day, error))?;
-                self.roll(tail, &entry.day).map_err(|error| WriteError::new(&entry.day, error))?;
+                self.roll(tail, &entry.day, None).map_err(|error| WriteError::new(&entry.day, error))?;
             }
             self.add(tail, &entry.json).map_err(|error| WriteError::new(&tail.day, error))?;
         }
         let concluded = if tail.next.unsigned >= self.setup.config.checkpoint_entries {
-            self.checkpoint(tail, CheckpointReason::Entries, None)
+            self.checkpoint(tail, CheckpointReason::Entries, std::convert::identity)
         } else {
-            Ok(())
+            Ok(false)
         };
-        concluded.and_then(|()| self.flush(tail)).map_err(|error| WriteError::new(&tail.day, error))
+        concluded.and_then(|_| self.flush(tail)).map_err(|error| WriteError::new(&tail.day, error))
     }
 
     fn add(&self, tail: &mut Tail, json: &[u8]) -> io::Result<()> {
@@ -262,31 +263,32 @@ impl Ledger {
         Ok(())
     }
 
-    fn sync(&mut self) {
+    /// Says whether what is in the file is on the disk.
+    fn sync(&mut self) -> bool {
         if self.unsynced_since.take().is_none() {
-            return;
+            return true;
         }
         let file = self.tail.as_ref().and_then(|tail| tail.file.as_ref());
         if let Some(Err(error)) = file.map(File::sync_data) {
             // What was acknowledged cannot be taken back; the interval is the promise that was broken.
             let error: &dyn std::error::Error = &error;
             tracing::error!(error, "audit events of the last interval may not be durable");
+            return false;
         }
+        true
     }
 
     /// Begins the file of `day`.
-    fn roll(&mut self, tail: &mut Tail, day: &str) -> io::Result<()> {
+    fn roll(&mut self, tail: &mut Tail, day: &str, lost: Option<&StoredCheckpoint>) -> io::Result<()> {
         self.sync_file(tail)?;
         let (file, len) = self.open_file(day)?;
         tail.file = Some(file);
         day.clone_into(&mut tail.day);
         tail.next.len = len;
         tail.written.len = len;
-        if tail.next.chain.head().is_some() {
-            self.checkpoint(tail, CheckpointReason::Day, None)?;
-        } else {
-            self.checkpoint(tail, CheckpointReason::Begin, None)?;
-        }
+        let begins = tail.next.chain.head().is_none();
+        let reason = if begins { CheckpointReason::Begin } else { CheckpointReason::Day };
+        self.checkpoint(tail, reason, naming(lost))?;
         self.retain(tail)
     }
 
@@ -355,9 +357,10 @@ impl Ledger {
                 "THE AUDIT LOG WAS CUT OR CHANGED: entries that storage knows of are not in its files; a new chain begins"
             );
             if tail.file.is_none() {
-                self.roll_to_today(&mut tail)?;
+                let today = files::day(self.setup.clock.now());
+                self.roll(&mut tail, &today, Some(lost))?;
             } else {
-                self.checkpoint(&mut tail, CheckpointReason::Begin, Some(lost))?;
+                self.checkpoint(&mut tail, CheckpointReason::Begin, naming(Some(lost)))?;
             }
         } else if let (Some((bytes, digest)), Some(_)) = (end.gap, end.head) {
             self.recovered(&mut tail, bytes, digest, end.unterminated)?;
@@ -367,16 +370,11 @@ impl Ledger {
                 Some(_) => CheckpointReason::Start,
                 None => CheckpointReason::Begin,
             };
-            self.checkpoint(&mut tail, reason, None)?;
+            self.checkpoint(&mut tail, reason, std::convert::identity)?;
         }
         self.retain(&mut tail)?;
         self.flush(&mut tail)?;
         Ok(tail)
-    }
-
-    fn roll_to_today(&mut self, tail: &mut Tail) -> io::Result<()> {
-        let today = files::day(self.setup.clock.now());
-        self.roll(tail, &today)
     }
 
     /// Accounts for what a crash has left.
@@ -403,26 +401,21 @@ impl Ledger {
     }
 
     /// Adds a checkpoint, if they are signed. One that cannot be made now is made later.
-    fn checkpoint(
+    /// Writes a checkpoint, with what `says` adds to it. If it cannot be signed now, the log goes on without: `false`.
+    pub(super) fn checkpoint(
         &mut self,
         tail: &mut Tail,
         reason: CheckpointReason,
-        lost: Option<&StoredCheckpoint>,
-    ) -> io::Result<()> {
-        let Some(checkpoints) = self.setup.checkpoints.clone() else { return Ok(()) };
+        says: impl FnOnce(AuditEvent) -> AuditEvent,
+    ) -> io::Result<bool> {
+        let Some(checkpoints) = self.setup.checkpoints.clone() else { return Ok(false) };
         self.note_dropped(tail)?;
         let log = match tail.next.log {
             Some(log) => log,
             None => self.setup.entropy.uuid().map_err(io::Error::other)?,
         };
         let key = checkpoints.signer.key();
-        let mut event = CheckpointDraft::event(&tail.next.chain, log, &key, reason);
-        if let Some(lost) = lost {
-            event = event
-                .field("lost_log", lost.log.to_string())
-                .field("lost_entries", lost.head.index.saturating_add(1));
-        }
-        let event = self.stamped(event)?;
+        let event = self.stamped(says(CheckpointDraft::event(&tail.next.chain, log, &key, reason)))?;
         let draft = CheckpointDraft::new(&tail.next.chain, &event).map_err(io::Error::other)?;
         let signing =
             async { tokio::time::timeout(PATIENCE, checkpoints.signer.sign(draft.message())).await };
@@ -443,7 +436,7 @@ impl Ledger {
                 // Not with every event again.
                 tail.next.unsigned = 1;
                 tail.next.unsigned_since = self.setup.clock.now();
-                return Ok(());
+                return Ok(false);
             }
         };
         tail.pending.extend_from_slice(&line);
@@ -451,7 +444,7 @@ impl Ledger {
         tail.next.log = Some(log);
         tail.next.unsigned = 0;
         self.unstored = chain.head().map(|head| StoredCheckpoint::new(log, head, event.time));
-        Ok(())
+        Ok(true)
     }
 
     fn note_dropped(&mut self, tail: &mut Tail) -> io::Result<()> {
@@ -483,6 +476,10 @@ impl Ledger {
         let Some(checkpoint) = self.unstored.take_if(|checkpoint| checkpoint.head.index < written) else {
             return;
         };
+        // Storage must not know what a loss of power can take from the file.
+        if !self.sync() {
+            return;
+        }
         let Some(checkpoints) = &self.setup.checkpoints else { return };
         let records = Repo::<StoredCheckpoint>::new(Arc::clone(&checkpoints.storage));
         let write =
@@ -496,6 +493,15 @@ impl Ledger {
             tracing::warn!(error, "the newest checkpoint of the audit log is not in storage yet");
             self.unstored = Some(checkpoint);
         }
+    }
+}
+
+/// Says in the checkpoint of a new chain which log was lost before it.
+fn naming(lost: Option<&StoredCheckpoint>) -> impl FnOnce(AuditEvent) -> AuditEvent {
+    let lost = lost.map(|lost| (lost.log.to_string(), lost.head.index.saturating_add(1)));
+    move |event| match lost {
+        Some((log, entries)) => event.field("lost_log", log).field("lost_entries", entries),
+        None => event,
     }
 }
 

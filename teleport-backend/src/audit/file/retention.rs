@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use teleport_core::audit::chain::{Checkpoint, Entry, StoredCheckpoint};
+use teleport_core::audit::chain::{Checkpoint, CheckpointReason, Entry, StoredCheckpoint};
 use teleport_core::audit::{AuditEvent, EventKind};
 use teleport_core::storage::Repo;
 
@@ -14,7 +14,7 @@ use super::{days_of, file_of};
 use crate::shared::files;
 
 impl Ledger {
-    /// Removes the files of days that are older than the configuration keeps, after an entry that says so. What remains begins
+    /// Removes the files of days that are older than the configuration keeps, after an entry and a checkpoint that say so. What remains begins
     /// with a checkpoint, so that it can be verified without what is gone.
     pub(super) fn retain(&mut self, tail: &mut Tail) -> io::Result<()> {
         let Some(retention) = self.setup.config.retention else { return Ok(()) };
@@ -33,12 +33,15 @@ impl Ledger {
         }
         let removed = days.get(..old).unwrap_or_default();
         let [oldest, ..] = removed else { return Ok(()) };
-        let mut event = AuditEvent::new(EventKind::AuditRetention)
+        let event = AuditEvent::new(EventKind::AuditRetention)
             .field("files", removed.len())
             .field("oldest", oldest.as_str())
             .field("newest", removed.last().map(String::as_str).unwrap_or_default());
-        if let Some(first) = first {
-            event = event.field("first", first);
+        if let Some(first) = first
+            && !self.checkpoint(tail, CheckpointReason::Retention, |event| event.field("first", first))?
+        {
+            // Nobody would believe it. It is tried again when the next day begins.
+            return Ok(());
         }
         self.note(tail, event)?;
         // Known to be removed before it is.

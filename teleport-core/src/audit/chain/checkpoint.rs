@@ -46,6 +46,8 @@ pub enum CheckpointReason {
     Day,
     /// There were enough entries.
     Entries,
+    /// Files were removed by retention; the checkpoint's `first` is the entry that is the first one from then on.
+    Retention,
     /// The log was opened.
     Start,
     /// The log was closed.
@@ -61,6 +63,7 @@ impl CheckpointReason {
             Self::Begin => "begin",
             Self::Day => "day",
             Self::Entries => "entries",
+            Self::Retention => "retention",
             Self::Start => "start",
             Self::Stop => "stop",
             Self::Time => "time",
@@ -133,6 +136,8 @@ pub struct Checkpoint {
     pub reason: String,
     /// The key's id.
     pub key: String,
+    /// What was before this entry was removed by retention.
+    pub first: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -150,6 +155,8 @@ struct Fields<'a> {
     log: Uuid,
     #[serde(borrow)]
     reason: Cow<'a, str>,
+    #[serde(default)]
+    first: Option<u64>,
 }
 
 impl Checkpoint {
@@ -172,6 +179,7 @@ impl Checkpoint {
             time: fields.time,
             reason: fields.reason.into_owned(),
             key: fields.key.into_owned(),
+            first: fields.first,
         })
     }
 

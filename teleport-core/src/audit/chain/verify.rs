@@ -257,8 +257,6 @@ struct OwnFields<'a> {
     bytes: Option<u64>,
     #[serde(default)]
     sha256: Option<Digest>,
-    #[serde(default)]
-    first: Option<u64>,
 }
 
 impl Verifier {
@@ -434,11 +432,6 @@ impl Verifier {
         } else {
             self.proven.unsigned += 1;
         }
-        if code == Some(EventKind::AuditRetention.code())
-            && let Some(first) = own.as_ref().and_then(|own| own.first)
-        {
-            self.proven.removed_before = self.proven.removed_before.max(first);
-        }
         for known in self.known.iter_mut().filter(|known| known.head.index == index) {
             let of_this = known.log.is_none() || self.proven.log.is_none() || known.log == self.proven.log;
             if of_this && known.head.digest != entry.digest {
@@ -475,6 +468,8 @@ impl Verifier {
         self.proven.log = Some(checkpoint.log);
         self.proven.cluster = checkpoint.cluster;
         self.proven.checkpoints += 1;
+        // Only what is signed may say that there was more: anybody can add a line with a digest that fits.
+        self.proven.removed_before = self.proven.removed_before.max(checkpoint.first.unwrap_or_default());
         self.proven.signed = Some(entry.head());
         self.proven.signed_at = Some(checkpoint.time);
         self.proven.unsigned = 0;
