@@ -455,7 +455,7 @@ async fn a_log_that_was_cut_is_not_continued_as_if_it_were_whole() {
     let (path, bytes) = world.files().pop_first().unwrap();
     let kept = lines(&bytes);
     let first = Entry::parse(kept[0].strip_suffix(b"\n").unwrap()).unwrap().head();
-    let mut chain = teleport_core::audit::chain::Chain::after(first);
+    let mut chain = Chain::after(first);
     let mut forged = kept[0].clone();
     for _ in 0..10 {
         let event = serde_json::to_vec(&AuditEvent::new(EventKind::UserLogin).user("mallory")).unwrap();

@@ -136,6 +136,7 @@ pub(super) async fn put_part(
     let host = permit.host().ok_or_else(ApiError::denied)?;
     let owner = check_owner(call, permit, session).await?;
     quota::check_length(call, session, number, part.len()).await?;
+    tails::check(call, session, number, &part).await?;
     quota::charge_part(call, host.host_id, owner.user.as_ref(), part.len()).await?;
     match call.auth.ports.recordings.put_part(session, number, part).await {
         Ok(()) => {}
@@ -160,6 +161,8 @@ pub(super) async fn complete(
     check_owner(call, permit, session).await?;
     let store = &call.auth.ports.recordings;
     let info = store.info(session).await.map_err(|error| api_error(error, session))?;
+    // What was streamed and shown is part of it.
+    tails::check(call, session, parts, &[]).await?;
     match store.complete(session, &Completion::new(parts, call.now)).await {
         Ok(()) => {}
         Err(RecordingError::Conflict { reason }) => return Err(quota::refuse(call, session, reason).await),

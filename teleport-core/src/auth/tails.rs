@@ -168,6 +168,26 @@ pub(super) async fn append(
     uploads::heard(call, session).await
 }
 
+/// Refuses a part that is not what was streamed of it, as far as that was.
+///
+/// # Errors
+/// Those of a refusal, which is in the audit log.
+pub(super) async fn check(
+    call: &OpContext<'_>,
+    session: SessionId,
+    number: u32,
+    part: &[u8],
+) -> ApiResult<()> {
+    if call.auth.tails.known(session).is_some_and(|reach| reach.tail == 0) {
+        return Ok(());
+    }
+    if part.starts_with(&of(call.auth, session, number).await?) {
+        Ok(())
+    } else {
+        Err(quota::refuse(call, session, "the part is not what was streamed").await)
+    }
+}
+
 /// Part `number` is stored as a whole: what was streamed of it is not needed any more.
 pub(super) async fn settle(call: &OpContext<'_>, session: SessionId, number: u32) -> ApiResult<()> {
     let known = call.auth.tails.known(session);

@@ -13,8 +13,8 @@ use crate::id::{RoleName, UserName};
 use crate::resource::User;
 use crate::storage::{Action, Batch, Condition, Record, Stored};
 
-/// What was withdrawn from a user. Kept for as long as a certificate may say otherwise; a new user of the same name has nothing of
-/// it.
+/// What was withdrawn from a user. Kept for as long as a certificate may say otherwise, and roles for as long as the user exists: a
+/// connection may be older than any certificate. A new user of the same name has nothing of it.
 ///
 /// A role that was taken has no time: no certificate of the user is good for it, whenever it was issued, until the role is given
 /// back. So a login that began before the change and ended after it gets nothing by that.
@@ -31,7 +31,9 @@ pub(super) struct Withdrawn {
     /// Roles that the user had and has no more.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     roles: BTreeSet<RoleName>,
-    expires: Timestamp,
+    /// `None` while there are roles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires: Option<Timestamp>,
 }
 
 impl Record for Withdrawn {
@@ -42,7 +44,7 @@ impl Record for Withdrawn {
     }
 
     fn expires(&self) -> Option<Timestamp> {
-        Some(self.expires)
+        self.expires
     }
 }
 
@@ -76,7 +78,7 @@ impl Withdrawn {
             return None;
         }
         let same = previous.filter(|it| it.void_until == void_until && it.ends == ends && it.roles == roles);
-        let expires = same.map_or(longest, |same| same.expires);
+        let expires = same.map_or_else(|| roles.is_empty().then_some(longest), |same| same.expires);
         Some(Self { user: user.clone(), void_until, ends, roles, expires })
     }
 }
@@ -176,17 +178,13 @@ mod tests {
         assert_eq!(next(None, Some(&one), Some(&both), NOW), None, "what is given");
         let taken = next(None, Some(&both), Some(&one), NOW).unwrap();
         assert_eq!((roles(&taken), taken.void_until, taken.ends), (vec!["b"], None, None));
-        assert!(NOW.saturating_add(MAX_USER_TTL) < taken.expires);
+        // A connection may outlast the certificate that it began with.
+        assert_eq!(taken.expires, None);
         // What has nothing to do with it changes nothing.
         let later = NOW.saturating_add(HOUR);
         assert_eq!(next(Some(&taken), Some(&one), Some(&one), later).as_ref(), Some(&taken));
         let more = next(Some(&taken), Some(&one), Some(&other), later).unwrap();
         assert_eq!(roles(&more), ["a", "b"]);
-        assert_eq!(
-            more.expires.saturating_since(taken.expires),
-            HOUR,
-            "certificates may name what was taken last"
-        );
         let back = next(Some(&more), Some(&other), Some(&one), later).unwrap();
         assert_eq!(roles(&back), ["b", "c"]);
         assert_eq!(next(Some(&taken), Some(&one), Some(&both), later), None, "all was given back");
@@ -197,6 +195,13 @@ mod tests {
         let user = with(&["a"], None);
         let deleted = next(None, Some(&user), None, NOW).unwrap();
         assert_eq!((roles(&deleted), deleted.void_until), (vec![], Some(NOW)));
+        assert!(deleted.expires.is_some_and(|at| NOW.saturating_add(MAX_USER_TTL) < at));
+        let (both, one) = (with(&["a", "b"], None), with(&["a"], None));
+        let taken = next(None, Some(&both), Some(&one), NOW).unwrap();
+        assert!(
+            next(Some(&taken), Some(&one), None, NOW).unwrap().expires.is_some(),
+            "who is gone is forgotten"
+        );
         let later = NOW.saturating_add(HOUR);
         assert_eq!(next(Some(&deleted), None, Some(&user), later).as_ref(), Some(&deleted));
         assert_eq!(next(Some(&deleted), Some(&user), None, later).unwrap().void_until, Some(later));

@@ -1,6 +1,6 @@
 //! Which statements are believed: once each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -9,11 +9,12 @@ use crate::cert::{
     CertFields, CertRejected, HostCheck, HostIdentity, TrustBundle, proxy_principal, verify_host,
 };
 use crate::clock::Timestamp;
-use crate::id::HostRole;
+use crate::id::{HostId, HostRole};
 
 /// How long a statement that was believed is remembered. Longer than it is good for: the clock may be set back a little.
 const REMEMBERED: Duration = Duration::from_secs(2 * MAX_STATEMENT_AGE.as_secs());
-/// The most that are remembered. Only proxies of the cluster fill it: five hundred connections a second, without end.
+/// The most that are remembered of one proxy: five hundred connections a second, without end. Whoever has stolen the key of one,
+/// takes nothing from the others.
 const MAX_REMEMBERED: usize = 1 << 16;
 
 /// Where a client is, and the proxy that says so. Made by [`Seen::accept`] alone.
@@ -48,8 +49,8 @@ pub enum OriginRejected {
     /// The certificate is none of a proxy of this cluster.
     #[error("the statement of a client's address is not of a proxy of this cluster")]
     Certificate(#[from] CertRejected),
-    /// More came than can be remembered.
-    #[error("there were too many statements of clients' addresses within {} s", REMEMBERED.as_secs())]
+    /// More came of one proxy than can be remembered.
+    #[error("the proxy made too many statements of clients' addresses within {} s", REMEMBERED.as_secs())]
     Full,
     /// It is none.
     #[error(transparent)]
@@ -80,7 +81,7 @@ pub enum OriginRejected {
 
 /// The statements that were believed lately: none is believed twice. Of one verifier, for as long as it runs.
 #[derive(Debug, Default)]
-pub struct Seen(pub(super) BTreeSet<(Timestamp, Nonce)>);
+pub struct Seen(pub(super) BTreeMap<HostId, BTreeSet<(Timestamp, Nonce)>>);
 
 impl Seen {
     /// Believes a statement, once.
@@ -111,24 +112,28 @@ impl Seen {
         }
         self.forget(now);
         let used = (statement.issued, statement.nonce);
-        if self.0.contains(&used) {
+        let of_proxy = self.0.entry(proxy.host_id).or_default();
+        if of_proxy.contains(&used) {
             return Err(OriginRejected::Replayed);
         }
-        if self.0.len() >= MAX_REMEMBERED {
+        if of_proxy.len() >= MAX_REMEMBERED {
             return Err(OriginRejected::Full);
         }
-        self.0.insert(used);
+        of_proxy.insert(used);
         Ok(Origin { client: statement.client, proxy })
     }
 
     /// Forgets what nobody would believe any more. What is far ahead was seen by a clock that was wrong.
     fn forget(&mut self, now: Timestamp) {
         let (oldest, newest) = (now.saturating_sub(REMEMBERED), now.saturating_add(REMEMBERED));
-        while self.0.first().is_some_and(|(issued, _)| *issued < oldest) {
-            self.0.pop_first();
-        }
-        while self.0.last().is_some_and(|(issued, _)| *issued > newest) {
-            self.0.pop_last();
-        }
+        self.0.retain(|_, of_proxy| {
+            while of_proxy.first().is_some_and(|(issued, _)| *issued < oldest) {
+                of_proxy.pop_first();
+            }
+            while of_proxy.last().is_some_and(|(issued, _)| *issued > newest) {
+                of_proxy.pop_last();
+            }
+            !of_proxy.is_empty()
+        });
     }
 }

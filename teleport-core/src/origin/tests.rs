@@ -140,6 +140,10 @@ fn what_is_remembered_is_bounded_and_forgotten() {
         accept(&mut seen, &numbered(number, NOW), NOW).unwrap();
     }
     assert_eq!(accept(&mut seen, &numbered(1 << 16, NOW), NOW), Err(OriginRejected::Full));
+    // What one proxy does takes nothing from another.
+    let other = CertFields { key_id: "2f8fad5b-d9cb-469f-a165-70867728950e gate".into(), ..proxy() };
+    let check = OriginCheck { trust: &trust(), audience: Audience::Node(node()), now: NOW };
+    Seen(seen.0.clone()).accept(&other, &numbered(1 << 16, NOW), check).unwrap();
     // A clock that was wrong leaves nothing behind, in neither direction.
     for now in [NOW.saturating_add(Duration::from_secs(121)), NOW.saturating_sub(Duration::from_secs(121))] {
         let mut seen = Seen(seen.0.clone());

@@ -112,13 +112,21 @@ async fn what_is_streamed_is_there_at_once_and_becomes_a_part() {
         assert!(!(1..=5).any(plain), "{}", item.key);
     }
 
-    // The whole part replaces the pieces; what is sent late changes nothing.
-    api.put_recording_part(session, 0, bytes(9, MAX_PART_LEN)).await.unwrap();
+    // The whole part replaces the pieces, and begins with them: what was taken once is neither changed nor cut.
+    let streamed = content(&cluster, session).await;
+    conflict(api.put_recording_part(session, 0, bytes(9, MAX_PART_LEN)).await);
+    conflict(api.put_recording_part(session, 0, streamed[..29].to_vec().into()).await);
+    conflict(api.complete_recording(session, 0).await);
+    assert_eq!(content(&cluster, session).await, streamed);
+    let mut whole = streamed;
+    whole.resize(MAX_PART_LEN, 9);
+    api.put_recording_part(session, 0, whole.clone().into()).await.unwrap();
+    // What is sent late changes nothing.
     assert_eq!(stored_pieces(&cluster).await, 0);
     api.stream_recording(session, 30, bytes(6, 5)).await.unwrap();
     assert_eq!(stored_pieces(&cluster).await, 0);
     other.stream_recording(session, 30, bytes(6, 5)).await.unwrap();
-    assert_eq!(content(&cluster, session).await, vec![9; MAX_PART_LEN]);
+    assert_eq!(content(&cluster, session).await, whole);
     other.stream_recording(session, PART, bytes(7, 3)).await.unwrap();
     assert_eq!(content(&cluster, session).await.len(), MAX_PART_LEN + 3);
     api.put_recording_part(session, 1, bytes(7, 4)).await.unwrap();

@@ -119,6 +119,8 @@ impl Writing {
         }
         let held = !self.ended && room.is_full_for(self.live.meta.session);
         self.write(true, held, room);
+        // On the disk first: after a loss of power nobody may have more of it than the file.
+        self.sync();
         if !self.stalled {
             let (written, len) = (self.taken, self.len);
             self.live.advance(|progress| (progress.written, progress.len) = (written, len));
