@@ -28,6 +28,7 @@ mod recording_faults;
 mod remote;
 mod resources;
 mod secrets;
+mod sftp;
 mod shared;
 mod starting;
 mod support;

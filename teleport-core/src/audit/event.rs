@@ -118,6 +118,15 @@ fn cut(mut text: String) -> String {
 }
 
 impl AuditEvent {
+    /// The same, of another kind.
+    #[must_use]
+    pub fn of_kind(mut self, kind: EventKind) -> Self {
+        self.event = kind.name().to_owned();
+        self.code = kind;
+        self.success = Some(kind.code().ends_with('I'));
+        self
+    }
+
     /// An event of this kind; `success` follows from the code.
     pub fn new(kind: EventKind) -> Self {
         Self {

@@ -11,6 +11,7 @@
 //! | [`locks`] | how somebody is kept out at once |
 //! | [`spool`] | which sessions are recorded, where recordings wait, what failures cost |
 //! | [`recordings`] | what a recording is byte for byte, and how it is read |
+//! | [`files`] | how files are copied, and what the audit log has of it |
 //! | [`sessions`] | how sessions are shared, listed and ended |
 //! | [`defaults`] | every number, and its reason |
 
@@ -20,6 +21,8 @@ pub mod audit_events {}
 pub mod audit_log {}
 #[doc = include_str!("defaults.md")]
 pub mod defaults {}
+#[doc = include_str!("files.md")]
+pub mod files {}
 #[doc = include_str!("join.md")]
 pub mod join {}
 #[doc = include_str!("locks.md")]

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::authorize::{Entry, chain};
+use super::files::FileEvents;
 use super::handler::Slot;
 use super::lifetime::{self, Over};
 use super::not_started::tell;
@@ -23,8 +24,8 @@ use super::{AuditPolicy, Shared};
 use crate::engine::transport::{Account, Link};
 use crate::session::machine::Launch;
 use crate::session::{
-    ExitStatus, LiveSession, Party, Running, SessionChannel, SessionEvents, SessionInput, SessionKind,
-    SessionOutput, SessionRequest, Sizes, TerminalSize,
+    ExitStatus, FileReporter, LiveSession, Party, Running, SessionChannel, SessionEvents, SessionInput,
+    SessionKind, SessionOutput, SessionRequest, Sizes, TerminalSize,
 };
 
 /// How often a terminal's size is written to the audit log. The recording has all of them.
@@ -121,9 +122,11 @@ pub(super) async fn run(start: Start, grant: LoginGrant) {
         host_name: material.name.clone(),
         cluster: material.cluster.clone(),
     };
-    let channel = SessionChannel { request, input, output: output.clone(), events };
-    let resized = node.event(EventKind::Resize).user(&grant.identity.user).login(&grant.login);
-    let resized = resized.session(id).remote(Some(peer)).field("addr.local", local.to_string());
+    let (reporter, files) = FileReporter::new();
+    let channel = SessionChannel { request, input, output: output.clone(), events, files: reporter };
+    let event = node.event(EventKind::Resize).user(&grant.identity.user).login(&grant.login);
+    let event = event.session(id).remote(Some(peer)).field("addr.local", local.to_string());
+    let mut files = FileEvents::new(Arc::clone(&node), event.clone(), files);
     // If this task is dropped or the service panics, the end is told all the same.
     let mut guard = Ending { output: Some(output.clone()), node: Arc::clone(&node), details, started, party };
     let session = node.service.run(grant, channel);
@@ -131,8 +134,10 @@ pub(super) async fn run(start: Start, grant: LoginGrant) {
         lifetime::attend(session, &output, interactive, &closed, &mut ending, registered.running.ended());
     let (status, over) = tokio::select! {
         ended = attended => ended,
-        never = tell_sizes(changed_sizes, &node, resized) => match never {},
+        never = tell_sizes(changed_sizes, &node, event) => match never {},
+        never = files.tell() => match never {},
     };
+    files.tell_rest().await;
     if output.is_unrecorded() {
         tracing::warn!(session = %id, "the session can no longer be recorded, and must be: ended");
         guard.details.event =
@@ -181,7 +186,11 @@ async fn begin(node: &Shared, grant: &LoginGrant, launch: &Launch) -> Result<Beg
     .shortened();
     // A file is made and synced: other connections of this thread must not wait for the disk.
     let view = node.view.usable().map_err(|error| chain(&error))?;
-    let mode = view.recording.decide(&node.record.borrow().labels, grant.policy.recording);
+    let mode = match launch.kind {
+        // What is done to files is in the audit log; what is in them is no output.
+        SessionKind::Sftp => SessionRecording::Off,
+        _ => view.recording.decide(&node.record.borrow().labels, grant.policy.recording),
+    };
     if mode == SessionRecording::Off {
         return Ok((id, started, Box::new(NoRecorder::new()), mode));
     }
@@ -202,6 +211,7 @@ pub(super) fn command(kind: &SessionKind) -> Option<String> {
     match kind {
         SessionKind::Exec(line) => Some(String::from_utf8_lossy(line).into_owned()),
         SessionKind::Shell => None,
+        SessionKind::Sftp => Some("sftp".to_owned()),
     }
 }
 
@@ -210,6 +220,8 @@ struct Details {
     event: AuditEvent,
     session: SessionId,
     command: Option<String>,
+    /// Told at the end, beside the end of the session.
+    ran: Option<(EventKind, EventKind)>,
     terminal: Option<(u16, u16)>,
 }
 
@@ -236,15 +248,15 @@ impl Details {
             recorded => event.field("recording_strict", recorded.is_strict()),
         };
         let terminal = launch.terminal.as_ref().map(|terminal| terminal.size.cells());
-        Self { event, session, command: command(&launch.kind), terminal }
+        let ran = match launch.kind {
+            SessionKind::Exec(_) => Some((EventKind::Exec, EventKind::ExecFailure)),
+            SessionKind::Shell | SessionKind::Sftp => None,
+        };
+        Self { event, session, command: command(&launch.kind), ran, terminal }
     }
 
     fn of(&self, kind: EventKind) -> AuditEvent {
-        let fresh = AuditEvent::new(kind);
-        let mut event = self.event.clone();
-        event.event = fresh.event;
-        event.code = fresh.code;
-        event.success = fresh.success;
+        let mut event = self.event.clone().of_kind(kind);
         if let Some(command) = &self.command {
             event = event.field("command", command.as_str());
         }
@@ -295,10 +307,10 @@ impl Ending {
 
     fn events(&self, status: &ExitStatus) -> Vec<AuditEvent> {
         let mut events = Vec::with_capacity(2);
-        if self.details.command.is_some() {
+        if let Some((well, badly)) = self.details.ran {
             let kind = match status {
-                ExitStatus::Code(0) => EventKind::Exec,
-                _ => EventKind::ExecFailure,
+                ExitStatus::Code(0) => well,
+                _ => badly,
             };
             events.push(with_status(self.details.of(kind), status));
         }

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::share::{Audience, Sizes};
-use super::{SessionRequest, TerminalSize};
+use super::{FileReporter, SessionRequest, TerminalSize};
 use crate::engine::transport::{Account, Link, payload};
 
 /// How many pieces of what others type may wait.
@@ -35,6 +35,8 @@ pub struct SessionChannel {
     pub output: SessionOutput,
     /// Window changes, signals, and the end of the connection.
     pub events: SessionEvents,
+    /// Where a session of the kind [`SessionKind::Sftp`](super::SessionKind::Sftp) tells what it does.
+    pub files: FileReporter,
 }
 
 /// What the client sends as standard input. Dropping it throws away whatever else comes.
