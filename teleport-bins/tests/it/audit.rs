@@ -276,7 +276,10 @@ fn files(oracle: &mut Oracle<'_>) {
     let failed = ["TS001E", "TS016E", "TS019E", "TS018E", "TS007E", "TS012E", "TS013E", "TS011E"];
     let events = oracle.expect("nothing of it can be done", &and(&failed));
     let failures = events.iter().filter(|event| event.code.code().ends_with('E'));
-    assert!(failures.clone().all(|event| event.success == Some(false) && event.error.is_some()), "{events:?}");
+    assert!(
+        failures.clone().all(|event| event.success == Some(false) && event.error.is_some()),
+        "{events:?}"
+    );
 }
 
 /// What users are refused, and how their sessions end.

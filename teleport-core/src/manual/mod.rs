@@ -13,6 +13,7 @@
 //! | [`recordings`] | what a recording is byte for byte, and how it is read |
 //! | [`files`] | how files are copied, and what the audit log has of it |
 //! | [`sessions`] | how sessions are shared, listed and ended |
+//! | [`storing_recordings`] | where recordings lie, who can read them there, how long they stay |
 //! | [`defaults`] | every number, and its reason |
 
 #[doc = include_str!("audit_events.md")]
@@ -35,6 +36,8 @@ pub mod roles {}
 pub mod sessions {}
 #[doc = include_str!("spool.md")]
 pub mod spool {}
+#[doc = include_str!("storing_recordings.md")]
+pub mod storing_recordings {}
 #[doc = include_str!("threat_model.md")]
 pub mod threat_model {}
 #[doc = include_str!("trust_and_keys.md")]

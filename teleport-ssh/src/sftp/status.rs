@@ -34,10 +34,15 @@ impl From<io::Error> for Failure {
             Errno::EPERM | Errno::EACCES | Errno::EFAULT => Code::PermissionDenied,
             Errno::ENAMETOOLONG | Errno::EINVAL => Code::BadMessage,
             Errno::ENOSYS | Errno::EOPNOTSUPP => Code::Unsupported,
-            Errno::UnknownErrno => return Self { code: Code::Failure, text: error.to_string().into() },
+            // Such as a name with a zero in it, which never reached the system.
+            Errno::UnknownErrno if error.kind() == io::ErrorKind::InvalidInput => Code::BadMessage,
             _ => Code::Failure,
         };
-        Self { code, text: errno.desc().into() }
+        let text = match errno {
+            Errno::UnknownErrno => error.to_string().into(),
+            errno => errno.desc().into(),
+        };
+        Self { code, text }
     }
 }
 

@@ -19,7 +19,12 @@ fn requests() -> [(&'static str, Request); 7] {
 }
 
 fn policy(pty: bool, forced: bool) -> SessionPolicy {
-    SessionPolicy { pty, force_command: forced.then(|| "/bin/false".to_owned()), env: AllowList::default(), sftp: false }
+    SessionPolicy {
+        pty,
+        force_command: forced.then(|| "/bin/false".to_owned()),
+        env: AllowList::default(),
+        sftp: false,
+    }
 }
 
 fn name(verdict: &Verdict) -> &'static str {
@@ -100,7 +105,10 @@ fn files_are_served_where_there_is_a_server() {
     ] {
         let Verdict::Start(launch) = begin(forced, true, asked) else { panic!() };
         // On a terminal the bytes would not be those of the protocol.
-        assert_eq!((launch.kind, launch.terminal, launch.original_command), (SessionKind::Sftp, None, original));
+        assert_eq!(
+            (launch.kind, launch.terminal, launch.original_command),
+            (SessionKind::Sftp, None, original)
+        );
     }
     let Verdict::Start(launch) = begin(Some("/bin/false"), true, files()) else { panic!() };
     assert_eq!(launch.kind, SessionKind::Exec(b"/bin/false".to_vec()));
