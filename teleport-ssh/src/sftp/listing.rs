@@ -158,6 +158,7 @@ impl std::fmt::Display for Mode {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
     use super::*;
 
     #[test]
