@@ -9,7 +9,7 @@ use super::context::{OpContext, Rights, Rules};
 use super::policy::{Permit, Scope};
 use super::quota::{self, Amount};
 use super::sessions::Owner;
-use super::{tails, uploads};
+use super::{participants, tails, uploads};
 use crate::access::{ResourceFacts, SessionFacts};
 use crate::api::{ApiError, ApiErrorKind, ApiResult, RecordingQuery};
 use crate::audit::{AuditEvent, EventKind};
@@ -136,6 +136,7 @@ pub(super) async fn put_part(
     let host = permit.host().ok_or_else(ApiError::denied)?;
     let owner = check_owner(call, permit, session).await?;
     quota::check_length(call, session, number, part.len()).await?;
+    tails::check_order(call, session, number).await?;
     tails::check(call, session, number, &part).await?;
     quota::charge_part(call, host.host_id, owner.user.as_ref(), part.len()).await?;
     match call.auth.ports.recordings.put_part(session, number, part).await {
@@ -163,22 +164,17 @@ pub(super) async fn complete(
     let info = store.info(session).await.map_err(|error| api_error(error, session))?;
     // What was streamed and shown is part of it.
     tails::check(call, session, parts, &[]).await?;
-    match store.complete(session, &Completion::new(parts, call.now)).await {
+    let participants = participants::of(call.auth, &info.meta).await?;
+    let completion = Completion { participants, ..Completion::new(parts, call.now) };
+    match store.complete(session, &completion).await {
         Ok(()) => {}
         Err(RecordingError::Conflict { reason }) => return Err(quota::refuse(call, session, reason).await),
         Err(error) => return Err(api_error(error, session)),
     }
     call.auth.session_hosts.forget(session);
-    uploads::end(call.auth, session).await?;
-    // Completing again is allowed (the answer may have been lost, or this service was stopped before it wrote it down), but it
-    // happened once.
-    if info.completed.is_some() && bound::is_bound(call, session).await? {
-        return Ok(());
-    }
-    let digest = bound::digest(call, session).await.map_err(|error| api_error(error, session))?;
     let event = AuditEvent::new(EventKind::SessionUpload).session(session);
-    let event = call.by_caller(event).user(&info.meta.user).login(&info.meta.login);
-    call.audit(vec![event.field("parts", parts).field("sha256", digest.to_string())]).await
+    let event = call.by_caller(event).user(&info.meta.user).login(&info.meta.login).field("parts", parts);
+    bound::bind(call, &info, event).await
 }
 
 /// Decides about one recording: the own ones, which are those of sessions that one took part in, need no rule that allows it,
@@ -251,7 +247,10 @@ pub(super) async fn list(
     }
     let (mut listed, mut searched) = (Vec::new(), 0);
     loop {
-        let page = call.auth.ports.recordings.list(&listing).await.map_err(ApiError::unavailable)?;
+        let mut page = call.auth.ports.recordings.list(&listing).await.map_err(ApiError::unavailable)?;
+        for info in &mut page {
+            participants::tell(call.auth, info).await?;
+        }
         searched += page.len();
         let last = (page.len() >= listing.limit).then(|| page.last().map(RecordingInfo::place)).flatten();
         listed.extend(page.into_iter().filter(|info| {
@@ -283,7 +282,9 @@ pub(super) async fn visible(
     permit: &Permit<'_>,
     session: SessionId,
 ) -> ApiResult<RecordingInfo> {
-    let info = call.auth.ports.recordings.info(session).await.map_err(|error| api_error(error, session))?;
+    let info = call.auth.ports.recordings.info(session).await;
+    let mut info = info.map_err(|error| api_error(error, session))?;
+    participants::tell(call.auth, &mut info).await?;
     if permit.scope() != Scope::All {
         let user = &permit.user().ok_or_else(ApiError::denied)?.user;
         let rights = call.rights().await?.ok();
