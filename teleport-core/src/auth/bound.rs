@@ -37,22 +37,28 @@ pub(super) async fn bind(call: &OpContext<'_>, before: &RecordingInfo, event: Au
         return Ok(());
     }
     // Before the claim, which is a short one.
-    let digest = digest(call, session).await.map_err(|error| recordings::api_error(error, session))?;
+    let event = match digest(call, session).await {
+        Ok(digest) => event.field("sha256", digest.to_string()),
+        // Nothing here can read it. That it is what was handed in is sealed into its parts.
+        Err(RecordingError::Encrypted) => event,
+        Err(error) => return Err(recordings::api_error(error, session)),
+    };
     let Some(claim) = uploads::claim(call.auth, session).await? else { return Ok(()) };
     // Somebody may have been stopped between the two.
     let perhaps_told = claim.again || before.completed.is_some();
     let is_bound = perhaps_told && is_bound(call, before).await?;
-    if !is_bound && let Err(error) = call.audit(vec![event.field("sha256", digest.to_string())]).await {
+    if !is_bound && let Err(error) = call.audit(vec![event]).await {
         claim.give_back(call.auth).await;
         return Err(error);
     }
     uploads::end(call.auth, session).await
 }
 
-/// Whether the log says already that this recording is complete. That it was abandoned is said without a digest.
+/// Whether the log says already that this recording is complete, and not only that it was abandoned: that is said without a digest.
 async fn is_bound(call: &OpContext<'_>, info: &RecordingInfo) -> ApiResult<bool> {
-    let has_digest = |event: &AuditEvent| event.fields.contains_key("sha256");
-    is_told(call, EventKind::SessionUpload, info.meta.session, info.meta.started, has_digest).await
+    let says_so =
+        |event: &AuditEvent| event.fields.contains_key("sha256") || !event.fields.contains_key("abandoned");
+    is_told(call, EventKind::SessionUpload, info.meta.session, info.meta.started, says_so).await
 }
 
 /// Whether the log has such an event of a session that began at `started`. What was before that is not looked at, and what is newest is

@@ -8,6 +8,7 @@ use super::bound;
 use super::context::{OpContext, Rights, Rules};
 use super::policy::{Permit, Scope};
 use super::quota::{self, Amount};
+use super::retention;
 use super::sessions::Owner;
 use super::{participants, tails, uploads};
 use crate::access::{ResourceFacts, SessionFacts};
@@ -27,11 +28,12 @@ const MAX_LISTED: usize = 1000;
 /// Among how many recordings those are looked for that a user may see, if rules say which.
 const MAX_SEARCHED: usize = 20_000;
 /// As rules name them.
-const KIND: &str = "session";
+pub(super) const KIND: &str = "session";
 
 pub(super) fn api_error(error: RecordingError, session: SessionId) -> ApiError {
     match error {
         RecordingError::Conflict { reason } => ApiError::new(ApiErrorKind::Conflict, reason),
+        error @ RecordingError::Encrypted => ApiError::new(ApiErrorKind::Conflict, error.to_string()),
         RecordingError::NotFound => ApiError::not_found(format_args!("recording {session}")),
         error @ RecordingError::Unavailable { .. } => ApiError::unavailable(error),
     }
@@ -179,7 +181,7 @@ pub(super) async fn complete(
 
 /// Decides about one recording: the own ones, which are those of sessions that one took part in, need no rule that allows it,
 /// but none may deny it; those of others need one.
-fn sees(rules: Option<&Rules<'_>>, user: &UserName, verb: Verb, info: &RecordingInfo) -> bool {
+pub(super) fn sees(rules: Option<&Rules<'_>>, user: &UserName, verb: Verb, info: &RecordingInfo) -> bool {
     let own = info.has_participant(user);
     // Somebody who was deleted since has the own ones.
     let Some(rules) = rules else { return own };
@@ -189,7 +191,7 @@ fn sees(rules: Option<&Rules<'_>>, user: &UserName, verb: Verb, info: &Recording
 }
 
 /// What rules may ask about a recording.
-fn with_facts<T>(info: &RecordingInfo, ask: impl FnOnce(ResourceFacts<'_>) -> T) -> T {
+pub(super) fn with_facts<T>(info: &RecordingInfo, ask: impl FnOnce(ResourceFacts<'_>) -> T) -> T {
     let (name, host) = (info.meta.session.to_string(), info.meta.host_id.to_string());
     let participants: Vec<&str> =
         std::iter::once(&info.meta.user).chain(&info.participants).map(UserName::as_str).collect();
@@ -247,12 +249,20 @@ pub(super) async fn list(
     }
     let (mut listed, mut searched) = (Vec::new(), 0);
     loop {
-        let mut page = call.auth.ports.recordings.list(&listing).await.map_err(ApiError::unavailable)?;
-        for info in &mut page {
-            participants::tell(call.auth, info).await?;
-        }
+        let page = match query.session {
+            Some(session) => one(call, session, &listing).await?,
+            None => {
+                let page = call.auth.ports.recordings.list(&listing).await;
+                let mut page = page.map_err(ApiError::unavailable)?;
+                for info in &mut page {
+                    participants::tell(call.auth, info).await?;
+                }
+                page
+            }
+        };
         searched += page.len();
-        let last = (page.len() >= listing.limit).then(|| page.last().map(RecordingInfo::place)).flatten();
+        let is_whole = query.session.is_some() || page.len() < listing.limit;
+        let last = (!is_whole).then(|| page.last().map(RecordingInfo::place)).flatten();
         listed.extend(page.into_iter().filter(|info| {
             is_asked_for(&query, info)
                 && asks_for.is_none_or(|user| info.has_participant(user))
@@ -263,6 +273,7 @@ pub(super) async fn list(
             _ => {
                 listed.truncate(limit);
                 uploads::mark(call.auth, &mut listed).await?;
+                retention::tell_holds(call, &mut listed).await?;
                 return Ok(listed);
             }
         };
@@ -274,6 +285,19 @@ pub(super) async fn list(
         }
         listing.limit = MAX_LISTED;
     }
+}
+
+/// The list of one recording, if it is within what is listed.
+async fn one(call: &OpContext<'_>, session: SessionId, listing: &Listing) -> ApiResult<Vec<RecordingInfo>> {
+    let mut info = match call.auth.ports.recordings.info(session).await {
+        Ok(info) => info,
+        Err(RecordingError::NotFound) => return Ok(Vec::new()),
+        Err(error) => return Err(api_error(error, session)),
+    };
+    participants::tell(call.auth, &mut info).await?;
+    let is_listed =
+        listing.covers(info.place()) && listing.user.as_ref().is_none_or(|user| info.has_participant(user));
+    Ok(if is_listed { vec![info] } else { Vec::new() })
 }
 
 /// What is known of a recording that the caller may read.

@@ -25,6 +25,7 @@ mod policy;
 mod quota;
 mod real;
 mod recordings;
+mod retention;
 mod roles;
 mod rows;
 mod secrets;
