@@ -5,14 +5,15 @@
 //! | port | drivers |
 //! | --- | --- |
 //! | [`Backend`](teleport_core::storage::Backend) | [`memory`], `redb` (feature `redb`, on by default), around any of them [`wrap`] |
-//! | [`RecordingStore`](teleport_core::recording::RecordingStore) | [`recordings::fs`] |
+//! | [`RecordingStore`](teleport_core::recording::RecordingStore) | [`recordings::fs`], `recordings::s3` (feature `s3`), around any of them `recordings::age` (feature `age`) |
 //! | [`AuditLog`](teleport_core::audit::AuditLog) | [`audit::file`] |
 //!
 //! [`open`](fn@open) chooses a backend by URL. What a driver promises is the documentation of its port; the feature
 //! `conformance` has a public suite for each port, with a clock that it controls. Write your own driver against it:
 //! `examples/custom_backend.rs` is a complete one.
 //!
-//! What it is not: a database server, a cache, or a client for one. Nothing here opens a socket.
+//! What it is not: a database server, a cache, or a client for one. Nothing here opens a socket; the S3 store speaks through a transport that the
+//! program gives.
 //!
 //! # Example
 //!

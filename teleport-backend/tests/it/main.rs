@@ -7,6 +7,7 @@
     reason = "tests fail by panicking"
 )]
 
+mod age;
 mod audit;
 mod audit_chain;
 mod broken;

@@ -5,6 +5,7 @@ mod common;
 mod node_list;
 mod out;
 mod output;
+mod recordings;
 mod session_list;
 pub mod tctl;
 pub mod teleport;

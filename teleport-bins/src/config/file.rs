@@ -80,6 +80,8 @@ pub struct StorageSection {
     pub kind: Option<String>,
     /// The file; `backend.redb` in the data directory if absent.
     pub path: Option<PathBuf>,
+    /// Where recordings are kept: `file:///path` or `s3://bucket/prefix?region=…`; `recordings` in the data directory if absent.
+    pub audit_sessions_uri: Option<String>,
     /// Where the audit log is (`file://…`), and where it is passed on to (`stdout://`, `syslog://…`).
     pub audit_events_uri: Option<OneOrMany>,
 }
@@ -106,6 +108,10 @@ pub struct AuthSection {
     pub session_recording_rules: Vec<RecordingRule>,
     /// What one host may hand in.
     pub recordings: RecordingsSection,
+    /// How long recordings are kept.
+    pub recording_retention: RetentionSection,
+    /// Who can read recordings.
+    pub session_recording_encryption: EncryptionSection,
     /// How users prove who they are.
     pub authentication: AuthenticationSection,
     /// How passwords are hashed.
@@ -154,6 +160,26 @@ pub struct PasswordHashingSection {
     pub lanes: Option<u32>,
     /// How many hashes are computed at the same time.
     pub parallel: Option<usize>,
+}
+
+/// How long recordings are kept: for ever, unless it is said.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionSection {
+    /// Those of sessions that began longer ago are deleted.
+    pub max_age: Option<String>,
+    /// The oldest are deleted while all together are larger.
+    pub max_size: Option<Size>,
+}
+
+/// Who can read recordings, by keys of `age-keygen`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EncryptionSection {
+    /// Public keys for which new recordings are encrypted.
+    pub recipients: Vec<String>,
+    /// Files of private keys by which the auth service reads recordings.
+    pub identity_files: Vec<PathBuf>,
 }
 
 /// What one host may hand in of recordings.

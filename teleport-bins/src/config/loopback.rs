@@ -8,7 +8,7 @@ use teleport_core::id::{ClusterName, NodeName};
 use teleport_core::label::Labels;
 use teleport_core::secret::SecretString;
 
-use super::{AuthSettings, NodeSettings, ProxySettings, Settings};
+use super::{AuthSettings, NodeSettings, ProxySettings, RecordingPlace, Settings};
 
 /// Any free port of loopback.
 fn free() -> SocketAddr {
@@ -44,6 +44,9 @@ impl Settings {
                 audit: Default::default(),
                 session_recording: Default::default(),
                 recordings: Default::default(),
+                recording_store: RecordingPlace::Directory(data_dir.join("recordings")),
+                retention: Default::default(),
+                recording_keys: Default::default(),
                 second_factor: Default::default(),
                 lock_mode: Default::default(),
                 password: Default::default(),

@@ -13,6 +13,8 @@ pub use self::audit::{AuditSettings, ForwardTo};
 pub use self::duration::{format_duration, parse_duration};
 pub use self::file::{ConfigError, FileConfig, load, parse};
 pub use self::sample::sample;
-pub use self::settings::{AuthSettings, NodeSettings, Overrides, ProxySettings, Settings, default_data_dir};
+pub use self::settings::{
+    AuthSettings, NodeSettings, Overrides, ProxySettings, RecordingPlace, Settings, default_data_dir,
+};
 pub(crate) use self::settings::{with_port, without_port};
 pub use self::size::Size;

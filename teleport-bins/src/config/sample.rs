@@ -3,7 +3,7 @@
 use teleport_backend::audit::file::SyncPolicy;
 use teleport_ssh::record::TooOld;
 
-use super::{Settings, Size, format_duration};
+use super::{RecordingPlace, Settings, Size, format_duration};
 use crate::config::settings::without_port;
 
 /// A commented configuration file that says what `settings` say.
@@ -77,6 +77,9 @@ pub fn sample(settings: &Settings) -> String {
          \x20     output: text # text, json\n\
          \x20 storage:\n\
          \x20   type: redb # redb, memory\n\
+         \x20   # Where recordings are kept; in `recordings` of the data directory if left out. Credentials for S3 come from the\n\
+         \x20   # environment (AWS_ACCESS_KEY_ID, …) or the instance.\n\
+         {sessions}\
          \x20   # Where the audit log is, and where it is passed on to as well: stdout://, syslog:///dev/log, syslog+tcp://host:601.\n\
          \x20   # audit_events_uri: [\"file://{data_dir}/audit\", \"syslog:///dev/log\"]\n\
          auth_service:\n\
@@ -100,6 +103,10 @@ pub fn sample(settings: &Settings) -> String {
          \x20   max_size: {max_size}\n\
          \x20   max_size_per_day: {max_size_per_day}\n\
          \x20   max_count_per_day: {max_count_per_day}\n\
+         \x20 # Older recordings are deleted, and the oldest while all are larger. Held ones stay: `tctl recordings hold`.\n\
+         {recording_retention}\
+         \x20 # Recordings are encrypted for these keys of `age-keygen`; the auth service shows them by the keys in these files.\n\
+         {encryption}\
          \x20 authentication:\n\
          \x20   # What a login needs beside the password. `off` is for tests.\n\
          \x20   second_factor: {second_factor}\n\
@@ -128,6 +135,9 @@ pub fn sample(settings: &Settings) -> String {
          \x20   max_age: {spool_age}\n\
          \x20   too_old: {too_old} # keep, delete\n",
         nodename = settings.nodename,
+        sessions = sessions(settings),
+        recording_retention = recording_retention(settings),
+        encryption = encryption(settings),
         data_dir = settings.data_dir.display(),
         auth = yes(settings.auth.is_some()),
         session_recording = recording.mode,
@@ -145,6 +155,49 @@ pub fn sample(settings: &Settings) -> String {
         spool_size = Size(spool.max_bytes),
         spool_age = format_duration(spool.max_age),
         too_old = if spool.too_old == TooOld::Delete { "delete" } else { "keep" },
+    )
+}
+
+fn sessions(settings: &Settings) -> String {
+    match settings.auth.as_ref().map(|auth| &auth.recording_store) {
+        Some(RecordingPlace::Directory(path)) if *path != settings.data_dir.join("recordings") => {
+            format!("    audit_sessions_uri: \"file://{}\"\n", path.display())
+        }
+        Some(RecordingPlace::S3(config)) => format!("    audit_sessions_uri: \"{config}\"\n"),
+        _ => "    # audit_sessions_uri: \"s3://bucket/prefix?region=eu-west-1\"\n".to_owned(),
+    }
+}
+
+fn recording_retention(settings: &Settings) -> String {
+    let retention = settings.auth.as_ref().map(|auth| auth.retention).unwrap_or_default();
+    let age = retention.max_age.map(|age| format!("    max_age: {}s\n", age.as_secs()));
+    let size = retention.max_size.map(|size| format!("    max_size: {}\n", Size(size)));
+    match (age, size) {
+        (None, None) => "  # recording_retention: {max_age: 365d, max_size: 1TiB}\n".to_owned(),
+        (age, size) => {
+            format!("  recording_retention:\n{}{}", age.unwrap_or_default(), size.unwrap_or_default())
+        }
+    }
+}
+
+fn encryption(settings: &Settings) -> String {
+    let (recipients, files) = match &settings.auth {
+        Some(auth) => (&auth.recording_keys.0[..], &auth.recording_keys.1[..]),
+        None => (&[][..], &[][..]),
+    };
+    let example = if recipients.is_empty() && files.is_empty() { "# " } else { "" };
+    let recipients: Vec<String> = match recipients {
+        [] if !example.is_empty() => vec!["age1…".to_owned()],
+        keys => keys.iter().map(ToString::to_string).collect(),
+    };
+    let files: Vec<String> = match files {
+        [] if !example.is_empty() => vec!["\"/etc/teleport.age\"".to_owned()],
+        files => files.iter().map(|file| format!("{:?}", file.display().to_string())).collect(),
+    };
+    format!(
+        "  {example}session_recording_encryption:\n  {example}  recipients: [{}]\n  {example}  identity_files: [{}]\n",
+        recipients.join(", "),
+        files.join(", ")
     )
 }
 

@@ -2,10 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use teleport_backend::recordings::age::{AgeRecipient, MAX_RECIPIENTS};
+use teleport_backend::recordings::s3::S3Config;
 use teleport_core::access::ClusterRecording;
-use teleport_core::auth::{Backup, PasswordConfig, RecordingLimits, SecondFactor};
+use teleport_core::auth::{Backup, PasswordConfig, RecordingLimits, RetentionConfig, SecondFactor};
 use teleport_core::cert::CaPin;
 use teleport_core::id::{ClusterName, HostRole, NodeName};
 use teleport_core::label::Labels;
@@ -91,6 +94,12 @@ pub struct AuthSettings {
     pub session_recording: ClusterRecording,
     /// What one host may hand in of recordings.
     pub recordings: RecordingLimits,
+    /// Where they are kept.
+    pub recording_store: RecordingPlace,
+    /// How long they are kept.
+    pub retention: RetentionConfig,
+    /// For whom they are encrypted, and the files of the keys that decrypt them.
+    pub recording_keys: (Vec<AgeRecipient>, Vec<PathBuf>),
     /// What a login needs beside the password.
     pub second_factor: SecondFactor,
     /// What happens where it is not known for certain who is locked, unless a role says so.
@@ -99,6 +108,32 @@ pub struct AuthSettings {
     pub password: PasswordConfig,
     /// What the cluster begins with, if it is empty.
     pub bootstrap: Option<Backup>,
+}
+
+/// Where recordings are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::exhaustive_enums, reason = "the daemon must know all of them")]
+pub enum RecordingPlace {
+    /// In a directory of this host.
+    Directory(PathBuf),
+    /// In an object storage.
+    S3(S3Config),
+}
+
+impl RecordingPlace {
+    fn parse(uri: &str) -> Result<Self> {
+        if let Some(path) = uri.strip_prefix("file://") {
+            let path = path.strip_prefix("localhost").unwrap_or(path);
+            return match path.starts_with('/') {
+                true => Ok(Self::Directory(path.into())),
+                false => bail!("write file:///path, with three slashes"),
+            };
+        }
+        match uri.split_once("://") {
+            Some(("s3", _)) => Ok(Self::S3(uri.parse()?)),
+            _ => bail!("write file:///path or s3://bucket/prefix?region=…"),
+        }
+    }
 }
 
 /// The proxy.
@@ -264,6 +299,12 @@ impl Settings {
                 )
                 .context("auth_service.session_recording_rules")?,
                 recordings: recording_limits(&file.auth_service.recordings)?,
+                recording_store: match &shared.storage.audit_sessions_uri {
+                    Some(uri) => RecordingPlace::parse(uri).context("storage.audit_sessions_uri")?,
+                    None => RecordingPlace::Directory(data_dir.join("recordings")),
+                },
+                retention: retention(&file.auth_service.recording_retention)?,
+                recording_keys: recording_keys(file.auth_service.session_recording_encryption)?,
                 second_factor: second_factor(&file.auth_service.authentication)?,
                 lock_mode: file.auth_service.authentication.locking_mode.unwrap_or_default(),
                 password: password_hashing(&file.auth_service.password_hashing)?,
@@ -395,6 +436,36 @@ fn spool_limits(section: &SpoolSection) -> Result<SpoolLimits> {
         Some(TooOldName::Keep) | None => TooOld::Keep,
     };
     Ok(limits)
+}
+
+/// How long recordings are kept.
+fn retention(section: &super::file::RetentionSection) -> Result<RetentionConfig> {
+    let mut retention = RetentionConfig::default();
+    if let Some(text) = &section.max_age {
+        let age = parse_duration(text).map_err(anyhow::Error::msg);
+        let age = age.context("auth_service.recording_retention.max_age")?;
+        if age < SHORTEST_RETENTION {
+            bail!(
+                "auth_service.recording_retention.max_age: at least 1h, or sessions are deleted as they end"
+            );
+        }
+        retention.max_age = Some(age);
+    }
+    retention.max_size = section.max_size.map(|size| size.0);
+    Ok(retention)
+}
+
+/// Nobody wants recordings to be kept for less.
+const SHORTEST_RETENTION: Duration = Duration::from_secs(3600);
+
+/// Reads the recipients; the files are read by the daemon.
+fn recording_keys(section: super::file::EncryptionSection) -> Result<(Vec<AgeRecipient>, Vec<PathBuf>)> {
+    let recipients = section.recipients.iter().map(|text| text.trim().parse()).collect::<Result<Vec<_>, _>>();
+    let recipients = recipients.context("auth_service.session_recording_encryption.recipients")?;
+    if recipients.len() > MAX_RECIPIENTS {
+        bail!("auth_service.session_recording_encryption.recipients: at most {MAX_RECIPIENTS}");
+    }
+    Ok((recipients, section.identity_files))
 }
 
 fn recording_limits(section: &RecordingsSection) -> Result<RecordingLimits> {

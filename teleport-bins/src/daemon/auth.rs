@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use teleport_backend::audit::file::{Checkpoints, FileAuditLog};
-use teleport_backend::recordings::fs::FsRecordingStore;
 use teleport_ca::{AuditKey, CaError, CertificateAuthority};
 use teleport_core::api::{AdminApi, CreateToken, HostCredentials, JoinRequest, PublicApi};
 use teleport_core::audit::AuditLog;
@@ -19,7 +18,7 @@ use teleport_ssh::identity::{HostMaterial, HostName, IdentityStore};
 
 use super::data_dir::DataDir;
 use super::forward::Forwarder;
-use super::{Os, read_secret_file};
+use super::{Os, read_secret_file, recordings};
 use crate::config::AuthSettings;
 
 /// An auth service over the data directory.
@@ -113,14 +112,16 @@ impl LocalAuth {
         config.audit_keys = audit_keys;
         config.session_recording = settings.session_recording.clone();
         config.recordings = settings.recordings;
+        config.retention = settings.retention;
         config.second_factor = settings.second_factor;
         config.lock_mode = settings.lock_mode;
         config.password = settings.password;
+        let recordings = recordings::open(settings, &sealer, os).await?;
         let ports = Ports {
             backend: Arc::clone(&backend),
             issuer: Arc::new(authority),
             sealer,
-            recordings: Arc::new(FsRecordingStore::open(data_dir.join("recordings")).await?),
+            recordings,
             audit: Arc::clone(&audit) as Arc<dyn AuditLog>,
             clock: Arc::clone(&os.clock),
             entropy: Arc::clone(&os.entropy),

@@ -7,6 +7,7 @@ mod forward;
 mod member;
 mod membership;
 mod proxy;
+pub mod recordings;
 mod signals;
 
 use std::fs::OpenOptions;
@@ -169,6 +170,7 @@ impl Daemon {
             write_address(&data_dir.join(AUTH_ADDRESS_FILE), address)?;
             base.1.spawn(bound.serve(base.0.clone()));
             base.1.spawn(auth::look_after_uploads(service.service.clone(), base.0.clone()));
+            base.1.spawn(recordings::sweep(service.service.clone(), base.0.clone()));
             services.started();
             auth_address = Some(address);
             local = Some((service, connector));

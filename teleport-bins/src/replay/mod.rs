@@ -57,7 +57,7 @@ pub struct Options {
 pub async fn play(source: Source, options: Options) -> Result<u8> {
     let played = match options.format {
         PlayFormat::Pty => terminal::play(source, options).await,
-        _ => print(source, options).await.map(|()| 0),
+        _ => print(source, options, &mut BufWriter::new(io::stdout())).await.map(|()| 0),
     };
     match played {
         // `tsh play ... | head` is not an error.
@@ -112,10 +112,12 @@ fn clock(at: Duration) -> String {
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
 }
 
-/// Prints all of it at once.
-async fn print(mut source: Source, options: Options) -> Result<()> {
+/// Writes all of it at once, without its timing.
+///
+/// # Errors
+/// When it cannot be read, is damaged or ends before the session did: after what there is was written; those of `out`.
+pub async fn print(mut source: Source, options: Options, out: &mut impl Write) -> Result<()> {
     let mut writer = Writer::new(options.format);
-    let mut out = BufWriter::new(io::stdout());
     let mut faults = Faults::default();
     if !options.from.is_zero() {
         if matches!(options.format, PlayFormat::Cast | PlayFormat::Cast3) {
@@ -126,16 +128,16 @@ async fn print(mut source: Source, options: Options) -> Result<()> {
     let ending = loop {
         let item = source.next().await?;
         if let Some(meta) = source.meta() {
-            writer.begin(meta, &mut out)?;
+            writer.begin(meta, out)?;
         }
         match item {
             Item::End(ending) => break ending,
             Item::Event(event) if event.at() < options.from => {}
-            Item::Event(event) => writer.event(&event, &mut out)?,
+            Item::Event(event) => writer.event(&event, out)?,
             Item::Jump => {}
             Item::Missing(missing) => {
                 eprintln!("{}", faults.note(&missing));
-                writer.missing(&missing, &mut out)?;
+                writer.missing(&missing, out)?;
             }
         }
     };

@@ -11,7 +11,7 @@ use crate::access::{ClusterRecording, RoleSet};
 use crate::audit::chain::{CheckpointKey, StoredCheckpoint};
 use crate::cert::{CaPin, IssuedCertificates, SubjectKeys, Traits, TrustBundle};
 use crate::clock::Timestamp;
-use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
+use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, SessionId, UserName};
 use crate::label::Labels;
 use crate::lock::LockSet;
 use crate::recording::Place;
@@ -422,6 +422,9 @@ pub struct RecordingQuery {
     pub to: Option<Timestamp>,
     /// At most so many; 0 is 50, never more than 1000.
     pub limit: usize,
+    /// Only this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
     /// Only what is listed after this place: the last one of the answer before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<Place>,

@@ -299,6 +299,38 @@ pub trait RecordingApi: fmt::Debug + Send + Sync + 'static {
     async fn read_recording(&self, session: SessionId, offset: u64) -> ApiResult<Bytes>;
 }
 
+/// Which recordings stay and which go. Users need a rule for it, also for their own sessions: who could delete what was
+/// recorded of them would not be recorded.
+#[async_trait]
+pub trait RetentionApi: fmt::Debug + Send + Sync + 'static {
+    /// Keeps a recording from being deleted, by whomever, until it is released; a hold that is there already stays. Needs
+    /// `update` on sessions.
+    ///
+    /// # Errors
+    /// [`ApiErrorKind::NotFound`], also for recordings that the caller may not see; [`ApiErrorKind::Denied`];
+    /// [`ApiErrorKind::Conflict`] if it is being deleted.
+    async fn hold_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<RecordingInfo>;
+
+    /// Ends that. Needs `update` on sessions.
+    ///
+    /// # Errors
+    /// As [`RetentionApi::hold_recording`]; [`ApiErrorKind::Conflict`] if it is not held.
+    async fn release_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<()>;
+
+    /// Deletes a recording for good. Needs `delete` on sessions.
+    ///
+    /// # Errors
+    /// As [`RetentionApi::hold_recording`]; [`ApiErrorKind::Conflict`] if it is held or not complete.
+    async fn delete_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<()>;
+
+    /// Makes an encrypted recording readable for the recipients of today and for nobody else; `false` if it was so. Needs
+    /// `update` on sessions.
+    ///
+    /// # Errors
+    /// As [`RetentionApi::hold_recording`]; [`ApiErrorKind::Conflict`] if the auth service cannot read it.
+    async fn rewrap_recording(&self, session: SessionId) -> ApiResult<bool>;
+}
+
 /// The audit log.
 #[async_trait]
 pub trait AuditApi: fmt::Debug + Send + Sync + 'static {
@@ -553,11 +585,19 @@ impl<T: PublicApi + IdentityApi + PresenceApi + TrustApi + AuditApi + ?Sized> Pr
 
 /// Everything: what the auth service offers and its client speaks.
 pub trait AuthApi:
-    NodeAccess + ProxyAccess + AccountApi + ActiveSessionApi + AdminApi + ResourceApi + SigningApi
+    NodeAccess + ProxyAccess + RetentionApi + AccountApi + ActiveSessionApi + AdminApi + ResourceApi + SigningApi
 {
 }
 impl<
-    T: NodeAccess + ProxyAccess + AccountApi + ActiveSessionApi + AdminApi + ResourceApi + SigningApi + ?Sized,
+    T: NodeAccess
+        + ProxyAccess
+        + RetentionApi
+        + AccountApi
+        + ActiveSessionApi
+        + AdminApi
+        + ResourceApi
+        + SigningApi
+        + ?Sized,
 > AuthApi for T
 {
 }

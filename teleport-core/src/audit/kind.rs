@@ -146,6 +146,16 @@ kinds! {
     ApiFailure = "api.failed" "TAP00E" by Auth ["operation"],
     /// A session's recording was read.
     RecordingAccess = "session.recording.access" "T2012I" by Auth ["offset", "session_user"],
+    /// A recording was deleted, or is at this moment.
+    RecordingDelete = "session.recording.delete" "T2013I" by Auth ["reason", "session_start", "session_user", "size"],
+    /// A recording was not deleted, because it is held.
+    RecordingDeleteFailure = "session.recording.delete" "T2013E" by Auth ["session_start", "session_user", "size"],
+    /// A recording must not be deleted from now on.
+    RecordingHold = "session.recording.hold" "T2014I" by Auth ["reason", "session_start", "session_user", "size"],
+    /// A recording may be deleted again.
+    RecordingRelease = "session.recording.release" "T2015I" by Auth ["held_by", "reason", "session_start", "session_user", "size"],
+    /// An encrypted recording was made readable for other recipients.
+    RecordingRewrap = "session.recording.rewrap" "T2016I" by Auth ["session_start", "session_user", "size"],
     /// A terminal changed its size.
     Resize = "resize" "T2002I" by Node ["addr.local", "terminal_size"],
     /// A role was made.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::retention::RetentionConfig;
 use crate::access::ClusterRecording;
 use crate::audit::chain::CheckpointKey;
 use crate::cert::MAX_USER_TTL;
@@ -47,6 +48,8 @@ pub struct AuthConfig {
     pub second_factor: SecondFactor,
     /// How much the recordings of a host may occupy.
     pub recordings: RecordingLimits,
+    /// How long recordings are kept. For ever.
+    pub retention: RetentionConfig,
     /// The keys that sign checkpoints of the audit log, for whoever verifies it.
     pub audit_keys: Vec<CheckpointKey>,
     /// How often watchers of access look for changes that the backend does not report. 60 seconds.
@@ -75,6 +78,7 @@ impl AuthConfig {
             password: PasswordConfig::default(),
             second_factor: SecondFactor::default(),
             recordings: RecordingLimits::default(),
+            retention: RetentionConfig::default(),
             audit_keys: Vec::new(),
             trust_refresh: Duration::from_secs(60),
         }

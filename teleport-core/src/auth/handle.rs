@@ -11,7 +11,7 @@ use super::context::OpContext;
 use super::policy::Operation as Op;
 use super::{
     Caller, Inner, account, active, backup, connections, documents, eviction, invites, join, log, login,
-    nodes, presence, recordings, reissue, signing, tails, tokens, trust, users,
+    nodes, presence, recordings, reissue, retention, signing, tails, tokens, trust, users,
 };
 use crate::api::{
     AcceptInvite, AccessView, AccountApi, ActiveSession, ActiveSessionApi, AddMfaDevice, AdminApi, ApiResult,
@@ -19,8 +19,8 @@ use crate::api::{
     CreatedToken, EndSession, HeldConnections, HoldConnections, HostCredentials, IdentityApi, Invite,
     InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping,
     PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections,
-    RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SessionReport, SessionReportApi, SignHost,
-    SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
+    RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, RetentionApi, SessionReport, SessionReportApi,
+    SignHost, SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
 };
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
 use crate::cert::TrustBundle;
@@ -285,6 +285,33 @@ impl RecordingApi for AuthHandle {
         let call = self.call();
         let permit = call.authorize(Op::ReadRecording).await?;
         recordings::read(&call, permit, session, offset).await
+    }
+}
+
+#[async_trait]
+impl RetentionApi for AuthHandle {
+    async fn hold_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<RecordingInfo> {
+        let call = self.call();
+        let permit = call.authorize(Op::HoldRecording).await?;
+        retention::hold(&call, permit, session, reason).await
+    }
+
+    async fn release_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::ReleaseRecording).await?;
+        retention::release(&call, permit, session, reason).await
+    }
+
+    async fn delete_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<()> {
+        let call = self.call();
+        let permit = call.authorize(Op::DeleteRecording).await?;
+        retention::delete(&call, permit, session, reason).await
+    }
+
+    async fn rewrap_recording(&self, session: SessionId) -> ApiResult<bool> {
+        let call = self.call();
+        let permit = call.authorize(Op::RewrapRecording).await?;
+        retention::rewrap(&call, permit, session).await
     }
 }
 

@@ -36,6 +36,7 @@ mod proof;
 mod quota;
 mod recordings;
 mod reissue;
+mod retention;
 mod roles;
 mod sessions;
 mod signing;
@@ -62,6 +63,7 @@ pub use self::handle::AuthHandle;
 pub use self::join::HostRecord;
 use self::password::Hasher;
 use self::quota::Quotas;
+pub use self::retention::{RetentionConfig, Swept};
 use self::sessions::SessionOwners;
 pub use self::totp::one_time_code;
 pub use self::uploads::{LostUploads, SWEEP_EVERY};
@@ -134,6 +136,7 @@ struct Inner {
     connections: connections::Connections,
     quotas: Quotas,
     usage: Repo<quota::Usage>,
+    recording_fates: Repo<retention::RecordingFate>,
     /// By who reported their start. Apart, because a report is only a word.
     session_reporters: SessionOwners,
     active_sessions: Repo<active::HostSessions>,
@@ -190,6 +193,7 @@ impl AuthService {
             connections: connections::Connections::new(repo()),
             quotas: Quotas::default(),
             usage: Repo::new(repo()),
+            recording_fates: Repo::new(repo()),
             session_reporters: SessionOwners::default(),
             active_sessions: Repo::new(repo()),
             ended_sessions: Repo::new(repo()),

@@ -187,6 +187,10 @@ table! {
     Recordings        "recordings"            [No,  No,  No,  Yes, Yes, Own];
     Recording         "recording"             [No,  No,  No,  Yes, Yes, Own];
     ReadRecording     "read_recording"        [No,  No,  No,  Yes, Yes, Own];
+    HoldRecording     "hold_recording"        [No,  No,  No,  Yes, Yes, Own];
+    ReleaseRecording  "release_recording"     [No,  No,  No,  Yes, Yes, Own];
+    DeleteRecording   "delete_recording"      [No,  No,  No,  Yes, Yes, Own];
+    RewrapRecording   "rewrap_recording"      [No,  No,  No,  Yes, Yes, Own];
     EmitEvents        "emit_events"           [No,  Own, Own, Own, No,  No];
     SearchEvents      "search_events"         [No,  No,  No,  Yes, Yes, Role("event", List)];
     Status            "status"                [No,  No,  No,  Yes, Yes, Role("cert_authority", Read)];

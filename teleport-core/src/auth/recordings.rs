@@ -8,6 +8,7 @@ use super::bound;
 use super::context::{OpContext, Rights, Rules};
 use super::policy::{Permit, Scope};
 use super::quota::{self, Amount};
+use super::retention;
 use super::sessions::Owner;
 use super::{tails, uploads};
 use crate::access::{ResourceFacts, SessionFacts};
@@ -27,11 +28,12 @@ const MAX_LISTED: usize = 1000;
 /// Among how many recordings those are looked for that a user may see, if rules say which.
 const MAX_SEARCHED: usize = 20_000;
 /// As rules name them.
-const KIND: &str = "session";
+pub(super) const KIND: &str = "session";
 
 pub(super) fn api_error(error: RecordingError, session: SessionId) -> ApiError {
     match error {
         RecordingError::Conflict { reason } => ApiError::new(ApiErrorKind::Conflict, reason),
+        error @ RecordingError::Encrypted => ApiError::new(ApiErrorKind::Conflict, error.to_string()),
         RecordingError::NotFound => ApiError::not_found(format_args!("recording {session}")),
         error @ RecordingError::Unavailable { .. } => ApiError::unavailable(error),
     }
@@ -175,15 +177,25 @@ pub(super) async fn complete(
     if info.completed.is_some() && bound::is_bound(call, session).await? {
         return Ok(());
     }
-    let digest = bound::digest(call, session).await.map_err(|error| api_error(error, session))?;
+    let digest = match bound::digest(call, session).await {
+        Ok(digest) => Some(digest),
+        // Nothing here can read it. That it is what was handed in is sealed into its parts.
+        Err(RecordingError::Encrypted) => None,
+        Err(error) => return Err(api_error(error, session)),
+    };
     let event = AuditEvent::new(EventKind::SessionUpload).session(session);
     let event = call.by_caller(event).user(&info.meta.user).login(&info.meta.login);
-    call.audit(vec![event.field("parts", parts).field("sha256", digest.to_string())]).await
+    let event = event.field("parts", parts);
+    call.audit(vec![match digest {
+        Some(digest) => event.field("sha256", digest.to_string()),
+        None => event,
+    }])
+    .await
 }
 
 /// Decides about one recording: the own ones, which are those of sessions that one took part in, need no rule that allows it,
 /// but none may deny it; those of others need one.
-fn sees(rules: Option<&Rules<'_>>, user: &UserName, verb: Verb, info: &RecordingInfo) -> bool {
+pub(super) fn sees(rules: Option<&Rules<'_>>, user: &UserName, verb: Verb, info: &RecordingInfo) -> bool {
     let own = info.has_participant(user);
     // Somebody who was deleted since has the own ones.
     let Some(rules) = rules else { return own };
@@ -193,7 +205,7 @@ fn sees(rules: Option<&Rules<'_>>, user: &UserName, verb: Verb, info: &Recording
 }
 
 /// What rules may ask about a recording.
-fn with_facts<T>(info: &RecordingInfo, ask: impl FnOnce(ResourceFacts<'_>) -> T) -> T {
+pub(super) fn with_facts<T>(info: &RecordingInfo, ask: impl FnOnce(ResourceFacts<'_>) -> T) -> T {
     let (name, host) = (info.meta.session.to_string(), info.meta.host_id.to_string());
     let participants: Vec<&str> =
         std::iter::once(&info.meta.user).chain(&info.participants).map(UserName::as_str).collect();
@@ -251,9 +263,13 @@ pub(super) async fn list(
     }
     let (mut listed, mut searched) = (Vec::new(), 0);
     loop {
-        let page = call.auth.ports.recordings.list(&listing).await.map_err(ApiError::unavailable)?;
+        let page = match query.session {
+            Some(session) => one(call, session, &listing).await?,
+            None => call.auth.ports.recordings.list(&listing).await.map_err(ApiError::unavailable)?,
+        };
         searched += page.len();
-        let last = (page.len() >= listing.limit).then(|| page.last().map(RecordingInfo::place)).flatten();
+        let is_whole = query.session.is_some() || page.len() < listing.limit;
+        let last = (!is_whole).then(|| page.last().map(RecordingInfo::place)).flatten();
         listed.extend(page.into_iter().filter(|info| {
             is_asked_for(&query, info)
                 && asks_for.is_none_or(|user| info.has_participant(user))
@@ -264,6 +280,7 @@ pub(super) async fn list(
             _ => {
                 listed.truncate(limit);
                 uploads::mark(call.auth, &mut listed).await?;
+                retention::tell_holds(call, &mut listed).await?;
                 return Ok(listed);
             }
         };
@@ -275,6 +292,18 @@ pub(super) async fn list(
         }
         listing.limit = MAX_LISTED;
     }
+}
+
+/// The list of one recording, if it is within what is listed.
+async fn one(call: &OpContext<'_>, session: SessionId, listing: &Listing) -> ApiResult<Vec<RecordingInfo>> {
+    let info = match call.auth.ports.recordings.info(session).await {
+        Ok(info) => info,
+        Err(RecordingError::NotFound) => return Ok(Vec::new()),
+        Err(error) => return Err(api_error(error, session)),
+    };
+    let is_listed =
+        listing.covers(info.place()) && listing.user.as_ref().is_none_or(|user| info.has_participant(user));
+    Ok(if is_listed { vec![info] } else { Vec::new() })
 }
 
 /// What is known of a recording that the caller may read.

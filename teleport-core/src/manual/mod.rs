@@ -12,6 +12,7 @@
 //! | [`spool`] | which sessions are recorded, where recordings wait, what failures cost |
 //! | [`recordings`] | what a recording is byte for byte, and how it is read |
 //! | [`sessions`] | how sessions are shared, listed and ended |
+//! | [`storing_recordings`] | where recordings lie, who can read them there, how long they stay |
 //! | [`defaults`] | every number, and its reason |
 
 #[doc = include_str!("audit_events.md")]
@@ -32,6 +33,8 @@ pub mod roles {}
 pub mod sessions {}
 #[doc = include_str!("spool.md")]
 pub mod spool {}
+#[doc = include_str!("storing_recordings.md")]
+pub mod storing_recordings {}
 #[doc = include_str!("threat_model.md")]
 pub mod threat_model {}
 #[doc = include_str!("trust_and_keys.md")]

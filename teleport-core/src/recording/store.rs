@@ -197,6 +197,11 @@ pub enum RecordingError {
         /// What is wrong.
         reason: &'static str,
     },
+    /// It is encrypted, and no identity is here that opens it; or no recipient is known for whom to encrypt the rest of it.
+    #[error(
+        "the recording is encrypted, and the auth service has no key for it: see auth_service.session_recording_encryption"
+    )]
+    Encrypted,
     /// There is no such recording.
     #[error("there is no such recording")]
     NotFound,
@@ -235,6 +240,12 @@ pub trait RecordingStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`RecordingError`].
     async fn put_part(&self, session: SessionId, number: u32, part: Bytes) -> Result<(), RecordingError>;
+
+    /// One part as it was put, also behind a gap; `None` if it is not there.
+    ///
+    /// # Errors
+    /// [`RecordingError`].
+    async fn part(&self, session: SessionId, number: u32) -> Result<Option<Bytes>, RecordingError>;
 
     /// How many parts are stored without a gap: where an interrupted upload goes on.
     ///
@@ -286,4 +297,11 @@ pub trait RecordingStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`RecordingError::Conflict`] if the recording is not complete or a length changes; those of `change`.
     async fn rewrite(&self, session: SessionId, change: Rewrite) -> Result<(), RecordingError>;
+
+    /// Makes a complete recording that is encrypted readable for those of today, and only those; `false` if there was nothing to
+    /// change.
+    ///
+    /// # Errors
+    /// [`RecordingError::Encrypted`] if it cannot be read here.
+    async fn rewrap(&self, session: SessionId) -> Result<bool, RecordingError>;
 }

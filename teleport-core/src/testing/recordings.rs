@@ -96,6 +96,10 @@ impl RecordingStore for MemoryRecordings {
         })
     }
 
+    async fn part(&self, session: SessionId, number: u32) -> Result<Option<Bytes>, RecordingError> {
+        self.with(session, |recording| Ok(recording.parts.get(&number).cloned()))
+    }
+
     async fn parts(&self, session: SessionId) -> Result<u32, RecordingError> {
         self.with(session, |recording| Ok(u32::try_from(recording.gapless().count()).unwrap_or(u32::MAX)))
     }
@@ -169,5 +173,9 @@ impl RecordingStore for MemoryRecordings {
             }
             Ok(())
         })
+    }
+
+    async fn rewrap(&self, session: SessionId) -> Result<bool, RecordingError> {
+        self.with(session, |_| Ok(false))
     }
 }

@@ -24,6 +24,7 @@ mod policy;
 mod quota;
 mod real;
 mod recordings;
+mod retention;
 mod roles;
 mod rows;
 mod secrets;

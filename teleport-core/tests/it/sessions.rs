@@ -4,7 +4,7 @@ use teleport_core::api::{AdminApi, ApiErrorKind, RecordingApi, RecordingQuery, R
 use teleport_core::clock::Timestamp;
 use teleport_core::entropy::EntropyExt;
 use teleport_core::id::{HostRole, SessionId, UserName};
-use teleport_core::recording::{Encoding, RecordingMeta};
+use teleport_core::recording::{Completion, Encoding, RecordingMeta};
 use teleport_core::resource::{Role, RoleConditions, RoleSpec, Rule, Verb};
 use teleport_core::testing::RepeatableEntropy;
 
@@ -158,6 +158,57 @@ async fn what_is_listed_is_what_may_be_read_one_by_one() {
         );
     }
     assert!(narrowed > 5 && denied_own > 5, "the rounds say something: {narrowed} {denied_own}");
+}
+
+/// Whoever took part in somebody else's session reads its recording; pages make the list that was asked for at once, whatever is
+/// filtered out on the way.
+#[tokio::test]
+async fn c6_participants_read_and_pages_make_the_list() {
+    let cluster = Cluster::new().await;
+    let bob = cluster.member("bob", &["access"]).await;
+    let of_bob = Said { denies: false, verbs: VERBS[0], condition: CONDITIONS[1] };
+    cluster.admin().create_role(role("participant", &[of_bob])).await.unwrap();
+    let eve = cluster.member("eve", &["participant"]).await;
+    let mut shared = Vec::new();
+    for number in 0..60 {
+        let meta = recording(&cluster, number, "carol");
+        put(&cluster, &meta).await;
+        let participants = match number % 3 {
+            0 => vec![bob.user.clone(), eve.user.clone()],
+            _ => Vec::new(),
+        };
+        shared.extend((number % 3 == 0).then_some(meta.session));
+        let completion = Completion { participants, ..Completion::new(0, meta.started) };
+        cluster.ports.recordings.complete(meta.session, &completion).await.unwrap();
+    }
+    shared.reverse();
+    for user in [&bob, &eve] {
+        let api = cluster.as_user(user);
+        for session in &shared {
+            api.read_recording(*session, 0).await.unwrap();
+        }
+        let not_mine = recording(&cluster, 1, "carol").session;
+        assert_eq!(api.read_recording(not_mine, 0).await.unwrap_err().kind(), ApiErrorKind::NotFound);
+        let (mut paged, mut query) = (Vec::new(), everything(7));
+        loop {
+            let page = api.recordings(query.clone()).await.unwrap();
+            let Some(last) = page.last() else { break };
+            query.after = Some(last.place());
+            paged.extend(page.iter().map(|info| info.meta.session));
+        }
+        assert_eq!(paged, shared, "{}", user.user);
+    }
+    let carols = RecordingQuery { user: Some("carol".parse().unwrap()), ..everything(1000) };
+    assert_eq!(cluster.admin().recordings(carols.clone()).await.unwrap().len(), 60);
+    assert_eq!(cluster.as_user(&bob).recordings(carols).await.unwrap().len(), 20, "and no others of carol");
+    let query = RecordingQuery {
+        node: Some("db-1".to_owned()),
+        login: Some("root".parse().unwrap()),
+        ..everything(1000)
+    };
+    let listed = cluster.admin().recordings(query).await.unwrap();
+    let right = |meta: &RecordingMeta| meta.host_name.as_str() == "db-1" && meta.login.as_str() == "root";
+    assert!(!listed.is_empty() && listed.iter().all(|info| right(&info.meta)));
 }
 
 /// A condition counts by the certificate and by what the user is now, and who asks for too much is told so.

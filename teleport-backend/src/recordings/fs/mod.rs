@@ -287,6 +287,10 @@ impl RecordingStore for FsRecordingStore {
         self.run(move |store| store.locked(session, |session| session.put_part(number, &part))).await
     }
 
+    async fn part(&self, session: SessionId, number: u32) -> Result<Option<Bytes>, RecordingError> {
+        self.run(move |store| store.session(session).part_bytes(number)).await
+    }
+
     async fn parts(&self, session: SessionId) -> Result<u32, RecordingError> {
         Ok(u32::try_from(self.lengths(session).await?.len()).unwrap_or(u32::MAX))
     }
@@ -329,5 +333,9 @@ impl RecordingStore for FsRecordingStore {
 
     async fn rewrite(&self, session: SessionId, change: Rewrite) -> Result<(), RecordingError> {
         self.run(move |store| store.locked(session, |session| session.rewrite(&change))).await
+    }
+
+    async fn rewrap(&self, session: SessionId) -> Result<bool, RecordingError> {
+        self.info(session).await.map(|_| false)
     }
 }

@@ -117,17 +117,31 @@ impl Session {
             return Err(Failure::Conflict("there are too many parts"));
         }
         self.meta()?;
-        let stored = match self.completion()? {
-            Some(complete) if number >= complete.completion.parts => {
-                return Err(Failure::Conflict("the recording is complete"));
-            }
-            Some(_) => Some(self.stored_part(number)?),
-            None => optional(std::fs::read(self.part(number)))?,
-        };
-        match stored {
+        if self.completion()?.is_some_and(|complete| number >= complete.completion.parts) {
+            return Err(Failure::Conflict("the recording is complete"));
+        }
+        match self.part_bytes(number)? {
             Some(stored) if stored == part => Ok(()),
             Some(_) => Err(Failure::Conflict("the part is stored with other bytes")),
             None => Ok(files::replace(&self.path, &part_name(number), |file| file.write_all(part))?),
+        }
+    }
+
+    /// A part, if it is there.
+    pub(super) fn part_bytes(&self, number: u32) -> Result<Option<Bytes>, Failure> {
+        self.meta()?;
+        if self.completion()?.is_none() {
+            let part = optional(std::fs::read(self.part(number)))?;
+            // Completing removes it.
+            if part.is_some() || self.completion()?.is_none() {
+                return Ok(part.map(Bytes::from));
+            }
+        }
+        match self.completion()? {
+            Some(complete) if number < complete.completion.parts => {
+                Ok(Some(self.stored_part(number)?.into()))
+            }
+            _ => Ok(None),
         }
     }
 

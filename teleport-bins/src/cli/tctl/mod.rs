@@ -7,6 +7,7 @@ mod connect;
 mod events;
 mod lock;
 mod nodes;
+mod recordings;
 mod resources;
 mod sessions;
 mod status;
@@ -101,6 +102,11 @@ enum Command {
         #[command(subcommand)]
         command: nodes::Command,
     },
+    /// Recorded sessions: legal hold, deletion, new keys
+    Recordings {
+        #[command(subcommand)]
+        command: recordings::Command,
+    },
     /// Remove resources
     Rm(resources::Rm),
     /// Roles of the cluster
@@ -174,6 +180,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Lock(wanted) => lock::run(&context, wanted).await,
             Command::Locks { command } => lock::run_locks(&context, command).await,
             Command::Nodes { command } => nodes::run(&context, command).await,
+            Command::Recordings { command } => recordings::run(&context, command).await,
             Command::Rm(rm) => resources::rm(&context, rm).await,
             Command::Roles { command } => users::run_roles(&context, command).await,
             Command::Sessions { command } => sessions::run(&context, command).await,

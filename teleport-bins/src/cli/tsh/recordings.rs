@@ -7,14 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
-use teleport_core::api::{RecordingApi, RecordingQuery};
-use teleport_core::clock::Timestamp;
 use teleport_core::id::SessionId;
 use teleport_core::recording::Pace;
 
-use super::super::{Format, table};
+use super::super::recordings::{self, Export, Ls, Rm};
 use super::common::Context;
-use crate::config::parse_duration;
 use crate::replay::{self, PlayFormat, SKIPPED_IDLE, Source};
 
 #[derive(Debug, Args)]
@@ -37,62 +34,22 @@ pub(super) struct Play {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Write recordings into files
+    Export(Export),
     /// List recordings, newest first
-    Ls {
-        /// Of the last hours or days
-        #[arg(long, default_value = "24h", value_parser = |text: &str| parse_duration(text))]
-        last: Duration,
-        /// Began not before this time, as 2026-11-21T00:00:00Z
-        #[arg(long)]
-        from_utc: Option<Timestamp>,
-        /// Began before this time
-        #[arg(long)]
-        to_utc: Option<Timestamp>,
-        /// At most so many
-        #[arg(long, default_value_t = 50)]
-        limit: usize,
-        /// How to print
-        #[arg(short, long, value_enum, default_value_t)]
-        format: Format,
-    },
+    Ls(Ls),
+    /// Delete recordings, if a role allows it
+    Rm(Rm),
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<ExitCode> {
-    let Command::Ls { last, from_utc, to_utc, limit, format } = command;
-    if !(1..=1000).contains(&limit) {
-        bail!("--limit is a number from 1 to 1000");
-    }
     let profile = context.profile()?;
-    let from = from_utc.unwrap_or_else(|| context.clock.now().saturating_sub(last));
-    let query = RecordingQuery { from: Some(from), to: to_utc, limit, ..RecordingQuery::default() };
-    let recordings = context.api(&profile).recordings(query).await?;
-    format.print(&recordings, || {
-        if recordings.is_empty() {
-            return "No recordings".to_owned();
-        }
-        table(
-            ["ID", "User", "Login", "Hostname", "Command", "Started (UTC)", "State"],
-            recordings.iter().map(|recording| {
-                let meta = &recording.meta;
-                let command = meta.command.clone().unwrap_or_else(|| "(shell)".to_owned());
-                let short: String = command.chars().take(40).collect();
-                [
-                    meta.session.to_string(),
-                    meta.user.to_string(),
-                    meta.login.to_string(),
-                    meta.host_name.to_string(),
-                    short,
-                    meta.started.to_string(),
-                    match (recording.completed, recording.abandoned) {
-                        (_, true) => "node lost",
-                        (Some(_), false) => "complete",
-                        (None, false) => "uploading",
-                    }
-                    .to_owned(),
-                ]
-            }),
-        )
-    })?;
+    let api = context.api(&profile);
+    match command {
+        Command::Export(export) => recordings::export(&api, &export).await?,
+        Command::Ls(ls) => recordings::ls(&api, &ls, context.clock.now()).await?,
+        Command::Rm(rm) => recordings::rm(&api, &rm).await?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 

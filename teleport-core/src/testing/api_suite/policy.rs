@@ -189,6 +189,10 @@ pub async fn call(
         Operation::Recordings => api.recordings(RecordingQuery::default()).await.map(drop),
         Operation::Recording => api.recording(session).await.map(drop),
         Operation::ReadRecording => api.read_recording(session, 0).await.map(drop),
+        Operation::HoldRecording => api.hold_recording(session, None).await.map(drop),
+        Operation::ReleaseRecording => api.release_recording(session, None).await,
+        Operation::DeleteRecording => api.delete_recording(session, None).await,
+        Operation::RewrapRecording => api.rewrap_recording(session).await.map(drop),
         Operation::EmitEvents => api.emit_events(Vec::new()).await,
         Operation::SearchEvents => {
             api.search_events(AuditQuery { limit: 1, ..AuditQuery::default() }).await.map(drop)

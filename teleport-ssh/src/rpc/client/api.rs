@@ -9,8 +9,8 @@ use teleport_core::api::{
     CreatedToken, EndSession, HeldConnections, HoldConnections, HostCredentials, IdentityApi, Invite,
     InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping,
     PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections,
-    RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, SessionReport, SessionReportApi, SignHost,
-    SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
+    RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, RetentionApi, SessionReport, SessionReportApi,
+    SignHost, SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
 use teleport_core::cert::TrustBundle;
@@ -22,7 +22,7 @@ use teleport_core::storage::Revision;
 
 use super::AuthClient;
 use crate::rpc::routes::Route;
-use crate::rpc::server::{NameBody, PartsBody, SecretBody};
+use crate::rpc::server::{NameBody, PartsBody, ReasonBody, RewrapBody, SecretBody};
 
 #[async_trait]
 impl PublicApi for AuthClient {
@@ -180,6 +180,25 @@ impl RecordingApi for AuthClient {
 
     async fn read_recording(&self, session: SessionId, offset: u64) -> ApiResult<Bytes> {
         self.bytes(Route::ReadRecording(session, offset), Bytes::new()).await
+    }
+}
+
+#[async_trait]
+impl RetentionApi for AuthClient {
+    async fn hold_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<RecordingInfo> {
+        self.call(Route::HoldRecording(session), &ReasonBody { reason }).await
+    }
+
+    async fn release_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<()> {
+        self.order(Route::ReleaseRecording(session), &ReasonBody { reason }).await
+    }
+
+    async fn delete_recording(&self, session: SessionId, reason: Option<String>) -> ApiResult<()> {
+        self.order(Route::DeleteRecording(session), &ReasonBody { reason }).await
+    }
+
+    async fn rewrap_recording(&self, session: SessionId) -> ApiResult<bool> {
+        Ok(self.fetch::<RewrapBody>(Route::RewrapRecording(session)).await?.changed)
     }
 }
 

@@ -27,6 +27,21 @@ pub(crate) struct NameBody {
     pub(crate) name: DeviceName,
 }
 
+/// Why something is done.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReasonBody {
+    #[serde(default)]
+    pub(crate) reason: Option<String>,
+}
+
+/// Whether there was something to do.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RewrapBody {
+    pub(crate) changed: bool,
+}
+
 /// A number of parts.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -61,6 +76,19 @@ pub(super) async fn dispatch(
         Route::ActiveSessions => ok(&api.active_sessions().await?),
         Route::CreateLock => ok(&api.create_lock(parse(&body().await?)?).await?),
         Route::CreateRecording => done(api.create_recording(parse(&body().await?)?).await?),
+        Route::HoldRecording(session) => {
+            let ReasonBody { reason } = parse(&body().await?)?;
+            ok(&api.hold_recording(session, reason).await?)
+        }
+        Route::ReleaseRecording(session) => {
+            let ReasonBody { reason } = parse(&body().await?)?;
+            done(api.release_recording(session, reason).await?)
+        }
+        Route::DeleteRecording(session) => {
+            let ReasonBody { reason } = parse(&body().await?)?;
+            done(api.delete_recording(session, reason).await?)
+        }
+        Route::RewrapRecording(session) => ok(&RewrapBody { changed: api.rewrap_recording(session).await? }),
         Route::CreateRole => ok(&api.create_role(parse(&body().await?)?).await?),
         Route::CreateToken => ok(&api.create_token(parse(&body().await?)?).await?),
         Route::CreateUser => ok(&api.create_user(parse(&body().await?)?).await?),

@@ -19,7 +19,7 @@ use teleport_core::task::{Shutdown, TaskScope};
 
 pub(crate) use self::connection::STRANGERS_GONE;
 use self::connection::{Connections, Place};
-pub(crate) use self::dispatch::{NameBody, PartsBody, SecretBody};
+pub(crate) use self::dispatch::{NameBody, PartsBody, ReasonBody, RewrapBody, SecretBody};
 use super::PipeListener;
 use super::tls::TlsServer;
 use crate::identity::HostIdentityHandle;

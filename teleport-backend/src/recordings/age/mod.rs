@@ -1,0 +1,307 @@
+//! Recordings encrypted at rest, in the `age` format, in any other store.
+//!
+//! Each part is an `age` file of its own: encrypted as it arrives, read without the parts before it, and readable by the stock
+//! `age` with one of the identities. A part carries a digest of its content, sealed by the cluster's own key: with it the same part
+//! that comes again is recognised without any identity, and what somebody else has put into the store, or into another place
+//! of it, is not shown as a recording.
+//!
+//! What is not encrypted: the description of the session (user, login, node, command, times, sizes).
+
+mod format;
+mod keys;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use ring::digest::{SHA256, digest};
+use teleport_core::entropy::Entropy;
+use teleport_core::id::SessionId;
+use teleport_core::recording::{
+    Completion, Encoding, Listing, MAX_PART_LEN, RecordingError, RecordingInfo, RecordingMeta,
+    RecordingStore, Rewrite,
+};
+use teleport_core::secret::Sealer;
+
+pub use self::format::MAX_RECIPIENTS;
+use self::format::{HEADER_LEN, Unreadable};
+pub use self::keys::{AgeIdentity, AgeKeyError, AgeRecipient};
+
+/// Of how many sessions is remembered how they are stored.
+const REMEMBERED: usize = 1024;
+
+/// Who may read recordings, and what reads them here.
+#[derive(Debug, Default)]
+#[expect(clippy::exhaustive_structs, reason = "programs build it from their configuration")]
+pub struct AgeKeys {
+    /// For whom new recordings are encrypted, at most [`MAX_RECIPIENTS`]; without any they are stored in clear.
+    pub recipients: Vec<AgeRecipient>,
+    /// What decrypts. Without any, encrypted recordings can be kept and not be read.
+    pub identities: Vec<AgeIdentity>,
+}
+
+/// A [`RecordingStore`] that encrypts what another one keeps.
+#[derive(Clone, Debug)]
+pub struct EncryptedRecordingStore(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn RecordingStore>,
+    keys: AgeKeys,
+    sealer: Arc<dyn Sealer>,
+    entropy: Arc<dyn Entropy>,
+    encodings: Mutex<VecDeque<(SessionId, Encoding)>>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encrypted")
+            .field("store", &self.store)
+            .field("keys", &self.keys)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A stored part is not what was put there.
+#[derive(Debug, thiserror::Error)]
+#[error("part {number} of the recording was changed or put into this place by somebody else")]
+struct Forged {
+    number: u32,
+}
+
+fn refused(unreadable: Unreadable, number: u32) -> RecordingError {
+    match unreadable {
+        Unreadable::Damaged => RecordingError::unavailable(Forged { number }),
+        Unreadable::NoIdentity => RecordingError::Encrypted,
+    }
+}
+
+/// Where a part belongs, for the seal of its digest.
+fn context(session: SessionId, number: u32) -> String {
+    format!("recording-part/{session}/{number}")
+}
+
+impl Inner {
+    fn encrypt(&self, session: SessionId, number: u32, plain: &[u8]) -> Result<Bytes, RecordingError> {
+        if self.keys.recipients.is_empty() {
+            return Err(RecordingError::Encrypted);
+        }
+        let hash = digest(&SHA256, plain);
+        let seal = self.sealer.seal(&context(session, number), hash.as_ref());
+        let seal = seal.map_err(RecordingError::unavailable)?;
+        let file = format::encrypt(plain, &seal, &self.keys.recipients, &*self.entropy);
+        file.map(Bytes::from).map_err(RecordingError::unavailable)
+    }
+
+    /// Whether a stored part has this content; the identities are not needed.
+    fn is_of(&self, session: SessionId, number: u32, file: &[u8], plain: &[u8]) -> bool {
+        let Ok(header) = format::parse(file) else { return false };
+        let Ok(hash) = self.sealer.open(&context(session, number), &header.seal) else { return false };
+        hash.expose() == digest(&SHA256, plain).as_ref()
+    }
+
+    fn decrypt(&self, session: SessionId, number: u32, file: &[u8]) -> Result<Vec<u8>, RecordingError> {
+        let plain = format::decrypt(file, &self.keys.identities).map_err(|why| refused(why, number))?;
+        if !self.is_of(session, number, file, &plain) {
+            return Err(refused(Unreadable::Damaged, number));
+        }
+        Ok(plain)
+    }
+
+    fn rewrap(&self, number: u32, file: &Bytes) -> Result<Bytes, RecordingError> {
+        let header = format::parse(file).map_err(|why| refused(why, number))?;
+        if header.set == keys::set_id(&self.keys.recipients) {
+            return Ok(file.clone());
+        }
+        let AgeKeys { recipients, identities } = &self.keys;
+        let file = format::rewrap(file, identities, recipients, &*self.entropy);
+        file.map_err(|why| refused(why, number))?.map(Bytes::from).map_err(RecordingError::unavailable)
+    }
+}
+
+impl EncryptedRecordingStore {
+    /// A store over `store`. `sealer` is the cluster's, and has to stay it: what another one has sealed is not accepted.
+    ///
+    /// # Errors
+    /// [`TooManyRecipients`].
+    pub fn new(
+        store: Arc<dyn RecordingStore>,
+        keys: AgeKeys,
+        sealer: Arc<dyn Sealer>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Result<Self, TooManyRecipients> {
+        if keys.recipients.len() > MAX_RECIPIENTS {
+            return Err(TooManyRecipients);
+        }
+        let encodings = Mutex::default();
+        Ok(Self(Arc::new(Inner { store, keys, sealer, entropy, encodings })))
+    }
+
+    /// How a recording is stored, which never changes while it exists.
+    async fn encoding(&self, session: SessionId) -> Result<Encoding, RecordingError> {
+        let lock = || self.0.encodings.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().iter().find(|(of, _)| *of == session).map(|(_, encoding)| *encoding);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let encoding = self.0.store.info(session).await?.encoding;
+        let mut encodings = lock();
+        encodings.truncate(REMEMBERED - 1);
+        encodings.push_front((session, encoding));
+        Ok(encoding)
+    }
+
+    fn forget(&self, session: SessionId) {
+        let mut encodings = self.0.encodings.lock().unwrap_or_else(PoisonError::into_inner);
+        encodings.retain(|(of, _)| *of != session);
+    }
+
+    async fn is_plain(&self, session: SessionId) -> Result<bool, RecordingError> {
+        Ok(self.encoding(session).await? != Encoding::Age)
+    }
+
+    /// The lengths of the parts before they were encrypted.
+    async fn plain_lengths(&self, session: SessionId) -> Result<Vec<u32>, RecordingError> {
+        let lengths = self.0.store.lengths(session).await?;
+        let plain = (0..)
+            .zip(lengths)
+            .map(|(number, len)| format::plain_len(len).ok_or_else(|| refused(Unreadable::Damaged, number)));
+        plain.collect()
+    }
+}
+
+/// More recipients than [`MAX_RECIPIENTS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("recordings can be encrypted for at most {MAX_RECIPIENTS} recipients")]
+#[non_exhaustive]
+pub struct TooManyRecipients;
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl RecordingStore for EncryptedRecordingStore {
+    async fn create(&self, meta: &RecordingMeta, encoding: Encoding) -> Result<(), RecordingError> {
+        let encoding = if self.0.keys.recipients.is_empty() { encoding } else { Encoding::Age };
+        self.forget(meta.session);
+        self.0.store.create(meta, encoding).await
+    }
+
+    async fn put_part(&self, session: SessionId, number: u32, part: Bytes) -> Result<(), RecordingError> {
+        if self.is_plain(session).await? {
+            return self.0.store.put_part(session, number, part).await;
+        }
+        if part.len() > MAX_PART_LEN {
+            return Err(RecordingError::Conflict { reason: "the part is too long" });
+        }
+        // Encrypting is work for a processor, of a few milliseconds.
+        let (inner, plain) = (Arc::clone(&self.0), part.clone());
+        let file = blocking(move || inner.encrypt(session, number, &plain)).await?;
+        match self.0.store.put_part(session, number, file).await {
+            // Each encryption is different, so this may be the same part that comes again.
+            Err(error @ RecordingError::Conflict { .. }) => match self.0.store.part(session, number).await? {
+                Some(stored) if self.0.is_of(session, number, &stored, &part) => Ok(()),
+                _ => Err(error),
+            },
+            stored => stored,
+        }
+    }
+
+    async fn part(&self, session: SessionId, number: u32) -> Result<Option<Bytes>, RecordingError> {
+        let stored = self.0.store.part(session, number).await?;
+        if self.is_plain(session).await? {
+            return Ok(stored);
+        }
+        let Some(file) = stored else { return Ok(None) };
+        let inner = Arc::clone(&self.0);
+        let plain = blocking(move || inner.decrypt(session, number, &file)).await?;
+        Ok(Some(plain.into()))
+    }
+
+    async fn parts(&self, session: SessionId) -> Result<u32, RecordingError> {
+        self.0.store.parts(session).await
+    }
+
+    async fn lengths(&self, session: SessionId) -> Result<Vec<u32>, RecordingError> {
+        if self.is_plain(session).await? {
+            return self.0.store.lengths(session).await;
+        }
+        self.plain_lengths(session).await
+    }
+
+    async fn complete(&self, session: SessionId, completion: &Completion) -> Result<(), RecordingError> {
+        self.0.store.complete(session, completion).await
+    }
+
+    async fn info(&self, session: SessionId) -> Result<RecordingInfo, RecordingError> {
+        self.0.store.info(session).await
+    }
+
+    async fn read(&self, session: SessionId, offset: u64, len: usize) -> Result<Bytes, RecordingError> {
+        if self.is_plain(session).await? {
+            return self.0.store.read(session, offset, len).await;
+        }
+        let mut start = 0_u64;
+        for (number, part) in (0..).zip(self.plain_lengths(session).await?) {
+            let end = start + u64::from(part);
+            if offset < end {
+                let Some(plain) = self.part(session, number).await? else { break };
+                let skip = usize::try_from(offset - start).unwrap_or(usize::MAX).min(plain.len());
+                return Ok(plain.slice(skip..skip.saturating_add(len).min(plain.len())));
+            }
+            start = end;
+        }
+        Ok(Bytes::new())
+    }
+
+    async fn list(&self, listing: &Listing) -> Result<Vec<RecordingInfo>, RecordingError> {
+        self.0.store.list(listing).await
+    }
+
+    async fn delete(&self, session: SessionId) -> Result<(), RecordingError> {
+        self.forget(session);
+        self.0.store.delete(session).await
+    }
+
+    async fn rewrite(&self, session: SessionId, change: Rewrite) -> Result<(), RecordingError> {
+        if self.is_plain(session).await? {
+            return self.0.store.rewrite(session, change).await;
+        }
+        let inner = Arc::clone(&self.0);
+        let change: Rewrite = Arc::new(move |number, file| {
+            let plain = Bytes::from(inner.decrypt(session, number, &file)?);
+            let new = change(number, plain.clone())?;
+            if new == plain { Ok(file) } else { inner.encrypt(session, number, &new) }
+        });
+        self.0.store.rewrite(session, change).await
+    }
+
+    async fn rewrap(&self, session: SessionId) -> Result<bool, RecordingError> {
+        if self.is_plain(session).await? {
+            return self.0.store.rewrap(session).await;
+        }
+        if self.0.keys.recipients.is_empty() {
+            return Err(RecordingError::Encrypted);
+        }
+        let current = keys::set_id(&self.0.keys.recipients);
+        let (mut offset, mut is_current) = (0, true);
+        for (number, len) in (0..).zip(self.0.store.lengths(session).await?) {
+            let head = self.0.store.read(session, offset, HEADER_LEN).await?;
+            is_current &= format::parse(&head).map_err(|why| refused(why, number))?.set == current;
+            offset += u64::from(len);
+        }
+        if is_current {
+            return Ok(false);
+        }
+        let inner = Arc::clone(&self.0);
+        let change: Rewrite = Arc::new(move |number, file| inner.rewrap(number, &file));
+        self.0.store.rewrite(session, change).await?;
+        Ok(true)
+    }
+}
+
+/// Runs what takes a processor's time on the blocking pool.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RecordingError> + Send + 'static,
+) -> Result<T, RecordingError> {
+    tokio::task::spawn_blocking(work).await.map_err(RecordingError::unavailable)?
+}

@@ -1,0 +1,263 @@
+//! Encryption at rest under the suite, with the stock `age` as its judge.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use teleport_backend::conformance;
+use teleport_backend::recordings::age::{
+    AgeIdentity, AgeKeys, AgeRecipient, EncryptedRecordingStore, MAX_RECIPIENTS,
+};
+use teleport_backend::recordings::fs::FsRecordingStore;
+use teleport_core::entropy::SystemEntropy;
+use teleport_core::recording::{
+    Completion, Encoding, MAX_PART_LEN, RecordingError, RecordingMeta, RecordingStore,
+};
+use teleport_core::secret::SecretString;
+use teleport_core::testing::{KnownKeySealer, MemoryRecordings};
+
+use crate::recordings::{meta, tree};
+
+/// A key pair by `age-keygen`: the file, and the public key in it.
+struct Pair(String);
+
+impl Pair {
+    fn new() -> Self {
+        let output = Command::new("age-keygen").output().expect("age is not installed; .ci/test installs it");
+        Self(String::from_utf8(output.stdout).unwrap())
+    }
+
+    fn recipient(&self) -> AgeRecipient {
+        let line = self.0.lines().find_map(|line| line.strip_prefix("# public key: ")).unwrap();
+        line.parse().unwrap()
+    }
+
+    fn identities(&self) -> Vec<AgeIdentity> {
+        AgeIdentity::parse_file(&SecretString::new(self.0.clone())).unwrap()
+    }
+}
+
+/// Encrypts for `to` and reads with `with`.
+fn over(store: &Arc<dyn RecordingStore>, to: &[&Pair], with: &[&Pair]) -> EncryptedRecordingStore {
+    let keys = AgeKeys {
+        recipients: to.iter().map(|pair| pair.recipient()).collect(),
+        identities: with.iter().flat_map(|pair| pair.identities()).collect(),
+    };
+    let entropy = Arc::new(SystemEntropy::new());
+    EncryptedRecordingStore::new(Arc::clone(store), keys, Arc::new(KnownKeySealer), entropy).unwrap()
+}
+
+fn no_key<T: std::fmt::Debug>(result: Result<T, RecordingError>) {
+    assert!(matches!(result, Err(RecordingError::Encrypted)), "{result:?}");
+}
+
+fn forged<T: std::fmt::Debug>(result: Result<T, RecordingError>) {
+    match result {
+        Err(RecordingError::Unavailable { source }) => {
+            assert!(source.to_string().contains("by somebody else"), "{source}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn recorded(store: &dyn RecordingStore, parts: &[&[u8]]) -> RecordingMeta {
+    let meta = meta();
+    store.create(&meta, Encoding::Plain).await.unwrap();
+    for (number, part) in (0..).zip(parts) {
+        store.put_part(meta.session, number, Bytes::copy_from_slice(part)).await.unwrap();
+    }
+    store.complete(meta.session, &Completion::new(parts.len() as u32, meta.started)).await.unwrap();
+    meta
+}
+
+async fn whole(store: &dyn RecordingStore, meta: &RecordingMeta) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        match store.read(meta.session, bytes.len() as u64, usize::MAX).await.unwrap() {
+            end if end.is_empty() => return bytes,
+            piece => bytes.extend_from_slice(&piece),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn conforms() {
+    let directory = tempfile::tempdir().unwrap();
+    let count = AtomicUsize::new(0);
+    let pair = Pair::new();
+    for encrypts in [true, false] {
+        let factory = async || {
+            let number = count.fetch_add(1, Ordering::Relaxed);
+            let store = FsRecordingStore::open(directory.path().join(number.to_string())).await.unwrap();
+            let to: &[&Pair] = if encrypts { &[&pair] } else { &[] };
+            Arc::new(over(&(Arc::new(store) as _), to, &[&pair])) as Arc<dyn RecordingStore>
+        };
+        conformance::recordings::run_all(&factory).await;
+    }
+}
+
+/// What the manual tells people to type.
+fn manual_commands() -> &'static str {
+    let chapter = include_str!("../../../teleport-core/src/manual/storing_recordings.md");
+    chapter.split("```sh\n").nth(1).unwrap().split("```").next().unwrap()
+}
+
+/// The commands of the manual, on the files of the directory store.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stock_tool_decrypts_what_is_stored() {
+    let directory = tempfile::tempdir().unwrap();
+    let fs: Arc<dyn RecordingStore> = Arc::new(FsRecordingStore::open(directory.path()).await.unwrap());
+    let (one, two) = (Pair::new(), Pair::new());
+    let store = over(&fs, &[&one, &two], &[]);
+    // Around the ends of the chunks, and nothing at all.
+    let long = vec![7_u8; MAX_PART_LEN];
+    let parts: Vec<&[u8]> = [1, 65_535, 65_536, 65_537, 0, MAX_PART_LEN].map(|len| &long[..len]).to_vec();
+    let meta = recorded(&store, &parts).await;
+    for pair in [&one, &two] {
+        let mut key = tempfile::NamedTempFile::new_in(directory.path()).unwrap();
+        key.write_all(pair.0.as_bytes()).unwrap();
+        let session = directory.path().join("sessions").join(meta.session.to_string());
+        let commands = manual_commands().replace("KEYS", &key.path().display().to_string());
+        let status =
+            Command::new("bash").args(["-eu", "-c", &commands]).current_dir(&session).status().unwrap();
+        assert!(status.success());
+        let decrypted = std::fs::read(session.join("recording.tprec")).unwrap();
+        std::fs::remove_file(session.join("recording.tprec")).unwrap();
+        assert!(decrypted == parts.concat(), "{} bytes", decrypted.len());
+    }
+    let stored = tree(directory.path());
+    assert!(stored.values().all(|(_, content)| !content.windows(16).any(|bytes| bytes == [7; 16])));
+    // Without identities everything but reading is possible.
+    no_key(store.read(meta.session, 0, 9).await);
+    assert_eq!(store.lengths(meta.session).await.unwrap().len(), 6);
+    store.put_part(meta.session, 1, Bytes::copy_from_slice(parts[1])).await.expect("the same part again");
+    let other = store.put_part(meta.session, 1, Bytes::from(vec![8; 65_535])).await;
+    assert!(matches!(other, Err(RecordingError::Conflict { .. })), "{other:?}");
+}
+
+/// New recipients for new recordings; the old ones are read by the old identity until they are rewrapped, then by the new one
+/// only.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_rotated() {
+    let directory = tempfile::tempdir().unwrap();
+    let stores: [Arc<dyn RecordingStore>; 2] = [
+        Arc::new(MemoryRecordings::new()),
+        Arc::new(FsRecordingStore::open(directory.path()).await.unwrap()),
+    ];
+    for base in stores {
+        let (old, new) = (Pair::new(), Pair::new());
+        let parts: [&[u8]; 3] = [b"one ", &[b'x'; 100_000], b"two"];
+        let meta = recorded(&over(&base, &[&old], &[]), &parts).await;
+        let both = over(&base, &[&new], &[&old, &new]);
+        assert_eq!(whole(&both, &meta).await, parts.concat());
+        no_key(over(&base, &[&new], &[&new]).rewrap(meta.session).await);
+        no_key(over(&base, &[], &[&old]).rewrap(meta.session).await);
+        let before = base.lengths(meta.session).await.unwrap();
+        assert!(both.rewrap(meta.session).await.unwrap());
+        assert!(!both.rewrap(meta.session).await.unwrap(), "there is nothing to do any more");
+        assert_eq!(base.lengths(meta.session).await.unwrap(), before);
+        assert_eq!(whole(&over(&base, &[&new], &[&new]), &meta).await, parts.concat());
+        no_key(over(&base, &[&new], &[&old]).read(meta.session, 0, 9).await);
+        // Another recipient beside it, and a recording of which only a part was rewrapped before a crash.
+        let three = Pair::new();
+        let more = over(&base, &[&new, &three], &[&new]);
+        let last = base.part(meta.session, 2).await.unwrap().unwrap();
+        assert!(more.rewrap(meta.session).await.unwrap());
+        base.rewrite(
+            meta.session,
+            Arc::new(move |number, part| Ok(if number == 2 { last.clone() } else { part })),
+        )
+        .await
+        .unwrap();
+        assert!(more.rewrap(meta.session).await.unwrap());
+        assert_eq!(whole(&over(&base, &[], &[&three]), &meta).await, parts.concat());
+        base.delete(meta.session).await.unwrap();
+    }
+}
+
+/// Recordings from before encryption stay readable, and an upload that goes on while it is turned on or off stays what it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn encryption_is_turned_on_and_off() {
+    let base: Arc<dyn RecordingStore> = Arc::new(MemoryRecordings::new());
+    let pair = Pair::new();
+    let (off, on) = (over(&base, &[], &[&pair]), over(&base, &[&pair], &[&pair]));
+    let meta = meta();
+    off.create(&meta, Encoding::Plain).await.unwrap();
+    off.put_part(meta.session, 0, Bytes::from_static(b"clear ")).await.unwrap();
+    on.create(&meta, Encoding::Plain).await.unwrap();
+    on.put_part(meta.session, 1, Bytes::from_static(b"clear too")).await.unwrap();
+    assert_eq!(whole(&on, &meta).await, b"clear clear too");
+    assert_eq!(on.info(meta.session).await.unwrap().encoding, Encoding::Plain);
+    on.delete(meta.session).await.unwrap();
+
+    on.create(&meta, Encoding::Plain).await.unwrap();
+    on.put_part(meta.session, 0, Bytes::from_static(b"secret ")).await.unwrap();
+    off.create(&meta, Encoding::Plain).await.unwrap();
+    no_key(off.put_part(meta.session, 1, Bytes::from_static(b"not stored in clear")).await);
+    on.put_part(meta.session, 1, Bytes::from_static(b"too")).await.unwrap();
+    assert_eq!(whole(&off, &meta).await, b"secret too");
+    assert_eq!(off.info(meta.session).await.unwrap().encoding, Encoding::Age);
+}
+
+/// Whoever writes to the store without the keys of the cluster changes no recording, though the recipients are public.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_put_into_the_store_is_not_played() {
+    let base: Arc<dyn RecordingStore> = Arc::new(MemoryRecordings::new());
+    let pair = Pair::new();
+    let store = over(&base, &[&pair], &[&pair]);
+    let parts: [&[u8]; 2] = [b"one", b"two"];
+    let meta = recorded(&store, &parts).await;
+    let stored = [0, 1].map(|number| {
+        let base = Arc::clone(&base);
+        async move { base.part(meta.session, number).await.unwrap().unwrap() }
+    });
+    let [first, second] = stored;
+    let (first, second) = (first.await, second.await);
+    let swap = {
+        let (first, second) = (first.clone(), second.clone());
+        move |number: u32, _: Bytes| Ok(if number == 0 { second.clone() } else { first.clone() })
+    };
+    base.rewrite(meta.session, Arc::new(swap)).await.unwrap();
+    forged(store.read(meta.session, 0, 9).await);
+    // Another content for the same recipient, with the seal of the right one.
+    let mut forger = Command::new("age");
+    forger.args(["-r", &pair.recipient().to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut forger = forger.spawn().unwrap();
+    forger.stdin.take().unwrap().write_all(b"ONE").unwrap();
+    let made = Bytes::from(forger.wait_with_output().unwrap().stdout);
+    let lengthened = Bytes::from([&made[..], &vec![0; first.len() - made.len()]].concat());
+    base.rewrite(
+        meta.session,
+        Arc::new(move |number, part| Ok(if number == 0 { lengthened.clone() } else { part })),
+    )
+    .await
+    .unwrap();
+    forged(store.read(meta.session, 0, 9).await);
+    // Every byte counts.
+    for at in (0..first.len()).step_by(7) {
+        let mut changed = first.to_vec();
+        changed[at] ^= 1;
+        let changed = Bytes::from(changed);
+        base.rewrite(
+            meta.session,
+            Arc::new(move |number, part| Ok(if number == 0 { changed.clone() } else { part })),
+        )
+        .await
+        .unwrap();
+        let read = store.read(meta.session, 0, 9).await;
+        assert!(read.is_err(), "byte {at}: {read:?}");
+    }
+}
+
+#[test]
+fn recipients_have_a_limit() {
+    let pairs: Vec<Pair> = (0..=MAX_RECIPIENTS).map(|_| Pair::new()).collect();
+    let base: Arc<dyn RecordingStore> = Arc::new(MemoryRecordings::new());
+    over(&base, &pairs.iter().skip(1).collect::<Vec<_>>(), &[]);
+    let keys = AgeKeys { recipients: pairs.iter().map(Pair::recipient).collect(), identities: Vec::new() };
+    let entropy = Arc::new(SystemEntropy::new());
+    let error = EncryptedRecordingStore::new(base, keys, Arc::new(KnownKeySealer), entropy).unwrap_err();
+    assert!(error.to_string().contains("at most 8"), "{error}");
+}
