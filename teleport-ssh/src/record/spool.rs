@@ -2,6 +2,7 @@
 
 mod recorder;
 mod recover;
+mod syncing;
 mod worker;
 mod writing;
 
@@ -22,6 +23,7 @@ use teleport_core::recording::{Encoder, Recorder, RecordingMeta};
 use tokio::sync::Notify;
 
 use self::recorder::SpoolRecorder;
+use self::syncing::Syncer;
 use self::worker::{Message, Worker};
 use super::live::Live;
 use super::room::Room;
@@ -202,6 +204,7 @@ impl Spool {
             dir: dir.clone(),
             messages,
             queued: Arc::clone(&queued),
+            syncer: Syncer::start(queue.clone()).map_err(fail)?,
             news: Arc::clone(&news),
             room: Arc::clone(&room),
             sessions: Arc::clone(&sessions),
