@@ -18,7 +18,7 @@ use teleport_core::cert::{CertIssuer, PublicKey, SubjectKeys, TlsPublicKey};
 use teleport_core::clock::Clock;
 use teleport_core::entropy::{Entropy, SystemEntropy};
 use teleport_core::id::{ClusterName, HostRole, NodeName, OsLogin, RoleName, UserName};
-use teleport_core::recording::{Encoder, OutputStream, RecordedEvent, SessionEnd};
+use teleport_core::recording::{Decoder, Encoder, OutputStream, RecordedEvent, SessionEnd};
 use teleport_core::resource::builtin_roles;
 use teleport_core::secret::SecretBytes;
 use teleport_core::testing::ManualClock;
@@ -335,6 +335,27 @@ fn recordings() {
     write("recording", "whole", [&[0xff][..], &first, &second].concat());
     write("recording", "bytes", [&[0][..], &first, &second].concat());
     write("recording", "cut", [&[9][..], &first, &second[..second.len() - 3]].concat());
+    // Several segments; one of them damaged, so that the index leads on; and what a node makes of one that was cut.
+    let mut encoder = Encoder::new(&meta).expect("a writer");
+    for second in 0..6 {
+        let line = format!("{second}").repeat(128 << 10);
+        encoder.output(Duration::from_secs(second), OutputStream::Stdout, line.as_bytes()).expect("memory");
+    }
+    encoder
+        .event(&RecordedEvent::End { at: Duration::from_secs(9), end: SessionEnd::Exited(3) })
+        .expect("memory");
+    let mut segments = encoder.take(true).expect("memory");
+    write("recording", "segments", [&[0xff][..], &segments].concat());
+    let mut decoder = Decoder::new().expect("a reader");
+    decoder.feed(&segments[..segments.len() / 2]);
+    while let Ok(Some(_)) = decoder.next_event() {}
+    let intact = usize::try_from(decoder.intact()).expect("memory");
+    let interruption = Encoder::interruption(&decoder).expect("memory");
+    write("recording", "interrupted", [&[0xff][..], &segments[..intact], &interruption].concat());
+    let second = segments.windows(4).enumerate().filter(|(_, four)| four == b"TPSG").nth(1);
+    let (second, _) = second.expect("several segments");
+    segments[second + 40] ^= 1;
+    write("recording", "damaged", [&[0xff][..], &segments].concat());
     write(
         "recording_frame",
         "events",

@@ -16,7 +16,7 @@ const MAX_TEXT: usize = 4096;
 /// What happened, as one line of JSON. Fields that do not apply are absent.
 ///
 /// The auth service stamps `uid`, `time`, `cluster_name` and, for what a host reports, `server_id`: what a caller puts there
-/// is overwritten.
+/// is overwritten. A host that gives an event a `uid` may send it again: it is written once, under a name that is derived from it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct AuditEvent {

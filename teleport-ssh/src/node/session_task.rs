@@ -69,12 +69,18 @@ pub(super) async fn run(start: Start, grant: LoginGrant) {
     } = start;
     let (read, write) = channel.split();
     let mut input = SessionInput::new(read, account);
-    let begun = begin(&node, &grant, &launch).await;
+    let id = SessionId::random(&*node.entropy);
+    let begun = match &id {
+        Ok(id) => begin(*id, &node, &grant, &launch).await,
+        Err(error) => Err(chain(error)),
+    };
     let (id, started, recorder, recording) = match begun {
         Ok(begun) => begun,
         Err(reason) => {
             let output = SessionOutput::new(write, link, closed, Box::new(NoRecorder::new()));
             let event = node.event(EventKind::SessionRejected).user(&grant.identity.user).login(&grant.login);
+            // What was recorded of it is delivered late, and says only which session it was.
+            let event = id.into_iter().fold(event, AuditEvent::session);
             node.audit.send(event.remote(Some(peer)).error(&reason)).await;
             tell(&output, "teleport: the session cannot be recorded, so it is not begun\r\n").await;
             return;
@@ -85,10 +91,11 @@ pub(super) async fn run(start: Start, grant: LoginGrant) {
     let details = Details::new(&node, &grant, &launch, (id, recording), peer, local);
     if details.announce(&node).await.is_err() {
         tracing::warn!(session = %id, "the session's start cannot be written to the audit log: refused");
-        output.finish(SessionEnd::Disconnected);
+        let recorder = output.finish(SessionEnd::Disconnected);
         // The start may still be written, late: what follows it says that nothing came of it.
         let event = details.of(EventKind::SessionRejected);
-        node.audit.note(event.error("the session's start could not be written to the audit log in time"));
+        let event = event.error("the session's start could not be written to the audit log in time");
+        node.audit.note_before(event, recorder);
         tell(&output, "teleport: the audit log cannot be written, so the session is not begun\r\n").await;
         return;
     }
@@ -168,8 +175,7 @@ async fn tell_sizes(
 
 type Begun = (SessionId, Timestamp, Box<dyn teleport_core::recording::Recorder>, SessionRecording);
 
-async fn begin(node: &Shared, grant: &LoginGrant, launch: &Launch) -> Result<Begun, String> {
-    let id = SessionId::random(&*node.entropy).map_err(|error| chain(&error))?;
+async fn begin(id: SessionId, node: &Shared, grant: &LoginGrant, launch: &Launch) -> Result<Begun, String> {
     let started = node.clock.now();
     let material = node.identity.current();
     let meta = RecordingMeta {
@@ -291,11 +297,13 @@ impl Ending {
     async fn end(mut self, handle: &Handle, status: ExitStatus, slot: Slot) {
         let Some(output) = self.output.take() else { return };
         self.leave_others(&status);
-        output.finish(recorded(&status));
+        let recorder = output.finish(recorded(&status));
         close(handle, output.channel(), &status, slot).await;
-        for event in self.events(&status) {
-            self.node.audit.send(event).await;
+        let (command, end) = self.events(&status);
+        if let Some(command) = command {
+            self.node.audit.send(command).await;
         }
+        self.node.audit.send_before(end, recorder).await;
     }
 
     /// Those who take part hear how it ended.
@@ -305,15 +313,15 @@ impl Ending {
         }
     }
 
-    fn events(&self, status: &ExitStatus) -> Vec<AuditEvent> {
-        let mut events = Vec::with_capacity(2);
-        if let Some((well, badly)) = self.details.ran {
+    /// What is told of a command, and then of the end.
+    fn events(&self, status: &ExitStatus) -> (Option<AuditEvent>, AuditEvent) {
+        let command = self.details.ran.map(|(well, badly)| {
             let kind = match status {
                 ExitStatus::Code(0) => well,
                 _ => badly,
             };
-            events.push(with_status(self.details.of(kind), status));
-        }
+            with_status(self.details.of(kind), status)
+        });
         let participants = match &self.party {
             Some(party) => party.took_part().iter().map(ToString::to_string).collect(),
             None => self.details.event.user.iter().cloned().collect::<Vec<_>>(),
@@ -323,8 +331,7 @@ impl Ending {
             .field("participants", participants)
             .field("session_start", self.started.to_string())
             .field("session_stop", self.node.clock.now().to_string());
-        events.push(with_status(end, status));
-        events
+        (command, with_status(end, status))
     }
 }
 
@@ -333,11 +340,13 @@ impl Drop for Ending {
         // Only when the service was aborted or panicked.
         let Some(output) = self.output.take() else { return };
         self.leave_others(&ExitStatus::Disconnected);
-        output.finish(SessionEnd::Disconnected);
+        let recorder = output.finish(SessionEnd::Disconnected);
         tracing::warn!(session = %self.details.session, "session ended by the node");
-        for event in self.events(&ExitStatus::Disconnected) {
-            self.node.audit.note(event);
+        let (command, end) = self.events(&ExitStatus::Disconnected);
+        if let Some(command) = command {
+            self.node.audit.note(command);
         }
+        self.node.audit.note_before(end, recorder);
     }
 }
 

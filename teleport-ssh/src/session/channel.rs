@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use russh::server::Msg;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
-use teleport_core::recording::{OutputStream, Recorder, SessionEnd};
+use teleport_core::recording::{NoRecorder, OutputStream, Recorder, SessionEnd};
 use tokio::io::AsyncRead;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -253,8 +253,13 @@ impl SessionOutput {
         self.record(|tap, at| tap.recorder.resize(at, columns, rows));
     }
 
-    pub(crate) fn finish(&self, end: SessionEnd) {
-        self.record(|tap, at| tap.recorder.finish(at, end));
+    /// Ends the recording. It is delivered once what is returned is dropped.
+    pub(crate) fn finish(&self, end: SessionEnd) -> Box<dyn Recorder> {
+        let (_, recorder) = self.record(|tap, at| {
+            tap.recorder.finish(at, end);
+            std::mem::replace(&mut tap.recorder, Box::new(NoRecorder::new()))
+        });
+        recorder
     }
 
     pub(crate) fn channel(&self) -> &ChannelWriteHalf<Msg> {
