@@ -12,7 +12,7 @@ use teleport_core::resource::JoinMode;
 use tokio::sync::{mpsc, watch};
 
 use super::audience::{View, Viewer};
-use super::sizes::Sizes;
+use super::sizes::{Sizes, watched};
 use crate::session::{ExitStatus, SessionOutput, TerminalSize};
 
 /// The most who take part in one session beside its owner.
@@ -120,10 +120,10 @@ impl Party {
             number
         };
         let viewer = self.output.with_audience(|audience| audience.enter(size.rows)).unwrap_or_default();
-        self.sizes.set(number, size);
+        self.sizes.set(number, counted(mode, size));
         (self.changed)();
         let over = self.over.subscribe();
-        Ok(Seat { party: Arc::clone(self), number, viewer, over, rows: size.rows })
+        Ok(Seat { party: Arc::clone(self), number, mode, viewer, over, rows: size.rows })
     }
 
     /// Says something to all, the recording included: as a line of its own, or, where a program draws on all of the screen, over
@@ -180,9 +180,18 @@ impl Party {
 pub(crate) struct Seat {
     party: Arc<Party>,
     number: u64,
+    mode: JoinMode,
     viewer: Arc<Viewer>,
     over: watch::Receiver<Option<ExitStatus>>,
     rows: u32,
+}
+
+/// What a terminal counts for among those of a session.
+fn counted(mode: JoinMode, size: TerminalSize) -> TerminalSize {
+    match mode {
+        JoinMode::Observer => watched(size),
+        _ => size,
+    }
 }
 
 impl Seat {
@@ -221,7 +230,7 @@ impl Seat {
     /// The terminal has a new size.
     pub(crate) fn resize(&mut self, size: TerminalSize) {
         self.rows = size.rows;
-        self.party.sizes.set(self.number, size);
+        self.party.sizes.set(self.number, counted(self.mode, size));
     }
 
     /// What gives the terminal back to its user.

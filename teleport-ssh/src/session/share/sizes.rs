@@ -11,6 +11,16 @@ const OWNER: u64 = 0;
 /// The place of what only makes programs draw again.
 const REDRAW: u64 = u64::MAX;
 
+/// What somebody who only watches makes of everybody's terminal at the least: columns and rows.
+const WATCHED: (u32, u32) = (40, 10);
+
+/// What the terminal of somebody who only watches counts for: a window that is made tiny, by mistake or not, stops nobody's work.
+pub(super) fn watched(size: TerminalSize) -> TerminalSize {
+    // Zero is unknown, and counts for nothing.
+    let least = |value: u32, least: u32| if value == 0 { 0 } else { value.max(least) };
+    TerminalSize { columns: least(size.columns, WATCHED.0), rows: least(size.rows, WATCHED.1), ..size }
+}
+
 /// The sizes of all terminals. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Sizes(Arc<Inner>);
@@ -118,6 +128,15 @@ mod tests {
         assert_eq!(sizes.common(), owner);
         sizes.set_owner(size(70, 20));
         assert_eq!(*told.borrow_and_update(), size(70, 20));
+    }
+
+    #[test]
+    fn who_only_watches_makes_it_no_smaller_than_can_be_worked_with() {
+        for (seen, counts) in
+            [((1, 1), (40, 10)), ((39, 50), (40, 50)), ((200, 9), (200, 10)), ((0, 0), (0, 0))]
+        {
+            assert_eq!(watched(size(seen.0, seen.1)), size(counts.0, counts.1));
+        }
     }
 
     #[test]
