@@ -29,7 +29,8 @@ pub use self::upload::Uploader;
 /// # Contract
 /// `start` is quick and may touch the local disk, never the network; the session begins once [`Recorder::kept`] resolves, and not at
 /// all on an error. It is called for sessions that are to be recorded, never with [`SessionRecording::Off`]; of a strict one the
-/// recorder says by [`Recorder::failed`] that something was lost. [`Recorder::kept`] says when programs have to wait.
+/// recorder says by [`Recorder::failed`] that something was lost, and by [`Recorder::kept`] when programs have to wait. A recording that
+/// has ended is delivered once its recorder is dropped: what has to be told before that is told until then.
 pub trait Recorders: fmt::Debug + Send + Sync + 'static {
     /// Begins the recording of a session.
     ///

@@ -6,7 +6,7 @@ mod syncing;
 mod worker;
 mod writing;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -121,6 +121,8 @@ impl Drop for Inner {
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     live: Mutex<HashMap<SessionId, Arc<Live>>>,
+    /// Those whose recorder somebody has: they are not delivered as a whole.
+    held: Mutex<HashSet<SessionId>>,
     /// Those that nobody streams yet.
     begun: Mutex<Vec<Arc<Live>>>,
     streams: Notify,
@@ -137,6 +139,15 @@ impl Sessions {
             self.begun.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(live));
             self.streams.notify_one();
         }
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashSet<SessionId>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether somebody has the recorder of the recording in the file of this name.
+    pub(super) fn is_held(&self, name: &str) -> bool {
+        name.parse().is_ok_and(|session: SessionId| self.held().contains(&session))
     }
 
     /// The file is closed.
@@ -231,6 +242,12 @@ impl Spool {
         self.0.news.notified().await;
     }
 
+    /// Nobody has the recorder any more.
+    fn release(&self, session: SessionId) {
+        self.0.sessions.held().remove(&session);
+        self.0.news.notify_one();
+    }
+
     /// The file of a recording that is being made.
     pub(super) fn open_file(&self, session: SessionId) -> PathBuf {
         path(&self.0.dir, session, OPEN)
@@ -304,6 +321,7 @@ impl Recorders for Spool {
         let begin = Message::Begin { live: Arc::clone(&live), encoder: Box::new(encoder), file, len };
         let gone = || SpoolError { path, source: io::ErrorKind::BrokenPipe.into() };
         self.0.queue.send(begin).map_err(|_| gone())?;
+        self.0.sessions.held().insert(session);
         self.0.sessions.begin(&live);
         Ok(Box::new(SpoolRecorder::new(self.clone(), live)))
     }

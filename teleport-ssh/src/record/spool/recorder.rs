@@ -133,6 +133,7 @@ impl Drop for SpoolRecorder {
         if !self.finished {
             self.finish(self.last, SessionEnd::Disconnected);
         }
+        self.spool.release(self.live.meta.session);
     }
 }
 
