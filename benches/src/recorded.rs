@@ -129,22 +129,22 @@ pub async fn rows(dir: &Path, scale: Scale) -> Result<Vec<Row>> {
     let output = dir.join("output");
     let mut file = File::create(&output)?;
     let listing = Command::new("sh").args(["-c", "ls -laR /usr | head -c 16000000"]).output()?.stdout;
-    for _ in 0..scale.of(16, 1) {
+    let (at_once, pause) = PACED;
+    let pieces = scale.of(50, 2);
+    let paced_bytes = (pieces * at_once) << 20;
+    ensure!(!listing.is_empty(), "there is nothing to print");
+    for _ in 0..scale.of(16, 1).max(paced_bytes.div_ceil(listing.len())) {
         file.write_all(&listing)?;
     }
     let bytes = file.metadata()?.len();
     drop(file);
     let all = format!("cat {}", output.display());
-    let (at_once, pause) = PACED;
-    let pieces = scale.of(50, 2);
     let paced = format!(
         "for i in $(seq 0 {}); do dd if={} bs=1M count={at_once} skip=$((i * {at_once})) status=none; sleep {pause}; done",
         pieces - 1,
         output.display()
     );
-    let paced_bytes = (pieces * at_once) as u64 * (1 << 20);
-    ensure!(paced_bytes <= bytes, "there is too little to print");
-
+    let paced_bytes = paced_bytes as u64;
     let mut sides = Vec::new();
     for mode in ["node", "off"] {
         sides.push(Side::start(dir.join(mode), mode).await?);
