@@ -26,22 +26,28 @@ pub(crate) struct Three {
 impl Three {
     /// The node joins straight at the auth service, or through the proxy.
     pub(crate) fn start(by_proxy: bool) -> Self {
-        Self::start_with(by_proxy, "")
+        Self::start_with(by_proxy, "", "", |_| ())
     }
 
     /// With a mode of recording.
     pub(crate) fn start_recording(mode: &str) -> Self {
-        Self::start_with(false, &format!("  session_recording: {mode}\n"))
+        Self::start_with(false, "", &format!("  session_recording: {mode}\n"), |_| ())
     }
 
-    /// `auth_service` is what its section of the configuration has besides.
-    fn start_with(by_proxy: bool, auth_service: &str) -> Self {
+    /// `shared` and `auth_service` are what these sections of the auth service's configuration have besides; `change` makes its process
+    /// another one.
+    pub(crate) fn start_with(
+        by_proxy: bool,
+        shared: &str,
+        auth_service: &str,
+        change: impl FnOnce(&mut Command),
+    ) -> Self {
         let machine = Machine::new();
         let [auth_port, web, ssh, node_port] = [(); 4].map(|()| fixed_port());
         let auth = Services { auth: Some(auth_port), ..NONE }.yaml();
         let auth = auth.replacen("auth_service:\n", &format!("auth_service:\n{auth_service}"), 1);
-        machine.configure("auth", "", &auth);
-        let auth = machine.start("auth", &[]);
+        machine.configure("auth", shared, &auth);
+        let auth = machine.start_with("auth", &[], change);
         let server = format!("  auth_server: 127.0.0.1:{auth_port}\n");
         machine.configure("proxy", &server, &Services { proxy: Some((web, ssh)), ..NONE }.yaml());
         let (token, pin) = machine.token("auth", &["--type=proxy", "--uses=1"]);

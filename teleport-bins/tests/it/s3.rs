@@ -17,6 +17,10 @@ use teleport_core::recording::{
     Completion, Encoding, Listing, RecordingError, RecordingMeta, RecordingStore,
 };
 use teleport_core::secret::SecretString;
+use teleport_core::task::TaskScope;
+
+use crate::support::cluster::TestCluster;
+use crate::support::daemon::fixed_port;
 
 /// A server of this test, killed with it.
 pub(crate) struct Moto {
@@ -99,6 +103,23 @@ impl Moto {
         String::from_utf8_lossy(answer.body()).matches("<Key>").count()
     }
 
+    /// What is in a bucket.
+    pub(crate) async fn objects(&self, bucket: &str) -> Vec<Bytes> {
+        let get = async |path: String| {
+            let uri = format!("http://{}/{path}", self.address);
+            let request = http::Request::builder().uri(uri).header("authorization", SIGNATURE);
+            let answer = Https::new().unwrap().send(request.body(Bytes::new()).unwrap(), 4 << 20).await;
+            answer.unwrap().into_body()
+        };
+        let list = get(format!("{bucket}?list-type=2")).await;
+        let list = String::from_utf8_lossy(&list);
+        let mut objects = Vec::new();
+        for key in list.split("<Key>").skip(1) {
+            objects.push(get(format!("{bucket}/{}", key.split('<').next().unwrap())).await);
+        }
+        objects
+    }
+
     pub(crate) async fn ask_for_credentials(&self) -> Option<http::StatusCode> {
         let uri = format!("http://{}/moto-api/reset-auth", self.address);
         let request =
@@ -112,6 +133,42 @@ impl Moto {
 
     fn store(&self, place: &str) -> S3RecordingStore {
         S3RecordingStore::new(&self.config(place), &key(), Arc::new(Https::new().unwrap())).unwrap()
+    }
+}
+
+/// A way to a server that can be closed: whoever comes then is refused, and who was connected is cut.
+pub(crate) struct Gate {
+    pub(crate) address: SocketAddr,
+    to: SocketAddr,
+    scope: TaskScope,
+}
+
+impl Gate {
+    pub(crate) fn open(to: SocketAddr) -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fixed_port()));
+        let mut gate = Self { address, to, scope: TaskScope::new() };
+        gate.reopen();
+        gate
+    }
+
+    pub(crate) fn reopen(&mut self) {
+        let (to, scope) = (self.to, self.scope.clone());
+        TestCluster::block_on(async {
+            let listener = tokio::net::TcpListener::bind(self.address).await.unwrap();
+            self.scope.spawn(async move {
+                while let Ok((mut client, _)) = listener.accept().await {
+                    scope.spawn(async move {
+                        let Ok(mut server) = tokio::net::TcpStream::connect(to).await else { return };
+                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                    });
+                }
+            });
+        });
+    }
+
+    pub(crate) fn close(&mut self) {
+        let scope = std::mem::replace(&mut self.scope, TaskScope::new());
+        TestCluster::block_on(scope.abort());
     }
 }
 

@@ -2,27 +2,23 @@
 
 use super::context::OpContext;
 use crate::api::{ApiError, ApiResult};
-use crate::audit::chain::{Digest, Hasher};
-use crate::audit::{AuditQuery, EventKind};
+use crate::audit::{AuditEvent, AuditQuery, EventKind};
 use crate::id::SessionId;
-use crate::recording::RecordingError;
+use crate::recording::{ContentDigest, RecordingError};
 
-/// The bytes that are read at a time.
-const PIECE: usize = 1 << 20;
+/// The digest of a recording as it is stored now: of what is there, and not of what was sent.
+pub(super) async fn digest(
+    call: &OpContext<'_>,
+    session: SessionId,
+) -> Result<ContentDigest, RecordingError> {
+    ContentDigest::of(&*call.auth.ports.recordings, session).await
+}
 
-/// The SHA-256 of a recording as it is stored now: it is read once more, so it is of what is there and not of what was sent.
-pub(super) async fn digest(call: &OpContext<'_>, session: SessionId) -> Result<Digest, RecordingError> {
-    let store = &call.auth.ports.recordings;
-    let mut hasher = Hasher::new();
-    let mut offset = 0;
-    loop {
-        let piece = store.read(session, offset, PIECE).await?;
-        if piece.is_empty() {
-            return Ok(hasher.finish());
-        }
-        hasher.update(&piece);
-        offset += piece.len() as u64;
-    }
+/// Whether an event says which content a recording has.
+fn has_digest(event: &AuditEvent) -> bool {
+    [ContentDigest::BYTES_FIELD, ContentDigest::PARTS_FIELD]
+        .iter()
+        .any(|field| event.fields.contains_key(*field))
 }
 
 /// Whether the log says already that this recording is complete. Asked only where an upload was interrupted at its very end.
@@ -38,7 +34,7 @@ pub(super) async fn is_bound(call: &OpContext<'_>, session: SessionId) -> ApiRes
         let page = call.auth.ports.audit.search(query.clone()).await.map_err(ApiError::from)?;
         match page.next {
             // That it was abandoned is said without a digest.
-            _ if page.events.iter().any(|event| event.fields.contains_key("sha256")) => return Ok(true),
+            _ if page.events.iter().any(has_digest) => return Ok(true),
             None => return Ok(false),
             next => query.after = next,
         }

@@ -177,20 +177,11 @@ pub(super) async fn complete(
     if info.completed.is_some() && bound::is_bound(call, session).await? {
         return Ok(());
     }
-    let digest = match bound::digest(call, session).await {
-        Ok(digest) => Some(digest),
-        // Nothing here can read it. That it is what was handed in is sealed into its parts.
-        Err(RecordingError::Encrypted) => None,
-        Err(error) => return Err(api_error(error, session)),
-    };
+    let digest = bound::digest(call, session).await.map_err(|error| api_error(error, session))?;
     let event = AuditEvent::new(EventKind::SessionUpload).session(session);
     let event = call.by_caller(event).user(&info.meta.user).login(&info.meta.login);
-    let event = event.field("parts", parts);
-    call.audit(vec![match digest {
-        Some(digest) => event.field("sha256", digest.to_string()),
-        None => event,
-    }])
-    .await
+    let event = event.field("parts", parts).field(digest.field(), digest.digest().to_string());
+    call.audit(vec![event]).await
 }
 
 /// Decides about one recording: the own ones, which are those of sessions that one took part in, need no rule that allows it,

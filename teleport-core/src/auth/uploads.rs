@@ -315,7 +315,7 @@ async fn close(call: &OpContext<'_>, session: SessionId) -> ApiResult<()> {
         .server(info.meta.host_id, &info.meta.host_name)
         .field("parts", parts)
         .field("abandoned", true)
-        .field("sha256", digest.to_string());
+        .field(digest.field(), digest.digest().to_string());
     call.audit(vec![event]).await?;
     end(call.auth, session).await
 }
