@@ -7,6 +7,7 @@
 //! What a crash left unfinished was never acknowledged. It is kept, closed with a newline, left out of searches, and accounted for
 //! by the next entry.
 
+mod gaps;
 mod ledger;
 mod lines;
 mod retention;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use teleport_backend::recordings::age::AgeKeys;
+use teleport_backend::recordings::fs::FsRecordingStore;
 use teleport_core::audit::EventKind;
 use teleport_core::audit::chain::{Digest, Entry, Finding, Flaw};
 use teleport_core::entropy::{Entropy, SystemEntropy};
@@ -65,7 +66,11 @@ impl Recordings {
         {
             bail!("--recordings: there are no recordings in {}", dir.display());
         }
-        let store = recordings::place(&place).await?;
+        let store: Arc<dyn RecordingStore> = match &place {
+            // Nothing is written to it.
+            RecordingPlace::Directory(dir) => Arc::new(FsRecordingStore::existing(dir)),
+            RecordingPlace::S3(_) => recordings::place(&place).await?,
+        };
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy::new());
         // Elsewhere than on the auth host, what is encrypted stays so.
         let keys = host.and_then(|host| {
