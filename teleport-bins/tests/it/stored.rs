@@ -6,7 +6,7 @@ use std::process::Command;
 use teleport_bins::daemon::Os;
 use teleport_core::audit::EventKind;
 
-use crate::processes::Three;
+use crate::processes::{Plan, Three};
 use crate::s3::{Gate, Moto};
 use crate::support::cluster::{Home, TestCluster};
 use crate::support::daemon::Machine;
@@ -253,10 +253,12 @@ fn a_session_is_kept_in_a_bucket() {
         "  session_recording_encryption:\n    recipients: [{public}]\n    identity_files: [{}]\n",
         file.display()
     );
+    let credentials = [("AWS_ACCESS_KEY_ID", "AKIA"), ("AWS_SECRET_ACCESS_KEY", "secret")];
     let env = |command: &mut Command| {
-        command.env("AWS_ACCESS_KEY_ID", "AKIA").env("AWS_SECRET_ACCESS_KEY", "secret");
+        command.envs(credentials);
     };
-    let mut three = Three::start_with(false, &shared, &encryption, env);
+    let plan = Plan { storage: &shared, auth_service: &encryption, env: &credentials, ..Plan::default() };
+    let mut three = Three::start_with(Machine::new(), plan);
     let live = three.live_session();
     // Nobody takes the recording now, and then nobody is there at all.
     gate.close();
