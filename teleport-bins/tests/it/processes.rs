@@ -71,7 +71,9 @@ impl Three {
         let mode = format!("auth_service:\n  session_recording: {mode}\n{auth_service}");
         let auth = auth.replacen("auth_service:\n", &mode, 1);
         machine.configure("auth", storage, &auth);
-        let auth = machine.start_with("auth", &[], |command| drop(command.envs(env.iter().copied())));
+        let auth = machine.start_with("auth", &[], |command| {
+            command.envs(env.iter().copied());
+        });
         let [of_proxy, of_node] = [auth_port, if by_proxy { web } else { auth_port }];
         let networks =
             networks.then(|| Networks { proxy: Relay::start(of_proxy), node: Relay::start(of_node) });

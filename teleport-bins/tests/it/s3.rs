@@ -17,10 +17,6 @@ use teleport_core::recording::{
     Completion, Encoding, Listing, RecordingError, RecordingMeta, RecordingStore,
 };
 use teleport_core::secret::SecretString;
-use teleport_core::task::TaskScope;
-
-use crate::support::cluster::TestCluster;
-use crate::support::daemon::fixed_port;
 
 /// A server of this test, killed with it.
 pub(crate) struct Moto {
@@ -133,42 +129,6 @@ impl Moto {
 
     fn store(&self, place: &str) -> S3RecordingStore {
         S3RecordingStore::new(&self.config(place), &key(), Arc::new(Https::new().unwrap())).unwrap()
-    }
-}
-
-/// A way to a server that can be closed: whoever comes then is refused, and who was connected is cut.
-pub(crate) struct Gate {
-    pub(crate) address: SocketAddr,
-    to: SocketAddr,
-    scope: TaskScope,
-}
-
-impl Gate {
-    pub(crate) fn open(to: SocketAddr) -> Self {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, fixed_port()));
-        let mut gate = Self { address, to, scope: TaskScope::new() };
-        gate.reopen();
-        gate
-    }
-
-    pub(crate) fn reopen(&mut self) {
-        let (to, scope) = (self.to, self.scope.clone());
-        TestCluster::block_on(async {
-            let listener = tokio::net::TcpListener::bind(self.address).await.unwrap();
-            self.scope.spawn(async move {
-                while let Ok((mut client, _)) = listener.accept().await {
-                    scope.spawn(async move {
-                        let Ok(mut server) = tokio::net::TcpStream::connect(to).await else { return };
-                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
-                    });
-                }
-            });
-        });
-    }
-
-    pub(crate) fn close(&mut self) {
-        let scope = std::mem::replace(&mut self.scope, TaskScope::new());
-        TestCluster::block_on(scope.abort());
     }
 }
 

@@ -7,10 +7,11 @@ use teleport_bins::daemon::Os;
 use teleport_core::audit::EventKind;
 
 use crate::processes::{Plan, Three};
-use crate::s3::{Gate, Moto};
+use crate::s3::Moto;
 use crate::support::cluster::{Home, TestCluster};
 use crate::support::daemon::Machine;
 use crate::support::program::{Output, own, run};
+use crate::support::relay::{Fault, Relay};
 use crate::support::{own_login, wait_for};
 
 /// A key pair by `age-keygen`: its file, and its public key.
@@ -242,12 +243,12 @@ fn d6_a_bucket_is_checked_at_the_start_and_its_credentials_are_not_told() {
 fn a_session_is_kept_in_a_bucket() {
     let moto = TestCluster::block_on(Moto::start());
     TestCluster::block_on(moto.make_bucket("recordings"));
-    let mut gate = Gate::open(moto.address);
+    let network = Relay::start(moto.address.port());
     let keys = tempfile::tempdir().unwrap();
     let (file, public) = key_pair(keys.path(), "one");
     let shared = format!(
-        "  storage: {{audit_sessions_uri: \"s3://recordings/some?region=us-east-1&insecure=true&endpoint={}\"}}\n",
-        gate.address
+        "  storage: {{audit_sessions_uri: \"s3://recordings/some?region=us-east-1&insecure=true&endpoint=127.0.0.1:{}\"}}\n",
+        network.port()
     );
     let encryption = format!(
         "  session_recording_encryption:\n    recipients: [{public}]\n    identity_files: [{}]\n",
@@ -261,12 +262,12 @@ fn a_session_is_kept_in_a_bucket() {
     let mut three = Three::start_with(Machine::new(), plan);
     let live = three.live_session();
     // Nobody takes the recording now, and then nobody is there at all.
-    gate.close();
+    network.fail(Fault::Reset);
     let failed = three.machine.tctl("auth", &["recordings", "ls"]).refusal();
     assert!(failed.contains("not available"), "{failed}");
     assert_eq!(live.answer(), ("got hello\n".to_owned(), Some(4)));
     three.auth.take().unwrap().kill();
-    gate.reopen();
+    network.heal();
     three.auth = Some(three.machine.start_with("auth", &[], env));
     let tctl = |arguments: &[&str]| {
         let mut command = own("tctl");
