@@ -4,13 +4,14 @@
 //! cargo run --manifest-path fuzz/Cargo.toml --example corpus
 //! ```
 //!
-//! Only the X.509 certificates differ from run to run.
+//! Only the X.509 certificates and what is encrypted differ from run to run.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use teleport_backend::memory::MemoryBackend;
+use teleport_backend::recordings::age::{AgeKeys, EncryptedRecordingStore};
 use teleport_ca::CertificateAuthority;
 use teleport_ca::seal::Sealer;
 use teleport_core::cert::danger::{unchecked_host_grant, unchecked_ssh_server_grant, unchecked_user_grant};
@@ -18,10 +19,12 @@ use teleport_core::cert::{CertIssuer, PublicKey, SubjectKeys, TlsPublicKey};
 use teleport_core::clock::Clock;
 use teleport_core::entropy::{Entropy, SystemEntropy};
 use teleport_core::id::{ClusterName, HostRole, NodeName, OsLogin, RoleName, UserName};
-use teleport_core::recording::{Decoder, Encoder, OutputStream, RecordedEvent, SessionEnd};
+use teleport_core::recording::{
+    Decoder, Encoder, Encoding, OutputStream, RecordedEvent, RecordingMeta, RecordingStore, SessionEnd,
+};
 use teleport_core::resource::builtin_roles;
 use teleport_core::secret::SecretBytes;
-use teleport_core::testing::ManualClock;
+use teleport_core::testing::{KnownKeySealer, ManualClock, MemoryRecordings};
 use teleport_fuzz::certificate::{HOST_ID, Spec};
 use teleport_fuzz::fixture::{CLUSTER, now, public_wire, trust};
 use teleport_fuzz::origin;
@@ -48,6 +51,7 @@ async fn main() {
     hellos();
     origins();
     files();
+    encrypted().await;
 }
 
 /// Conversations with SFTP servers.
@@ -83,6 +87,30 @@ fn files() {
     let remove = packet(13, 8, &[&path]);
     write("sftp_watch", "changes", said(&[begin.clone(), rename, link, remove], &[bad(6), good(8)]));
     write("sftp_watch", "cut", said(&[begin, open[..open.len() - 2].to_vec()], &[]));
+}
+
+/// A part of a recording as it is stored, for the key of the target. Other files and keys there are by `age` and `age-keygen`.
+async fn encrypted() {
+    let recipient = "age154dqw4shzca7sw7tcreymkm032qzmaxcuezchmz6c54aeh820gjqh7394s".parse().expect("a key");
+    let keys = AgeKeys { recipients: vec![recipient], identities: Vec::new() };
+    let base: Arc<dyn RecordingStore> = Arc::new(MemoryRecordings::new());
+    let (sealer, entropy) = (Arc::new(KnownKeySealer), Arc::new(SystemEntropy::new()));
+    let store = EncryptedRecordingStore::new(Arc::clone(&base), keys, sealer, entropy).expect("a store");
+    let meta = RecordingMeta {
+        session: "6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f01".parse().expect("an id"),
+        cluster: ClusterName::new(CLUSTER).expect("a name"),
+        host_id: HOST_ID.parse().expect("an id"),
+        host_name: NodeName::new("web-1").expect("a name"),
+        user: UserName::new("alice").expect("a name"),
+        login: OsLogin::new("root").expect("a name"),
+        started: now(),
+        command: None,
+        terminal: None,
+    };
+    store.create(&meta, Encoding::Plain).await.expect("it is new");
+    store.put_part(meta.session, 0, "what was shown".into()).await.expect("it fits");
+    let part = base.part(meta.session, 0).await.expect("it is there").expect("it is there");
+    write("age_file", "ours", part);
 }
 
 /// What proxies say of their clients.

@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use teleport_backend::conformance;
 use teleport_backend::recordings::age::{
-    AgeIdentity, AgeKeys, AgeRecipient, EncryptedRecordingStore, MAX_RECIPIENTS,
+    AgeError, AgeIdentity, AgeKeys, AgeRecipient, EncryptedRecordingStore, MAX_RECIPIENTS, decrypt,
 };
 use teleport_backend::recordings::fs::FsRecordingStore;
+use teleport_core::audit::chain::Digest;
 use teleport_core::entropy::SystemEntropy;
 use teleport_core::recording::{
-    Completion, Encoding, MAX_PART_LEN, RecordingError, RecordingMeta, RecordingStore,
+    Completion, ContentDigest, Encoding, MAX_PART_LEN, RecordingError, RecordingMeta, RecordingStore,
 };
 use teleport_core::secret::SecretString;
 use teleport_core::testing::{KnownKeySealer, MemoryRecordings};
@@ -99,9 +100,9 @@ async fn conforms() {
 }
 
 /// What the manual tells people to type.
-fn manual_commands() -> &'static str {
+fn manual_commands(number: usize) -> &'static str {
     let chapter = include_str!("../../../teleport-core/src/manual/storing_recordings.md");
-    chapter.split("```sh\n").nth(1).unwrap().split("```").next().unwrap()
+    chapter.split("```sh\n").nth(number + 1).unwrap().split("```").next().unwrap()
 }
 
 /// The commands of the manual, on the files of the directory store.
@@ -119,7 +120,7 @@ async fn the_stock_tool_decrypts_what_is_stored() {
         let mut key = tempfile::NamedTempFile::new_in(directory.path()).unwrap();
         key.write_all(pair.0.as_bytes()).unwrap();
         let session = directory.path().join("sessions").join(meta.session.to_string());
-        let commands = manual_commands().replace("KEYS", &key.path().display().to_string());
+        let commands = manual_commands(0).replace("KEYS", &key.path().display().to_string());
         let status =
             Command::new("bash").args(["-eu", "-c", &commands]).current_dir(&session).status().unwrap();
         assert!(status.success());
@@ -261,3 +262,194 @@ fn recipients_have_a_limit() {
     let error = EncryptedRecordingStore::new(base, keys, Arc::new(KnownKeySealer), entropy).unwrap_err();
     assert!(error.to_string().contains("at most 8"), "{error}");
 }
+
+/// What the stock tool says of a file: its content, or that it is none.
+fn stock(file: &[u8], key: &std::path::Path) -> Option<Vec<u8>> {
+    let mut age = Command::new("age");
+    age.arg("-d").arg("-i").arg(key).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut age = age.spawn().unwrap();
+    let (mut stdin, file) = (age.stdin.take().unwrap(), file.to_vec());
+    // It may end before it has read all of it.
+    let writer = std::thread::spawn(move || drop(stdin.write_all(&file)));
+    let output = age.wait_with_output().unwrap();
+    writer.join().unwrap();
+    output.status.success().then_some(output.stdout)
+}
+
+/// A file by the stock tool.
+fn by_stock(plain: &[u8], arguments: &[&str]) -> Vec<u8> {
+    let mut age = Command::new("age");
+    age.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut age = age.spawn().unwrap();
+    let (mut stdin, plain) = (age.stdin.take().unwrap(), plain.to_vec());
+    let writer = std::thread::spawn(move || stdin.write_all(&plain).unwrap());
+    let output = age.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert!(output.status.success());
+    output.stdout
+}
+
+/// What the stock tool has encrypted we decrypt, whatever else is in the header; with other keys neither of the two does.
+#[test]
+fn what_the_stock_tool_wrote_is_read() {
+    let (one, two) = (Pair::new(), Pair::new());
+    let (to_one, to_two) = (one.recipient().to_string(), two.recipient().to_string());
+    let host = tempfile::tempdir().unwrap();
+    let status = Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+        .arg(host.path().join("id"))
+        .status();
+    assert!(status.unwrap().success());
+    let ssh = host.path().join("id.pub").display().to_string();
+    for len in [0, 1, 65_535, 65_536, 65_537, 200_000] {
+        let plain: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+        for to in [vec!["-r", &to_one], vec!["-r", &to_two, "-r", &to_one], vec!["-R", &ssh, "-r", &to_one]] {
+            let file = by_stock(&plain, &to);
+            assert!(decrypt(&file, &one.identities()).unwrap() == plain, "{len} bytes, {to:?}");
+            let nobody = decrypt(&file, &Pair::new().identities());
+            assert_eq!(nobody, Err(AgeError::NoIdentity), "{len} bytes, {to:?}");
+        }
+    }
+    let for_ssh = by_stock(b"plain", &["-R", &ssh]);
+    assert_eq!(decrypt(&for_ssh, &one.identities()), Err(AgeError::NoIdentity));
+    let armored = by_stock(b"plain", &["-a", "-r", &to_one]);
+    assert_eq!(decrypt(&armored, &one.identities()), Err(AgeError::Damaged));
+}
+
+/// A passphrase is asked for on a terminal, which no service has. The stock tool takes none from elsewhere, so this is written
+/// out; the header's form is what is looked at.
+#[test]
+fn passphrases_are_told_from_damage() {
+    let (salt, key, mac) = ("A".repeat(22), "A".repeat(43), "A".repeat(43));
+    let file = format!("age-encryption.org/v1\n-> scrypt {salt} 18\n{key}\n--- {mac}\n");
+    let error = decrypt(file.as_bytes(), &Pair::new().identities()).unwrap_err();
+    assert_eq!(error, AgeError::Passphrase);
+    assert!(error.to_string().contains("age -d"), "{error}");
+}
+
+/// Two readers of one format agree on what is no file of it: whatever is cut off, put in, or changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_stock_tool_refuses_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let pair = Pair::new();
+    let key = directory.path().join("key");
+    std::fs::write(&key, &pair.0).unwrap();
+    let base: Arc<dyn RecordingStore> = Arc::new(MemoryRecordings::new());
+    let long = vec![7_u8; 70_000];
+    let meta = recorded(&over(&base, &[&pair], &[]), &[&long]).await;
+    let ours = base.part(meta.session, 0).await.unwrap().unwrap().to_vec();
+    let theirs = by_stock(&long, &["-r", &pair.recipient().to_string()]);
+    let chunk = (64 << 10) + 16;
+    let (mut refused, mut taken) = (0, 0);
+    for file in [ours, theirs] {
+        let body = file.windows(5).position(|bytes| bytes == b"\n--- ").unwrap() + 1 + 4 + 43 + 1;
+        let mut cases =
+            vec![file.clone(), Vec::new(), [&file[..], b"x"].concat(), [b"x", &file[..]].concat()];
+        // Cut off at each place that means something, and beside it.
+        for end in [21, 22, 23, 100, body - 1, body, body + 15, body + 16, body + 16 + chunk, file.len()] {
+            cases.extend([end - 1, end].map(|end| file[..end].to_vec()));
+        }
+        // The last chunk left out, doubled; the two exchanged.
+        let (first, last) = file[body + 16..].split_at(chunk);
+        let head = &file[..body + 16];
+        cases.extend([
+            [head, first, last, last].concat(),
+            [head, last, first].concat(),
+            [head, last].concat(),
+        ]);
+        // Every byte of the header's lines, and some behind them.
+        for at in (0..body.min(400)).step_by(5).chain([
+            body - 45,
+            body - 2,
+            body - 1,
+            body,
+            body + 16,
+            file.len() - 1,
+        ]) {
+            let mut changed = file.clone();
+            changed[at] ^= 1;
+            cases.push(changed);
+        }
+        // Other writings of the same.
+        let text = |from: &str, to: &str| {
+            let head = String::from_utf8(file[..body].to_vec()).unwrap().replacen(from, to, 1);
+            [head.as_bytes(), &file[body..]].concat()
+        };
+        cases.extend([
+            text("\n", "\r\n"),
+            text("/v1", "/v2"),
+            text("-> X25519 ", "-> X25519  "),
+            text("-> X25519 ", "-> X25519 x "),
+            text("-> X25519 ", "-> x25519 "),
+            text("-> X25519 ", "->X25519 "),
+            text("--- ", "---"),
+            text("--- ", "---  "),
+            text("-> X25519 ", "-> \n\n-> X25519 "),
+            text("-> X25519 ", "-> other\n\n-> X25519 "),
+            text("-> X25519 ", "-> scrypt AAAAAAAAAAAAAAAAAAAAAA 18\nAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\n-> X25519 "),
+        ]);
+        for (number, case) in cases.iter().enumerate() {
+            let theirs = stock(case, &key);
+            let ours = decrypt(case, &pair.identities()).ok();
+            assert!(ours == theirs, "case {number}: we {:?}, age {:?}", ours.is_some(), theirs.is_some());
+            if theirs.is_some() { taken += 1 } else { refused += 1 }
+        }
+    }
+    assert!(refused > 100 && taken >= 4, "{refused} refused, {taken} taken");
+}
+
+/// The digest for the audit log is that of the content, whether it can be read here or not, and whoever reads it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_content_has_a_digest_without_any_key() {
+    let base: Arc<dyn RecordingStore> = Arc::new(MemoryRecordings::new());
+    let (one, two) = (Pair::new(), Pair::new());
+    let blind = over(&base, &[&one], &[]);
+    let parts: [&[u8]; 3] = [b"zero", &[1; 100_000], b""];
+    let meta = recorded(&blind, &parts).await;
+    let expected = Digest::of(&[parts.map(|part| *Digest::of(&[part]).as_bytes()).concat().as_slice()]);
+    let of = async |store: &EncryptedRecordingStore| match ContentDigest::of(store, meta.session).await {
+        Ok(ContentDigest::Parts { digest, decrypted }) => (digest, decrypted),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(of(&blind).await, (expected, false));
+    assert_eq!(of(&over(&base, &[], &[&one])).await, (expected, true));
+    // Somebody else's identity is none.
+    assert_eq!(of(&over(&base, &[], &[&two])).await, (expected, false));
+    assert!(over(&base, &[&two], &[&one]).rewrap(meta.session).await.unwrap());
+    assert_eq!(of(&blind).await, (expected, false));
+    assert_eq!(of(&over(&base, &[], &[&two])).await, (expected, true));
+    // By hand, as the manual says.
+    let directory = tempfile::tempdir().unwrap();
+    let key = directory.path().join("key");
+    std::fs::write(&key, &two.0).unwrap();
+    for number in 0..3 {
+        let part = base.part(meta.session, number).await.unwrap().unwrap();
+        std::fs::write(directory.path().join(format!("part-{number:08}")), part).unwrap();
+    }
+    let commands = manual_commands(1).replace("KEYS", &key.display().to_string());
+    let output = Command::new("bash").args(["-eu", "-c", &commands]).current_dir(directory.path()).output();
+    let output = String::from_utf8(output.unwrap().stdout).unwrap();
+    assert_eq!(output.split_whitespace().next(), Some(expected.to_string().as_str()));
+    // A changed seal is found by everybody, changed content by whoever can read.
+    for (at, everybody) in [(HEADER_END - 100, false), (HEADER_END + 40, false), (SEAL_AT, true)] {
+        let before = base.part(meta.session, 1).await.unwrap().unwrap();
+        let changed = {
+            let mut changed = before.to_vec();
+            changed[at] ^= 1;
+            Bytes::from(changed)
+        };
+        let put = async |content: Bytes| {
+            let change = move |number, part| Ok(if number == 1 { content.clone() } else { part });
+            base.rewrite(meta.session, Arc::new(change)).await.unwrap();
+        };
+        put(changed).await;
+        forged(over(&base, &[], &[&two]).part_digests(meta.session).await);
+        assert_eq!(blind.part_digests(meta.session).await.is_err(), everybody, "byte {at}");
+        put(before).await;
+    }
+    assert_eq!(of(&blind).await, (expected, false));
+}
+
+/// The length of our headers, and where the seal stands in those for one recipient.
+const HEADER_END: usize = 1024;
+const SEAL_AT: usize = 200;

@@ -121,7 +121,16 @@ pub enum RecordingPlace {
 }
 
 impl RecordingPlace {
-    fn parse(uri: &str) -> Result<Self> {
+    /// What `audit_sessions_uri` says, or the place in the data directory.
+    pub(crate) fn of(uri: Option<&str>, data_dir: &Path) -> Result<Self> {
+        match uri {
+            Some(uri) => Self::parse(uri).context("storage.audit_sessions_uri"),
+            None => Ok(Self::Directory(data_dir.join("recordings"))),
+        }
+    }
+
+    /// Reads `file:///path` or `s3://bucket/prefix?…`.
+    pub(crate) fn parse(uri: &str) -> Result<Self> {
         if let Some(path) = uri.strip_prefix("file://") {
             let path = path.strip_prefix("localhost").unwrap_or(path);
             return match path.starts_with('/') {
@@ -304,10 +313,7 @@ impl Settings {
                 )
                 .context("auth_service.session_recording_rules")?,
                 recordings: recording_limits(&file.auth_service.recordings)?,
-                recording_store: match &shared.storage.audit_sessions_uri {
-                    Some(uri) => RecordingPlace::parse(uri).context("storage.audit_sessions_uri")?,
-                    None => RecordingPlace::Directory(data_dir.join("recordings")),
-                },
+                recording_store: RecordingPlace::of(shared.storage.audit_sessions_uri.as_deref(), &data_dir)?,
                 retention: retention(&file.auth_service.recording_retention)?,
                 recording_keys: recording_keys(file.auth_service.session_recording_encryption)?,
                 second_factor: second_factor(&file.auth_service.authentication)?,

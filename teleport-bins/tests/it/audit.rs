@@ -21,6 +21,7 @@ const ELSEWHERE: &[(EventKind, &str)] = &[
     (EventKind::AuditRetention, "audit_chain of the backend"),
     (EventKind::MfaDelete, "account::a_user_has_several_devices"),
     (EventKind::BackupRestore, "resources::a_backup_is_restored_into_an_empty_cluster"),
+    (EventKind::RecordingRewrap, "encrypted::new_recipients_are_audited of the core"),
     (EventKind::SessionJoin, "shared::all_see_the_same_and_peers_type"),
     (EventKind::SessionLeave, "shared::all_see_the_same_and_peers_type"),
     (EventKind::SessionTerminate, "shared::who_may_ends_a_session_for_all_and_others_may_not"),
@@ -131,6 +132,22 @@ fn every_action_has_its_events_and_no_others() {
     assert_eq!(played, "hello\n");
     let access = oracle.expect("a recording is read", &["T2012I"]);
     assert_eq!(access[0].sid.unwrap().to_string(), session);
+    tctl(&["recordings", "hold", &session, "--reason=case 7"]);
+    let held = oracle.expect("a recording is held", &["T2014I"]);
+    assert_eq!(
+        (&held[0].fields["reason"], &held[0].fields["session_user"]),
+        (&"case 7".into(), &"alice".into())
+    );
+    let mut rm = own("tctl");
+    rm.arg("--data-dir").arg(cluster.dir().join("cluster")).args(["recordings", "rm", "--force", &session]);
+    run(rm).refusal();
+    oracle.expect("a recording that is held is not deleted", &["T2013E"]);
+    tctl(&["recordings", "release", &session]);
+    oracle.expect("a recording is released", &["T2015I"]);
+    run(tsh(&["recordings", "rm", "--force", &session])).refusal();
+    oracle.expect("nobody deletes the own recordings", &["TAP00W"]);
+    tctl(&["recordings", "rm", "--force", &session]);
+    oracle.expect("a recording is deleted", &["T2013I"]);
 
     let created: Value =
         serde_json::from_str(&tctl(&["tokens", "add", "--type=node", "--format=json"])).unwrap();

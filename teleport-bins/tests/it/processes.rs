@@ -33,13 +33,17 @@ pub(crate) struct Plan<'a> {
     pub(crate) mode: &'a str,
     /// Lines of the auth service's section `teleport`.
     pub(crate) storage: &'a str,
+    /// More lines of its section `auth_service`.
+    pub(crate) auth_service: &'a str,
+    /// More variables of its environment.
+    pub(crate) env: &'a [(&'a str, &'a str)],
     /// Whether proxy and node reach the auth service over networks that can be broken.
     pub(crate) networks: bool,
 }
 
 impl Default for Plan<'_> {
     fn default() -> Self {
-        Self { by_proxy: false, mode: "node", storage: "", networks: false }
+        Self { by_proxy: false, mode: "node", storage: "", auth_service: "", env: &[], networks: false }
     }
 }
 
@@ -61,13 +65,15 @@ impl Three {
     }
 
     pub(crate) fn start_with(machine: Machine, plan: Plan<'_>) -> Self {
-        let Plan { by_proxy, mode, storage, networks } = plan;
+        let Plan { by_proxy, mode, storage, auth_service, env, networks } = plan;
         let [auth_port, web, ssh, node_port] = [(); 4].map(|()| fixed_port());
         let auth = Services { auth: Some(auth_port), ..NONE }.yaml();
-        let mode = format!("auth_service:\n  session_recording: {mode}\n");
+        let mode = format!("auth_service:\n  session_recording: {mode}\n{auth_service}");
         let auth = auth.replacen("auth_service:\n", &mode, 1);
         machine.configure("auth", storage, &auth);
-        let auth = machine.start("auth", &[]);
+        let auth = machine.start_with("auth", &[], |command| {
+            command.envs(env.iter().copied());
+        });
         let [of_proxy, of_node] = [auth_port, if by_proxy { web } else { auth_port }];
         let networks =
             networks.then(|| Networks { proxy: Relay::start(of_proxy), node: Relay::start(of_node) });

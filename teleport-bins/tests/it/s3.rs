@@ -99,6 +99,23 @@ impl Moto {
         String::from_utf8_lossy(answer.body()).matches("<Key>").count()
     }
 
+    /// What is in a bucket.
+    pub(crate) async fn objects(&self, bucket: &str) -> Vec<Bytes> {
+        let get = async |path: String| {
+            let uri = format!("http://{}/{path}", self.address);
+            let request = http::Request::builder().uri(uri).header("authorization", SIGNATURE);
+            let answer = Https::new().unwrap().send(request.body(Bytes::new()).unwrap(), 4 << 20).await;
+            answer.unwrap().into_body()
+        };
+        let list = get(format!("{bucket}?list-type=2")).await;
+        let list = String::from_utf8_lossy(&list);
+        let mut objects = Vec::new();
+        for key in list.split("<Key>").skip(1) {
+            objects.push(get(format!("{bucket}/{}", key.split('<').next().unwrap())).await);
+        }
+        objects
+    }
+
     pub(crate) async fn ask_for_credentials(&self) -> Option<http::StatusCode> {
         let uri = format!("http://{}/moto-api/reset-auth", self.address);
         let request =

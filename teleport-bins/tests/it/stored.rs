@@ -6,10 +6,12 @@ use std::process::Command;
 use teleport_bins::daemon::Os;
 use teleport_core::audit::EventKind;
 
+use crate::processes::{Plan, Three};
 use crate::s3::Moto;
 use crate::support::cluster::{Home, TestCluster};
 use crate::support::daemon::Machine;
 use crate::support::program::{Output, own, run};
+use crate::support::relay::{Fault, Relay};
 use crate::support::{own_login, wait_for};
 
 /// A key pair by `age-keygen`: its file, and its public key.
@@ -153,6 +155,13 @@ fn keys_are_rotated_over_a_restart() {
     let error = machine.cannot_start("auth", &[]);
     assert!(error.contains("chmod 600"), "{error}");
     std::fs::set_permissions(&old_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    // As `age -p` keeps them.
+    let locked = machine.path("locked");
+    std::fs::write(&locked, b"age-encryption.org/v1\n-> scrypt \xff").unwrap();
+    std::fs::set_permissions(&locked, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    configure(&old, &[&locked]);
+    let error = machine.cannot_start("auth", &[]);
+    assert!(error.contains("passphrase") && error.contains("age -d"), "{error}");
     for (recipient, files) in [(&old, vec![&old_file]), (&new, vec![&old_file, &new_file])] {
         configure(recipient, &files);
         let auth = machine.start("auth", &[]);
@@ -226,4 +235,98 @@ fn d6_a_bucket_is_checked_at_the_start_and_its_credentials_are_not_told() {
     for text in [first, events, logged, error] {
         assert!(!text.contains(SECRET), "{text}");
     }
+}
+
+/// A session's way through a bucket: recorded by a node while the storage is away and the auth service is killed, encrypted, listed,
+/// played, exported, compared with the log, held and deleted; and at the end retention makes room.
+#[test]
+fn a_session_is_kept_in_a_bucket() {
+    let moto = TestCluster::block_on(Moto::start());
+    TestCluster::block_on(moto.make_bucket("recordings"));
+    let network = Relay::start(moto.address.port());
+    let keys = tempfile::tempdir().unwrap();
+    let (file, public) = key_pair(keys.path(), "one");
+    let shared = format!(
+        "  storage: {{audit_sessions_uri: \"s3://recordings/some?region=us-east-1&insecure=true&endpoint=127.0.0.1:{}\"}}\n",
+        network.port()
+    );
+    let encryption = format!(
+        "  session_recording_encryption:\n    recipients: [{public}]\n    identity_files: [{}]\n",
+        file.display()
+    );
+    let credentials = [("AWS_ACCESS_KEY_ID", "AKIA"), ("AWS_SECRET_ACCESS_KEY", "secret")];
+    let env = |command: &mut Command| {
+        command.envs(credentials);
+    };
+    let plan = Plan { storage: &shared, auth_service: &encryption, env: &credentials, ..Plan::default() };
+    let mut three = Three::start_with(Machine::new(), plan);
+    let live = three.live_session();
+    // Nobody takes the recording now, and then nobody is there at all.
+    network.fail(Fault::Reset);
+    let failed = three.machine.tctl("auth", &["recordings", "ls"]).refusal();
+    assert!(failed.contains("not available"), "{failed}");
+    assert_eq!(live.answer(), ("got hello\n".to_owned(), Some(4)));
+    three.auth.take().unwrap().kill();
+    network.heal();
+    three.auth = Some(three.machine.start_with("auth", &[], env));
+    let tctl = |arguments: &[&str]| {
+        let mut command = own("tctl");
+        command.arg("-c").arg(three.machine.path("auth.yaml")).args(arguments);
+        env(&mut command);
+        run(command)
+    };
+    let info = wait_for("the recording", || {
+        let listed = tctl(&["recordings", "ls", "--format=json"]);
+        let listed: Vec<serde_json::Value> = serde_json::from_slice(&listed.stdout).ok()?;
+        listed.into_iter().find(|info| info["completed"].is_string())
+    });
+    let id = info["meta"]["session"].as_str().unwrap();
+    assert!(three.play(id).contains("got hello"));
+    let out = keys.path().join("exported.txt");
+    let out = out.to_str().unwrap();
+    tctl(&["recordings", "export", "--format=text", "--out", out, id]).clean();
+    assert!(std::fs::read_to_string(out).unwrap().contains("got hello"));
+    let stored = TestCluster::block_on(moto.objects("recordings"));
+    assert!(stored.iter().any(|object| contains(object, "age-encryption.org/v1")));
+    assert!(!stored.iter().any(|object| contains(object, "got hello")));
+
+    let told = tctl(&["audit", "verify", "--recordings"]).clean();
+    assert!(told.contains("1 recording as the log says; 0 no longer stored"), "{told}");
+    tctl(&["recordings", "hold", id, "--reason=case 7"]).clean();
+    let held = tctl(&["recordings", "rm", "--force", id]).refusal();
+    assert!(held.contains("case 7"), "{held}");
+    three.works();
+    wait_for("the second recording", || {
+        let listed = tctl(&["recordings", "ls", "--format=json"]);
+        let listed: Vec<serde_json::Value> = serde_json::from_slice(&listed.stdout).ok()?;
+        (listed.iter().filter(|info| info["completed"].is_string()).count() == 2).then_some(())
+    });
+    // No room for anything: what is held stays.
+    three.auth.take().unwrap().stop();
+    let path = three.machine.path("auth.yaml");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let config = config.replacen(
+        "  session_recording_encryption:",
+        "  recording_retention: {max_size: 1B}\n  session_recording_encryption:",
+        1,
+    );
+    std::fs::write(&path, config).unwrap();
+    three.auth = Some(three.machine.start_with("auth", &[], env));
+    let deleted = |reason: &str| {
+        let events = three.machine.events("auth");
+        events.iter().any(|event| event["event"] == "session.recording.delete" && event["reason"] == reason)
+    };
+    wait_for("retention", || deleted("retention: too much").then_some(()));
+    let listed = tctl(&["recordings", "ls"]).clean();
+    assert!(listed.contains(id) && listed.contains("held") && listed.lines().count() == 3, "{listed}");
+    tctl(&["recordings", "release", id]).clean();
+    tctl(&["recordings", "rm", "--force", "--reason=settled", id]).clean();
+    assert!(deleted("settled"));
+    let left = TestCluster::block_on(moto.objects("recordings"));
+    assert!(!left.iter().any(|object| contains(object, "age-encryption.org/v1")), "{} objects", left.len());
+    let told = tctl(&["audit", "verify", "--recordings"]).clean();
+    assert!(
+        told.contains("0 recordings as the log says; 2 deleted, as the log says; 0 no longer stored"),
+        "{told}"
+    );
 }

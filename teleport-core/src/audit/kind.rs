@@ -179,7 +179,7 @@ kinds! {
     /// An administrator ended a session.
     SessionTerminate = "session.terminate" "TSE00I" by Auth ["message", "session_server_hostname", "session_server_id", "session_user"],
     /// A recording is complete in the store, or its node is lost.
-    SessionUpload = "session.upload" "T2005I" by Auth ["abandoned", "parts", "sha256"],
+    SessionUpload = "session.upload" "T2005I" by Auth ["abandoned", "parts", "parts_sha256", "sha256"],
     /// A recording was not taken: it, or all those of its host, are beyond a limit.
     SessionUploadFailure = "session.upload" "T2005E" by Node ["reason", "session_user"],
     /// SFTP was refused.

@@ -3,28 +3,16 @@
 use super::context::OpContext;
 use super::{recordings, uploads};
 use crate::api::{ApiError, ApiResult};
-use crate::audit::chain::{Digest, Hasher};
 use crate::audit::{AuditEvent, AuditQuery, EventKind};
 use crate::clock::Timestamp;
 use crate::id::SessionId;
-use crate::recording::{RecordingError, RecordingInfo};
+use crate::recording::{ContentDigest, RecordingInfo};
 
-/// The bytes that are read at a time.
-const PIECE: usize = 1 << 20;
-
-/// The SHA-256 of a recording as it is stored now: it is read once more, so it is of what is there and not of what was sent.
-async fn digest(call: &OpContext<'_>, session: SessionId) -> Result<Digest, RecordingError> {
-    let store = &call.auth.ports.recordings;
-    let mut hasher = Hasher::new();
-    let mut offset = 0;
-    loop {
-        let piece = store.read(session, offset, PIECE).await?;
-        if piece.is_empty() {
-            return Ok(hasher.finish());
-        }
-        hasher.update(&piece);
-        offset += piece.len() as u64;
-    }
+/// Whether an event says which content a recording has.
+fn has_digest(event: &AuditEvent) -> bool {
+    [ContentDigest::BYTES_FIELD, ContentDigest::PARTS_FIELD]
+        .iter()
+        .any(|field| event.fields.contains_key(*field))
 }
 
 /// Says in the log that a recording is complete: `event`, and the digest. Of several who come at once or again, one says it.
@@ -36,13 +24,10 @@ pub(super) async fn bind(call: &OpContext<'_>, before: &RecordingInfo, event: Au
     if !uploads::is_open(call.auth, session).await? {
         return Ok(());
     }
-    // Before the claim, which is a short one.
-    let event = match digest(call, session).await {
-        Ok(digest) => event.field("sha256", digest.to_string()),
-        // Nothing here can read it. That it is what was handed in is sealed into its parts.
-        Err(RecordingError::Encrypted) => event,
-        Err(error) => return Err(recordings::api_error(error, session)),
-    };
+    // Of what is stored now, and not of what was sent. Before the claim, which is a short one.
+    let digest = ContentDigest::of(&*call.auth.ports.recordings, session).await;
+    let digest = digest.map_err(|error| recordings::api_error(error, session))?;
+    let event = event.field(digest.field(), digest.digest().to_string());
     let Some(claim) = uploads::claim(call.auth, session).await? else { return Ok(()) };
     // Somebody may have been stopped between the two.
     let perhaps_told = claim.again || before.completed.is_some();
@@ -56,8 +41,7 @@ pub(super) async fn bind(call: &OpContext<'_>, before: &RecordingInfo, event: Au
 
 /// Whether the log says already that this recording is complete, and not only that it was abandoned: that is said without a digest.
 async fn is_bound(call: &OpContext<'_>, info: &RecordingInfo) -> ApiResult<bool> {
-    let says_so =
-        |event: &AuditEvent| event.fields.contains_key("sha256") || !event.fields.contains_key("abandoned");
+    let says_so = |event: &AuditEvent| has_digest(event) || !event.fields.contains_key("abandoned");
     is_told(call, EventKind::SessionUpload, info.meta.session, info.meta.started, says_so).await
 }
 

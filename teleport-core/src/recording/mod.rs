@@ -1,6 +1,7 @@
 //! Session recordings: what is recorded, in which form, and where it is kept.
 
 mod asciicast;
+mod content;
 mod decoder;
 mod encoder;
 mod event;
@@ -22,6 +23,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use self::asciicast::{Asciicast, CastVersion};
+pub use self::content::{ContentDigest, PartDigests};
 pub use self::decoder::{DecodeError, Decoder};
 pub use self::encoder::Encoder;
 pub use self::event::{OutputStream, RecordedEvent, SessionEnd};

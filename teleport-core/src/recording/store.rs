@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::RecordingMeta;
+use super::{PartDigests, RecordingMeta};
 use crate::clock::Timestamp;
 use crate::id::{SessionId, UserName};
 
@@ -291,6 +291,13 @@ pub trait RecordingStore: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// [`RecordingError::Unavailable`].
     async fn delete(&self, session: SessionId) -> Result<(), RecordingError>;
+
+    /// The digests of the parts' content, if the store encrypts it; `None` if what it keeps is the content.
+    ///
+    /// # Errors
+    /// [`RecordingError::NotFound`], [`RecordingError::Unavailable`], also if a part is not what was handed in. A store that cannot
+    /// decrypt knows them all the same.
+    async fn part_digests(&self, session: SessionId) -> Result<Option<PartDigests>, RecordingError>;
 
     /// Replaces the parts of a complete recording by others of the same length, as new recipients of its encryption need it.
     /// If it is interrupted, each part is the old one or the new one.

@@ -8,8 +8,8 @@ use bytes::{Bytes, BytesMut};
 
 use crate::id::SessionId;
 use crate::recording::{
-    Completion, Encoding, Listing, MAX_PARTS, MAX_STORED_PART_LEN, RecordingError, RecordingInfo,
-    RecordingMeta, RecordingStore, Rewrite,
+    Completion, Encoding, Listing, MAX_PARTS, MAX_STORED_PART_LEN, PartDigests, RecordingError,
+    RecordingInfo, RecordingMeta, RecordingStore, Rewrite,
 };
 
 /// A [`RecordingStore`] in the memory of this process.
@@ -158,6 +158,10 @@ impl RecordingStore for MemoryRecordings {
     async fn delete(&self, session: SessionId) -> Result<(), RecordingError> {
         self.lock().remove(&session);
         Ok(())
+    }
+
+    async fn part_digests(&self, session: SessionId) -> Result<Option<PartDigests>, RecordingError> {
+        self.with(session, |_| Ok(None))
     }
 
     async fn rewrite(&self, session: SessionId, change: Rewrite) -> Result<(), RecordingError> {

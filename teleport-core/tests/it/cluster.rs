@@ -10,6 +10,7 @@ use teleport_core::auth::{AuthConfig, AuthHandle, AuthService, Caller, Ports, on
 use teleport_core::cert::{HostIdentity, Identity, UserIdentity};
 use teleport_core::clock::{Clock, Timestamp};
 use teleport_core::id::{ClusterName, HostRole, OsLogin, RoleName, UserName};
+use teleport_core::recording::RecordingStore;
 use teleport_core::secret::SecretString;
 use teleport_core::storage::Backend;
 use teleport_core::testing::{
@@ -46,6 +47,15 @@ impl Cluster {
         clock: Arc<ManualClock>,
         configure: impl FnOnce(&mut AuthConfig),
     ) -> Self {
+        Self::storing(backend, clock, Arc::new(MemoryRecordings::new()), configure).await
+    }
+
+    pub(crate) async fn storing(
+        backend: Arc<dyn Backend>,
+        clock: Arc<ManualClock>,
+        recordings: Arc<dyn RecordingStore>,
+        configure: impl FnOnce(&mut AuthConfig),
+    ) -> Self {
         let name = ClusterName::new(CLUSTER).unwrap();
         let audit = Arc::new(MemoryAudit::new());
         let issuer = Arc::new(UnsignedIssuer::new(name.clone(), clock.clone()));
@@ -53,7 +63,7 @@ impl Cluster {
             backend: backend.clone(),
             issuer: issuer.clone(),
             sealer: Arc::new(KnownKeySealer),
-            recordings: Arc::new(MemoryRecordings::new()),
+            recordings,
             audit: audit.clone(),
             clock: clock.clone(),
             // The same seeds in every run: a wrong code is never right by chance.

@@ -14,6 +14,7 @@ mod audit;
 mod backup;
 mod cluster;
 mod connections;
+mod encrypted;
 mod ending;
 mod eviction;
 mod failures;

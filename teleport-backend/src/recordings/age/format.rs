@@ -11,7 +11,10 @@
 //! ```
 //!
 //! Our own stanza fills the header up to one length, so that the lengths of what is encrypted are known from the lengths of what is
-//! stored, and a header can be replaced by one for other recipients in its place.
+//! stored, and a header can be replaced by one for other recipients in its place. What others have written is read as well.
+//!
+//! Why this is not the crate `age` stands in ARCHITECTURE.md. The primitives are those of `ring` and `x25519-dalek`; the tests
+//! have the stock program judge every answer.
 
 use data_encoding::{BASE64_NOPAD, Encoding};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
@@ -28,37 +31,59 @@ pub const MAX_RECIPIENTS: usize = 8;
 pub(super) const HEADER_LEN: usize = 1024;
 
 const VERSION: &str = "age-encryption.org/v1\n";
-const X25519: &str = "-> X25519 ";
+const STANZA: &str = "-> ";
+const X25519: &str = "X25519";
+const SCRYPT: &str = "scrypt";
 const X25519_INFO: &[u8] = b"age-encryption.org/v1/X25519";
-const OWN: &str = "-> teleport.part/1 ";
+const OWN: &str = "teleport.part/1";
 const MAC: &str = "---";
 const BASE64: Encoding = BASE64_NOPAD;
 const FILE_KEY_LEN: usize = 16;
 const NONCE_LEN: usize = 16;
 const TAG_LEN: usize = 16;
 const CHUNK_LEN: usize = 64 << 10;
+/// The longest header that is read: more than a hundred recipients.
+const MAX_HEADER_LEN: usize = 16 << 10;
+/// The columns of a line of base64.
+const COLUMNS: usize = 64;
 
-/// Why something cannot be read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unreadable {
-    /// It does not have our form, or was changed.
+/// Why an `age` file cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AgeError {
+    /// It is none, or was changed.
+    #[error("it is not an age file of version 1, or it was changed")]
     Damaged,
     /// It is for others.
+    #[error("none of the identities is that of a recipient")]
     NoIdentity,
+    /// There is no key for it, but a passphrase.
+    #[error(
+        "it is encrypted with a passphrase, and only recipients of age-keygen are supported: decrypt it with `age -d`"
+    )]
+    Passphrase,
 }
 
 type FileKey = Zeroizing<[u8; FILE_KEY_LEN]>;
 
-/// What a header says.
-pub(super) struct Header<'a> {
+/// What we say in a header beside what every `age` file says.
+pub(super) struct Own<'a> {
     /// For which recipients, as [`set_id`] names them.
     pub(super) set: &'a str,
     /// What was sealed with it.
     pub(super) seal: Vec<u8>,
-    stanzas: Vec<([u8; 32], [u8; FILE_KEY_LEN + TAG_LEN])>,
+}
+
+/// What a header says.
+pub(super) struct Header<'a> {
+    /// If it is ours.
+    pub(super) own: Option<Own<'a>>,
+    recipients: Vec<([u8; 32], [u8; FILE_KEY_LEN + TAG_LEN])>,
     /// What the checksum is of, and the checksum.
     signed: &'a [u8],
     checksum: [u8; 32],
+    /// What is behind it.
+    body: &'a [u8],
 }
 
 /// Encrypts `plain`. `seal` is readable by everybody.
@@ -89,25 +114,30 @@ pub(super) fn encrypt(
     Ok(out)
 }
 
-/// Decrypts a whole file of ours.
-pub(super) fn decrypt(file: &[u8], identities: &[AgeIdentity]) -> Result<Vec<u8>, Unreadable> {
-    let (head, body) = file.split_at_checked(HEADER_LEN).ok_or(Unreadable::Damaged)?;
-    let file_key = parse(head)?.open(identities)?;
-    let (nonce, body) = body.split_first_chunk::<NONCE_LEN>().ok_or(Unreadable::Damaged)?;
+/// Decrypts a whole `age` file, ours or not: binary, of version 1, for a key of `age-keygen`.
+///
+/// The work and the memory that it takes grow with the file's length, and with the number of identities.
+///
+/// # Errors
+/// [`AgeError`]. Nothing of a file that was changed anywhere is given.
+pub fn decrypt(file: &[u8], identities: &[AgeIdentity]) -> Result<Vec<u8>, AgeError> {
+    let header = parse(file)?;
+    let file_key = header.open(identities)?;
+    let (nonce, body) = header.body.split_first_chunk::<NONCE_LEN>().ok_or(AgeError::Damaged)?;
     let key = payload_key(&file_key, nonce);
     let mut plain = Vec::with_capacity(body.len());
     let mut sealed = body.chunks(CHUNK_LEN + TAG_LEN).enumerate().peekable();
     if sealed.peek().is_none() {
-        return Err(Unreadable::Damaged);
+        return Err(AgeError::Damaged);
     }
     while let Some((index, chunk)) = sealed.next() {
         let is_last = sealed.peek().is_none();
         let mut chunk = chunk.to_vec();
         let opened = key.open_in_place(chunk_nonce(index, is_last), Aad::empty(), &mut chunk);
-        let opened = opened.map_err(|_| Unreadable::Damaged)?;
+        let opened = opened.map_err(|_| AgeError::Damaged)?;
         // Only a file without content has a chunk without content.
         if opened.is_empty() && index > 0 {
-            return Err(Unreadable::Damaged);
+            return Err(AgeError::Damaged);
         }
         plain.extend_from_slice(opened);
     }
@@ -120,11 +150,11 @@ pub(super) fn rewrap(
     identities: &[AgeIdentity],
     recipients: &[AgeRecipient],
     entropy: &dyn Entropy,
-) -> Result<Result<Vec<u8>, EntropyError>, Unreadable> {
-    let (head, body) = file.split_at_checked(HEADER_LEN).ok_or(Unreadable::Damaged)?;
-    let parsed = parse(head)?;
+) -> Result<Result<Vec<u8>, EntropyError>, AgeError> {
+    let parsed = parse(file)?;
+    let own = parsed.own.as_ref().ok_or(AgeError::Damaged)?;
     let file_key = parsed.open(identities)?;
-    Ok(header(&file_key, &parsed.seal, recipients, entropy).map(|head| [&head, body].concat()))
+    Ok(header(&file_key, &own.seal, recipients, entropy).map(|head| [&head, parsed.body].concat()))
 }
 
 /// The length of what was encrypted into a file of `len` bytes.
@@ -194,9 +224,9 @@ fn header(
         wrap_key(&share, recipient, shared.as_bytes())
             .seal_in_place_append_tag(Nonce::assume_unique_for_key([0; 12]), Aad::empty(), &mut wrapped)
             .map_err(|_| EntropyError::new())?;
-        text.push_str(&format!("{X25519}{}\n{}\n", BASE64.encode(&share), BASE64.encode(&wrapped)));
+        text.push_str(&format!("{STANZA}{X25519} {}\n{}\n", BASE64.encode(&share), BASE64.encode(&wrapped)));
     }
-    text.push_str(&format!("{OWN}{} {} ", set_id(recipients), BASE64.encode(seal)));
+    text.push_str(&format!("{STANZA}{OWN} {} {} ", set_id(recipients), BASE64.encode(seal)));
     // Behind the padding: two ends of lines, the word, a blank, 32 bytes and an end of line.
     let rest = 2 + MAC.len() + 1 + BASE64.encode_len(32) + 1;
     let padding = HEADER_LEN.saturating_sub(text.len() + rest);
@@ -212,56 +242,100 @@ fn bytes<const N: usize>(text: &str) -> Option<[u8; N]> {
     BASE64.decode(text.as_bytes()).ok()?.try_into().ok()
 }
 
-/// Reads a header of ours; the checksum is not looked at.
-pub(super) fn parse(head: &[u8]) -> Result<Header<'_>, Unreadable> {
-    let read = || {
-        let text = std::str::from_utf8(head.get(..HEADER_LEN)?).ok()?;
-        let (before, mac) = text.strip_suffix('\n')?.rsplit_once('\n')?;
-        let checksum = bytes(mac.strip_prefix(MAC)?.strip_prefix(' ')?)?;
-        let signed = head.get(..before.len() + 1 + MAC.len())?;
-        let mut lines = before.strip_prefix(VERSION)?.split('\n');
-        let mut stanzas = Vec::new();
+/// The lines of a header.
+struct Lines<'a> {
+    file: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Lines<'a> {
+    /// The next line, of visible characters and blanks, without its end.
+    fn next(&mut self) -> Option<&'a str> {
+        let rest = self.file.get(self.at..self.file.len().min(MAX_HEADER_LEN))?;
+        let line = rest.get(..rest.iter().position(|byte| *byte == b'\n')?)?;
+        self.at += line.len() + 1;
+        let is_text = line.iter().all(|byte| matches!(byte, b' '..=b'~'));
+        std::str::from_utf8(line).ok().filter(|_| is_text)
+    }
+
+    /// What stands below the line of a stanza.
+    fn body(&mut self) -> Option<Vec<u8>> {
+        let mut text = String::new();
         loop {
-            let line = lines.next()?;
-            if let Some(own) = line.strip_prefix(OWN) {
-                let mut arguments = own.split(' ');
-                let (set, seal) = (arguments.next()?, arguments.next()?);
-                let seal = BASE64.decode(seal.as_bytes()).ok()?;
-                return (lines.next()?.is_empty() && lines.next().is_none()).then_some(Header {
-                    set,
-                    seal,
-                    stanzas,
-                    signed,
-                    checksum,
-                });
+            let line = self.next()?;
+            text.push_str(line);
+            if line.len() != COLUMNS {
+                return if line.len() < COLUMNS { BASE64.decode(text.as_bytes()).ok() } else { None };
             }
-            stanzas.push((bytes(line.strip_prefix(X25519)?)?, bytes(lines.next()?)?));
+        }
+    }
+}
+
+/// Reads the header of a file; the checksum is not looked at.
+pub(super) fn parse(file: &[u8]) -> Result<Header<'_>, AgeError> {
+    let mut has_passphrase = false;
+    let read = |has_passphrase: &mut bool| {
+        let mut lines = Lines { file, at: 0 };
+        if lines.next()? != VERSION.trim_end() {
+            return None;
+        }
+        let (mut recipients, mut own, mut count) = (Vec::new(), None, 0_usize);
+        loop {
+            let start = lines.at;
+            let line = lines.next()?;
+            let Some(stanza) = line.strip_prefix(STANZA) else {
+                let checksum = bytes(line.strip_prefix(MAC)?.strip_prefix(' ')?)?;
+                let (signed, body) = (file.get(..start + MAC.len())?, file.get(lines.at..)?);
+                return (count > 0).then_some(Header { own, recipients, signed, checksum, body });
+            };
+            count += 1;
+            let mut arguments = stanza.split(' ');
+            let kind = arguments.next()?;
+            let said: Vec<&str> = arguments.collect();
+            if kind.is_empty() || said.iter().any(|argument| argument.is_empty()) {
+                return None;
+            }
+            let body = lines.body()?;
+            match (kind, &said[..]) {
+                (X25519, [share]) => recipients.push((bytes(share)?, body.try_into().ok()?)),
+                (X25519, _) => return None,
+                (SCRYPT, _) => *has_passphrase = true,
+                (OWN, [set, seal, ..]) if own.is_none() && body.is_empty() => {
+                    own = Some(Own { set, seal: BASE64.decode(seal.as_bytes()).ok()? });
+                }
+                (OWN, _) => return None,
+                // For readers of another kind.
+                _ => {}
+            }
         }
     };
-    read().ok_or(Unreadable::Damaged)
+    match read(&mut has_passphrase) {
+        _ if has_passphrase => Err(AgeError::Passphrase),
+        header => header.ok_or(AgeError::Damaged),
+    }
 }
 
 impl Header<'_> {
     /// The file key, if one of the identities is that of a recipient.
-    fn open(&self, identities: &[AgeIdentity]) -> Result<FileKey, Unreadable> {
+    fn open(&self, identities: &[AgeIdentity]) -> Result<FileKey, AgeError> {
         for identity in identities {
             let recipient = identity.recipient();
-            for (share, wrapped) in &self.stanzas {
+            for (share, wrapped) in &self.recipients {
                 let shared = identity.0.diffie_hellman(&PublicKey::from(*share));
                 if !shared.was_contributory() {
-                    return Err(Unreadable::Damaged);
+                    return Err(AgeError::Damaged);
                 }
                 let mut wrapped = Zeroizing::new(*wrapped);
                 let key = wrap_key(share, &recipient, shared.as_bytes());
                 let nonce = Nonce::assume_unique_for_key([0; 12]);
                 let Ok(opened) = key.open_in_place(nonce, Aad::empty(), &mut *wrapped) else { continue };
-                let file_key = FileKey::new((&*opened).try_into().map_err(|_| Unreadable::Damaged)?);
+                let file_key = FileKey::new((&*opened).try_into().map_err(|_| AgeError::Damaged)?);
                 return match hmac::verify(&header_key(&file_key), self.signed, &self.checksum) {
                     Ok(()) => Ok(file_key),
-                    Err(_) => Err(Unreadable::Damaged),
+                    Err(_) => Err(AgeError::Damaged),
                 };
             }
         }
-        Err(Unreadable::NoIdentity)
+        Err(AgeError::NoIdentity)
     }
 }

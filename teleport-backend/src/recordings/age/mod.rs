@@ -16,17 +16,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use ring::digest::{SHA256, digest};
+use teleport_core::audit::chain::Digest;
 use teleport_core::entropy::Entropy;
 use teleport_core::id::SessionId;
 use teleport_core::recording::{
-    Completion, Encoding, Listing, MAX_PART_LEN, RecordingError, RecordingInfo, RecordingMeta,
-    RecordingStore, Rewrite,
+    Completion, Encoding, Listing, MAX_PART_LEN, MAX_STORED_PART_LEN, PartDigests, RecordingError,
+    RecordingInfo, RecordingMeta, RecordingStore, Rewrite,
 };
 use teleport_core::secret::Sealer;
 
-pub use self::format::MAX_RECIPIENTS;
-use self::format::{HEADER_LEN, Unreadable};
+pub use self::format::{AgeError, MAX_RECIPIENTS, decrypt};
+use self::format::{HEADER_LEN, Own};
 pub use self::keys::{AgeIdentity, AgeKeyError, AgeRecipient};
 
 /// Of how many sessions is remembered how they are stored.
@@ -70,11 +70,18 @@ struct Forged {
     number: u32,
 }
 
-fn refused(unreadable: Unreadable, number: u32) -> RecordingError {
+fn refused(unreadable: AgeError, number: u32) -> RecordingError {
     match unreadable {
-        Unreadable::Damaged => RecordingError::unavailable(Forged { number }),
-        Unreadable::NoIdentity => RecordingError::Encrypted,
+        AgeError::NoIdentity => RecordingError::Encrypted,
+        // We write nothing for passphrases.
+        AgeError::Damaged | AgeError::Passphrase => RecordingError::unavailable(Forged { number }),
     }
+}
+
+/// Reads the header of a part as we have written it.
+fn own(file: &[u8], number: u32) -> Result<Own<'_>, RecordingError> {
+    let header = format::parse(file).map_err(|why| refused(why, number))?;
+    header.own.ok_or_else(|| refused(AgeError::Damaged, number))
 }
 
 /// Where a part belongs, for the seal of its digest.
@@ -87,31 +94,44 @@ impl Inner {
         if self.keys.recipients.is_empty() {
             return Err(RecordingError::Encrypted);
         }
-        let hash = digest(&SHA256, plain);
-        let seal = self.sealer.seal(&context(session, number), hash.as_ref());
+        let seal = self.sealer.seal(&context(session, number), Digest::of(&[plain]).as_bytes());
         let seal = seal.map_err(RecordingError::unavailable)?;
         let file = format::encrypt(plain, &seal, &self.keys.recipients, &*self.entropy);
         file.map(Bytes::from).map_err(RecordingError::unavailable)
     }
 
+    /// The digest of a part's content that was sealed with it; the identities are not needed.
+    fn sealed(&self, session: SessionId, number: u32, file: &[u8]) -> Result<Digest, RecordingError> {
+        let seal = own(file, number)?.seal;
+        let hash = self.sealer.open(&context(session, number), &seal);
+        let hash = hash.map_err(|_| refused(AgeError::Damaged, number))?;
+        Digest::from_bytes(hash.expose()).ok_or_else(|| refused(AgeError::Damaged, number))
+    }
+
     /// Whether a stored part has this content; the identities are not needed.
     fn is_of(&self, session: SessionId, number: u32, file: &[u8], plain: &[u8]) -> bool {
-        let Ok(header) = format::parse(file) else { return false };
-        let Ok(hash) = self.sealer.open(&context(session, number), &header.seal) else { return false };
-        hash.expose() == digest(&SHA256, plain).as_ref()
+        self.sealed(session, number, file).is_ok_and(|sealed| sealed == Digest::of(&[plain]))
     }
 
     fn decrypt(&self, session: SessionId, number: u32, file: &[u8]) -> Result<Vec<u8>, RecordingError> {
-        let plain = format::decrypt(file, &self.keys.identities).map_err(|why| refused(why, number))?;
+        let plain = decrypt(file, &self.keys.identities).map_err(|why| refused(why, number))?;
         if !self.is_of(session, number, file, &plain) {
-            return Err(refused(Unreadable::Damaged, number));
+            return Err(refused(AgeError::Damaged, number));
         }
         Ok(plain)
     }
 
+    /// The digest of a part's content, and whether the content was there to be compared with it.
+    fn digest(&self, session: SessionId, number: u32, file: &[u8]) -> Result<(Digest, bool), RecordingError> {
+        match self.decrypt(session, number, file) {
+            Ok(plain) => Ok((Digest::of(&[&plain]), true)),
+            Err(RecordingError::Encrypted) => Ok((self.sealed(session, number, file)?, false)),
+            Err(error) => Err(error),
+        }
+    }
+
     fn rewrap(&self, number: u32, file: &Bytes) -> Result<Bytes, RecordingError> {
-        let header = format::parse(file).map_err(|why| refused(why, number))?;
-        if header.set == keys::set_id(&self.keys.recipients) {
+        if own(file, number)?.set == keys::set_id(&self.keys.recipients) {
             return Ok(file.clone());
         }
         let AgeKeys { recipients, identities } = &self.keys;
@@ -161,12 +181,26 @@ impl EncryptedRecordingStore {
         Ok(self.encoding(session).await? != Encoding::Age)
     }
 
+    /// So many stored bytes, or all that there are.
+    async fn exactly(&self, session: SessionId, offset: u64, len: usize) -> Result<Vec<u8>, RecordingError> {
+        let mut bytes = Vec::with_capacity(len.min(MAX_STORED_PART_LEN));
+        while bytes.len() < len {
+            let at = offset + bytes.len() as u64;
+            let piece = self.0.store.read(session, at, len - bytes.len()).await?;
+            if piece.is_empty() {
+                break;
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        Ok(bytes)
+    }
+
     /// The lengths of the parts before they were encrypted.
     async fn plain_lengths(&self, session: SessionId) -> Result<Vec<u32>, RecordingError> {
         let lengths = self.0.store.lengths(session).await?;
         let plain = (0..)
             .zip(lengths)
-            .map(|(number, len)| format::plain_len(len).ok_or_else(|| refused(Unreadable::Damaged, number)));
+            .map(|(number, len)| format::plain_len(len).ok_or_else(|| refused(AgeError::Damaged, number)));
         plain.collect()
     }
 }
@@ -262,6 +296,25 @@ impl RecordingStore for EncryptedRecordingStore {
         self.0.store.delete(session).await
     }
 
+    async fn part_digests(&self, session: SessionId) -> Result<Option<PartDigests>, RecordingError> {
+        if self.is_plain(session).await? {
+            return self.0.store.part_digests(session).await;
+        }
+        // Without identities the headers say all that can be known.
+        let reads = !self.0.keys.identities.is_empty();
+        let (mut parts, mut decrypted, mut offset) = (Vec::new(), true, 0);
+        for (number, len) in (0..).zip(self.0.store.lengths(session).await?) {
+            let wanted = if reads { len as usize } else { HEADER_LEN };
+            let file = self.exactly(session, offset, wanted).await?;
+            let inner = Arc::clone(&self.0);
+            let (digest, was_read) = blocking(move || inner.digest(session, number, &file)).await?;
+            parts.push(digest);
+            decrypted &= was_read;
+            offset += u64::from(len);
+        }
+        Ok(Some(PartDigests { parts, decrypted }))
+    }
+
     async fn rewrite(&self, session: SessionId, change: Rewrite) -> Result<(), RecordingError> {
         if self.is_plain(session).await? {
             return self.0.store.rewrite(session, change).await;
@@ -285,8 +338,8 @@ impl RecordingStore for EncryptedRecordingStore {
         let current = keys::set_id(&self.0.keys.recipients);
         let (mut offset, mut is_current) = (0, true);
         for (number, len) in (0..).zip(self.0.store.lengths(session).await?) {
-            let head = self.0.store.read(session, offset, HEADER_LEN).await?;
-            is_current &= format::parse(&head).map_err(|why| refused(why, number))?.set == current;
+            let head = self.exactly(session, offset, HEADER_LEN).await?;
+            is_current &= own(&head, number)?.set == current;
             offset += u64::from(len);
         }
         if is_current {

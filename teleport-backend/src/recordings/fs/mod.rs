@@ -25,8 +25,8 @@ use bytes::Bytes;
 use teleport_core::clock::Timestamp;
 use teleport_core::id::{SessionId, UserName};
 use teleport_core::recording::{
-    Completion, Encoding, Listing, Place, RecordingError, RecordingInfo, RecordingMeta, RecordingStore,
-    Rewrite,
+    Completion, Encoding, Listing, PartDigests, Place, RecordingError, RecordingInfo, RecordingMeta,
+    RecordingStore, Rewrite,
 };
 
 use self::session::Session;
@@ -340,6 +340,10 @@ impl RecordingStore for FsRecordingStore {
 
     async fn rewrite(&self, session: SessionId, change: Rewrite) -> Result<(), RecordingError> {
         self.run(move |store| store.locked(session, |session| session.rewrite(&change))).await
+    }
+
+    async fn part_digests(&self, session: SessionId) -> Result<Option<PartDigests>, RecordingError> {
+        self.info(session).await.map(|_| None)
     }
 
     async fn rewrap(&self, session: SessionId) -> Result<bool, RecordingError> {

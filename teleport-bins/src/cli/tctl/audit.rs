@@ -1,30 +1,24 @@
 //! `tctl audit`: proving that the log is whole.
 
+mod recordings;
+
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use teleport_backend::audit::file::{Observed, VerifyError, verify};
-use teleport_backend::recordings::fs::FsRecordingStore;
-use teleport_core::audit::EventKind;
-use teleport_core::audit::chain::{
-    ChainHead, CheckpointKey, Digest, Entry, Finding, Flaw, Hasher, Proven, Verifier,
-};
+use teleport_core::audit::chain::{ChainHead, CheckpointKey, Finding, Flaw, Proven, Verifier};
 use teleport_core::clock::{Clock, SystemClock};
-use teleport_core::id::SessionId;
-use teleport_core::recording::{RecordingError, RecordingStore};
 use tokio::runtime::Handle;
 
+use self::recordings::{Counts, Recordings};
 use super::super::{print_json, print_text};
 use super::events::parse_time;
 use super::{Options, connect};
 
-/// How much of a recording is read at a time.
-const PIECE: usize = 1 << 20;
 /// The exit status when nothing is wrong as far as it can be known, and nothing is proven.
 const NOT_PROVEN: u8 = 3;
 /// How a file of keys differs from a key.
@@ -54,9 +48,9 @@ pub(super) struct Verify {
     /// The log has this entry, as an earlier verification printed it
     #[arg(long, value_name = "INDEX:DIGEST")]
     expect: Vec<ChainHead>,
-    /// Compare recordings with the digests in the log: those of the auth service of this host, or those in DIR
-    #[arg(long, value_name = "DIR", num_args = 0..=1)]
-    recordings: Option<Option<PathBuf>>,
+    /// Compare recordings with the digests in the log: those of the auth service of this host, or those of a directory or bucket
+    #[arg(long, value_name = "DIR|URI", num_args = 0..=1)]
+    recordings: Option<Option<String>>,
     /// How to print
     #[arg(short, long, value_enum, default_value_t)]
     format: Format,
@@ -76,7 +70,7 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<ExitCode>
     let mut keys = keys(&wanted.key)?;
     let dir = match &wanted.dir {
         Some(dir) => dir.clone(),
-        None => connect::audit_and_recordings(options)?.0,
+        None => connect::audit_dir(options)?,
     };
     let mut known = Vec::new();
     if keys.is_empty() {
@@ -99,13 +93,7 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<ExitCode>
     }
     let recordings = match wanted.recordings {
         None => None,
-        Some(dir) => {
-            let dir = match dir {
-                Some(dir) => dir,
-                None => connect::audit_and_recordings(options)?.1,
-            };
-            Some(Recordings::open(&dir)?)
-        }
+        Some(place) => Some(Recordings::open(options, place.as_deref()).await?),
     };
     let progress = Progress::new();
     let handle = Handle::current();
@@ -231,13 +219,6 @@ struct Described<'a> {
     what: String,
 }
 
-#[derive(Clone, Copy, Serialize)]
-struct Counts {
-    whole: u64,
-    absent: u64,
-    unbound: u64,
-}
-
 fn plural(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
@@ -276,89 +257,10 @@ fn text(proven: &Proven, recordings: Option<&Recordings>, dir: &Path) -> String 
         }
     }
     if let Some(recordings) = recordings {
-        let Counts { whole, absent, unbound } = recordings.counts();
-        lines.push(format!(
-            "{} as the log says; {absent} no longer stored; {unbound} of which the log has no digest.",
-            plural(whole, "recording")
-        ));
+        lines.push(recordings.text());
     }
     lines.push(format!("To prove later that this log was only continued: --expect={head}"));
     lines.join("\n")
-}
-
-/// The recordings that the log names.
-struct Recordings {
-    store: Arc<dyn RecordingStore>,
-    counts: Counts,
-}
-
-#[derive(Deserialize)]
-struct Upload {
-    code: String,
-    sid: Option<SessionId>,
-    sha256: Option<Digest>,
-}
-
-impl Recordings {
-    fn open(dir: &Path) -> Result<Self> {
-        if !dir.is_dir() {
-            bail!("--recordings: there are no recordings in {}", dir.display());
-        }
-        let store = FsRecordingStore::existing(dir);
-        Ok(Self { store: Arc::new(store), counts: Counts { whole: 0, absent: 0, unbound: 0 } })
-    }
-
-    const fn counts(&self) -> Counts {
-        self.counts
-    }
-
-    async fn check(&mut self, entry: &Entry<'_>) -> Result<(), Finding> {
-        let code = EventKind::SessionUpload.code();
-        if !entry.line().windows(code.len()).any(|window| window == code.as_bytes()) {
-            return Ok(());
-        }
-        let Ok(Upload { code: said, sid: Some(session), sha256 }) = serde_json::from_slice(entry.line())
-        else {
-            return Ok(());
-        };
-        if said != code {
-            return Ok(());
-        }
-        let Some(expected) = sha256 else {
-            self.counts.unbound += 1;
-            return Ok(());
-        };
-        let reason = match self.digest(session).await {
-            Ok(digest) if digest == expected => {
-                self.counts.whole += 1;
-                return Ok(());
-            }
-            Err(RecordingError::NotFound) => {
-                self.counts.absent += 1;
-                return Ok(());
-            }
-            Ok(digest) => format!("its digest is {digest}, and it was stored with {expected}"),
-            Err(error) => {
-                let source = std::error::Error::source(&error).map(|source| format!(": {source}"));
-                format!("{error}{}", source.unwrap_or_default())
-            }
-        };
-        let flaw = Flaw::Recording { session: session.to_string(), reason };
-        Err(Finding::of_entry(entry, flaw))
-    }
-
-    async fn digest(&self, session: SessionId) -> Result<Digest, RecordingError> {
-        let mut hasher = Hasher::new();
-        let mut offset = 0;
-        loop {
-            let piece = self.store.read(session, offset, PIECE).await?;
-            if piece.is_empty() {
-                return Ok(hasher.finish());
-            }
-            hasher.update(&piece);
-            offset += piece.len() as u64;
-        }
-    }
 }
 
 /// A bar on the terminal, if there is one.

@@ -17,7 +17,7 @@ use teleport_ssh::rpc::{AuthClient, ClientIdentity, Connector, ProxyConnector};
 
 use super::super::user::{self, auth_client};
 use super::{Context, Options};
-use crate::config::{FileConfig, default_data_dir, load, with_port};
+use crate::config::{FileConfig, RecordingPlace, default_data_dir, load, with_port};
 use crate::daemon::{AUTH_ADDRESS_FILE, IDENTITY_DIR};
 
 /// As whom the auth service is called.
@@ -113,13 +113,29 @@ fn config_file(options: &Options) -> Result<Option<FileConfig>> {
     Ok(file.map(|path| load(&path)).transpose()?)
 }
 
-/// Where the audit log and the recordings of this host's auth service are.
-pub(super) fn audit_and_recordings(options: &Options) -> Result<(PathBuf, PathBuf)> {
-    let dir = data_dir(options)?;
+/// Where the audit log of this host's auth service is.
+pub(super) fn audit_dir(options: &Options) -> Result<PathBuf> {
     let uris = config_file(options)?.and_then(|file| file.teleport.storage.audit_events_uri);
     let section = crate::config::file::AuditSection::default();
     let audit = crate::config::AuditSettings::resolve(&section, uris)?.directory;
-    Ok((audit.unwrap_or_else(|| dir.join("audit")), dir.join("recordings")))
+    audit.map_or_else(|| Ok(data_dir(options)?.join("audit")), Ok)
+}
+
+/// Where the recordings of this host's auth service are, and what reads them.
+pub(super) struct Recordings {
+    pub(super) data_dir: PathBuf,
+    pub(super) place: RecordingPlace,
+    pub(super) identity_files: Vec<PathBuf>,
+}
+
+pub(super) fn recordings(options: &Options) -> Result<Recordings> {
+    let data_dir = data_dir(options)?;
+    let file = config_file(options)?.unwrap_or_default();
+    Ok(Recordings {
+        place: RecordingPlace::of(file.teleport.storage.audit_sessions_uri.as_deref(), &data_dir)?,
+        identity_files: file.auth_service.session_recording_encryption.identity_files,
+        data_dir,
+    })
 }
 
 /// `asked` says whether the command line names a data directory or a configuration.

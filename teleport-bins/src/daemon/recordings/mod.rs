@@ -2,7 +2,8 @@
 
 mod transport;
 
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,11 @@ use teleport_backend::recordings::age::{AgeIdentity, AgeKeys, EncryptedRecording
 use teleport_backend::recordings::fs::FsRecordingStore;
 use teleport_backend::recordings::s3::{S3Credentials, S3RecordingStore};
 use teleport_core::auth::AuthService;
+use teleport_core::entropy::Entropy;
 use teleport_core::recording::RecordingStore;
-use teleport_core::secret::{Sealer, SecretString};
+use teleport_core::secret::{Sealer, SecretBytes, SecretString};
 use teleport_core::task::Shutdown;
+use zeroize::Zeroizing;
 
 pub use self::transport::Https;
 use super::Os;
@@ -28,7 +31,21 @@ pub(super) async fn open(
     sealer: &Arc<dyn Sealer>,
     os: &Os,
 ) -> Result<Arc<dyn RecordingStore>> {
-    let store: Arc<dyn RecordingStore> = match &settings.recording_store {
+    let store = place(&settings.recording_store).await?;
+    let (recipients, files) = &settings.recording_keys;
+    let identities = identities(files)?;
+    if !recipients.is_empty() && identities.is_empty() {
+        tracing::info!(
+            "recordings are encrypted and cannot be played through this service: it has no identity_files"
+        );
+    }
+    // Also without keys: what was encrypted before has to be told from what is not.
+    encrypted(store, AgeKeys { recipients: recipients.clone(), identities }, sealer, &os.entropy)
+}
+
+/// Opens a place, with what is in it as it is stored.
+pub(crate) async fn place(place: &RecordingPlace) -> Result<Arc<dyn RecordingStore>> {
+    Ok(match place {
         RecordingPlace::Directory(path) => Arc::new(
             FsRecordingStore::open(path)
                 .await
@@ -52,21 +69,41 @@ pub(super) async fn open(
             }
             Arc::new(store)
         }
+    })
+}
+
+/// What is in a place, decrypted by these keys and encrypted for them.
+pub(crate) fn encrypted(
+    store: Arc<dyn RecordingStore>,
+    keys: AgeKeys,
+    sealer: &Arc<dyn Sealer>,
+    entropy: &Arc<dyn Entropy>,
+) -> Result<Arc<dyn RecordingStore>> {
+    Ok(Arc::new(EncryptedRecordingStore::new(store, keys, Arc::clone(sealer), Arc::clone(entropy))?))
+}
+
+/// What has sealed the digests of encrypted recordings; `None` where no auth service keeps its data.
+pub(crate) fn sealer_of(data_dir: &Path, entropy: &Arc<dyn Entropy>) -> Result<Option<Arc<dyn Sealer>>> {
+    let path = data_dir.join("master.key");
+    let key = match std::fs::read(&path) {
+        Ok(key) => SecretBytes::new(key),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            return Err(error).with_context(|| format!("the master key {} cannot be read", path.display()));
+        }
     };
-    let (recipients, files) = &settings.recording_keys;
+    let sealer = teleport_ca::seal::Sealer::new(&key, Arc::clone(entropy));
+    let sealer = sealer.with_context(|| format!("the master key {} cannot be used", path.display()))?;
+    Ok(Some(Arc::new(sealer)))
+}
+
+/// The keys in these files.
+pub(crate) fn identities(files: &[PathBuf]) -> Result<Vec<AgeIdentity>> {
     let mut identities = Vec::new();
     for file in files {
         identities.extend(identities_in(file)?);
     }
-    if !recipients.is_empty() && identities.is_empty() {
-        tracing::info!(
-            "recordings are encrypted and cannot be played through this service: it has no identity_files"
-        );
-    }
-    let keys = AgeKeys { recipients: recipients.clone(), identities };
-    // Also without keys: what was encrypted before has to be told from what is not.
-    let store = EncryptedRecordingStore::new(store, keys, Arc::clone(sealer), Arc::clone(&os.entropy))?;
-    Ok(Arc::new(store))
+    Ok(identities)
 }
 
 fn identities_in(file: &Path) -> Result<Vec<AgeIdentity>> {
@@ -76,7 +113,15 @@ fn identities_in(file: &Path) -> Result<Vec<AgeIdentity>> {
     if metadata.permissions().mode() & 0o077 != 0 {
         bail!("{name}: others can read {0}; chmod 600 {0}", file.display());
     }
-    let text = std::fs::read_to_string(file).with_context(|| format!("{name}: {}", file.display()))?;
+    let content =
+        std::fs::read(file).map(Zeroizing::new).with_context(|| format!("{name}: {}", file.display()))?;
+    if ["age-encryption.org/", "-----BEGIN AGE "].iter().any(|begin| content.starts_with(begin.as_bytes())) {
+        bail!(
+            "{name}: {0} is encrypted itself, and a service has nobody to ask for the passphrase; decrypt it with `age -d {0}`",
+            file.display()
+        );
+    }
+    let text = std::str::from_utf8(&content).with_context(|| format!("{name}: {}", file.display()))?;
     let identities = AgeIdentity::parse_file(&SecretString::new(text));
     identities.with_context(|| format!("{name}: {}", file.display()))
 }
