@@ -17,7 +17,7 @@ pub(super) const MAX_PAGE_BYTES: usize = 8 << 20;
 #[derive(Deserialize)]
 pub(super) struct Probe<'a> {
     #[serde(borrow)]
-    code: Cow<'a, str>,
+    pub(super) code: Cow<'a, str>,
     #[serde(borrow)]
     event: Cow<'a, str>,
     pub(super) time: Timestamp,

@@ -40,6 +40,7 @@ pub async fn run_all(factory: &impl Factory) {
     unknown_sessions_are_not_found(factory).await;
     pages_make_the_list(factory).await;
     who_took_part_has_it_in_the_list(factory).await;
+    an_abandoned_one_ends_at_its_gap(factory).await;
     one_of_two_completions_counts(factory).await;
     what_is_deleted_is_gone(factory).await;
     parts_can_be_rewritten(factory).await;
@@ -96,6 +97,39 @@ pub async fn who_took_part_has_it_in_the_list(factory: &impl Factory) {
     assert_eq!((listed[0].abandoned, &listed[0].participants), (true, &vec![bob]));
     store.delete(meta.session).await.unwrap();
     assert!(store.list(&listing).await.unwrap().is_empty());
+}
+
+/// Behind a gap of an abandoned recording nothing will ever come: it is completed with what is before. Of any other a part is missing.
+///
+/// # Panics
+/// Where the store breaks the contract.
+pub async fn an_abandoned_one_ends_at_its_gap(factory: &impl Factory) {
+    let store = factory.open().await;
+    let meta = meta(1, NOON);
+    store.create(&meta, Encoding::Plain).await.unwrap();
+    for number in [0, 1, 3] {
+        store.put_part(meta.session, number, Bytes::from(format!("part {number}."))).await.unwrap();
+    }
+    let abandoned = |parts| Completion { abandoned: true, ..Completion::new(parts, NOON) };
+    for refused in
+        [Completion::new(2, NOON), Completion::new(4, NOON), abandoned(1), abandoned(3), abandoned(4)]
+    {
+        let error = store.complete(meta.session, &refused).await.unwrap_err();
+        assert!(matches!(error, RecordingError::Conflict { .. }), "{refused:?}");
+    }
+    store.complete(meta.session, &abandoned(2)).await.unwrap();
+    let info = store.info(meta.session).await.unwrap();
+    assert!(info.abandoned && info.completed == Some(NOON));
+    assert_eq!(store.parts(meta.session).await.unwrap(), 2);
+    let mut whole = Vec::new();
+    loop {
+        let piece = store.read(meta.session, whole.len() as u64, 100).await.unwrap();
+        if piece.is_empty() {
+            break;
+        }
+        whole.extend_from_slice(&piece);
+    }
+    assert_eq!(whole, b"part 0.part 1.");
 }
 
 /// Two that complete a recording at the same time agree afterwards which completion it was.

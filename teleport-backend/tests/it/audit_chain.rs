@@ -14,7 +14,7 @@ use teleport_core::audit::chain::{
 };
 use teleport_core::audit::{AuditEvent, AuditForwarder, AuditLog, AuditQuery, AuditSink, EventKind};
 use teleport_core::clock::{Clock, Timestamp};
-use teleport_core::entropy::SystemEntropy;
+use teleport_core::entropy::{Entropy, EntropyError, SystemEntropy};
 use teleport_core::id::ClusterName;
 use teleport_core::storage::{Backend, Repo};
 use teleport_core::testing::{KnownKeySigner, ManualClock};
@@ -142,7 +142,7 @@ async fn a_log_that_nobody_touched_is_proven_to_its_end() {
     let heads: Vec<_> = world.stored().await.iter().map(|stored| stored.head).collect();
     assert_eq!(heads, [proven.head.unwrap()], "the last one is remembered");
     assert_eq!((proven.signed, proven.unsigned), (proven.head, 0), "{proven:?}");
-    assert_eq!((proven.first, proven.unchained, proven.interrupted), (Some(0), 0, 0));
+    assert_eq!((proven.first, proven.interrupted), (Some(0), 0));
     assert_eq!(proven.cluster, "example.com");
     assert_eq!(proven.entries, proven.head.unwrap().index + 1);
     assert_eq!(proven.entries - proven.checkpoints, 9);
@@ -222,15 +222,9 @@ async fn every_line_that_is_removed_repeated_or_moved_is_found() {
                 let mut inserted = whole.clone();
                 inserted.insert(at, format!("{foreign}\n").into_bytes());
                 std::fs::write(path, inserted.concat()).unwrap();
-                let first_file = files.keys().next() == Some(path);
-                if first_file && at == 0 {
-                    // Before the chain begins nothing is known.
-                    assert_eq!(world.verify_offline().unwrap().unchained, 1);
-                } else {
-                    let found = world.verify_offline().unwrap_err();
-                    assert!(matches!(found.flaw, Flaw::Foreign { .. }), "{found}");
-                    assert_eq!(found.line, at as u64 + 1);
-                }
+                let found = world.verify_offline().unwrap_err();
+                assert!(matches!(found.flaw, Flaw::Foreign { .. }), "{found}");
+                assert_eq!(found.line, at as u64 + 1);
             }
         }
         std::fs::write(path, bytes).unwrap();
@@ -472,28 +466,99 @@ async fn a_log_that_was_cut_is_not_continued_as_if_it_were_whole() {
     assert!(matches!(world.verify().await.unwrap_err().flaw, Flaw::OtherLog { .. }));
 }
 
+/// Lines that somebody has put where a log begins are no part of it.
 #[tokio::test]
-async fn a_log_of_the_version_before_is_continued_and_says_where_the_chain_begins() {
+async fn what_stands_before_the_first_entry_is_accounted_for_and_not_found() {
     let world = World::new();
-    let old = |number: u32, user: &str| {
-        let mut event = AuditEvent::new(EventKind::UserLogin).user(user);
-        event.time = NOON.saturating_sub(DAY * number);
-        serde_json::to_string(&event).unwrap()
-    };
-    std::fs::write(world.path().join("2026-11-20.jsonl"), format!("{}\n", old(1, "alice"))).unwrap();
+    let line = |user: &str| serde_json::to_string(&event(user)).unwrap();
+    std::fs::write(world.path().join("2026-11-20.jsonl"), format!("{}\n", line("alice"))).unwrap();
     // Today's file, and a crash.
-    let today = format!("{}\n{}\n{}", old(0, "bob"), old(0, "carol"), &old(0, "dave")[..30]);
+    let today = format!("{}\n{}\n{}", line("bob"), line("carol"), &line("dave")[..30]);
     std::fs::write(world.path().join("2026-11-21.jsonl"), &today).unwrap();
     let log = world.open().await;
     world.emit(&log, &["erin"]).await;
-    let found = log.search(AuditQuery::default()).await.unwrap().events;
-    let found: Vec<_> = found.iter().map(|event| event.user.clone().unwrap()).collect();
-    assert_eq!(found, ["alice", "bob", "carol", "erin"]);
+    assert_eq!(found(&log, AuditQuery::default()).await, ["erin"]);
     drop(log);
     let proven = world.verify().await.unwrap();
-    assert_eq!(proven.unchained, 4);
+    assert_eq!((proven.first, proven.interrupted), (Some(0), 1));
     assert_eq!(proven.begins, Some(("2026-11-21.jsonl".to_owned(), 4)));
-    assert_eq!(proven.first, Some(0));
+    // One more of them afterwards.
+    let older = world.path().join("2026-11-19.jsonl");
+    std::fs::write(older, format!("{}\n", line("mallory"))).unwrap();
+    let finding = world.verify_offline().unwrap_err();
+    assert!(matches!(finding.flaw, Flaw::Foreign { .. }), "{finding}");
+}
+
+fn event(user: &str) -> AuditEvent {
+    let mut event = AuditEvent::new(EventKind::UserLogin).user(user);
+    event.time = NOON;
+    event
+}
+
+/// All users of the events that a search finds, page by page.
+async fn found(log: &FileAuditLog, mut query: AuditQuery) -> Vec<String> {
+    let mut users = Vec::new();
+    loop {
+        let page = log.search(query.clone()).await.unwrap();
+        users.extend(page.events.into_iter().filter_map(|event| event.user));
+        query.after = page.next;
+        if query.after.is_none() {
+            return users;
+        }
+    }
+}
+
+/// Whoever stops the service can write lines behind the log that look like entries. The next start accounts for them, as for those of a
+/// crash; nobody may find them.
+#[tokio::test]
+async fn what_was_accounted_for_is_found_by_no_search() {
+    // With a number and a digest, and without; many; and what is no JSON.
+    let forged = |index: u64, user: &str| {
+        let text = serde_json::to_string(&event(user)).unwrap();
+        let digest = "0123456789abcdef".repeat(4);
+        format!("{{\"index\":{index},{},\"chain\":\"{digest}\"}}\n", &text[1..text.len() - 1])
+    };
+    // Behind a checkpoint, an event of each of two, and a checkpoint.
+    let behind = 4;
+    for junk in [
+        forged(behind, "mallory"),
+        (0..20).map(|number| forged(behind + number, "mallory")).collect(),
+        format!("{}\n{}", serde_json::to_string(&event("mallory")).unwrap(), forged(behind + 7, "mallory")),
+        format!("{}\u{0}\u{0}", forged(behind, "mallory")),
+    ] {
+        let world = World::new();
+        let log = world.open().await;
+        world.emit(&log, &["alice", "bob"]).await;
+        drop(log);
+        let path = world.path().join("2026-11-21.jsonl");
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, [&whole[..], junk.as_bytes()].concat()).unwrap();
+        let log = world.open().await;
+        world.emit(&log, &["carol", "dave"]).await;
+        for (newest_first, limit) in [(false, 0), (true, 0), (false, 1), (true, 1), (false, 2), (true, 3)] {
+            let query = AuditQuery { newest_first, limit, ..AuditQuery::default() };
+            let mut users = found(&log, query).await;
+            if newest_first {
+                users.reverse();
+            }
+            assert_eq!(users, ["alice", "bob", "carol", "dave"], "{newest_first} {limit} {junk}");
+        }
+        drop(log);
+        assert_eq!(world.verify().await.unwrap().interrupted, 1);
+        // An entry that says it accounts for more than there was hides nothing.
+        let honest = std::fs::read_to_string(&path).unwrap();
+        let recovered = honest.lines().find(|line| line.contains("TAU02W")).unwrap();
+        let (front, back) = recovered.split_once("\"bytes\":").unwrap();
+        let (_, back) = back.split_once(',').unwrap();
+        let lie = format!("{front}\"bytes\":{},{back}", junk.len() + whole.len());
+        std::fs::write(&path, honest.replace(recovered, &lie)).unwrap();
+        let log = world.open().await;
+        for newest_first in [false, true] {
+            let query = AuditQuery { newest_first, ..AuditQuery::default() };
+            let users = found(&log, query).await;
+            assert!(["alice", "bob"].iter().all(|user| users.contains(&(*user).to_owned())), "{users:?}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -659,6 +724,100 @@ async fn forwarders_get_the_lines_of_the_log_and_what_they_drop_is_in_it() {
     let [told] = told.as_slice() else { panic!("one entry, not {told:?}") };
     assert!(String::from_utf8_lossy(told).contains("\"dropped\":2"));
     world.verify().await.unwrap();
+}
+
+/// Randomness that fails when it is told to.
+#[derive(Debug, Default)]
+struct Flaky(std::sync::atomic::AtomicBool);
+
+impl Entropy for Flaky {
+    fn fill(&self, out: &mut [u8]) -> Result<(), EntropyError> {
+        if self.0.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(EntropyError::new());
+        }
+        SystemEntropy::new().fill(out)
+    }
+}
+
+#[tokio::test]
+async fn what_was_dropped_is_not_forgotten_when_its_entry_cannot_be_written() {
+    let world = World::new();
+    let (collect, flaky) = (Arc::new(Collect::default()), Arc::new(Flaky::default()));
+    collect.full.store(true, std::sync::atomic::Ordering::SeqCst);
+    let log = FileAuditLog::builder(world.path(), world.clock.clone(), flaky.clone());
+    let log = log.config(world.config).forwarder(collect.clone()).checkpoints(Checkpoints {
+        cluster: ClusterName::new("example.com").unwrap(),
+        signer: world.signer.clone(),
+        storage: Arc::clone(&world.storage),
+    });
+    let log = log.open().await.unwrap();
+    world.emit(&log, &["a", "b", "c", "d"]).await;
+    // The next one needs a checkpoint, and that an entry about what was dropped.
+    flaky.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    for _ in 0..3 {
+        let mut event = AuditEvent::new(EventKind::UserLogin);
+        event.time = NOON;
+        log.emit(vec![event]).await.unwrap_err();
+    }
+    flaky.0.store(false, std::sync::atomic::Ordering::SeqCst);
+    collect.full.store(false, std::sync::atomic::Ordering::SeqCst);
+    world.emit(&log, &["e"]).await;
+    log.close().await;
+    let (_, bytes) = world.files().pop_first().unwrap();
+    let told: Vec<_> = lines(&bytes).into_iter().filter_map(|line| String::from_utf8(line).ok()).collect();
+    let told: Vec<_> = told.iter().filter(|line| line.contains("audit.forward_dropped")).collect();
+    assert!(matches!(&told[..], [told] if told.contains("\"dropped\":5")), "{told:?}");
+    world.verify().await.unwrap();
+}
+
+/// Whatever is in the files, the service starts, searches go on, and what it is is told.
+#[tokio::test]
+async fn a_line_of_any_length_stops_nothing() {
+    let mut world = World::new();
+    world.config.retention = Some(DAY * 2);
+    let log = world.open().await;
+    world.emit(&log, &["alice"]).await;
+    drop(log);
+    let long = vec![b'x'; 5 << 20];
+    let path = world.path().join("2026-11-21.jsonl");
+    let whole = std::fs::read(&path).unwrap();
+    for end in [&b""[..], b"\n", b"\nmore"] {
+        std::fs::write(&path, [&whole, &long[..], end].concat()).unwrap();
+        let log = world.open().await;
+        world.emit(&log, &["bob"]).await;
+        for newest_first in [false, true] {
+            let query = AuditQuery { newest_first, ..AuditQuery::default() };
+            let mut users = found(&log, query).await;
+            users.sort();
+            assert_eq!(users, ["alice", "bob"]);
+        }
+        drop(log);
+        let proven = world.verify_offline().unwrap();
+        assert_eq!(proven.interrupted, 1);
+        std::fs::remove_file(&path).unwrap();
+        world.storage = Arc::new(MemoryBackend::new(world.clock.clone()));
+    }
+    // Where nobody accounts for it, it is foreign.
+    std::fs::write(&path, [&long[..], b"\n", &whole].concat()).unwrap();
+    let finding = world.verify_offline().unwrap_err();
+    assert!(matches!(finding.flaw, Flaw::Foreign { bytes } if bytes == long.len() as u64 + 1), "{finding}");
+
+    // A file that begins with one is not where the log may begin, and the log is opened all the same.
+    std::fs::write(&path, &whole).unwrap();
+    let log = world.open().await;
+    for _ in 0..2 {
+        world.clock.advance(DAY);
+        world.emit(&log, &["carol"]).await;
+    }
+    drop(log);
+    let second = world.path().join("2026-11-22.jsonl");
+    let bytes = std::fs::read(&second).unwrap();
+    std::fs::write(&second, [&long[..], b"\n", &bytes].concat()).unwrap();
+    world.clock.advance(DAY + Duration::from_secs(60));
+    let log = world.open().await;
+    world.emit(&log, &["dave"]).await;
+    drop(log);
+    assert!(path.exists(), "what would remain begins with no checkpoint");
 }
 
 #[tokio::test]

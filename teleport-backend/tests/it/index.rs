@@ -622,6 +622,32 @@ async fn what_was_cut_from_the_files_is_still_found() {
     }
 }
 
+/// What a crash left was never acknowledged: an entry behind it accounts for it, and neither the index nor the files find it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_crash_left_is_not_in_the_index() {
+    let (directory, shared) = (tempfile::tempdir().unwrap(), memory());
+    let service = Service::new(directory.path().join("a"), &shared);
+    let now = SystemClock::new().now();
+    let log = service.open().await;
+    log.emit((0..5).map(|n| event("a", n, now)).collect()).await.unwrap();
+    log.close().await;
+    let file = std::fs::read_dir(&service.directory).unwrap().next().unwrap().unwrap().path();
+    let mut text = std::fs::read_to_string(&file).unwrap();
+    // Whole lines that follow nothing, one of them twice, and one that is torn.
+    let line = text.lines().nth(2).unwrap().replace("a-1", "never");
+    text.push_str(&format!("{line}\n{line}\n{}", &line[..line.len() / 2]));
+    std::fs::write(&file, text).unwrap();
+    let log = service.open().await;
+    log.emit(vec![event("a", 5, now)]).await.unwrap();
+    let expected: Vec<String> = (0..6).map(|n| format!("a-{n}")).collect();
+    let query = || AuditQuery { events: vec!["user.login".to_owned()], ..AuditQuery::default() };
+    assert_eq!(users(&everything(&log, query()).await), expected, "of the files");
+    log.close().await;
+    let reader = Service::new(directory.path().join("b"), &shared).open().await;
+    assert_eq!(users(&everything(&reader, query()).await), expected, "of the index");
+    assert_eq!(users(&everything(&service.files().await, query()).await), expected, "as without an index");
+}
+
 /// With an interval, nothing is in the index that a loss of power can take from the files.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_index_is_not_ahead_of_the_disk() {

@@ -326,7 +326,40 @@ fn the_log_is_verified_on_the_auth_host_and_from_a_copy() {
     let refused = offline(&["--expect", &format!("99999:{}", "0".repeat(64))]).refusal();
     assert!(refused.contains("was cut"), "{refused}");
 
+    // To look is not to write: a place without a store stays as it is.
+    let elsewhere = cluster.dir().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let told = offline(&["--recordings", elsewhere.to_str().unwrap()]).clean();
+    assert!(told.contains("1 no longer stored"), "{told}");
+    assert_eq!(std::fs::read_dir(&elsewhere).unwrap().count(), 0);
+    let absent = cluster.dir().join("absent");
+    assert!(
+        offline(&["--recordings", absent.to_str().unwrap()]).refusal().contains("there are no recordings")
+    );
+    assert!(!absent.exists());
+
+    // Without a checkpoint it may be anybody's, and without an entry it is none: nothing is wrong, and nothing is proven.
     let file = std::fs::read_dir(&copy).unwrap().next().unwrap().unwrap().path();
+    let whole = std::fs::read(&file).unwrap();
+    let mut chain = teleport_core::audit::chain::Chain::new();
+    let mut anew = Vec::new();
+    chain
+        .append(br#"{"event":"user.login","code":"T1000I","time":"2026-11-21T12:00:00Z"}"#, &mut anew)
+        .unwrap();
+    for (bytes, verdict, what) in
+        [(anew, "unsigned", "there is no checkpoint"), (Vec::new(), "empty", "no audit log")]
+    {
+        std::fs::write(&file, bytes).unwrap();
+        let told = offline(&["--format=json"]);
+        assert_eq!(told.code(), 3, "{told:?}");
+        let report: Value = serde_json::from_slice(&told.stdout).unwrap();
+        assert_eq!((&report["ok"], &report["verdict"]), (&Value::Bool(false), &verdict.into()));
+        assert!(
+            told.stderr.starts_with("ERROR: nothing is proven: ") && told.stderr.contains(what),
+            "{told:?}"
+        );
+    }
+    std::fs::write(&file, whole).unwrap();
     let text = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, text.replacen("\"alice\"", "\"mallory\"", 1)).unwrap();
     let refused = offline(&[]).refusal();

@@ -72,7 +72,7 @@ impl Shared {
 
 #[test]
 fn all_see_the_same_and_peers_type() {
-    let (shared, [bob, carol, _]) = Shared::begin();
+    let (shared, [bob, carol, dave]) = Shared::begin();
     let watching = shared.join(&bob, "observer");
     // What was on the screen before is shown to whoever comes.
     watching.wait_for("up-42", 1);
@@ -122,6 +122,21 @@ fn all_see_the_same_and_peers_type() {
     assert_eq!(left.sid.map(|id| id.to_string()), Some(shared.id.clone()));
     let end = shared.cluster.event(EventKind::SessionEnd, |event| event.user.as_deref() == Some("alice"));
     assert_eq!(end.fields["participants"], serde_json::json!(["alice", "bob", "carol"]));
+    // The recording is theirs as well, and of nobody else.
+    let recording = |home: &Home| {
+        let mut list = home.tsh();
+        list.args(["recordings", "ls", "--format=json"]);
+        let listed: Value = serde_json::from_str(&run(list).clean()).unwrap();
+        listed.as_array().unwrap().iter().find(|one| one["meta"]["session"] == shared.id.as_str()).cloned()
+    };
+    for home in [&bob, &carol] {
+        let info = wait_for("the recording", || recording(home));
+        assert_eq!(info["participants"], serde_json::json!(["bob", "carol"]));
+        let mut play = home.tsh();
+        play.args(["play", "--format=text", &shared.id]);
+        assert!(run(play).clean().contains("from-11-peer"));
+    }
+    assert_eq!(recording(&dave), None);
     wait_for("an empty list", || {
         tctl(&shared.cluster, &["sessions", "ls"]).clean().contains("No sessions").then_some(())
     });

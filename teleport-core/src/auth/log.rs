@@ -9,7 +9,7 @@
 use super::context::OpContext;
 use super::policy::Permit;
 use super::sessions::Owner;
-use super::uploads;
+use super::{participants, uploads};
 use crate::api::{ApiError, ApiResult, AuditAnchors};
 use crate::audit::chain::{CHAIN_FIELDS, StoredCheckpoint};
 use crate::audit::{AuditEvent, AuditPage, AuditQuery, EventKind, MAX_EVENTS};
@@ -113,6 +113,8 @@ pub(super) async fn emit(
         return Ok(());
     }
     if !events.is_empty() {
+        // Before: a report that could not be taken comes again as a whole.
+        participants::note(call, host, &events).await?;
         call.audit(events).await?;
     }
     for (session, owner) in begun {

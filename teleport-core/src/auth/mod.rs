@@ -29,6 +29,7 @@ mod log;
 mod login;
 mod names;
 mod nodes;
+mod participants;
 mod password;
 pub mod policy;
 mod presence;

@@ -10,7 +10,7 @@ use super::policy::{Permit, Scope};
 use super::quota::{self, Amount};
 use super::retention;
 use super::sessions::Owner;
-use super::{tails, uploads};
+use super::{participants, tails, uploads};
 use crate::access::{ResourceFacts, SessionFacts};
 use crate::api::{ApiError, ApiErrorKind, ApiResult, RecordingQuery};
 use crate::audit::{AuditEvent, EventKind};
@@ -138,6 +138,7 @@ pub(super) async fn put_part(
     let host = permit.host().ok_or_else(ApiError::denied)?;
     let owner = check_owner(call, permit, session).await?;
     quota::check_length(call, session, number, part.len()).await?;
+    tails::check_order(call, session, number).await?;
     tails::check(call, session, number, &part).await?;
     quota::charge_part(call, host.host_id, owner.user.as_ref(), part.len()).await?;
     match call.auth.ports.recordings.put_part(session, number, part).await {
@@ -165,32 +166,17 @@ pub(super) async fn complete(
     let info = store.info(session).await.map_err(|error| api_error(error, session))?;
     // What was streamed and shown is part of it.
     tails::check(call, session, parts, &[]).await?;
-    match store.complete(session, &Completion::new(parts, call.now)).await {
+    let participants = participants::of(call.auth, &info.meta).await?;
+    let completion = Completion { participants, ..Completion::new(parts, call.now) };
+    match store.complete(session, &completion).await {
         Ok(()) => {}
         Err(RecordingError::Conflict { reason }) => return Err(quota::refuse(call, session, reason).await),
         Err(error) => return Err(api_error(error, session)),
     }
     call.auth.session_hosts.forget(session);
-    uploads::end(call.auth, session).await?;
-    // Completing again is allowed (the answer may have been lost, or this service was stopped before it wrote it down), but it
-    // happened once.
-    if info.completed.is_some() && bound::is_bound(call, session).await? {
-        return Ok(());
-    }
-    let digest = match bound::digest(call, session).await {
-        Ok(digest) => Some(digest),
-        // Nothing here can read it. That it is what was handed in is sealed into its parts.
-        Err(RecordingError::Encrypted) => None,
-        Err(error) => return Err(api_error(error, session)),
-    };
     let event = AuditEvent::new(EventKind::SessionUpload).session(session);
-    let event = call.by_caller(event).user(&info.meta.user).login(&info.meta.login);
-    let event = event.field("parts", parts);
-    call.audit(vec![match digest {
-        Some(digest) => event.field("sha256", digest.to_string()),
-        None => event,
-    }])
-    .await
+    let event = call.by_caller(event).user(&info.meta.user).login(&info.meta.login).field("parts", parts);
+    bound::bind(call, &info, event).await
 }
 
 /// Decides about one recording: the own ones, which are those of sessions that one took part in, need no rule that allows it,
@@ -265,7 +251,14 @@ pub(super) async fn list(
     loop {
         let page = match query.session {
             Some(session) => one(call, session, &listing).await?,
-            None => call.auth.ports.recordings.list(&listing).await.map_err(ApiError::unavailable)?,
+            None => {
+                let page = call.auth.ports.recordings.list(&listing).await;
+                let mut page = page.map_err(ApiError::unavailable)?;
+                for info in &mut page {
+                    participants::tell(call.auth, info).await?;
+                }
+                page
+            }
         };
         searched += page.len();
         let is_whole = query.session.is_some() || page.len() < listing.limit;
@@ -296,11 +289,12 @@ pub(super) async fn list(
 
 /// The list of one recording, if it is within what is listed.
 async fn one(call: &OpContext<'_>, session: SessionId, listing: &Listing) -> ApiResult<Vec<RecordingInfo>> {
-    let info = match call.auth.ports.recordings.info(session).await {
+    let mut info = match call.auth.ports.recordings.info(session).await {
         Ok(info) => info,
         Err(RecordingError::NotFound) => return Ok(Vec::new()),
         Err(error) => return Err(api_error(error, session)),
     };
+    participants::tell(call.auth, &mut info).await?;
     let is_listed =
         listing.covers(info.place()) && listing.user.as_ref().is_none_or(|user| info.has_participant(user));
     Ok(if is_listed { vec![info] } else { Vec::new() })
@@ -312,7 +306,9 @@ pub(super) async fn visible(
     permit: &Permit<'_>,
     session: SessionId,
 ) -> ApiResult<RecordingInfo> {
-    let info = call.auth.ports.recordings.info(session).await.map_err(|error| api_error(error, session))?;
+    let info = call.auth.ports.recordings.info(session).await;
+    let mut info = info.map_err(|error| api_error(error, session))?;
+    participants::tell(call.auth, &mut info).await?;
     if permit.scope() != Scope::All {
         let user = &permit.user().ok_or_else(ApiError::denied)?.user;
         let rights = call.rights().await?.ok();

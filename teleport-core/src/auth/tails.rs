@@ -168,6 +168,23 @@ pub(super) async fn append(
     uploads::heard(call, session).await
 }
 
+/// Refuses a part with a gap before it: nothing would ever complete it.
+///
+/// # Errors
+/// Those of a refusal, which is in the audit log.
+pub(super) async fn check_order(call: &OpContext<'_>, session: SessionId, number: u32) -> ApiResult<()> {
+    let follows = |reach: Reach| number <= reach.parts;
+    // What is known may be old, and then it is too little.
+    if number == 0 || call.auth.tails.known(session).is_some_and(follows) {
+        return Ok(());
+    }
+    if follows(look_up(call, session).await?) {
+        Ok(())
+    } else {
+        Err(quota::refuse(call, session, "a part before it is missing").await)
+    }
+}
+
 /// Refuses a part that is not what was streamed of it, as far as that was.
 ///
 /// # Errors
@@ -236,7 +253,7 @@ pub(super) async fn keep(auth: &Inner, session: SessionId) -> Result<u32, KeepEr
         return Ok(parts);
     }
     auth.ports.recordings.put_part(session, parts, tail.into()).await?;
-    Ok(parts.saturating_add(1))
+    Ok(auth.ports.recordings.parts(session).await?)
 }
 
 /// Why what was streamed could not be kept.

@@ -15,15 +15,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::context::OpContext;
-use super::{AuthService, Caller, Inner, bound, eviction, tails};
+use super::context::{OpContext, contended};
+use super::{AuthService, Caller, Inner, bound, eviction, participants, tails};
 use crate::api::{ApiError, ApiResult};
-use crate::audit::{AuditEvent, AuditQuery, EventKind};
+use crate::audit::{AuditEvent, EventKind};
 use crate::clock::Timestamp;
 use crate::id::{HostId, NodeName, OsLogin, SessionId, UserName};
 use crate::recording::{Completion, RecordingError, RecordingInfo, RecordingMeta};
 use crate::resource::Node;
-use crate::storage::{Condition, Record, Stored};
+use crate::storage::{Condition, Record, Revision, Stored};
 
 /// How long nothing may be heard of a host and of its recording before it counts as lost. With [`SWEEP_EVERY`] less than two minutes,
 /// and longer than the pause between two signs of life.
@@ -34,6 +34,10 @@ pub const SWEEP_EVERY: Duration = Duration::from_secs(10);
 const HEARD_EVERY: Duration = Duration::from_secs(20);
 /// How long one service may take to say that a recording is abandoned, before another one does.
 const CLAIM: Duration = Duration::from_secs(60);
+/// How long one service may take to write down that a recording is complete, before another one does.
+const TELLING: Duration = Duration::from_secs(10);
+/// How often a claim is tried again when others write at the same time.
+const ATTEMPTS: usize = 8;
 /// Recordings of which is remembered when something was heard; what was forgotten is written again.
 const MAX_REMEMBERED: usize = 16_384;
 
@@ -49,7 +53,7 @@ pub(super) struct Upload {
     started: Timestamp,
     /// When something of it came last, to [`HEARD_EVERY`].
     heard: Timestamp,
-    /// Until when a service is about to say that it is abandoned.
+    /// Until when a service is about to say that it is abandoned, or complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     claimed: Option<Timestamp>,
     /// Since when it is abandoned.
@@ -131,7 +135,58 @@ pub(super) async fn heard(call: &OpContext<'_>, session: SessionId) -> ApiResult
 pub(super) async fn end(auth: &Inner, session: SessionId) -> ApiResult<()> {
     auth.heard.forget(session);
     auth.uploads.delete(&session.to_string()).await?;
+    participants::drop_all(auth, session).await?;
     tails::drop_all(auth, session).await
+}
+
+/// Whether the audit log may not say yet that a recording is complete.
+pub(super) async fn is_open(auth: &Inner, session: SessionId) -> ApiResult<bool> {
+    Ok(auth.uploads.get(&session.to_string()).await?.is_some())
+}
+
+/// The right to say that a recording is complete. Nobody else has it for a while.
+#[derive(Debug)]
+pub(super) struct Claim {
+    upload: Upload,
+    revision: Revision,
+    /// Whether somebody had it before, and may have said it.
+    pub(super) again: bool,
+}
+
+/// Takes that right; `None` if everything was said.
+///
+/// # Errors
+/// [`ApiErrorKind::Unavailable`](crate::api::ApiErrorKind::Unavailable) while somebody else has it.
+pub(super) async fn claim(auth: &Inner, session: SessionId) -> ApiResult<Option<Claim>> {
+    for _ in 0..ATTEMPTS {
+        let Some(Stored { record: mut upload, revision, .. }) =
+            auth.uploads.get(&session.to_string()).await?
+        else {
+            return Ok(None);
+        };
+        let now = auth.ports.clock.now();
+        let again = upload.claimed.is_some();
+        if upload.claimed.is_some_and(|until| now < until) {
+            return Err(ApiError::unavailable("it is being written down; try again"));
+        }
+        upload.claimed = Some(now.saturating_add(TELLING));
+        match auth.uploads.update(&upload, revision).await {
+            Err(error) if error.is_conflict() => {}
+            outcome => return Ok(Some(Claim { upload, revision: outcome?, again })),
+        }
+    }
+    Err(contended())
+}
+
+impl Claim {
+    /// It could not be said, as far as is known: somebody else may try at once.
+    pub(super) async fn give_back(mut self, auth: &Inner) {
+        self.upload.claimed = Some(Timestamp::EPOCH);
+        if let Err(error) = auth.uploads.update(&self.upload, self.revision).await {
+            let error: &dyn std::error::Error = &error;
+            tracing::warn!(session = %self.upload.session, error, "others have to wait before they complete a recording");
+        }
+    }
 }
 
 /// Marks those whose node is lost.
@@ -235,7 +290,11 @@ async fn abandon(call: &OpContext<'_>, Stored { mut record, revision, .. }: Stor
     };
     let parts = match auth.ports.recordings.info(session).await {
         // Its end, or that it was removed, was not noted down here.
-        Ok(info) if info.completed.is_some() => return end(auth, session).await,
+        Ok(info) if info.completed.is_some() => {
+            record.claimed = Some(Timestamp::EPOCH);
+            auth.uploads.write(&record, Condition::Is(revision)).await?;
+            return bind(call, &info).await;
+        }
         Err(RecordingError::NotFound) => return end(auth, session).await,
         Ok(_) => auth.ports.recordings.parts(session).await.map_err(ApiError::unavailable)?,
         Err(error) => return Err(ApiError::unavailable(error)),
@@ -272,26 +331,18 @@ pub(super) async fn is_known_end(call: &OpContext<'_>, event: &AuditEvent) -> Ap
     let Some(session) = event.sid.filter(|_| recovered && event.code == EventKind::SessionEnd) else {
         return Ok(false);
     };
-    has_ended(call, session, call.now.saturating_sub(call.auth.config.recordings.max_age)).await
+    // It is told while the recording is delivered, whose description says when the session began.
+    let started = match call.auth.ports.recordings.info(session).await {
+        Ok(info) => info.meta.started,
+        Err(RecordingError::NotFound) => call.now.saturating_sub(call.auth.config.recordings.max_age),
+        Err(error) => return Err(ApiError::unavailable(error)),
+    };
+    has_ended(call, session, started).await
 }
 
 /// Whether the end of a session that began at `started` or later is in the audit log.
 async fn has_ended(call: &OpContext<'_>, session: SessionId, started: Timestamp) -> ApiResult<bool> {
-    let mut query = AuditQuery {
-        events: vec![EventKind::SessionEnd.name().to_owned()],
-        session: Some(session.to_string()),
-        from: Some(started.saturating_sub(call.auth.config.recordings.max_ahead)),
-        limit: 1,
-        ..AuditQuery::default()
-    };
-    loop {
-        let page = call.auth.ports.audit.search(query.clone()).await?;
-        match page.next {
-            _ if !page.events.is_empty() => return Ok(true),
-            None => return Ok(false),
-            next => query.after = next,
-        }
-    }
+    bound::is_told(call, EventKind::SessionEnd, session, started, |_| true).await
 }
 
 /// Completes an abandoned recording as it is.
@@ -303,21 +354,28 @@ async fn close(call: &OpContext<'_>, session: SessionId) -> ApiResult<()> {
         Err(tails::KeepError::Store(error)) => return Err(ApiError::unavailable(error)),
         Err(tails::KeepError::Api(error)) => return Err(error),
     };
-    let completion = Completion { abandoned: true, ..Completion::new(parts, call.now) };
+    let info = store.info(session).await.map_err(ApiError::unavailable)?;
+    let participants = participants::of(call.auth, &info.meta).await?;
+    let completion = Completion { abandoned: true, participants, ..Completion::new(parts, call.now) };
     store.complete(session, &completion).await.map_err(ApiError::unavailable)?;
     tracing::warn!(%session, "an abandoned recording is closed as it is");
-    let info = store.info(session).await.map_err(ApiError::unavailable)?;
-    let digest = bound::digest(call, session).await.map_err(ApiError::unavailable)?;
-    let event = AuditEvent::new(EventKind::SessionUpload)
+    bind(call, &store.info(session).await.map_err(ApiError::unavailable)?).await
+}
+
+/// Says in the audit log that a recording is complete, whose node does not ask for it.
+async fn bind(call: &OpContext<'_>, info: &RecordingInfo) -> ApiResult<()> {
+    let session = info.meta.session;
+    let parts = call.auth.ports.recordings.parts(session).await.map_err(ApiError::unavailable)?;
+    let mut event = AuditEvent::new(EventKind::SessionUpload)
         .user(&info.meta.user)
         .login(&info.meta.login)
         .session(session)
         .server(info.meta.host_id, &info.meta.host_name)
-        .field("parts", parts)
-        .field("abandoned", true)
-        .field("sha256", digest.to_string());
-    call.audit(vec![event]).await?;
-    end(call.auth, session).await
+        .field("parts", parts);
+    if info.abandoned {
+        event = event.field("abandoned", true);
+    }
+    bound::bind(call, info, event).await
 }
 
 #[cfg(test)]

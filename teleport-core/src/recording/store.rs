@@ -225,7 +225,8 @@ impl RecordingError {
 /// # Contract
 /// A recording is the concatenation of its parts, numbered from 0. `put_part` is idempotent: the same part with the same
 /// bytes may be sent again, other bytes are a conflict. What was acknowledged is durable. `complete` makes the recording
-/// immutable and needs every part; of two that complete it differently one has a conflict. Reading a recording that is not
+/// immutable and needs every part; of two that complete it differently one has a conflict. One that is abandoned may have parts
+/// behind a gap: they are dropped. Reading a recording that is not
 /// complete gives the parts that are there without a gap. A deleted recording is as one that never was.
 #[async_trait]
 pub trait RecordingStore: fmt::Debug + Send + Sync + 'static {

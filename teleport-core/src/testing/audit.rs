@@ -16,6 +16,7 @@ pub struct MemoryAudit(Mutex<State>);
 struct State {
     events: Vec<AuditEvent>,
     broken: bool,
+    searched: Vec<AuditQuery>,
 }
 
 impl MemoryAudit {
@@ -41,6 +42,11 @@ impl MemoryAudit {
     /// How many events of this kind were written.
     pub fn count(&self, kind: EventKind) -> usize {
         self.lock().events.iter().filter(|event| event.code == kind).count()
+    }
+
+    /// What was searched for, in the order of the calls.
+    pub fn searched(&self) -> Vec<AuditQuery> {
+        self.lock().searched.clone()
     }
 
     /// From now on every call fails, or works again.
@@ -78,7 +84,8 @@ impl AuditSink for MemoryAudit {
 #[async_trait]
 impl AuditLog for MemoryAudit {
     async fn search(&self, query: AuditQuery) -> Result<AuditPage, AuditError> {
-        let state = self.working()?;
+        let mut state = self.working()?;
+        state.searched.push(query.clone());
         let wanted = |event: &&AuditEvent| {
             query.from.is_none_or(|from| event.time >= from)
                 && query.to.is_none_or(|to| event.time < to)

@@ -117,11 +117,12 @@ impl RecordingStore for MemoryRecordings {
                 Some(known) if known.parts == completion.parts => Ok(()),
                 Some(_) => Err(conflict("the recording is complete with another number of parts")),
                 None if stored != completion.parts
-                    || recording.parts.len() != recording.gapless().count() =>
+                    || (recording.parts.len() != recording.gapless().count() && !completion.abandoned) =>
                 {
                     Err(conflict("a part is missing, or there is one too many"))
                 }
                 None => {
+                    recording.parts.retain(|number, _| *number < completion.parts);
                     recording.completed = Some(completion.clone());
                     Ok(())
                 }

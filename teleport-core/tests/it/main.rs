@@ -20,6 +20,7 @@ mod failures;
 mod hosts;
 mod locks;
 mod login;
+mod participants;
 mod policy;
 mod quota;
 mod real;

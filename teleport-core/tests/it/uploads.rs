@@ -190,8 +190,8 @@ async fn h3_parts_that_do_not_fit_are_refused_and_audited() {
             vec![1; MAX_PART_LEN + 10],
             "{what}: nothing has changed"
         );
-        // A part is skipped, and then there is no end.
-        api.put_recording_part(session, 2, bytes(3, 10)).await.unwrap();
+        // A part is skipped: it is not taken, for what is before it may never come.
+        conflict(api.put_recording_part(session, 2, bytes(3, 10)).await);
         conflict(api.complete_recording(session, 3).await);
         assert!(listed(&cluster, session).await.completed.is_none());
     }
@@ -341,4 +341,115 @@ async fn what_a_removed_host_streamed_is_kept() {
     // That it is abandoned, and then what it is for good.
     assert_eq!(cluster.audit.count(EventKind::SessionUpload), 2);
     assert!(cluster.audit.last(EventKind::SessionUpload).unwrap().fields.contains_key("sha256"));
+}
+
+/// What a store has behind a gap, as after damage, does not keep a recording from being closed.
+#[tokio::test]
+async fn an_abandoned_recording_with_a_gap_is_closed_as_far_as_it_is_whole() {
+    let cluster = Cluster::new().await;
+    let (host, api) = node(&cluster);
+    announce(&api, &host).await;
+    let one = meta(&cluster, &host);
+    let session = one.session;
+    api.create_recording(one).await.unwrap();
+    let store = &cluster.ports.recordings;
+    for number in [0, 1, 3, 4] {
+        store.put_part(session, number, bytes(number as u8, 100)).await.unwrap();
+    }
+    cluster.admin().delete_node(host.host_id).await.unwrap();
+    pass(&cluster, &[cluster.auth.lost_uploads(), cluster.second().lost_uploads()], 30).await;
+    let info = listed(&cluster, session).await;
+    assert!(info.completed.is_some() && info.abandoned);
+    assert_eq!(content(&cluster, session).await, [vec![0; 100], vec![1; 100]].concat());
+    let closed = cluster.audit.last(EventKind::SessionUpload).unwrap();
+    assert_eq!((&closed.fields["abandoned"], &closed.fields["parts"]), (&true.into(), &2.into()));
+    assert!(closed.fields.contains_key("sha256"));
+}
+
+/// Calls that come at once, at one service or two, or after one that was interrupted anywhere: it is written down once.
+#[tokio::test]
+async fn that_a_recording_is_complete_is_told_once() {
+    let clock = std::sync::Arc::new(teleport_core::testing::ManualClock::default());
+    let backend = std::sync::Arc::new(crate::slow::Slow::new(clock.clone()));
+    let cluster = Cluster::over(backend, clock, |_| {}).await;
+    let (host, api) = node(&cluster);
+    let other = cluster.second().acting_as(Caller::Identity(Identity::Host(host.clone()), None));
+    for round in 1..=8 {
+        let one = meta(&cluster, &host);
+        let session = one.session;
+        api.create_recording(one).await.unwrap();
+        api.put_recording_part(session, 0, bytes(1, 9)).await.unwrap();
+        let calls = [&api, &api, &other, &other].map(|api| api.complete_recording(session, 1));
+        for outcome in futures_util::future::join_all(calls).await {
+            // Who comes in between asks again.
+            let known = |error: &teleport_core::api::ApiError| error.kind() == ApiErrorKind::Unavailable;
+            assert!(outcome.as_ref().err().is_none_or(known), "{outcome:?}");
+        }
+        api.complete_recording(session, 1).await.unwrap();
+        other.complete_recording(session, 1).await.unwrap();
+        assert_eq!(cluster.audit.count(EventKind::SessionUpload), round);
+    }
+    // The service ended just after it was written down.
+    let one = meta(&cluster, &host);
+    api.create_recording(one.clone()).await.unwrap();
+    let key = teleport_core::storage::Key::new(&format!("recording-uploads/{}", one.session)).unwrap();
+    let upload = cluster.backend.get(&key).await.unwrap().unwrap();
+    api.complete_recording(one.session, 0).await.unwrap();
+    let again = teleport_core::storage::Batch::new();
+    let again = again.put(key.clone(), teleport_core::storage::Condition::Absent, upload.value, None);
+    cluster.backend.commit(again).await.unwrap();
+    other.complete_recording(one.session, 0).await.unwrap();
+    assert_eq!(cluster.audit.count(EventKind::SessionUpload), 9);
+    assert!(cluster.backend.get(&key).await.unwrap().is_none());
+    // The service is stopped, by a future that is dropped after so many steps.
+    for steps in 0..40 {
+        let one = meta(&cluster, &host);
+        let session = one.session;
+        api.create_recording(one).await.unwrap();
+        api.put_recording_part(session, 0, bytes(1, 9)).await.unwrap();
+        let mut call = api.complete_recording(session, 1);
+        for _ in 0..steps {
+            if futures_util::poll!(&mut call).is_ready() {
+                break;
+            }
+        }
+        drop(call);
+        let before = cluster.audit.count(EventKind::SessionUpload);
+        cluster.clock.advance(Duration::from_secs(10));
+        other.complete_recording(session, 1).await.unwrap();
+        let told = cluster.audit.events();
+        let told =
+            told.iter().filter(|event| event.sid == Some(session) && event.code == EventKind::SessionUpload);
+        assert_eq!(told.count(), 1, "after {steps} steps, with {before} before");
+    }
+}
+
+/// What is asked of the log for one recording does not grow with the age of the log.
+#[tokio::test]
+async fn the_log_is_searched_from_the_beginning_of_the_session_and_newest_first() {
+    let cluster = Cluster::new().await;
+    let (host, api) = node(&cluster);
+    let early = cluster.now();
+    cluster.clock.advance(Duration::from_secs(20 * 86_400));
+    let one = meta(&cluster, &host);
+    api.create_recording(one.clone()).await.unwrap();
+    api.put_recording_part(one.session, 0, bytes(1, 9)).await.unwrap();
+    let end = || {
+        let event = AuditEvent::new(EventKind::SessionEnd).session(one.session).user("alice");
+        vec![event.field("recovered", true)]
+    };
+    api.emit_events(end()).await.unwrap();
+    api.emit_events(end()).await.unwrap();
+    assert_eq!(cluster.audit.count(EventKind::SessionEnd), 1, "what is known is not told again");
+    cluster.audit.set_broken(true);
+    api.complete_recording(one.session, 1).await.unwrap_err();
+    cluster.audit.set_broken(false);
+    api.complete_recording(one.session, 1).await.unwrap();
+    let searched = cluster.audit.searched();
+    assert_eq!(searched.len(), 3, "{searched:?}");
+    for query in searched {
+        let from = query.from.unwrap();
+        assert!(query.newest_first && from > early && from <= one.started, "{query:?}");
+        assert!(one.started.saturating_since(from) <= Duration::from_secs(300), "{query:?}");
+    }
 }

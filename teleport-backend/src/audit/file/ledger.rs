@@ -87,6 +87,8 @@ pub(super) struct Ledger {
     tail: Option<Tail>,
     /// Of each forwarder, what it did not take.
     dropped: Vec<u64>,
+    /// How much of that an entry says that is not written yet.
+    noted: Vec<u64>,
     /// A checkpoint that storage is to remember.
     unstored: Option<StoredCheckpoint>,
     /// With [`SyncPolicy::Interval`]: when something was written that is not synced.
@@ -99,7 +101,8 @@ impl Ledger {
     pub(super) fn new(setup: Setup, synced: watch::Sender<Option<Synced>>) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let dropped = vec![0; setup.forwarders.len()];
-        Ok(Self { setup, runtime, tail: None, dropped, unstored: None, unsynced_since: None, synced })
+        let noted = dropped.clone();
+        Ok(Self { setup, runtime, tail: None, dropped, noted, unstored: None, unsynced_since: None, synced })
     }
 
     /// Finds the end of the log.
@@ -174,6 +177,7 @@ impl Ledger {
     fn keep(&mut self, mut tail: Tail, result: Result<(), WriteError>) -> Result<(), WriteError> {
         if result.is_err() {
             self.unstored.take_if(|checkpoint| checkpoint.head.index >= tail.written.chain.next_index());
+            self.forget_noted();
         }
         if result.is_err() && tail.roll_back().is_err() {
             // The end of the log has to be found again.
@@ -181,6 +185,13 @@ impl Ledger {
         }
         self.tail = Some(tail);
         result
+    }
+
+    /// The entries that tell of what was dropped were not written.
+    fn forget_noted(&mut self) {
+        for (dropped, noted) in self.dropped.iter_mut().zip(&mut self.noted) {
+            *dropped = dropped.saturating_add(std::mem::take(noted));
+        }
     }
 
     /// A checkpoint, by itself.
@@ -255,6 +266,7 @@ impl Ledger {
                 self.unsynced_since.get_or_insert_with(Instant::now);
             }
         }
+        self.noted.fill(0);
         for (forwarder, dropped) in self.setup.forwarders.iter().zip(&mut self.dropped) {
             for line in tail.pending.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
                 *dropped = dropped.saturating_add(forwarder.forward(line));
@@ -329,6 +341,7 @@ impl Ledger {
 
     /// Finds the end of the log, and makes it one that can be continued.
     fn open(&mut self) -> io::Result<Tail> {
+        self.forget_noted();
         let days = days_of(&self.setup.directory)?;
         let keys: Vec<CheckpointKey> =
             self.setup.checkpoints.iter().map(|checkpoints| checkpoints.signer.key()).collect();
@@ -377,14 +390,11 @@ impl Ledger {
             } else {
                 self.checkpoint(&mut tail, CheckpointReason::Begin, naming(Some(lost)))?;
             }
-        } else if let (Some((bytes, digest)), Some(_)) = (end.gap, end.head) {
+        } else if let Some((bytes, digest)) = end.gap {
             self.recovered(&mut tail, bytes, digest, end.unterminated)?;
         }
         if tail.file.is_some() && (tail.next.unsigned > 0 || empty || tail.next.chain.head().is_none()) {
-            let reason = match tail.next.chain.head() {
-                Some(_) => CheckpointReason::Start,
-                None => CheckpointReason::Begin,
-            };
+            let reason = if end.head.is_some() { CheckpointReason::Start } else { CheckpointReason::Begin };
             self.checkpoint(&mut tail, reason, std::convert::identity)?;
         }
         self.retain(&mut tail)?;
@@ -472,16 +482,14 @@ impl Ledger {
     }
 
     fn note_dropped(&mut self, tail: &mut Tail) -> io::Result<()> {
-        for number in 0..self.dropped.len() {
-            let dropped = self.dropped.get_mut(number).map(std::mem::take).unwrap_or_default();
-            if let Some(forwarder) = self.setup.forwarders.get(number).filter(|_| dropped > 0) {
-                let event = AuditEvent::new(EventKind::AuditForwardDropped)
-                    .field("forwarder", forwarder.name())
-                    .field("dropped", dropped);
-                self.note(tail, event)?;
-            }
+        let drops = self.setup.forwarders.iter().zip(&mut self.dropped).zip(&mut self.noted);
+        let mut events = Vec::new();
+        for ((forwarder, dropped), noted) in drops.filter(|((_, dropped), _)| **dropped > 0) {
+            let event = AuditEvent::new(EventKind::AuditForwardDropped).field("forwarder", forwarder.name());
+            events.push(event.field("dropped", *dropped));
+            *noted = noted.saturating_add(std::mem::take(dropped));
         }
-        Ok(())
+        events.into_iter().try_for_each(|event| self.note(tail, event))
     }
 
     /// What storage remembers.

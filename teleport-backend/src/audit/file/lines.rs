@@ -3,7 +3,7 @@
 use std::io;
 
 /// How much is read at a time.
-const BLOCK: usize = 64 * 1024;
+pub(super) const BLOCK: usize = 64 * 1024;
 
 /// No event is so long; a longer line means that the file is damaged.
 pub(super) const MAX_LINE: usize = 4 << 20;
@@ -25,12 +25,19 @@ impl<T: ReadAt> ReadAt for &T {
     }
 }
 
-/// A line without its newline, and the places before and behind it (behind its newline).
+/// A line without its newline, and the places before and behind it (behind its newline). One that is longer than [`MAX_LINE`] has no text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Line {
     pub(super) start: u64,
     pub(super) end: u64,
     pub(super) text: Vec<u8>,
+}
+
+impl Line {
+    /// Whether it is longer than any entry.
+    pub(super) const fn is_too_long(&self) -> bool {
+        self.end - self.start > self.text.len() as u64 + 1
+    }
 }
 
 /// The complete lines between two places of a file; what follows the last newline is left out, as it is being
@@ -62,21 +69,28 @@ impl<F: ReadAt> Lines<F> {
 
     fn next_line(&mut self) -> io::Result<Option<Line>> {
         let mut searched = self.taken;
+        // Bytes of a line that is too long, before the buffer.
+        let mut dropped = 0;
         loop {
             let unsearched = self.buffer.get(searched..).unwrap_or_default();
             if let Some(at) = unsearched.iter().position(|byte| *byte == b'\n') {
                 let newline = searched + at;
-                let text = self.buffer.get(self.taken..newline).unwrap_or_default().to_vec();
-                self.taken = newline + 1;
+                let text = self.buffer.get(self.taken..newline).unwrap_or_default();
                 let start = self.low;
-                self.low += text.len() as u64 + 1;
+                self.low += dropped + text.len() as u64 + 1;
+                let text =
+                    if dropped + text.len() as u64 > MAX_LINE as u64 { Vec::new() } else { text.to_vec() };
+                self.taken = newline + 1;
                 return Ok(Some(Line { start, end: self.low, text }));
             }
             self.buffer.drain(..self.taken);
             self.taken = 0;
+            if self.buffer.len() > MAX_LINE {
+                dropped += self.buffer.len() as u64;
+                self.buffer.clear();
+            }
             searched = self.buffer.len();
-            check_len(searched)?;
-            let read = self.low + searched as u64;
+            let read = self.low + dropped + searched as u64;
             let want = block(self.high.saturating_sub(read));
             if want == 0 {
                 return Ok(None);
@@ -89,29 +103,48 @@ impl<F: ReadAt> Lines<F> {
     fn previous_line(&mut self) -> io::Result<Option<Line>> {
         // The tail of the body that is known to have no newline.
         let mut searched = 0;
+        // Bytes of a line that is too long, behind the buffer, and whether they end with a newline.
+        let (mut dropped, mut is_ended) = (0, false);
         loop {
             // The newline that ends the line itself does not separate it from the one before.
-            let body = self.buffer.split_last().map_or(&[][..], |(_, body)| body);
-            let read = self.high - self.buffer.len() as u64;
+            let body = match dropped {
+                0 => self.buffer.split_last().map_or(&[][..], |(_, body)| body),
+                _ => &self.buffer[..],
+            };
+            let read = self.high - dropped - self.buffer.len() as u64;
             let unsearched = body.get(..body.len() - searched).unwrap_or_default();
             let begin = match unsearched.iter().rposition(|byte| *byte == b'\n') {
                 Some(newline) => Some(newline + 1),
-                None if read <= self.low && !self.buffer.is_empty() => Some(0),
+                None if read <= self.low && (dropped > 0 || !self.buffer.is_empty()) => Some(0),
                 None => None,
             };
             if let Some(begin) = begin {
                 let mut text = self.buffer.split_off(begin);
                 let end = self.high;
-                let start = end - text.len() as u64;
+                let start = end - dropped - text.len() as u64;
                 self.high = start;
-                if text.pop() == Some(b'\n') {
+                if dropped == 0 {
+                    is_ended = text.pop() == Some(b'\n');
+                }
+                if is_ended {
+                    if dropped > 0 || text.len() > MAX_LINE {
+                        text.clear();
+                    }
                     return Ok(Some(Line { start, end, text }));
                 }
-                searched = 0;
+                (searched, dropped) = (0, 0);
                 continue;
             }
-            searched = body.len();
-            check_len(self.buffer.len())?;
+            if self.buffer.len() > MAX_LINE {
+                if dropped == 0 {
+                    is_ended = self.buffer.last() == Some(&b'\n');
+                }
+                dropped += self.buffer.len() as u64;
+                self.buffer.clear();
+                searched = 0;
+            } else {
+                searched = body.len();
+            }
             let want = block(read.saturating_sub(self.low));
             if want == 0 {
                 return Ok(None);
@@ -126,13 +159,6 @@ impl<F: ReadAt> Lines<F> {
 
 fn block(left: u64) -> usize {
     usize::try_from(left).unwrap_or(BLOCK).min(BLOCK)
-}
-
-fn check_len(len: usize) -> io::Result<()> {
-    if len > MAX_LINE {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "a line of the audit file is too long"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -185,11 +211,31 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_is_an_error_not_all_the_memory() {
-        let file = vec![b'x'; MAX_LINE + 3 * BLOCK];
+    fn a_line_that_is_too_long_is_passed_over_without_all_the_memory() {
+        let parts: [&[u8]; 5] =
+            [b"one\n", &vec![b'x'; MAX_LINE + 3 * BLOCK], b"\ntwo\n\n", &vec![b'y'; MAX_LINE], b"\nend"];
+        let file = parts.concat();
         for backwards in [false, true] {
             let mut lines = Lines::new(&file, 0, file.len() as u64, backwards);
-            assert_eq!(lines.next().unwrap_err().kind(), io::ErrorKind::InvalidData);
+            let (mut seen, mut most) = (Vec::new(), 0);
+            while let Some(line) = lines.next().unwrap() {
+                most = most.max(lines.buffer.capacity());
+                seen.push((line.end - line.start, line.is_too_long(), line.text.len()));
+            }
+            if backwards {
+                seen.reverse();
+            }
+            let long = (MAX_LINE + 3 * BLOCK + 1) as u64;
+            let longest = (MAX_LINE as u64 + 1, false, MAX_LINE);
+            assert_eq!(seen, [(4, false, 3), (long, true, 0), (4, false, 3), (1, false, 0), longest]);
+            assert!(most <= 3 * MAX_LINE, "{most}");
+        }
+        // Nothing else.
+        for file in [vec![b'x'; MAX_LINE + 3 * BLOCK], [&vec![b'x'; 2 * MAX_LINE][..], b"\n"].concat()] {
+            let count = usize::from(file.ends_with(b"\n"));
+            for backwards in [false, true] {
+                assert_eq!(all(&file, 0, file.len() as u64, backwards).len(), count);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 //! What a crash left unfinished was never acknowledged. It is kept, closed with a newline, left out of searches, and accounted for
 //! by the next entry.
 
+mod gaps;
 mod ledger;
 mod lines;
 mod retention;
@@ -33,9 +34,10 @@ use teleport_core::id::ClusterName;
 use teleport_core::storage::Backend;
 use tokio::sync::{Semaphore, oneshot, watch};
 
+pub(in crate::audit) use self::gaps::Place;
 use self::ledger::{Ledger, Setup};
 pub use self::verify::{Observed, VerifyError, verify};
-pub(in crate::audit) use self::walk::{Place, Synced, Walk, is_at};
+pub(in crate::audit) use self::walk::{Synced, Walk, is_at};
 use self::writer::{Rendered, Submission, Writer};
 use crate::shared::closed::Closed;
 use crate::shared::files;

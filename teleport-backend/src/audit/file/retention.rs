@@ -25,21 +25,20 @@ impl Ledger {
         let mut first = None;
         while old > 0 {
             let Some(day) = days.get(old) else { return Ok(()) };
-            if let Some(begins) = self.begins(day)? {
-                first = begins;
+            first = self.begins(day)?;
+            if first.is_some() {
                 break;
             }
             old -= 1;
         }
+        let Some(first) = first else { return Ok(()) };
         let removed = days.get(..old).unwrap_or_default();
         let [oldest, ..] = removed else { return Ok(()) };
         let event = AuditEvent::new(EventKind::AuditRetention)
             .field("files", removed.len())
             .field("oldest", oldest.as_str())
             .field("newest", removed.last().map(String::as_str).unwrap_or_default());
-        if let Some(first) = first
-            && !self.checkpoint(tail, CheckpointReason::Retention, |event| event.field("first", first))?
-        {
+        if !self.checkpoint(tail, CheckpointReason::Retention, |event| event.field("first", first))? {
             // Nobody would believe it. It is tried again when the next day begins.
             return Ok(());
         }
@@ -66,15 +65,13 @@ impl Ledger {
         Ok(())
     }
 
-    /// Whether a file may be the first one; if it is chained, with which entry it begins.
-    fn begins(&self, day: &str) -> io::Result<Option<Option<u64>>> {
+    /// With which checkpoint a file begins. One that does not begin with one may not be the first.
+    fn begins(&self, day: &str) -> io::Result<Option<u64>> {
         let file = File::open(file_of(&self.setup.directory, day))?;
         let len = file.metadata()?.len();
-        let Some(line) = Lines::new(&file, 0, len, false).next()? else { return Ok(None) };
-        Ok(match Entry::parse(&line.text) {
-            None => Some(None),
-            Some(entry) => Checkpoint::parse(&entry).map(|_| Some(entry.head().index)),
-        })
+        let line = Lines::new(&file, 0, len, false).next()?;
+        let entry = line.as_ref().and_then(|line| Entry::parse(&line.text));
+        Ok(entry.filter(|entry| Checkpoint::parse(entry).is_some()).map(|entry| entry.head().index))
     }
 
     /// Storage needs to remember no logs whose files are all gone.

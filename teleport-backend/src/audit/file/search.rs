@@ -6,9 +6,11 @@ use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
-use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery, MAX_EVENTS};
+use teleport_core::audit::chain::Entry;
+use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery, EventKind, MAX_EVENTS};
 
-use super::lines::Lines;
+use super::gaps::{self, Place};
+use super::lines::{Line, Lines};
 use super::{days_of, file_of};
 use crate::audit::matching::{DEFAULT_LIMIT, MAX_PAGE_BYTES, Probe};
 use crate::shared::files;
@@ -17,7 +19,7 @@ use crate::shared::files;
 const MAX_SCANNED: u64 = 64 << 20;
 
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SearchError {
+pub(in crate::audit) enum SearchError {
     #[error("the place where the page begins is not one that an earlier page named")]
     InvalidCursor,
     #[error("the audit files cannot be read")]
@@ -30,12 +32,8 @@ impl From<io::Error> for SearchError {
     }
 }
 
-/// A place in the log: everything before it (in the direction of the search) was searched.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Cursor {
-    day: String,
-    offset: u64,
-}
+/// Everything before this place (in the direction of the search) was searched.
+type Cursor = Place;
 
 impl fmt::Display for Cursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,9 +59,14 @@ pub(super) fn search(directory: &Path, query: &AuditQuery) -> Result<AuditPage, 
         limit => limit.min(MAX_EVENTS),
     };
     let after: Option<Cursor> = query.after.as_deref().map(str::parse).transpose()?;
-    let mut page = AuditPage::default();
-    let (mut bytes, mut scanned, mut unreadable) = (0, 0, 0_u64);
+    let mut found = Found { limit, page: AuditPage::default(), places: Vec::new(), bytes: 0, unreadable: 0 };
+    let mut scanned = 0;
+    // Backwards: what is behind this place, up to what was read, is no part of the log.
+    let mut gap: Option<Place> = None;
     for day in days(directory, query, after.as_ref())? {
+        if gap.as_ref().is_some_and(|begin| day > begin.day) {
+            continue;
+        }
         let file = match File::open(file_of(directory, &day)) {
             Ok(file) => file,
             // Retention removed it meanwhile.
@@ -71,49 +74,125 @@ pub(super) fn search(directory: &Path, query: &AuditQuery) -> Result<AuditPage, 
             Err(error) => return Err(error.into()),
         };
         let len = file.metadata()?.len();
-        let place = after.as_ref().filter(|after| after.day == day).map(|after| after.offset.min(len));
+        let from = gap.take().or_else(|| after.clone());
+        let place = from.filter(|from| from.day == day).map(|from| from.offset.min(len));
         let (low, high) =
             if query.newest_first { (0, place.unwrap_or(len)) } else { (place.unwrap_or(0), len) };
         let mut lines = Lines::new(&file, low, high, query.newest_first);
         while let Some(line) = lines.next()? {
+            let at = |offset| Place { day: day.clone(), offset };
             let (before, behind) =
                 if query.newest_first { (line.end, line.start) } else { (line.start, line.end) };
-            let place = |offset| Some(Cursor { day: day.clone(), offset }.to_string());
-            match serde_json::from_slice::<Probe<'_>>(&line.text) {
-                Ok(probe) if probe.matches(query) => {
-                    // Only a match beyond the page shows that there is a next one.
-                    if page.events.len() >= limit || (bytes + line.text.len() > MAX_PAGE_BYTES && bytes > 0) {
-                        page.next = place(before);
-                        break;
-                    }
-                    match serde_json::from_slice::<AuditEvent>(&line.text) {
-                        Ok(event) if query.node.as_ref().is_some_and(|node| !event.is_of_node(node)) => {}
-                        Ok(mut event) => {
-                            // Of the line, not of the event.
-                            event.fields.remove("chain");
-                            bytes += line.text.len();
-                            page.events.push(event);
-                        }
-                        Err(_) => unreadable += 1,
-                    }
+            let probe = serde_json::from_slice::<Probe<'_>>(&line.text).ok();
+            let is_recovery =
+                probe.as_ref().is_some_and(|probe| probe.code == EventKind::AuditRecovered.code());
+            match if is_recovery { gaps::before(directory, &day, &line)? } else { None } {
+                None => {}
+                Some(begin) if !query.newest_first => found.forget_from(&begin),
+                Some(begin) if begin.day == day => lines = Lines::new(&file, 0, begin.offset, true),
+                Some(begin) => {
+                    lines = Lines::new(&file, 0, 0, true);
+                    gap = Some(begin);
                 }
-                Ok(_) => {}
-                Err(_) => unreadable += 1,
             }
             scanned += line.end - line.start;
-            if scanned >= MAX_SCANNED {
-                page.next = place(behind);
+            if !found.take(&line, probe, at(line.start), query) {
+                // Only a match beyond the page shows that there is a next one.
+                found.page.next = Some(at(before).to_string());
+            } else if scanned >= MAX_SCANNED {
+                found.page.next = Some(gap.take().unwrap_or_else(|| at(behind)).to_string());
+            }
+            if found.page.next.is_some() {
+                if !query.newest_first {
+                    found.settle(directory, &day, &mut lines, line)?;
+                }
                 break;
             }
         }
-        if page.next.is_some() {
+        if found.page.next.is_some() {
             break;
         }
     }
-    if unreadable > 0 {
-        tracing::warn!(unreadable, "lines of the audit log cannot be read and were left out");
+    if found.unreadable > 0 {
+        tracing::warn!(
+            unreadable = found.unreadable,
+            "lines of the audit log are no entries, or cannot be read, and were left out"
+        );
     }
-    Ok(page)
+    Ok(found.page)
+}
+
+/// What was found so far.
+struct Found {
+    limit: usize,
+    page: AuditPage,
+    /// Where each of the events stands.
+    places: Vec<Place>,
+    bytes: usize,
+    unreadable: u64,
+}
+
+impl Found {
+    /// Takes the event of a line if it is wanted; `false` if it is and there is no room for it.
+    fn take(&mut self, line: &Line, probe: Option<Probe<'_>>, place: Place, query: &AuditQuery) -> bool {
+        match probe {
+            Some(probe) if !probe.matches(query) => return true,
+            Some(_) if Entry::parse(&line.text).is_some() => {}
+            _ => {
+                self.unreadable += 1;
+                return true;
+            }
+        }
+        let len = line.text.len();
+        if self.page.events.len() >= self.limit || (self.bytes + len > MAX_PAGE_BYTES && self.bytes > 0) {
+            return false;
+        }
+        match serde_json::from_slice::<AuditEvent>(&line.text) {
+            Ok(event) if query.node.as_ref().is_some_and(|node| !event.is_of_node(node)) => {}
+            Ok(mut event) => {
+                // Of the line, not of the event.
+                event.fields.remove("chain");
+                self.bytes += len;
+                self.page.events.push(event);
+                self.places.push(place);
+            }
+            Err(_) => self.unreadable += 1,
+        }
+        true
+    }
+
+    /// What stands there or behind turns out to be no part of the log.
+    fn forget_from(&mut self, begin: &Place) {
+        let kept = self.places.partition_point(|place| place < begin);
+        self.places.truncate(kept);
+        self.page.events.truncate(kept);
+    }
+
+    /// Looks behind the page, whose last line this is, until it is certain that no entry there says that what was found is no part of the log.
+    fn settle(
+        &mut self,
+        directory: &Path,
+        day: &str,
+        lines: &mut Lines<&File>,
+        mut line: Line,
+    ) -> io::Result<()> {
+        let mut looked_at = 0;
+        while looked_at < MAX_SCANNED {
+            if let Some(begin) = gaps::before(directory, day, &line)? {
+                self.forget_from(&begin);
+                return Ok(());
+            }
+            let Some(next) = lines.next()? else { return Ok(()) };
+            if let (Some(this), Some(behind)) = (Entry::parse(&line.text), Entry::parse(&next.text))
+                && behind.follows(&this.head().digest)
+            {
+                return Ok(());
+            }
+            looked_at += next.end - next.start;
+            line = next;
+        }
+        Ok(())
+    }
 }
 
 /// The days to search, in the order of the search.

@@ -10,7 +10,7 @@ use teleport_core::audit::chain::{
 use uuid::Uuid;
 
 use super::file_of;
-use super::lines::{Lines, MAX_LINE};
+use super::lines::{BLOCK, Lines, MAX_LINE};
 
 /// Among how many files the end is looked for. Older ones are read only on the way back to a checkpoint that is known.
 const SEARCHED: usize = 2;
@@ -92,8 +92,8 @@ impl<'a> Backwards<'a> {
             self.next = number;
             let file = File::open(file_of(self.directory, day))?;
             let len = file.metadata()?.len();
-            let rest = rest(&file, len)?;
-            self.open = Some((number, Lines::new(file, 0, len - rest.len() as u64, true)));
+            let (begin, rest) = rest(&file, len)?;
+            self.open = Some((number, Lines::new(file, 0, begin, true)));
             if let Some(seen) = Seen::new(rest, (number, len)) {
                 return Ok(Some(seen));
             }
@@ -101,25 +101,23 @@ impl<'a> Backwards<'a> {
     }
 }
 
-/// What stands behind the last newline of a file.
-fn rest(file: &File, len: u64) -> io::Result<Vec<u8>> {
-    let mut block = MAX_LINE.min(64 * 1024) as u64;
-    loop {
-        let low = len.saturating_sub(block);
-        let mut bytes = vec![0; usize::try_from(len - low).unwrap_or_default()];
-        std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, low)?;
-        match bytes.iter().rposition(|byte| *byte == b'\n') {
-            Some(newline) => return Ok(bytes.split_off(newline + 1)),
-            None if low == 0 => return Ok(bytes),
-            None if block > MAX_LINE as u64 => {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "the audit file ends with a line that is too long to be an entry",
-                ));
-            }
-            None => block *= 4,
+/// What stands behind the last newline of a file, and where; without its bytes if it is too long to be an entry.
+fn rest(file: &File, len: u64) -> io::Result<(u64, Vec<u8>)> {
+    let read = |low: u64, high: u64| {
+        let mut bytes = vec![0; usize::try_from(high - low).unwrap_or_default()];
+        std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, low).map(|()| bytes)
+    };
+    let mut high = len;
+    let begin = loop {
+        let low = high.saturating_sub(BLOCK as u64);
+        match read(low, high)?.iter().rposition(|byte| *byte == b'\n') {
+            Some(newline) => break low + newline as u64 + 1,
+            None if low == 0 => break 0,
+            None => high = low,
         }
-    }
+    };
+    let bytes = if len - begin > MAX_LINE as u64 { Vec::new() } else { read(begin, len)? };
+    Ok((begin, bytes))
 }
 
 /// The end of the log in `days`, the files of `directory`. `keys` are those of this log's checkpoints, `stored` what storage
@@ -134,14 +132,13 @@ pub(super) fn find(
     if let Some(day) = days.last() {
         let file = File::open(file_of(directory, day))?;
         let len = file.metadata()?.len();
-        end.unterminated = !rest(&file, len)?.is_empty();
+        end.unterminated = rest(&file, len)?.0 < len;
     }
     let newest_known = || stored.iter().max_by_key(|known| known.time).cloned();
     let recent = days.len().saturating_sub(SEARCHED);
     let mut lines = Backwards::new(directory, days);
     let Some(mut newest) = lines.next(recent)? else {
-        end.lost = newest_known();
-        return Ok(end);
+        return no_entries(end, directory, days, newest_known());
     };
     // A line counts as an entry when it fits to the one before; then it was written whole, with everything before it.
     let mut oldest: Option<Seen> = None;
@@ -171,8 +168,7 @@ pub(super) fn find(
         let Some(before) = lines.next(reach)? else {
             // A checkpoint stands for itself; anything else is nothing without what it follows.
             if oldest.is_none() && newest.checkpoint(keys).is_none() {
-                end.lost = newest_known();
-                return Ok(end);
+                return no_entries(end, directory, days, newest_known());
             }
             break;
         };
@@ -201,6 +197,17 @@ pub(super) fn find(
     Ok(end)
 }
 
+/// Nothing in the files is an entry: the log begins behind what is there.
+fn no_entries(
+    end: End,
+    directory: &Path,
+    days: &[String],
+    lost: Option<StoredCheckpoint>,
+) -> io::Result<End> {
+    let gap = if lost.is_none() { gap(directory, days, (0, 0))? } else { None };
+    Ok(End { gap, lost, ..end })
+}
+
 /// What follows a place, over the files.
 fn gap(directory: &Path, days: &[String], place: (usize, u64)) -> io::Result<Option<(u64, Hasher)>> {
     let (mut bytes, mut digest) = (0, Hasher::new());
@@ -209,7 +216,7 @@ fn gap(directory: &Path, days: &[String], place: (usize, u64)) -> io::Result<Opt
         let mut file = File::open(file_of(directory, day))?;
         file.seek(SeekFrom::Start(start))?;
         start = 0;
-        let mut block = vec![0; 64 * 1024];
+        let mut block = vec![0; BLOCK];
         loop {
             let read = file.read(&mut block)?;
             if read == 0 {

@@ -7,7 +7,7 @@ use std::path::Path;
 use teleport_core::audit::chain::{Entry, Finding, Proven, Verifier};
 use teleport_core::clock::Timestamp;
 
-use super::lines::{Lines, MAX_LINE};
+use super::lines::{BLOCK, Lines};
 use super::{EXTENSION, days_of, file_of};
 use crate::shared::files;
 
@@ -67,36 +67,42 @@ pub fn verify(
         let file = File::open(file_of(directory, day))?;
         let mut high = file.metadata()?.len();
         let mut low = 0;
-        let rest = loop {
+        loop {
             let mut lines = Lines::new(&file, low, high, false);
-            loop {
-                let line = match lines.next() {
-                    Ok(Some(line)) => line,
-                    Ok(None) => break,
-                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                        return Err(verifier.too_long().into());
-                    }
-                    Err(error) => return Err(error.into()),
-                };
-                let read = line.end - line.start;
-                if let Some(entry) = verifier.line(&line.text)? {
+            while let Some(line) = lines.next()? {
+                if line.is_too_long() {
+                    foreign(&mut verifier, &file, line.start, line.end)?;
+                } else if let Some(entry) = verifier.line(&line.text)? {
                     observe(Observed::Entry(entry)).map_err(|finding| verifier.placed(finding))?;
                 }
-                done += read;
+                done += line.end - line.start;
                 observe(Observed::Progress(done, total.max(done)))?;
             }
             low = lines.place();
             let now = file.metadata()?.len();
             if low == high || now <= high {
-                break high.saturating_sub(low);
+                break;
             }
             // The line was being written.
             high = now;
-        };
-        let len = usize::try_from(rest).unwrap_or(MAX_LINE).min(MAX_LINE);
-        let mut bytes = vec![0; len];
-        std::os::unix::fs::FileExt::read_exact_at(&file, &mut bytes, low)?;
-        verifier.rest(&bytes);
+        }
+        if low < high {
+            foreign(&mut verifier, &file, low, high)?;
+        }
     }
     Ok(verifier.finish()?)
+}
+
+/// A line that is too long to be an entry, or that has no end.
+fn foreign(verifier: &mut Verifier, file: &File, mut low: u64, high: u64) -> io::Result<()> {
+    verifier.no_entry();
+    let mut block = vec![0; BLOCK];
+    while low < high {
+        let len = usize::try_from(high - low).unwrap_or(BLOCK).min(BLOCK);
+        let bytes = block.get_mut(..len).unwrap_or_default();
+        std::os::unix::fs::FileExt::read_exact_at(file, bytes, low)?;
+        verifier.foreign(bytes);
+        low += len as u64;
+    }
+    Ok(())
 }

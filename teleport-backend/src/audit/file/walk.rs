@@ -1,26 +1,22 @@
 //! Reading the log forwards, over its files, from a place and up to one.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use memchr::memmem;
-use serde::{Deserialize, Serialize};
 use teleport_core::audit::EventKind;
 use teleport_core::audit::chain::{ChainHead, Checkpoint, Entry};
 use uuid::Uuid;
 
-use super::lines::Lines;
+use super::gaps::{self, Place};
+use super::lines::{Line, Lines};
 use super::{days_of, file_of};
 
-/// A place between two lines of the log.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(in crate::audit) struct Place {
-    /// The file.
-    pub(in crate::audit) day: String,
-    pub(in crate::audit) offset: u64,
-}
+/// How many bytes are looked at to see that a line is part of the log.
+const MAX_AHEAD: u64 = 4 << 20;
 
 /// How much of the log is on the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,15 +26,28 @@ pub(in crate::audit) struct Synced {
     pub(in crate::audit) log: Uuid,
 }
 
-/// Lines of a log, oldest first.
+/// Entries of a log, oldest first: what a crash left and an entry behind it accounts for is none.
 pub(in crate::audit) struct Walk {
     directory: Arc<Path>,
     /// Newest first.
     days: Vec<String>,
     end: Option<Place>,
-    open: Option<Lines<File>>,
+    open: Option<(String, Lines<File>)>,
+    /// What was read, behind the last line that was returned.
+    ahead: VecDeque<Ahead>,
+    ahead_bytes: u64,
+    /// Of `ahead`, how many are part of the log for certain.
+    settled: usize,
+    /// Behind what was read.
+    read: Place,
     place: Place,
     log: Uuid,
+}
+
+/// A line that has the form of an entry.
+struct Ahead {
+    day: String,
+    line: Line,
 }
 
 impl Walk {
@@ -52,7 +61,19 @@ impl Walk {
         let mut days = days_of(&directory)?;
         days.retain(|day| *day >= from.day && end.as_ref().is_none_or(|end| *day <= end.day));
         days.reverse();
-        Ok(Self { directory, days, end, open: None, place: from, log })
+        let (ahead, read) = (VecDeque::new(), from.clone());
+        Ok(Self {
+            directory,
+            days,
+            end,
+            open: None,
+            ahead,
+            ahead_bytes: 0,
+            settled: 0,
+            read,
+            place: from,
+            log,
+        })
     }
 
     /// Like [`Walk::new`], but at most about the newest `bytes`. Says whether some were left out.
@@ -77,14 +98,50 @@ impl Walk {
         Ok((Self::new(directory, from, None, log)?, false))
     }
 
-    /// The next line, whatever it is.
+    /// The line of the next entry.
     pub(in crate::audit) fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        while self.settled == 0 {
+            let Some(next) = self.read()? else {
+                self.settled = self.ahead.len();
+                break;
+            };
+            self.look(next)?;
+        }
+        let Some(Ahead { day, line }) = self.ahead.pop_front() else {
+            self.place = self.read.clone();
+            return Ok(None);
+        };
+        self.settled = self.settled.saturating_sub(1);
+        self.ahead_bytes = self.ahead_bytes.saturating_sub(line.end - line.start);
+        self.place = Place { day, offset: line.end };
+        self.note_log(&line.text);
+        Ok(Some(line.text))
+    }
+
+    /// Takes a line, and sees what it says of those before.
+    fn look(&mut self, next: Ahead) -> io::Result<()> {
+        let Some(entry) = Entry::parse(&next.line.text) else { return Ok(()) };
+        let before = self.ahead.back().and_then(|before| Entry::parse(&before.line.text));
+        let follows = before.is_some_and(|before| entry.follows(&before.head().digest));
+        if !follows && let Some(begin) = gaps::before(&self.directory, &next.day, &next.line)? {
+            self.ahead
+                .retain(|ahead| (ahead.day.as_str(), ahead.line.start) < (begin.day.as_str(), begin.offset));
+        }
+        if follows || self.ahead_bytes >= MAX_AHEAD {
+            self.settled = self.ahead.len();
+        }
+        self.ahead_bytes += next.line.end - next.line.start;
+        self.ahead.push_back(next);
+        Ok(())
+    }
+
+    /// The next line, whatever it is.
+    fn read(&mut self) -> io::Result<Option<Ahead>> {
         loop {
-            if let Some(lines) = &mut self.open {
+            if let Some((day, lines)) = &mut self.open {
                 if let Some(line) = lines.next()? {
-                    self.place.offset = line.end;
-                    self.note_log(&line.text);
-                    return Ok(Some(line.text));
+                    self.read.offset = line.end;
+                    return Ok(Some(Ahead { day: day.clone(), line }));
                 }
                 self.open = None;
             }
@@ -100,9 +157,9 @@ impl Walk {
                 Some(end) if end.day == day => len.min(end.offset),
                 _ => len,
             };
-            let low = if day == self.place.day { self.place.offset } else { 0 };
-            self.place = Place { day, offset: low };
-            self.open = Some(Lines::new(file, low, high.max(low), false));
+            let low = if day == self.read.day { self.read.offset } else { 0 };
+            self.read = Place { day: day.clone(), offset: low };
+            self.open = Some((day, Lines::new(file, low, high.max(low), false)));
         }
     }
 
@@ -120,7 +177,7 @@ impl Walk {
         }
     }
 
-    /// Behind the last line that was read.
+    /// Behind the last line that was returned; when none is left, behind all.
     pub(in crate::audit) const fn place(&self) -> &Place {
         &self.place
     }

@@ -56,8 +56,7 @@ impl FsRecordingStore {
     /// # Errors
     /// [`RecordingError::Unavailable`] if it cannot be made.
     pub async fn open(directory: impl AsRef<Path>) -> Result<Self, RecordingError> {
-        let root = directory.as_ref().to_owned();
-        let store = Self(Arc::new(Store { locks: std::array::from_fn(|_| Mutex::new(())), root }));
+        let store = Self::existing(directory);
         store
             .run(|store| {
                 for name in [DAYS, USERS, SESSIONS, DELETED] {
@@ -67,6 +66,14 @@ impl FsRecordingStore {
             })
             .await?;
         Ok(store)
+    }
+
+    /// The store in `directory` as it is: nothing is made or written to read from it.
+    pub fn existing(directory: impl AsRef<Path>) -> Self {
+        Self(Arc::new(Store {
+            locks: std::array::from_fn(|_| Mutex::new(())),
+            root: directory.as_ref().to_owned(),
+        }))
     }
 
     /// Runs file operations on the blocking pool. Dropping the future does not stop them.

@@ -200,7 +200,10 @@ impl Session {
                 Err(Failure::Conflict("the recording is complete with another number of parts"))
             };
         }
-        let stored = self.numbers()?;
+        let mut stored = self.numbers()?;
+        if completion.abandoned && !stored.contains(&parts) {
+            stored.retain(|number| *number < parts);
+        }
         if stored.iter().copied().ne(0..parts) {
             let missing = stored.len() < parts as usize;
             return Err(Failure::Conflict(if missing {

@@ -89,12 +89,13 @@ impl SoFar {
         (0..).map_while(|number| self.parts.get(&number).copied()).collect()
     }
 
-    /// The same, if there are exactly so many and no gap.
-    pub(super) fn exactly(&self, parts: u32) -> Result<Vec<u32>, &'static str> {
+    /// The same, if there are exactly as many as a completion says and no gap; behind one that is abandoned there may be.
+    pub(super) fn exactly(&self, completion: &Completion) -> Result<Vec<u32>, &'static str> {
         let gapless = self.gapless();
-        if gapless.len() < parts as usize {
+        let parts = completion.parts as usize;
+        if gapless.len() < parts {
             Err("a part is missing")
-        } else if self.parts.len() > parts as usize {
+        } else if gapless.len() > parts || (self.parts.len() > parts && !completion.abandoned) {
             Err("there are more parts")
         } else {
             Ok(gapless)

@@ -192,7 +192,7 @@ impl S3RecordingStore {
         if so_far.is_complete {
             return agree(&*self.manifest(session).await?.ok_or(Failure::NotFound)?);
         }
-        let lengths = so_far.exactly(completion.parts).map_err(conflict)?;
+        let lengths = so_far.exactly(completion).map_err(conflict)?;
         // First: a recording that is complete is listed for everybody.
         for user in &completion.participants {
             self.mark(Some(user), &meta.meta).await?;

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
@@ -24,6 +25,8 @@ use super::{Options, connect};
 
 /// How much of a recording is read at a time.
 const PIECE: usize = 1 << 20;
+/// The exit status when nothing is wrong as far as it can be known, and nothing is proven.
+const NOT_PROVEN: u8 = 3;
 /// How a file of keys differs from a key.
 const KEY_HINT: &str = "as `tctl auth export --type=audit` prints it";
 
@@ -33,6 +36,7 @@ pub(super) enum Command {
     ///
     /// On the auth host it takes the log's files, the keys and the newest checkpoint from there. With --key it needs no auth
     /// service: copy the files anywhere, and say --dir. What was cut off behind the last checkpoint cannot be noticed.
+    /// Exits with 0 when the log is proven, with 1 when something is wrong, and with 3 when there is nothing that would prove it.
     Verify(Verify),
 }
 
@@ -67,7 +71,7 @@ enum Format {
     Text,
 }
 
-pub(super) async fn run(options: &Options, command: Command) -> Result<()> {
+pub(super) async fn run(options: &Options, command: Command) -> Result<ExitCode> {
     let Command::Verify(wanted) = command;
     let mut keys = keys(&wanted.key)?;
     let dir = match &wanted.dir {
@@ -100,7 +104,7 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<()> {
                 Some(dir) => dir,
                 None => connect::audit_and_recordings(options)?.1,
             };
-            Some(Recordings::open(&dir).await?)
+            Some(Recordings::open(&dir)?)
         }
     };
     let progress = Progress::new();
@@ -125,30 +129,56 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<()> {
         (outcome, recordings)
     });
     let (outcome, recordings) = outcome.await?;
-    match outcome {
-        Ok(proven) => match wanted.format {
-            Format::Json => {
-                let recordings = recordings.as_ref().map(Recordings::counts);
-                print_json(&Report { ok: true, proven: Some(&proven), recordings, finding: None })
+    let finding = match outcome {
+        Ok(proven) if proven.head.is_some() => {
+            match wanted.format {
+                Format::Json => {
+                    let recordings = recordings.as_ref().map(Recordings::counts);
+                    let verdict = Verdict::Whole;
+                    print_json(&Report {
+                        ok: true,
+                        verdict,
+                        proven: Some(&proven),
+                        recordings,
+                        finding: None,
+                    })?;
+                }
+                Format::Text => print_text(&text(&proven, recordings.as_ref(), &dir))?,
             }
-            Format::Text => print_text(&text(&proven, recordings.as_ref(), &dir)),
-        },
-        Err(VerifyError::Found(finding)) => {
-            if wanted.format == Format::Json {
-                let described = Described {
-                    file: &finding.file,
-                    line: finding.line,
-                    index: finding.index,
-                    what: finding.flaw.to_string(),
-                };
-                print_json(&Report { ok: false, proven: None, recordings: None, finding: Some(described) })?;
-            }
-            bail!("the audit log is not whole: {finding}")
+            return Ok(ExitCode::SUCCESS);
         }
+        Ok(_) => None,
+        Err(VerifyError::Found(finding)) => Some(finding),
         Err(error) => {
-            Err(error).with_context(|| format!("{}: is this the directory of an audit log?", dir.display()))
+            return Err(error)
+                .with_context(|| format!("{}: is this the directory of an audit log?", dir.display()));
         }
+    };
+    let verdict = match &finding {
+        None => Verdict::Empty,
+        Some(Finding { flaw: Flaw::Unsigned, .. }) => Verdict::Unsigned,
+        Some(_) => Verdict::Broken,
+    };
+    if wanted.format == Format::Json {
+        let finding = finding.as_ref().map(|finding| Described {
+            file: &finding.file,
+            line: finding.line,
+            index: finding.index,
+            what: finding.flaw.to_string(),
+        });
+        print_json(&Report { ok: false, verdict, proven: None, recordings: None, finding })?;
     }
+    match (verdict, finding) {
+        (Verdict::Empty, _) => {
+            eprintln!("ERROR: nothing is proven: there is no audit log in {}", dir.display())
+        }
+        (Verdict::Unsigned, Some(finding)) => eprintln!(
+            "ERROR: nothing is proven: {finding}; whoever can write its files could have made all of it anew"
+        ),
+        (_, Some(finding)) => bail!("the audit log is not whole: {finding}"),
+        (_, None) => {}
+    }
+    Ok(ExitCode::from(NOT_PROVEN))
 }
 
 fn keys(said: &[String]) -> Result<Vec<CheckpointKey>> {
@@ -167,9 +197,24 @@ fn keys(said: &[String]) -> Result<Vec<CheckpointKey>> {
     Ok(keys)
 }
 
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    /// Something is wrong with it.
+    Broken,
+    /// There is none.
+    Empty,
+    /// It is a chain that nobody has signed.
+    Unsigned,
+    /// It is proven.
+    Whole,
+}
+
 #[derive(Serialize)]
 struct Report<'a> {
     ok: bool,
+    verdict: Verdict,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     proven: Option<&'a Proven>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -199,14 +244,7 @@ fn plural(count: u64, what: &str) -> String {
 
 fn text(proven: &Proven, recordings: Option<&Recordings>, dir: &Path) -> String {
     let (Some(first), Some(head)) = (proven.first, proven.head) else {
-        return match proven.unchained {
-            0 => format!("There is no audit log in {}.", dir.display()),
-            lines => format!(
-                "Nothing is proven: the {} in {} are of a version without the chain.",
-                plural(lines, "line"),
-                dir.display()
-            ),
-        };
+        return format!("There is no audit log in {}.", dir.display());
     };
     let mut lines = vec![format!(
         "The audit log of {} is whole: {}, from entry {first} to {}, with {}.",
@@ -225,13 +263,6 @@ fn text(proven: &Proven, recordings: Option<&Recordings>, dir: &Path) -> String 
             ),
         });
     }
-    if proven.unchained > 0 {
-        let (file, line) = proven.begins.clone().unwrap_or_default();
-        lines.push(format!(
-            "The chain begins in {file}, line {line}: nothing is proven of the {} before, of a version without it.",
-            plural(proven.unchained, "line")
-        ));
-    }
     if first > 0 {
         lines.push(format!("Entries before {first} were removed by retention, or left out by --from."));
     }
@@ -247,7 +278,7 @@ fn text(proven: &Proven, recordings: Option<&Recordings>, dir: &Path) -> String 
     if let Some(recordings) = recordings {
         let Counts { whole, absent, unbound } = recordings.counts();
         lines.push(format!(
-            "{} as the log says; {absent} no longer stored; {unbound} from a version that wrote no digest.",
+            "{} as the log says; {absent} no longer stored; {unbound} of which the log has no digest.",
             plural(whole, "recording")
         ));
     }
@@ -269,11 +300,11 @@ struct Upload {
 }
 
 impl Recordings {
-    async fn open(dir: &Path) -> Result<Self> {
+    fn open(dir: &Path) -> Result<Self> {
         if !dir.is_dir() {
             bail!("--recordings: there are no recordings in {}", dir.display());
         }
-        let store = FsRecordingStore::open(dir).await?;
+        let store = FsRecordingStore::existing(dir);
         Ok(Self { store: Arc::new(store), counts: Counts { whole: 0, absent: 0, unbound: 0 } })
     }
 

@@ -189,7 +189,6 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Update(update) => resources::update(&context, update).await,
             Command::Users { command } => users::run(&context, command).await,
         };
-        outcome.map_err(|error| context.explain(error))
-    })?;
-    Ok(ExitCode::SUCCESS)
+        outcome.map(|()| ExitCode::SUCCESS).map_err(|error| context.explain(error))
+    })
 }

@@ -120,9 +120,6 @@ pub enum Flaw {
         /// How many bytes it has.
         bytes: u64,
     },
-    /// A line cannot be read.
-    #[error("the line is too long to be an entry")]
-    TooLong,
     /// There are entries, and no checkpoint among them.
     #[error("nothing in the log is signed: there is no checkpoint")]
     Unsigned,
@@ -206,8 +203,6 @@ pub struct Proven {
     /// Entries behind it: that they are in order is shown, that none was cut off behind them, or that they were not all
     /// replaced, is not.
     pub unsigned: u64,
-    /// Lines before the chain begins, of a version without one: nothing is known of them.
-    pub unchained: u64,
     /// The lines that retention removed, according to the log: entries before this one.
     pub removed_before: u64,
     /// How often the writer was interrupted.
@@ -223,6 +218,8 @@ struct Gap {
     digest: Hasher,
     file: String,
     line: u64,
+    /// What is wrong with its first line, if that has the form of an entry.
+    flaw: Option<(u64, Flaw)>,
 }
 
 /// An entry that must be there.
@@ -236,7 +233,7 @@ struct Known {
 
 /// Checks the lines of a log as they come.
 ///
-/// Feed it every line of every file in order; the first thing that is wrong ends it.
+/// Feed it every line of every file in order; what is wrong is told at the latest by [`Verifier::finish`].
 #[derive(Clone, Debug)]
 pub struct Verifier {
     keys: Vec<CheckpointKey>,
@@ -307,75 +304,60 @@ impl Verifier {
     /// [`Finding`]: what is wrong with it. Nothing more can be said of what follows.
     pub fn line<'a>(&mut self, line: &'a [u8]) -> Result<Option<Entry<'a>>, Finding> {
         self.line += 1;
-        let entry = Entry::parse(line);
-        let Some(before) = self.chain else {
-            return match entry {
-                Some(entry) => self.begin(&entry).map(|()| Some(entry)),
-                None => {
-                    self.proven.unchained += 1;
-                    Ok(None)
-                }
-            };
-        };
-        let Some(entry) = entry else {
-            self.foreign(line, true);
+        let Some(entry) = Entry::parse(line) else {
+            self.foreign_line(line, None);
             return Ok(None);
         };
-        let (index, expected) = (entry.index, before.next_index());
-        let flaw = if index == 0 && expected > 0 && self.is_a_beginning(&entry) {
-            Some(Flaw::Restarted)
-        } else if index > expected {
-            Some(Flaw::Missing { from: expected, to: index - 1 })
-        } else if index < expected {
-            Some(Flaw::Order { index, expected })
-        } else if !entry.follows(&before.digest()) {
-            Some(Flaw::Changed)
-        } else {
-            None
+        let Some(before) = self.chain else {
+            self.begin(&entry)?;
+            return Ok(Some(entry));
         };
-        // What stands before is wrong first, unless this entry says why.
-        if flaw.is_some()
-            && let Some(gap) = self.gap.take()
-        {
-            return Err(foreign(gap));
+        let (index, expected) = (entry.index, before.next_index());
+        if index == 0 && expected > 0 && self.is_a_beginning(&entry) {
+            // What stands before is wrong first.
+            return Err(self.gap.take().map_or_else(|| self.found(Some(index), Flaw::Restarted), foreign));
         }
-        if let Some(flaw) = flaw {
-            return Err(self.found(Some(index), flaw));
-        }
-        self.accept(&entry, before.digest())?;
-        Ok(Some(entry))
+        let flaw = if index > expected {
+            Flaw::Missing { from: expected, to: index - 1 }
+        } else if index < expected {
+            Flaw::Order { index, expected }
+        } else if entry.follows(&before.digest()) {
+            self.accept(&entry, before.digest())?;
+            return Ok(Some(entry));
+        } else {
+            Flaw::Changed
+        };
+        // A crash of the machine can leave whole lines behind one that it lost. Then an entry that follows accounts for them.
+        self.foreign_line(line, Some((index, flaw)));
+        Ok(None)
     }
 
-    /// The next line is longer than any that a log has.
-    pub fn too_long(mut self) -> Finding {
+    /// The next line is no entry, as one that is too long or has no end: its bytes follow, with its newline if it has one. An entry behind it may
+    /// account for them.
+    pub const fn no_entry(&mut self) {
         self.line += 1;
-        self.found(None, Flaw::TooLong)
     }
 
-    /// What follows the last newline of the file. An entry of a later file may account for it.
-    pub fn rest(&mut self, rest: &[u8]) {
-        if !rest.is_empty() {
-            self.line += 1;
-            if self.chain.is_some() {
-                self.foreign(rest, false);
-            } else {
-                self.proven.unchained += 1;
-            }
+    fn foreign_line(&mut self, line: &[u8], flaw: Option<(u64, Flaw)>) {
+        let is_first = self.gap.is_none();
+        self.foreign(line);
+        self.foreign(b"\n");
+        if let Some(gap) = self.gap.as_mut().filter(|_| is_first) {
+            gap.flaw = flaw;
         }
     }
 
-    fn foreign(&mut self, bytes: &[u8], newline: bool) {
+    /// The next bytes of a line that is no entry.
+    pub fn foreign(&mut self, bytes: &[u8]) {
         let gap = self.gap.get_or_insert_with(|| Gap {
             bytes: 0,
             digest: Hasher::new(),
             file: self.file.clone(),
             line: self.line,
+            flaw: None,
         });
         gap.digest.update(bytes);
-        if newline {
-            gap.digest.update(b"\n");
-        }
-        gap.bytes += bytes.len() as u64 + u64::from(newline);
+        gap.bytes += bytes.len() as u64;
     }
 
     fn is_a_beginning(&self, entry: &Entry<'_>) -> bool {
@@ -386,6 +368,12 @@ impl Verifier {
 
     fn begin(&mut self, entry: &Entry<'_>) -> Result<(), Finding> {
         let index = entry.index;
+        // What stands before the first entry was accounted for by nobody, unless the log began with it.
+        if index > 0
+            && let Some(gap) = self.gap.take()
+        {
+            return Err(foreign(gap));
+        }
         let before = if index == 0 {
             Digest::ZERO
         } else {
@@ -483,10 +471,12 @@ impl Verifier {
     pub fn finish(mut self) -> Result<Proven, Finding> {
         if let Some(gap) = self.gap.take() {
             let at_the_end = gap.file == self.file && gap.line == self.line;
-            let Finding { file, line, index, .. } = foreign(gap.clone());
-            let flaw =
-                if at_the_end { Flaw::Torn { bytes: gap.bytes } } else { Flaw::Foreign { bytes: gap.bytes } };
-            return Err(Finding { file, line, index, flaw });
+            let bytes = gap.bytes;
+            let mut finding = foreign(gap);
+            if at_the_end && matches!(finding.flaw, Flaw::Foreign { .. }) {
+                finding.flaw = Flaw::Torn { bytes };
+            }
+            return Err(finding);
         }
         let head = self.proven.head;
         for known in self.known.iter().filter(|known| !known.seen) {
@@ -515,6 +505,11 @@ impl Verifier {
     }
 }
 
+/// Nobody accounts for it: what is wrong is what its first line is.
 fn foreign(gap: Gap) -> Finding {
-    Finding { file: gap.file, line: gap.line, index: None, flaw: Flaw::Foreign { bytes: gap.bytes } }
+    let (index, flaw) = match gap.flaw {
+        Some((index, flaw)) => (Some(index), flaw),
+        None => (None, Flaw::Foreign { bytes: gap.bytes }),
+    };
+    Finding { file: gap.file, line: gap.line, index, flaw }
 }
