@@ -17,6 +17,7 @@ pub mod guessing;
 pub mod load;
 pub mod memory;
 pub mod process;
+pub mod recorded;
 pub mod reissue;
 pub mod report;
 pub mod sessions;

@@ -1,5 +1,5 @@
 //! What recordings cost: bytes for a megabyte of terminal output beside `script` and `asciinema`, memory for ten hours and a
-//! gigabyte, and the throughput of a recorded session beside an unrecorded one.
+//! gigabyte, and what a recorded session loses beside an unrecorded one.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -16,14 +16,11 @@ use teleport_core::recording::{
 };
 use tokio::time::Instant;
 
-use crate::Scale;
-use crate::cluster::Cluster;
-use crate::load::Way;
 use crate::process::resident_of;
 use crate::report::{Goal, Row, median};
-use crate::sessions::stock;
+use crate::{Scale, recorded};
 
-const MB: f64 = 1e6;
+pub(crate) const MB: f64 = 1e6;
 /// How often the spool of a node writes what there is.
 const FLUSH: Duration = Duration::from_millis(500);
 
@@ -60,7 +57,7 @@ pub async fn run(scale: Scale) -> Result<Vec<Row>> {
     rows.push(Row::alone("stored for a MB of output, all of it", "KB", each, Goal::AtMost(200.0)));
     rows.extend(typed()?);
     rows.extend(memory(scale)?);
-    rows.extend(throughput(dir.path(), scale).await?);
+    rows.extend(recorded::rows(dir.path(), scale).await?);
     Ok(rows)
 }
 
@@ -236,47 +233,4 @@ fn piece(file: &mut File, offset: u64, len: usize) -> Result<Vec<u8>> {
     let read = file.read(&mut piece)?;
     piece.truncate(read);
     Ok(piece)
-}
-
-/// Output of a command through the stock client, of a node that records and of one that does not.
-async fn throughput(dir: &Path, scale: Scale) -> Result<Vec<Row>> {
-    let output = dir.join("output");
-    let mut file = File::create(&output)?;
-    let listing = Command::new("sh").args(["-c", "ls -laR /usr | head -c 16000000"]).output()?.stdout;
-    for _ in 0..scale.of(16, 1) {
-        file.write_all(&listing)?;
-    }
-    let bytes = file.metadata()?.len();
-    drop(file);
-    let mut nodes = Vec::new();
-    for mode in ["node", "off"] {
-        let dir = dir.join(mode);
-        std::fs::create_dir(&dir)?;
-        let cluster = Cluster::start_with(&dir, &format!("  session_recording: \"{mode}\"\n"))?;
-        let key = cluster.user().await?.write(&dir)?;
-        nodes.push((cluster, key, Vec::new()));
-    }
-    // By turns, so that what else happens on the machine happens to both.
-    for _ in 0..scale.of(7, 1) {
-        for (cluster, key, speeds) in &mut nodes {
-            let began = Instant::now();
-            let mut ssh = stock(key, &Way::direct(cluster.node), None)?;
-            let status = ssh
-                .arg(format!("cat {}", output.display()))
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .status()?;
-            ensure!(status.success(), "ssh ended with {status}");
-            speeds.push(bytes as f64 / MB / began.elapsed().as_secs_f64());
-        }
-    }
-    let mut speeds = nodes.into_iter().map(|(_, _, speeds)| median(speeds));
-    let (recorded, unrecorded) = (speeds.next().unwrap_or(f64::NAN), speeds.next().unwrap_or(f64::NAN));
-    Ok(vec![Row::against(
-        "output of a recorded session",
-        "MB/s",
-        recorded,
-        ("unrecorded", unrecorded),
-        Goal::AtLeast(0.97),
-    )])
 }

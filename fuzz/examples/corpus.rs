@@ -18,7 +18,7 @@ use teleport_core::cert::{CertIssuer, PublicKey, SubjectKeys, TlsPublicKey};
 use teleport_core::clock::Clock;
 use teleport_core::entropy::{Entropy, SystemEntropy};
 use teleport_core::id::{ClusterName, HostRole, NodeName, OsLogin, RoleName, UserName};
-use teleport_core::recording::{Encoder, OutputStream, RecordedEvent, SessionEnd};
+use teleport_core::recording::{Decoder, Encoder, OutputStream, RecordedEvent, SessionEnd};
 use teleport_core::resource::builtin_roles;
 use teleport_core::secret::SecretBytes;
 use teleport_core::testing::ManualClock;
@@ -47,6 +47,42 @@ async fn main() {
     texts();
     hellos();
     origins();
+    files();
+}
+
+/// Conversations with SFTP servers.
+fn files() {
+    let string = |text: &str| {
+        [&u32::try_from(text.len()).expect("it is short").to_be_bytes()[..], text.as_bytes()].concat()
+    };
+    let packet = |kind: u8, id: u32, rest: &[&[u8]]| {
+        let body = [&[kind][..], &id.to_be_bytes(), &rest.concat()].concat();
+        [&u32::try_from(body.len()).expect("it is short").to_be_bytes()[..], &body].concat()
+    };
+    let (zero, one) = (0_u32.to_be_bytes(), 1_u32.to_be_bytes());
+    let said = |client: &[Vec<u8>], server: &[Vec<u8>]| {
+        let client = client.concat();
+        let length = u16::try_from(client.len()).expect("it is short").to_be_bytes();
+        [&[7][..], &length, &client, &server.concat()].concat()
+    };
+    let begin = [0, 0, 0, 5, 1, 0, 0, 0, 3].to_vec();
+    let (offset, path) = ([0; 8], string("/etc/motd"));
+    let open = packet(3, 1, &[&path, &one, &zero]);
+    let opened = packet(102, 1, &[&string("handle")]);
+    let read = packet(5, 2, &[&string("handle"), &offset, &one]);
+    let data = packet(103, 2, &[&string("x")]);
+    let put = packet(6, 3, &[&string("handle"), &offset, &string("some data")]);
+    let set = packet(10, 4, &[&string("handle"), &4_u32.to_be_bytes(), &one]);
+    let close = packet(4, 5, &[&string("handle")]);
+    let good = |id| packet(101, id, &[&zero, &string(""), &string("")]);
+    let bad = |id| packet(101, id, &[&3_u32.to_be_bytes(), &string("Permission denied"), &string("")]);
+    let transfer = [begin.clone(), open.clone(), read, put, set, close];
+    write("sftp_watch", "transfer", said(&transfer, &[opened, data, good(3), good(4), good(5)]));
+    let rename = packet(18, 6, &[&string("a"), &string("b")]);
+    let link = packet(200, 7, &[&string("hardlink@openssh.com"), &string("a"), &string("b")]);
+    let remove = packet(13, 8, &[&path]);
+    write("sftp_watch", "changes", said(&[begin.clone(), rename, link, remove], &[bad(6), good(8)]));
+    write("sftp_watch", "cut", said(&[begin, open[..open.len() - 2].to_vec()], &[]));
 }
 
 /// What proxies say of their clients.
@@ -299,6 +335,27 @@ fn recordings() {
     write("recording", "whole", [&[0xff][..], &first, &second].concat());
     write("recording", "bytes", [&[0][..], &first, &second].concat());
     write("recording", "cut", [&[9][..], &first, &second[..second.len() - 3]].concat());
+    // Several segments; one of them damaged, so that the index leads on; and what a node makes of one that was cut.
+    let mut encoder = Encoder::new(&meta).expect("a writer");
+    for second in 0..6 {
+        let line = format!("{second}").repeat(128 << 10);
+        encoder.output(Duration::from_secs(second), OutputStream::Stdout, line.as_bytes()).expect("memory");
+    }
+    encoder
+        .event(&RecordedEvent::End { at: Duration::from_secs(9), end: SessionEnd::Exited(3) })
+        .expect("memory");
+    let mut segments = encoder.take(true).expect("memory");
+    write("recording", "segments", [&[0xff][..], &segments].concat());
+    let mut decoder = Decoder::new().expect("a reader");
+    decoder.feed(&segments[..segments.len() / 2]);
+    while let Ok(Some(_)) = decoder.next_event() {}
+    let intact = usize::try_from(decoder.intact()).expect("memory");
+    let interruption = Encoder::interruption(&decoder).expect("memory");
+    write("recording", "interrupted", [&[0xff][..], &segments[..intact], &interruption].concat());
+    let second = segments.windows(4).enumerate().filter(|(_, four)| four == b"TPSG").nth(1);
+    let (second, _) = second.expect("several segments");
+    segments[second + 40] ^= 1;
+    write("recording", "damaged", [&[0xff][..], &segments].concat());
     write(
         "recording_frame",
         "events",

@@ -2,6 +2,7 @@
 //! not take, must not cost the events beside it.
 
 use teleport_core::audit::AuditEvent;
+use teleport_core::entropy::{Entropy, EntropyExt};
 
 /// The longest batch, in bytes of JSON: half of what the auth service reads of one request.
 const MAX_BYTES: usize = 512 << 10;
@@ -46,6 +47,14 @@ impl<T: AsRef<AuditEvent>> Batches<T> {
         self.0.push(rest);
         self.0.push(batch);
         Ok(())
+    }
+}
+
+/// Names events, so that what is sent again, because the answer was lost, is written once.
+pub(crate) fn name(events: &mut [AuditEvent], entropy: &dyn Entropy) {
+    for event in events {
+        // One without a name is written at least once.
+        event.uid = entropy.uuid().unwrap_or_default();
     }
 }
 

@@ -102,5 +102,7 @@ pub mod proxy_web;
 pub mod record;
 pub mod rpc;
 pub mod session;
+#[cfg(target_os = "linux")]
+pub mod sftp;
 pub mod sys;
 pub mod view;

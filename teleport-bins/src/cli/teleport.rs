@@ -1,5 +1,7 @@
 //! `teleport`: the daemon.
 
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,6 +14,9 @@ use super::common::Commands;
 use crate::config::yaml::resources;
 use crate::config::{FileConfig, Overrides, Settings, load, sample};
 use crate::daemon;
+
+/// The command that a node starts for a user who copies files.
+pub(crate) const SFTP_SERVER: &str = "sftp-server";
 
 /// The daemon of the access platform: auth, proxy and node.
 #[derive(Debug, Parser)]
@@ -27,6 +32,9 @@ enum Command {
     Configure(Start),
     /// Run the services of this host
     Start(Run),
+    /// Serve files over standard input and output; nodes start it for users
+    #[command(name = SFTP_SERVER, hide = true)]
+    SftpServer,
     /// Inside a session: print who and where you are
     Status,
     /// Try everything on this machine: a cluster on loopback and a recorded shell in it
@@ -193,6 +201,13 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             }
             super::start_logging(&level, json)?;
             daemon::main(settings)
+        }
+        Command::SftpServer => {
+            // The library's own handles look for ends of lines.
+            let input = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
+            let output = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
+            teleport_ssh::sftp::serve(input, output)?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Status => status(),
         Command::Try(options) => crate::trial::main(options),

@@ -8,7 +8,7 @@ use teleport_core::id::{ClusterName, NodeName};
 use teleport_core::label::Labels;
 use teleport_core::secret::SecretString;
 
-use super::{AuthSettings, NodeSettings, ProxySettings, RecordingPlace, Settings};
+use super::{AuthSettings, NodeSettings, ProxySettings, RecordingPlace, Settings, THIS_PROGRAM};
 
 /// Any free port of loopback.
 fn free() -> SocketAddr {
@@ -78,6 +78,7 @@ impl Settings {
                 public_addresses: Vec::new(),
                 labels,
                 recordings: Default::default(),
+                program: THIS_PROGRAM.into(),
             }),
             auth_servers: vec![auth.to_string()],
             token: Some(token),

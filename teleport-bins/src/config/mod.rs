@@ -14,7 +14,8 @@ pub use self::duration::{format_duration, parse_duration};
 pub use self::file::{ConfigError, FileConfig, load, parse};
 pub use self::sample::sample;
 pub use self::settings::{
-    AuthSettings, NodeSettings, Overrides, ProxySettings, RecordingPlace, Settings, default_data_dir,
+    AuthSettings, NodeSettings, Overrides, ProxySettings, RecordingPlace, Settings, THIS_PROGRAM,
+    default_data_dir,
 };
 pub(crate) use self::settings::{with_port, without_port};
 pub use self::size::Size;

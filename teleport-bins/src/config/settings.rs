@@ -162,7 +162,12 @@ pub struct NodeSettings {
     pub labels: Labels,
     /// What may wait for the auth service.
     pub recordings: SpoolLimits,
+    /// This program, which it starts for users who copy files: [`THIS_PROGRAM`], unless it is part of another one.
+    pub program: PathBuf,
 }
+
+/// This program itself, even after its file was replaced by a newer one.
+pub const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// `/var/lib/teleport` for root, else below the XDG state directory.
 ///
@@ -359,6 +364,7 @@ impl Settings {
                 recordings: spool_limits(&file.ssh_service.recordings)?,
                 public_addresses: hosts(file.ssh_service.public_addr),
                 labels,
+                program: THIS_PROGRAM.into(),
             })
         } else {
             None

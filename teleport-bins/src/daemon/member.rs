@@ -15,6 +15,8 @@ use teleport_ssh::record::{Spool, Uploader};
 use teleport_ssh::rpc::{AuthClient, ClientIdentity, Connector, PipeConnector, ProxyConnector};
 use teleport_ssh::session::OsSessions;
 
+use crate::cli::teleport::SFTP_SERVER;
+
 use super::addresses;
 use super::auth::LocalAuth;
 use super::data_dir::DataDir;
@@ -172,7 +174,8 @@ impl Member {
         back.1.spawn(uploader.run(back.0.clone()));
         let api: Arc<AuthClient> = self.api;
         let api: Arc<dyn NodeAccess> = api;
-        let sessions = OsSessions::new(Arc::clone(&os.clock));
+        let sessions =
+            OsSessions::new(Arc::clone(&os.clock)).with_sftp_server(&node.program, ["teleport", SFTP_SERVER]);
         // Behind a proxy on this machine are many users; it has let them in already.
         let own = addresses::own(settings, node.listen, &node.public_addresses);
         let limits = Limits { exempt: addresses::this_machine(&own), ..Limits::default() };

@@ -151,6 +151,7 @@ fn every_action_has_its_events_and_no_others() {
     let denied = oracle.expect("somebody who was deleted asks for something", &["TAP00W"]);
     assert_eq!(denied[0].user.as_deref(), Some("alice"));
     administrators(&mut oracle);
+    files(&mut oracle);
     refusals(&mut oracle);
     let all = cluster.events(|_| true);
     for (number, event) in all.iter().enumerate() {
@@ -216,6 +217,69 @@ fn administrators(oracle: &mut Oracle<'_>) {
     oracle.expect("a token is changed", &["TJT02I"]);
     tctl(&["get", "all", "--with-secrets"], "");
     oracle.expect("the secrets are read for a backup", &["TBK00I"]);
+}
+
+/// What is done to files by SFTP, and what fails.
+fn files(oracle: &mut Oracle<'_>) {
+    let (cluster, login) = (oracle.cluster, own_login());
+    cluster.add_node("files", "");
+    oracle.expect("a node for files joins", &["TJT00I", "TJ002I", "TC000I"]);
+    let frank = cluster.user("frank", &["access"], &[&login]);
+    let made = ["T1002I", "T6000I", "T1005I", "T1006I", "T1000I", "TC000I"];
+    oracle.expect("somebody who copies files is made, accepts and logs in", &made);
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("file"), "some text").unwrap();
+    let sftp = |commands: &[&str]| {
+        let mut command = Command::new("sftp");
+        command.arg("-q").arg("-F").arg(&frank.ssh_config).args(["-b", "-"]).env_remove("SSH_AUTH_SOCK");
+        command.arg(format!("{login}@files.{CLUSTER}"));
+        let begin = format!("lcd {0}\ncd {0}\n", dir.path().display());
+        run_with(command, format!("{begin}{}\n", commands.join("\n")).as_bytes())
+    };
+    // Through the proxy; nothing of it is recorded as a session's output is.
+    let and = |more: &[&'static str]| [&["T3003I", "T2000I", "TS021I", "T2004I"], more].concat();
+    let commands = [
+        "put file a",
+        "get a b",
+        "rename a c",
+        "ln c d",
+        "ln -s c e",
+        "chmod 600 c",
+        "mkdir f",
+        "rmdir f",
+        "rm d",
+        "ls -l",
+    ];
+    assert_eq!(sftp(&commands).code(), 0);
+    let done = ["TS001I", "TS001I", "TS016I", "TS019I", "TS018I", "TS007I", "TS012I", "TS013I", "TS011I"];
+    let events = oracle.expect("files are copied and changed", &and(&done));
+    let of = |code: &str| {
+        let mut of_code = events.iter().filter(|event| event.code.code() == code);
+        of_code.next().unwrap().fields.clone()
+    };
+    let path = |name: &str| Value::from(dir.path().join(name).to_str().unwrap());
+    assert_eq!((&of("TS016I")["path"], &of("TS016I")["target_path"]), (&path("a"), &path("c")));
+    assert_eq!((&of("TS007I")["path"], &of("TS007I")["mode"]), (&path("c"), &"0600".into()));
+    assert_eq!((&of("TS018I")["path"], &of("TS018I")["target_path"]), (&path("e"), &"c".into()));
+    assert_eq!((&of("TS021I")["bytes_read"], &of("TS021I")["bytes_written"]), (&9.into(), &9.into()));
+    let commands = [
+        "-put file none/a",
+        "-rename none other",
+        "-ln none other",
+        "-ln -s none c",
+        "-chmod 600 none",
+        "-mkdir c",
+        "-rmdir none",
+        "-rm none",
+    ];
+    sftp(&commands);
+    let failed = ["TS001E", "TS016E", "TS019E", "TS018E", "TS007E", "TS012E", "TS013E", "TS011E"];
+    let events = oracle.expect("nothing of it can be done", &and(&failed));
+    let failures = events.iter().filter(|event| event.code.code().ends_with('E'));
+    assert!(
+        failures.clone().all(|event| event.success == Some(false) && event.error.is_some()),
+        "{events:?}"
+    );
 }
 
 /// What users are refused, and how their sessions end.

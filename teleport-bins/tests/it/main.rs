@@ -10,6 +10,7 @@
 mod access;
 mod account;
 mod audit;
+mod disk_faults;
 mod eviction;
 mod examples;
 #[path = "../../../teleport-ssh/tests/it/golden.rs"]
@@ -21,6 +22,7 @@ mod limits;
 mod lockout;
 mod locks;
 mod matrix;
+mod network_faults;
 mod openssh;
 mod pinned;
 mod play;
@@ -30,6 +32,7 @@ mod remote;
 mod resources;
 mod s3;
 mod secrets;
+mod sftp;
 mod shared;
 mod starting;
 mod stored;

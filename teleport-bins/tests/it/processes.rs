@@ -8,6 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::daemon::{Machine, Process, Services, fixed_port};
 use crate::support::program::{own, run};
+use crate::support::relay::Relay;
 use crate::support::user::User;
 use crate::support::{own_login, wait_for};
 
@@ -18,31 +19,61 @@ pub(crate) struct Three {
     pub(crate) auth: Option<Process>,
     pub(crate) proxy: Option<Process>,
     pub(crate) node: Option<Process>,
+    pub(crate) networks: Option<Networks>,
     ssh_config: PathBuf,
     /// Its directory goes last.
     pub(crate) machine: Machine,
 }
 
+/// What is to be different from the usual three.
+pub(crate) struct Plan<'a> {
+    /// The node joins through the proxy.
+    pub(crate) by_proxy: bool,
+    /// Of recording.
+    pub(crate) mode: &'a str,
+    /// Lines of the auth service's section `teleport`.
+    pub(crate) storage: &'a str,
+    /// Whether proxy and node reach the auth service over networks that can be broken.
+    pub(crate) networks: bool,
+}
+
+impl Default for Plan<'_> {
+    fn default() -> Self {
+        Self { by_proxy: false, mode: "node", storage: "", networks: false }
+    }
+}
+
+/// The ways to the auth service.
+pub(crate) struct Networks {
+    pub(crate) proxy: Relay,
+    pub(crate) node: Relay,
+}
+
 impl Three {
     /// The node joins straight at the auth service, or through the proxy.
     pub(crate) fn start(by_proxy: bool) -> Self {
-        Self::start_with(by_proxy, "")
+        Self::start_with(Machine::new(), Plan { by_proxy, ..Plan::default() })
     }
 
     /// With a mode of recording.
     pub(crate) fn start_recording(mode: &str) -> Self {
-        Self::start_with(false, &format!("  session_recording: {mode}\n"))
+        Self::start_with(Machine::new(), Plan { mode, ..Plan::default() })
     }
 
-    /// `auth_service` is what its section of the configuration has besides.
-    fn start_with(by_proxy: bool, auth_service: &str) -> Self {
-        let machine = Machine::new();
+    pub(crate) fn start_with(machine: Machine, plan: Plan<'_>) -> Self {
+        let Plan { by_proxy, mode, storage, networks } = plan;
         let [auth_port, web, ssh, node_port] = [(); 4].map(|()| fixed_port());
         let auth = Services { auth: Some(auth_port), ..NONE }.yaml();
-        let auth = auth.replacen("auth_service:\n", &format!("auth_service:\n{auth_service}"), 1);
-        machine.configure("auth", "", &auth);
+        let mode = format!("auth_service:\n  session_recording: {mode}\n");
+        let auth = auth.replacen("auth_service:\n", &mode, 1);
+        machine.configure("auth", storage, &auth);
         let auth = machine.start("auth", &[]);
-        let server = format!("  auth_server: 127.0.0.1:{auth_port}\n");
+        let [of_proxy, of_node] = [auth_port, if by_proxy { web } else { auth_port }];
+        let networks =
+            networks.then(|| Networks { proxy: Relay::start(of_proxy), node: Relay::start(of_node) });
+        let [of_proxy, of_node] =
+            networks.as_ref().map_or([of_proxy, of_node], |to| [to.proxy.port(), to.node.port()]);
+        let server = format!("  auth_server: 127.0.0.1:{of_proxy}\n");
         machine.configure("proxy", &server, &Services { proxy: Some((web, ssh)), ..NONE }.yaml());
         let (token, pin) = machine.token("auth", &["--type=proxy", "--uses=1"]);
         let joining = [format!("--token={token}"), format!("--ca-pin={pin}"), "--require-ca-pin".to_owned()];
@@ -50,13 +81,13 @@ impl Three {
         let proxy = machine.start("proxy", &joining);
         // What an operator types for the node, without a configuration of where the auth service is.
         let services = Services { node: Some((node_port, "env: prod")), ..NONE };
-        let server = format!("  auth_server: 127.0.0.1:{}\n", if by_proxy { web } else { auth_port });
+        let server = format!("  auth_server: 127.0.0.1:{of_node}\n");
         machine.configure("node", &server, &services.yaml());
         let (token, pin) = machine.token("auth", &["--type=node", "--uses=1"]);
         let node = machine.start("node", &[&format!("--token={token}"), &format!("--ca-pin={pin}")]);
         machine.wait_for_nodes("auth", 1);
         let ssh_config = Self::log_in(&machine, web);
-        Self { machine, auth: Some(auth), proxy: Some(proxy), node: Some(node), ssh_config }
+        Self { machine, auth: Some(auth), proxy: Some(proxy), node: Some(node), networks, ssh_config }
     }
 
     fn log_in(machine: &Machine, web: u16) -> PathBuf {

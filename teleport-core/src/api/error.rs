@@ -145,7 +145,7 @@ impl From<crate::storage::StorageError> for ApiError {
         if error.is_conflict() {
             Self::new(ApiErrorKind::Conflict, "changed by somebody else meanwhile; try again").because(error)
         } else {
-            Self::unavailable(error)
+            Self::new(ApiErrorKind::Unavailable, "the auth service cannot use its storage").because(error)
         }
     }
 }
@@ -155,14 +155,15 @@ impl From<crate::storage::RepoError> for ApiError {
         if error.is_conflict() {
             Self::new(ApiErrorKind::Conflict, "changed by somebody else meanwhile; try again").because(error)
         } else {
-            Self::unavailable(error)
+            Self::new(ApiErrorKind::Unavailable, "the auth service cannot use its storage").because(error)
         }
     }
 }
 
 impl From<crate::audit::AuditError> for ApiError {
     fn from(error: crate::audit::AuditError) -> Self {
-        Self::unavailable(error)
+        // Whoever waits for it has to know where to look: nothing is wrong with what was asked, or with the way there.
+        Self::new(ApiErrorKind::Unavailable, "the auth service cannot use its audit log").because(error)
     }
 }
 

@@ -16,7 +16,7 @@ const MAX_TEXT: usize = 4096;
 /// What happened, as one line of JSON. Fields that do not apply are absent.
 ///
 /// The auth service stamps `uid`, `time`, `cluster_name` and, for what a host reports, `server_id`: what a caller puts there
-/// is overwritten.
+/// is overwritten. A host that gives an event a `uid` may send it again: it is written once, under a name that is derived from it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct AuditEvent {
@@ -118,6 +118,15 @@ fn cut(mut text: String) -> String {
 }
 
 impl AuditEvent {
+    /// The same, of another kind.
+    #[must_use]
+    pub fn of_kind(mut self, kind: EventKind) -> Self {
+        self.event = kind.name().to_owned();
+        self.code = kind;
+        self.success = Some(kind.code().ends_with('I'));
+        self
+    }
+
     /// An event of this kind; `success` follows from the code.
     pub fn new(kind: EventKind) -> Self {
         Self {

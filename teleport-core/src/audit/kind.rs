@@ -184,6 +184,40 @@ kinds! {
     SessionUploadFailure = "session.upload" "T2005E" by Node ["reason", "session_user"],
     /// SFTP was refused.
     SftpDisallowed = "sftp" "TS020E" by Node ["addr.local", "command", "interactive", "name", "role"],
+    /// A second name was made for a file.
+    SftpLink = "sftp" "TS019I" by Node ["addr.local", "path", "target_path"],
+    /// A second name was not made for a file.
+    SftpLinkFailure = "sftp" "TS019E" by Node ["addr.local", "path", "target_path"],
+    /// A directory was made.
+    SftpMakeDir = "sftp" "TS012I" by Node ["addr.local", "path"],
+    /// A directory was not made.
+    SftpMakeDirFailure = "sftp" "TS012E" by Node ["addr.local", "path"],
+    /// A file was opened.
+    SftpOpen = "sftp" "TS001I" by Node ["addr.local", "path", "read", "write"],
+    /// A file was not opened.
+    SftpOpenFailure = "sftp" "TS001E" by Node ["addr.local", "path", "read", "write"],
+    /// A file was removed.
+    SftpRemove = "sftp" "TS011I" by Node ["addr.local", "path"],
+    /// A file was not removed.
+    SftpRemoveFailure = "sftp" "TS011E" by Node ["addr.local", "path"],
+    /// A directory was removed.
+    SftpRemoveDir = "sftp" "TS013I" by Node ["addr.local", "path"],
+    /// A directory was not removed.
+    SftpRemoveDirFailure = "sftp" "TS013E" by Node ["addr.local", "path"],
+    /// A file or directory was renamed.
+    SftpRename = "sftp" "TS016I" by Node ["addr.local", "path", "target_path"],
+    /// A file or directory was not renamed.
+    SftpRenameFailure = "sftp" "TS016E" by Node ["addr.local", "path", "target_path"],
+    /// Permissions, owner, times or size of a file were set.
+    SftpSetAttributes = "sftp" "TS007I" by Node ["addr.local", "gid", "mode", "path", "size", "uid"],
+    /// Permissions, owner, times or size of a file were not set.
+    SftpSetAttributesFailure = "sftp" "TS007E" by Node ["addr.local", "gid", "mode", "path", "size", "uid"],
+    /// A symbolic link was made.
+    SftpSymLink = "sftp" "TS018I" by Node ["addr.local", "path", "target_path"],
+    /// A symbolic link was not made.
+    SftpSymLinkFailure = "sftp" "TS018E" by Node ["addr.local", "path", "target_path"],
+    /// A session of SFTP ended: how many files it opened, and how many bytes it carried.
+    SftpSummary = "sftp_summary" "TS021I" by Node ["addr.local", "bytes_read", "bytes_written", "files"],
     /// A subsystem was started.
     Subsystem = "subsystem" "T3001I" by Host ["addr.local", "name", "node_address", "node_id", "node_name", "target"],
     /// A subsystem was refused.

@@ -274,13 +274,15 @@ impl<'a> OpContext<'a> {
         }
     }
 
-    /// Writes events, stamped with what only the service knows.
+    /// Writes events, stamped with what only the service knows. Those of hosts have their names already.
     ///
     /// # Errors
     /// [`ApiErrorKind::Unavailable`]: what cannot be written down must not be answered with success.
     pub(super) async fn audit(&self, mut events: Vec<AuditEvent>) -> ApiResult<()> {
         for event in &mut events {
-            event.uid = self.auth.ports.entropy.uuid()?;
+            if event.uid.is_nil() {
+                event.uid = self.auth.ports.entropy.uuid()?;
+            }
             event.time = self.auth.ports.clock.now();
             self.auth.config.cluster.as_str().clone_into(&mut event.cluster_name);
         }

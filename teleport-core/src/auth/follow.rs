@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use crate::api::ApiResult;
 use crate::clock::Timestamp;
 use crate::resource::{Resource, Spec};
-use crate::storage::{Backend, BackendExt, Item, Repo, RepoError, Watch, WatchEvent};
+use crate::storage::{Backend, BackendExt, Item, Repo, RepoError, Revision, Watch, WatchEvent};
 
 /// A kind of resource that decisions are made by.
 ///
@@ -39,6 +39,15 @@ pub(super) fn read<S: Spec>(item: &Item) -> Result<Resource<S>, String> {
     }
 }
 
+/// The change that an event tells of; nothing of one that tells of none.
+pub(super) fn change(event: &WatchEvent) -> Revision {
+    match event {
+        WatchEvent::Deleted { revision, .. } => *revision,
+        WatchEvent::Put(item) => item.revision,
+        _ => Revision::ZERO,
+    }
+}
+
 /// A collection in memory.
 ///
 /// No task keeps it up to date: whoever asks first takes what the watch has queued. A change that was acknowledged before
@@ -53,6 +62,8 @@ pub(super) struct Cache<T: Followed> {
 #[derive(Debug)]
 struct State<T: Followed> {
     watch: Watch,
+    /// The newest commit of the collection that the watch has told of.
+    seen: Revision,
     by_name: BTreeMap<String, T>,
     snapshot: T::Set,
     /// When the first of the snapshot expires.
@@ -66,19 +77,26 @@ impl<T: Followed> Cache<T> {
 
     /// All that exist at `now`.
     pub(super) async fn current(&self, now: Timestamp) -> ApiResult<T::Set> {
+        self.current_since(now, Revision::ZERO).await
+    }
+
+    /// The same, at least as new as the commit that another watch of the collection has told of: nothing says that the one here
+    /// hears of it first, and whoever was woken by it would look too early and not again.
+    pub(super) async fn current_since(&self, now: Timestamp, since: Revision) -> ApiResult<T::Set> {
         let mut state = self.state.lock().await;
         if let Some(followed) = state.as_mut()
             && followed.catch_up(now)
+            && followed.seen >= since
         {
             return Ok(followed.snapshot.clone());
         }
-        // First use, or the watch has ended: watch anew, then list, so that nothing falls between.
+        // First use, or the watch has ended or is behind: watch anew, then list, so that nothing falls between.
         *state = None;
         let prefix = crate::storage::Prefix::new(self.collection).map_err(RepoError::from)?;
         let watch = self.backend.watch(&prefix).await?;
         let items = self.backend.list(&prefix).await?;
         let by_name = items.iter().map(|item| (item.key.leaf().to_owned(), T::decode(item))).collect();
-        let mut followed = State { watch, by_name, snapshot: T::Set::default(), until: None };
+        let mut followed = State { watch, seen: since, by_name, snapshot: T::Set::default(), until: None };
         followed.publish(now);
         let snapshot = followed.snapshot.clone();
         *state = Some(followed);
@@ -93,6 +111,9 @@ impl<T: Followed> State<T> {
         // Unconstrained: a task that has done much without a pause is told by tokio that nothing is there, and would decide by what
         // was true before.
         while let Some(event) = tokio::task::unconstrained(self.watch.next()).now_or_never() {
+            if let Ok(event) = &event {
+                self.seen = self.seen.max(change(event));
+            }
             match event {
                 Ok(WatchEvent::Put(item)) => {
                     changed = true;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::stream::{self, BoxStream, StreamExt};
 
 use super::context::OpContext;
-use super::follow::{self, Followed};
+use super::follow::{self, Followed, change};
 use super::policy::Operation;
 use super::{Caller, Inner};
 use crate::access::{AccessChecker, Subject};
@@ -16,7 +16,7 @@ use crate::clock::Timestamp;
 use crate::id::{HostId, HostRole, NodeName, RoleName};
 use crate::lock::{Knowledge, LockSet, LockSubject, Locked};
 use crate::resource::{Lock, LockMode};
-use crate::storage::{Item, Watch, WatchEnd};
+use crate::storage::{Item, Revision, Watch, WatchEnd};
 
 /// Of one that cannot be read it is not known whom it targets.
 impl Followed for Lock {
@@ -120,25 +120,29 @@ impl Lookout {
             let Some(watch) = &mut self.watch else {
                 // Watched first and asked then, so that nothing falls between.
                 self.watch = Some(self.auth.locks.watch().await?);
-                if let Err(locked) = self.check().await? {
+                if let Err(locked) = self.check(Revision::ZERO).await? {
                     return Ok(locked);
                 }
                 continue;
             };
-            match watch.next().await {
-                Ok(_) => {}
-                Err(WatchEnd::Lagged) => self.watch = None,
+            let told = match watch.next().await {
+                Ok(event) => change(&event),
+                Err(WatchEnd::Lagged) => {
+                    self.watch = None;
+                    continue;
+                }
                 Err(end @ WatchEnd::Closed) => return Err(ApiError::unavailable(end)),
-            }
-            if let Err(locked) = self.check().await? {
+            };
+            if let Err(locked) = self.check(told).await? {
                 return Ok(locked);
             }
         }
     }
 
-    async fn check(&self) -> ApiResult<Result<(), Locked>> {
+    /// By what is at least as new as the commit that was told of.
+    async fn check(&self, told: Revision) -> ApiResult<Result<(), Locked>> {
         let now = self.auth.ports.clock.now();
-        let locks = self.auth.lock_cache.current(now).await?;
+        let locks = self.auth.lock_cache.current_since(now, told).await?;
         Ok(locks.check(&LockSubject::default().node(self.host, &self.name), now))
     }
 }

@@ -4,7 +4,7 @@
 //! session that another host has begun, as far as this service knows (it remembers thousands, not all, and nothing across
 //! restarts), is refused, and so is one that says that a session is of another user than the one it began with. Everything else is
 //! the host's word: which user had a session on it, from where, and what was done there. A node that was taken over can so invent sessions of its own, always under its own id; ids of sessions are random,
-//! so it cannot guess those of others.
+//! so it cannot guess those of others. What a host sends again, because the answer was lost, is written once.
 
 use super::context::OpContext;
 use super::policy::Permit;
@@ -112,11 +112,13 @@ pub(super) async fn emit(
     {
         return Ok(());
     }
+    let claim = call.auth.reports.claim(call.auth, host.host_id, &mut events).await?;
     if !events.is_empty() {
         // Before: a report that could not be taken comes again as a whole.
         participants::note(call, host, &events).await?;
         call.audit(events).await?;
     }
+    claim.written();
     for (session, owner) in begun {
         call.auth.session_reporters.remember(session, owner);
     }

@@ -37,6 +37,7 @@ mod proof;
 mod quota;
 mod recordings;
 mod reissue;
+mod reports;
 mod retention;
 mod roles;
 mod sessions;
@@ -140,6 +141,7 @@ struct Inner {
     recording_fates: Repo<retention::RecordingFate>,
     /// By who reported their start. Apart, because a report is only a word.
     session_reporters: SessionOwners,
+    reports: reports::Reports,
     active_sessions: Repo<active::HostSessions>,
     ended_sessions: Repo<active::SessionEnding>,
 }
@@ -196,6 +198,7 @@ impl AuthService {
             usage: Repo::new(repo()),
             recording_fates: Repo::new(repo()),
             session_reporters: SessionOwners::default(),
+            reports: reports::Reports::default(),
             active_sessions: Repo::new(repo()),
             ended_sessions: Repo::new(repo()),
             ports,

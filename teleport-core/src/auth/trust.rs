@@ -8,11 +8,12 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 
 use super::context::OpContext;
 use super::eviction::{self, while_member};
+use super::follow::change;
 use super::policy::Permit;
 use super::{Caller, Inner, active, nodes, withdrawn};
 use crate::api::{AccessView, ApiError, ApiResult, ClusterStatus, Ping, Proxy, ProxyRecord};
 use crate::clock::Timestamp;
-use crate::storage::{BackendExt, Prefix, Repo, RepoError, Watch, WatchEnd, WatchEvent};
+use crate::storage::{BackendExt, Prefix, Repo, RepoError, Revision, Watch, WatchEnd, WatchEvent};
 
 /// Where `teleport-ca` keeps what it issues with. A change there is looked at at once; that of another issuer after
 /// [`AuthConfig::trust_refresh`](super::AuthConfig::trust_refresh).
@@ -48,10 +49,17 @@ pub(super) async fn status(call: &OpContext<'_>, _permit: Permit<'_>) -> ApiResu
     })
 }
 
-/// The view, and when it changes by itself.
-async fn view(auth: &Inner) -> ApiResult<(AccessView, Option<Timestamp>)> {
+/// What was told of collections that are read from memory.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    roles: Revision,
+    locks: Revision,
+}
+
+/// The view, at least as new as what was told, and when it changes by itself.
+async fn view(auth: &Inner, told: Told) -> ApiResult<(AccessView, Option<Timestamp>)> {
     let now = auth.ports.clock.now();
-    let roles = auth.role_cache.current(now).await?;
+    let roles = auth.role_cache.current_since(now, told.roles).await?;
     let sources = auth.proxy_sources.list().await?;
     let proxies: BTreeSet<IpAddr> = sources.into_iter().flat_map(|stored| stored.record.addresses).collect();
     let withdrawn = withdrawn::all(auth, now).await?;
@@ -60,7 +68,7 @@ async fn view(auth: &Inner) -> ApiResult<(AccessView, Option<Timestamp>)> {
         trust: auth.ports.issuer.trust().await?,
         roles,
         proxies: proxies.into_iter().collect(),
-        locks: auth.lock_cache.current(now).await?,
+        locks: auth.lock_cache.current_since(now, told.locks).await?,
         lock_mode: auth.config.lock_mode,
         recording: auth.config.session_recording.clone(),
         deleted_users: withdrawn.deleted,
@@ -87,6 +95,7 @@ struct Watching {
     auth: Arc<Inner>,
     until: Option<Timestamp>,
     sources: Option<Sources>,
+    told: Told,
     last: Option<AccessView>,
     /// When the last one changes by itself.
     changes: Option<Timestamp>,
@@ -128,10 +137,16 @@ impl Watching {
                 return self.begin().await;
             };
             let event = tokio::select! {
-                event = roles.next() => event,
+                event = roles.next() => {
+                    self.told.roles = event.as_ref().map_or(Revision::ZERO, change).max(self.told.roles);
+                    event
+                }
                 event = authorities.next() => event,
                 event = proxies.next() => event,
-                event = locks.next() => event,
+                event = locks.next() => {
+                    self.told.locks = event.as_ref().map_or(Revision::ZERO, change).max(self.told.locks);
+                    event
+                }
                 event = withdrawn.next() => event,
                 event = ended.next() => event,
                 event = evicted.next() => event,
@@ -156,7 +171,7 @@ impl Watching {
             }
             // What was waited for may come after the end.
             self.check_time()?;
-            let (view, changes) = view(&self.auth).await?;
+            let (view, changes) = view(&self.auth, self.told).await?;
             self.changes = changes;
             if self.last.as_ref() != Some(&view) {
                 self.last = Some(view.clone());
@@ -175,8 +190,15 @@ pub(super) async fn watch(
         Caller::Identity(identity, _) => Some(identity.expires()),
         _ => None,
     };
-    let watching =
-        Watching { auth: Arc::clone(auth), until, sources: None, last: None, changes: None, over: false };
+    let watching = Watching {
+        auth: Arc::clone(auth),
+        until,
+        sources: None,
+        told: Told { roles: Revision::ZERO, locks: Revision::ZERO },
+        last: None,
+        changes: None,
+        over: false,
+    };
     let views = stream::unfold(watching, |mut watching| async move {
         if watching.over {
             return None;

@@ -11,6 +11,7 @@
 //! | [`locks`] | how somebody is kept out at once |
 //! | [`spool`] | which sessions are recorded, where recordings wait, what failures cost |
 //! | [`recordings`] | what a recording is byte for byte, and how it is read |
+//! | [`files`] | how files are copied, and what the audit log has of it |
 //! | [`sessions`] | how sessions are shared, listed and ended |
 //! | [`storing_recordings`] | where recordings lie, who can read them there, how long they stay |
 //! | [`defaults`] | every number, and its reason |
@@ -21,6 +22,8 @@ pub mod audit_events {}
 pub mod audit_log {}
 #[doc = include_str!("defaults.md")]
 pub mod defaults {}
+#[doc = include_str!("files.md")]
+pub mod files {}
 #[doc = include_str!("join.md")]
 pub mod join {}
 #[doc = include_str!("locks.md")]

@@ -37,6 +37,37 @@ fn what_is_written_is_read() {
 }
 
 #[test]
+fn what_was_written_in_a_hurry_is_read_and_a_little_longer() {
+    let line = |number: u32| {
+        format!("{number:08} -rw-r--r-- 1 root root {} some file\r\n", number.wrapping_mul(40_503))
+    };
+    let text: String = (0..40_000).map(line).collect();
+    let lengths = [[false, false], [true, true], [true, false]].map(|hurry| {
+        let mut encoder = Encoder::new(&meta()).unwrap();
+        for (number, piece) in text.as_bytes().chunks(10_000).enumerate() {
+            encoder.hurry(hurry[number / 10 % 2]);
+            encoder.output(ms(number as u64), OutputStream::Stdout, piece).unwrap();
+        }
+        encoder.event(&RecordedEvent::End { at: ms(9000), end: SessionEnd::Exited(0) }).unwrap();
+        let bytes = encoder.take(true).unwrap();
+        let (events, end) = decode(&bytes, 1000);
+        end.unwrap();
+        let output = events.iter().flat_map(|event| match event {
+            RecordedEvent::Output { data, .. } => data.to_vec(),
+            _ => Vec::new(),
+        });
+        assert!(output.eq(text.bytes()));
+        bytes.len()
+    });
+    let [calm, hurried, now_and_then] = lengths;
+    assert!(
+        calm < now_and_then && now_and_then < hurried && hurried < text.len() / 2,
+        "{lengths:?} of {}",
+        text.len()
+    );
+}
+
+#[test]
 fn the_end_says_what_was_before_it() {
     let mut decoder = Decoder::new().unwrap();
     decoder.feed(&encode(&sample()));

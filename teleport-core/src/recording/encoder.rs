@@ -22,6 +22,8 @@ const SEGMENT_CHUNKS: u32 = 512;
 const MAX_OUTPUT: usize = 128 * 1024;
 /// Of the compressor. Higher levels gain little on terminal output.
 const LEVEL: i32 = 1;
+/// The same in a hurry.
+const LEVEL_IN_A_HURRY: i32 = -3;
 /// How far back the compressor looks, as a power of two: most of its memory. Readers allow 18.
 const WINDOW_LOG: u32 = 17;
 
@@ -45,6 +47,9 @@ pub struct Encoder {
     size: (u16, u16),
     index: Index,
     ended: bool,
+    /// Of the compressor, and what it is to be.
+    level: i32,
+    wanted: i32,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -83,6 +88,8 @@ impl Encoder {
             size,
             index,
             ended: false,
+            level: LEVEL,
+            wanted: LEVEL,
         })
     }
 
@@ -102,6 +109,11 @@ impl Encoder {
         encoder.put(KIND_DISCONNECTED, read.now(), &[], &[])?;
         encoder.close_chunk(true)?;
         Ok(encoder.out)
+    }
+
+    /// Says whether little time matters more than few bytes, from the next segment on: for a recorder that does not keep up.
+    pub const fn hurry(&mut self, hurry: bool) {
+        self.wanted = if hurry { LEVEL_IN_A_HURRY } else { LEVEL };
     }
 
     /// Adds output.
@@ -199,6 +211,10 @@ impl Encoder {
 
     fn begin_segment(&mut self) -> io::Result<()> {
         self.compressor.reinit()?;
+        if self.level != self.wanted {
+            self.compressor.set_parameter(CParameter::CompressionLevel(self.wanted))?;
+            self.level = self.wanted;
+        }
         let (columns, rows) = self.size;
         let head = Head { number: self.index.segments, time: self.last, columns, rows };
         let offset = self.taken + self.out.len() as u64;

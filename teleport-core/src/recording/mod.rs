@@ -93,7 +93,7 @@ impl RecordingMeta {
 /// nothing.
 pub type Kept = Pin<Box<dyn Future<Output = bool> + Send>>;
 
-/// Takes what happens in a session, on the byte path: it never waits for storage.
+/// Takes what happens in a session, on the byte path: its calls never wait, and [`Recorder::kept`] says when the session has to.
 ///
 /// # Contract
 /// Calls come in the order of the session. `at` is the time since its beginning. An implementation may lose data only in the way that its
@@ -105,8 +105,8 @@ pub trait Recorder: fmt::Debug + Send + 'static {
     /// The terminal has a new size.
     fn resize(&mut self, at: Duration, columns: u16, rows: u16);
 
-    /// What is to be awaited before anything is shown that it was told; `None` if nothing is. A recorder that may not lose
-    /// anything makes programs wait by it.
+    /// What is to be awaited before anything is shown that it was told; `None` if nothing is. A recorder makes programs wait by it
+    /// that print faster than it records: one that may lose something for a moment, the others until everything is kept.
     fn kept(&self) -> Option<Kept> {
         None
     }

@@ -7,7 +7,8 @@ use teleport_core::api::{
 };
 use teleport_core::audit::chain::{ChainHead, Digest, StoredCheckpoint};
 use teleport_core::audit::{AuditEvent, EventKind};
-use teleport_core::cert::HostIdentity;
+use teleport_core::auth::Caller;
+use teleport_core::cert::{HostIdentity, Identity};
 use teleport_core::id::{HostRole, NodeName, SessionId};
 use teleport_core::recording::RecordingMeta;
 use teleport_core::secret::SecretString;
@@ -88,6 +89,47 @@ async fn h4_long_texts_of_hosts_are_cut_and_marked() {
         let text = text.unwrap();
         assert!(text.len() < 5000 && text.ends_with('…') && text.starts_with("éé"), "{}", text.len());
     }
+}
+
+/// A host whose answer was lost sends again, also to a service that was started anew: the event is there once. Names of events
+/// say nothing across hosts.
+#[tokio::test]
+async fn h4_a_report_that_is_sent_again_is_written_once() {
+    let cluster = Cluster::new().await;
+    let (a, b) = (cluster.host("node-a", HostRole::Node), cluster.host("node-b", HostRole::Node));
+    let named = |kind, number: u32| {
+        let mut event = AuditEvent::new(kind).user("alice").session(session(number));
+        event.uid = format!("{number:08x}-0000-4000-8000-00000000abcd").parse().unwrap();
+        event
+    };
+    let written = || cluster.audit.events().iter().filter(|event| event.sid.is_some()).count();
+    let node = cluster.as_host(&a);
+    node.emit_events(vec![named(EventKind::SessionStart, 1), named(EventKind::SessionStart, 2)])
+        .await
+        .unwrap();
+    assert_eq!(written(), 2);
+    node.emit_events(vec![named(EventKind::SessionStart, 1)]).await.unwrap();
+    assert_eq!(written(), 2, "the same again");
+    let restarted = cluster.second();
+    let again = restarted.acting_as(Caller::Identity(Identity::Host(a), None));
+    again
+        .emit_events(vec![named(EventKind::SessionStart, 2), named(EventKind::SessionStart, 3)])
+        .await
+        .unwrap();
+    assert_eq!(written(), 3, "what was new among it");
+    let uids: std::collections::BTreeSet<_> = cluster.audit.events().iter().map(|event| event.uid).collect();
+    assert_eq!(uids.len(), cluster.audit.events().len(), "each event has a name of its own");
+    assert!(!uids.contains(&named(EventKind::Exec, 1).uid), "and none that a host chose");
+    // Another host cannot keep an event out of the log by its name.
+    let mut copied = named(EventKind::SessionStart, 1);
+    copied.sid = Some(session(9));
+    cluster.as_host(&b).emit_events(vec![copied]).await.unwrap();
+    assert_eq!(written(), 4);
+    // Without names every report is a new one.
+    for _ in 0..2 {
+        node.emit_events(vec![AuditEvent::new(EventKind::Exec).session(session(1))]).await.unwrap();
+    }
+    assert_eq!(written(), 6);
 }
 
 /// A join that is refused, a login that fails, a call that is denied: each is there, once.

@@ -1,13 +1,21 @@
 //! Streams that outlive trouble, and end when they cannot go on.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use futures_util::StreamExt;
-use teleport_core::api::{ApiErrorKind, NodeEvent, PresenceApi, TrustApi};
+use teleport_backend::memory::MemoryBackend;
+use teleport_core::api::{AdminApi, ApiErrorKind, NodeEvent, PresenceApi, ResourceApi, TrustApi};
 use teleport_core::id::HostRole;
 use teleport_core::label::Labels;
-use teleport_core::resource::{Node, NodeRecord};
-use teleport_core::storage::BackendExt;
+use teleport_core::resource::{Lock, LockSpec, Node, NodeRecord};
+use teleport_core::storage::{
+    Backend, BackendExt, Batch, Item, Key, Prefix, Revision, StorageError, Watch, WatchEvent, WatchSender,
+};
+use teleport_core::testing::ManualClock;
 
 use crate::cluster::Cluster;
 
@@ -122,4 +130,85 @@ async fn nothing_that_comes_after_the_end_of_the_certificate_is_told() {
     cluster.backend.delete(&"roles/editor".parse().unwrap()).await.unwrap();
     assert_eq!(soon(node).await.unwrap().unwrap_err().kind(), ApiErrorKind::Denied);
     assert_eq!(soon(view).await.unwrap().unwrap_err().kind(), ApiErrorKind::Denied);
+}
+
+/// A backend of whose watches the first of each collection hears of nothing: nothing promises that those of one collection hear of a
+/// change in any order, or soon.
+#[derive(Debug)]
+struct FirstIsDeaf {
+    inner: Arc<dyn Backend>,
+    deaf: Mutex<HashMap<String, WatchSender>>,
+}
+
+impl std::fmt::Display for FirstIsDeaf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+#[async_trait]
+impl Backend for FirstIsDeaf {
+    async fn get(&self, key: &Key) -> Result<Option<Item>, StorageError> {
+        self.inner.get(key).await
+    }
+
+    async fn range(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<Item>, StorageError> {
+        self.inner.range(prefix, after, limit).await
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Revision, StorageError> {
+        self.inner.commit(batch).await
+    }
+
+    async fn watch(&self, prefix: &Prefix) -> Result<Watch, StorageError> {
+        if let Entry::Vacant(first) = self.deaf.lock().unwrap().entry(prefix.to_string()) {
+            let (mut sender, watch) = Watch::channel(8);
+            sender.send(WatchEvent::Ready { revision: Revision::ZERO });
+            first.insert(sender);
+            return Ok(watch);
+        }
+        self.inner.watch(prefix).await
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+/// A stream that is woken decides by what woke it, though what is kept in memory has not heard of it.
+#[tokio::test]
+async fn what_wakes_a_stream_is_seen_by_it() {
+    let clock = Arc::new(ManualClock::default());
+    let inner: Arc<dyn Backend> = Arc::new(MemoryBackend::new(clock.clone()));
+    let backend = Arc::new(FirstIsDeaf { inner, deaf: Mutex::default() });
+    let cluster =
+        Cluster::over(backend, clock, |config| config.trust_refresh = Duration::from_secs(3600)).await;
+    // From now on roles and locks are in memory.
+    cluster.as_user(&cluster.user("alice", &["access"], &["root"])).nodes().await.unwrap();
+    let host = cluster.host("proxy", HostRole::Proxy);
+    let proxy = cluster.as_host(&host);
+    let mut access = proxy.watch_access().await.unwrap();
+    let mut nodes = proxy.watch_nodes().await.unwrap();
+    soon(access.next()).await.unwrap().unwrap();
+    soon(nodes.next()).await.unwrap().unwrap();
+
+    let mut role = cluster.admin().role("auditor".parse().unwrap()).await.unwrap();
+    role.metadata.description = "changed".to_owned();
+    cluster.admin().replace_role(role).await.unwrap();
+    let view = soon(access.next()).await.unwrap().unwrap();
+    assert!(view.roles.iter().any(|role| role.metadata.description == "changed"));
+
+    let spec = LockSpec {
+        target: serde_json::from_value(serde_json::json!({"node": host.host_id})).unwrap(),
+        message: "By order".to_owned(),
+    };
+    cluster.admin().create_lock(Lock::new("l", spec)).await.unwrap();
+    let end = soon(nodes.next()).await.unwrap().unwrap_err();
+    assert!(end.message().ends_with("By order"), "{end}");
+    soon(async { while access.next().await.unwrap().unwrap().locks.is_empty() {} }).await;
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 use teleport_core::api::{ApiError, ApiErrorKind, AuditApi};
 use teleport_core::audit::AuditEvent;
 use teleport_core::entropy::Entropy;
+use teleport_core::recording::Recorder;
 use teleport_core::task::Shutdown;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::batch::Batches;
+use crate::batch::{Batches, name};
 use crate::view::jitter;
 
 /// Events that may wait.
@@ -33,6 +34,15 @@ struct Entry {
     event: AuditEvent,
     /// Told once the event is durable.
     written: Option<oneshot::Sender<()>>,
+    /// Let go of once the event is durable, or lost: the recording whose end it tells is delivered after it. Else a node that is killed
+    /// between the two has nothing left that reminds it of the end.
+    recorder: Option<Box<dyn Recorder>>,
+}
+
+impl Entry {
+    fn new(event: AuditEvent) -> Self {
+        Self { event, written: None, recorder: None }
+    }
 }
 
 impl AsRef<AuditEvent> for Entry {
@@ -64,14 +74,32 @@ pub(super) fn queue() -> (AuditQueue, AuditWorker) {
 impl AuditQueue {
     /// Queues an event and never waits: for what strangers cause. When the queue is full the event is lost, which is logged.
     pub(super) fn note(&self, event: AuditEvent) {
-        if self.entries.try_send(Entry { event, written: None }).is_err() {
+        self.try_enter(Entry::new(event));
+    }
+
+    /// The same, and lets go of a recording afterwards.
+    pub(super) fn note_before(&self, event: AuditEvent, recorder: Box<dyn Recorder>) {
+        self.try_enter(Entry { recorder: Some(recorder), ..Entry::new(event) });
+    }
+
+    fn try_enter(&self, entry: Entry) {
+        if self.entries.try_send(entry).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Queues an event, waiting for room.
     pub(super) async fn send(&self, event: AuditEvent) {
-        if self.entries.send(Entry { event, written: None }).await.is_err() {
+        self.enter(Entry::new(event)).await;
+    }
+
+    /// The same, and lets go of a recording once the event is durable.
+    pub(super) async fn send_before(&self, event: AuditEvent, recorder: Box<dyn Recorder>) {
+        self.enter(Entry { recorder: Some(recorder), ..Entry::new(event) }).await;
+    }
+
+    async fn enter(&self, entry: Entry) {
+        if self.entries.send(entry).await.is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -80,7 +108,10 @@ impl AuditQueue {
     pub(super) async fn send_durably(&self, event: AuditEvent) -> Result<(), NotAudited> {
         let (written, told) = oneshot::channel();
         let wait = async {
-            self.entries.send(Entry { event, written: Some(written) }).await.map_err(|_| NotAudited)?;
+            self.entries
+                .send(Entry { written: Some(written), ..Entry::new(event) })
+                .await
+                .map_err(|_| NotAudited)?;
             told.await.map_err(|_| NotAudited)
         };
         tokio::time::timeout(DURABLE_LIMIT, wait).await.map_err(|_| NotAudited)?
@@ -125,9 +156,10 @@ impl AuditWorker {
             while let Some(batch) = batches.next() {
                 let events = batch.iter().map(|entry| entry.event.clone()).collect();
                 if deliver(api, events, entropy).await {
-                    for written in batch.into_iter().filter_map(|entry| entry.written) {
+                    for Entry { written, recorder, .. } in batch {
                         // Whoever asked may have given up.
-                        let _ = written.send(());
+                        let _ = written.map(|written| written.send(()));
+                        drop(recorder);
                     }
                 } else if let Err(Some(lost)) = batches.refused(batch) {
                     tracing::error!(code = %lost.event.code, "an audit event was lost");
@@ -138,7 +170,8 @@ impl AuditWorker {
 }
 
 /// Whether the events were written.
-async fn deliver<A: AuditApi + ?Sized>(api: &A, events: Vec<AuditEvent>, entropy: &dyn Entropy) -> bool {
+async fn deliver<A: AuditApi + ?Sized>(api: &A, mut events: Vec<AuditEvent>, entropy: &dyn Entropy) -> bool {
+    name(&mut events, entropy);
     let mut backoff = FIRST_BACKOFF;
     loop {
         match api.emit_events(events.clone()).await {

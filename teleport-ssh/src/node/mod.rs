@@ -11,6 +11,7 @@
 mod audit;
 mod authorize;
 mod connection;
+mod files;
 mod handler;
 mod join_task;
 mod lifetime;

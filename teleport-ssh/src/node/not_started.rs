@@ -50,8 +50,9 @@ impl NotStarted {
         text.into()
     }
 
-    const fn event(&self) -> EventKind {
+    const fn event(&self, kind: &SessionKind) -> EventKind {
         match self {
+            Self::Copy if matches!(kind, SessionKind::Sftp) => EventKind::SftpDisallowed,
             Self::Command => EventKind::ExecFailure,
             Self::Copy => EventKind::ScpDisallowed,
             Self::Access(_) | Self::Shell | Self::Visitor => EventKind::SessionRejected,
@@ -71,6 +72,8 @@ pub(super) fn check(policy: &SessionPolicy, kind: &SessionKind) -> Result<(), No
             _ if policy.forbids_as_copy(&String::from_utf8_lossy(line)) => Err(NotStarted::Copy),
             _ => Ok(()),
         },
+        SessionKind::Sftp if !policy.file_copy => Err(NotStarted::Copy),
+        SessionKind::Sftp => Ok(()),
     }
 }
 
@@ -85,7 +88,7 @@ pub(super) async fn run(start: Start, why: NotStarted) {
     tracing::info!(%peer, user = %entry.pass.identity().user, %reason, "session refused");
     let mut event = entry
         .pass
-        .name_in(node.event(why.event()))
+        .name_in(node.event(why.event(&launch.kind)))
         .remote(Some(peer))
         .field("addr.local", local.to_string())
         .field("interactive", launch.terminal.is_some())

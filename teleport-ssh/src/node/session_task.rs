@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::authorize::{Entry, chain};
+use super::files::FileEvents;
 use super::handler::Slot;
 use super::lifetime::{self, Over};
 use super::not_started::tell;
@@ -23,8 +24,8 @@ use super::{AuditPolicy, Shared};
 use crate::engine::transport::{Account, Link};
 use crate::session::machine::Launch;
 use crate::session::{
-    ExitStatus, LiveSession, Party, Running, SessionChannel, SessionEvents, SessionInput, SessionKind,
-    SessionOutput, SessionRequest, Sizes, TerminalSize,
+    ExitStatus, FileReporter, LiveSession, Party, Running, SessionChannel, SessionEvents, SessionInput,
+    SessionKind, SessionOutput, SessionRequest, Sizes, TerminalSize,
 };
 
 /// How often a terminal's size is written to the audit log. The recording has all of them.
@@ -68,12 +69,18 @@ pub(super) async fn run(start: Start, grant: LoginGrant) {
     } = start;
     let (read, write) = channel.split();
     let mut input = SessionInput::new(read, account);
-    let begun = begin(&node, &grant, &launch).await;
+    let id = SessionId::random(&*node.entropy);
+    let begun = match &id {
+        Ok(id) => begin(*id, &node, &grant, &launch).await,
+        Err(error) => Err(chain(error)),
+    };
     let (id, started, recorder, recording) = match begun {
         Ok(begun) => begun,
         Err(reason) => {
             let output = SessionOutput::new(write, link, closed, Box::new(NoRecorder::new()));
             let event = node.event(EventKind::SessionRejected).user(&grant.identity.user).login(&grant.login);
+            // What was recorded of it is delivered late, and says only which session it was.
+            let event = id.into_iter().fold(event, AuditEvent::session);
             node.audit.send(event.remote(Some(peer)).error(&reason)).await;
             tell(&output, "teleport: the session cannot be recorded, so it is not begun\r\n").await;
             return;
@@ -84,10 +91,11 @@ pub(super) async fn run(start: Start, grant: LoginGrant) {
     let details = Details::new(&node, &grant, &launch, (id, recording), peer, local);
     if details.announce(&node).await.is_err() {
         tracing::warn!(session = %id, "the session's start cannot be written to the audit log: refused");
-        output.finish(SessionEnd::Disconnected);
+        let recorder = output.finish(SessionEnd::Disconnected);
         // The start may still be written, late: what follows it says that nothing came of it.
         let event = details.of(EventKind::SessionRejected);
-        node.audit.note(event.error("the session's start could not be written to the audit log in time"));
+        let event = event.error("the session's start could not be written to the audit log in time");
+        node.audit.note_before(event, recorder);
         tell(&output, "teleport: the audit log cannot be written, so the session is not begun\r\n").await;
         return;
     }
@@ -121,9 +129,11 @@ pub(super) async fn run(start: Start, grant: LoginGrant) {
         host_name: material.name.clone(),
         cluster: material.cluster.clone(),
     };
-    let channel = SessionChannel { request, input, output: output.clone(), events };
-    let resized = node.event(EventKind::Resize).user(&grant.identity.user).login(&grant.login);
-    let resized = resized.session(id).remote(Some(peer)).field("addr.local", local.to_string());
+    let (reporter, files) = FileReporter::new();
+    let channel = SessionChannel { request, input, output: output.clone(), events, files: reporter };
+    let event = node.event(EventKind::Resize).user(&grant.identity.user).login(&grant.login);
+    let event = event.session(id).remote(Some(peer)).field("addr.local", local.to_string());
+    let mut files = FileEvents::new(Arc::clone(&node), event.clone(), files);
     // If this task is dropped or the service panics, the end is told all the same.
     let mut guard = Ending { output: Some(output.clone()), node: Arc::clone(&node), details, started, party };
     let session = node.service.run(grant, channel);
@@ -131,8 +141,10 @@ pub(super) async fn run(start: Start, grant: LoginGrant) {
         lifetime::attend(session, &output, interactive, &closed, &mut ending, registered.running.ended());
     let (status, over) = tokio::select! {
         ended = attended => ended,
-        never = tell_sizes(changed_sizes, &node, resized) => match never {},
+        never = tell_sizes(changed_sizes, &node, event) => match never {},
+        never = files.tell() => match never {},
     };
+    files.tell_rest().await;
     if output.is_unrecorded() {
         tracing::warn!(session = %id, "the session can no longer be recorded, and must be: ended");
         guard.details.event =
@@ -163,8 +175,7 @@ async fn tell_sizes(
 
 type Begun = (SessionId, Timestamp, Box<dyn teleport_core::recording::Recorder>, SessionRecording);
 
-async fn begin(node: &Shared, grant: &LoginGrant, launch: &Launch) -> Result<Begun, String> {
-    let id = SessionId::random(&*node.entropy).map_err(|error| chain(&error))?;
+async fn begin(id: SessionId, node: &Shared, grant: &LoginGrant, launch: &Launch) -> Result<Begun, String> {
     let started = node.clock.now();
     let material = node.identity.current();
     let meta = RecordingMeta {
@@ -181,7 +192,11 @@ async fn begin(node: &Shared, grant: &LoginGrant, launch: &Launch) -> Result<Beg
     .shortened();
     // A file is made and synced: other connections of this thread must not wait for the disk.
     let view = node.view.usable().map_err(|error| chain(&error))?;
-    let mode = view.recording.decide(&node.record.borrow().labels, grant.policy.recording);
+    let mode = match launch.kind {
+        // What is done to files is in the audit log; what is in them is no output.
+        SessionKind::Sftp => SessionRecording::Off,
+        _ => view.recording.decide(&node.record.borrow().labels, grant.policy.recording),
+    };
     if mode == SessionRecording::Off {
         return Ok((id, started, Box::new(NoRecorder::new()), mode));
     }
@@ -202,6 +217,7 @@ pub(super) fn command(kind: &SessionKind) -> Option<String> {
     match kind {
         SessionKind::Exec(line) => Some(String::from_utf8_lossy(line).into_owned()),
         SessionKind::Shell => None,
+        SessionKind::Sftp => Some("sftp".to_owned()),
     }
 }
 
@@ -210,6 +226,8 @@ struct Details {
     event: AuditEvent,
     session: SessionId,
     command: Option<String>,
+    /// Told at the end, beside the end of the session.
+    ran: Option<(EventKind, EventKind)>,
     terminal: Option<(u16, u16)>,
 }
 
@@ -236,15 +254,15 @@ impl Details {
             recorded => event.field("recording_strict", recorded.is_strict()),
         };
         let terminal = launch.terminal.as_ref().map(|terminal| terminal.size.cells());
-        Self { event, session, command: command(&launch.kind), terminal }
+        let ran = match launch.kind {
+            SessionKind::Exec(_) => Some((EventKind::Exec, EventKind::ExecFailure)),
+            SessionKind::Shell | SessionKind::Sftp => None,
+        };
+        Self { event, session, command: command(&launch.kind), ran, terminal }
     }
 
     fn of(&self, kind: EventKind) -> AuditEvent {
-        let fresh = AuditEvent::new(kind);
-        let mut event = self.event.clone();
-        event.event = fresh.event;
-        event.code = fresh.code;
-        event.success = fresh.success;
+        let mut event = self.event.clone().of_kind(kind);
         if let Some(command) = &self.command {
             event = event.field("command", command.as_str());
         }
@@ -279,11 +297,13 @@ impl Ending {
     async fn end(mut self, handle: &Handle, status: ExitStatus, slot: Slot) {
         let Some(output) = self.output.take() else { return };
         self.leave_others(&status);
-        output.finish(recorded(&status));
+        let recorder = output.finish(recorded(&status));
         close(handle, output.channel(), &status, slot).await;
-        for event in self.events(&status) {
-            self.node.audit.send(event).await;
+        let (command, end) = self.events(&status);
+        if let Some(command) = command {
+            self.node.audit.send(command).await;
         }
+        self.node.audit.send_before(end, recorder).await;
     }
 
     /// Those who take part hear how it ended.
@@ -293,15 +313,15 @@ impl Ending {
         }
     }
 
-    fn events(&self, status: &ExitStatus) -> Vec<AuditEvent> {
-        let mut events = Vec::with_capacity(2);
-        if self.details.command.is_some() {
+    /// What is told of a command, and then of the end.
+    fn events(&self, status: &ExitStatus) -> (Option<AuditEvent>, AuditEvent) {
+        let command = self.details.ran.map(|(well, badly)| {
             let kind = match status {
-                ExitStatus::Code(0) => EventKind::Exec,
-                _ => EventKind::ExecFailure,
+                ExitStatus::Code(0) => well,
+                _ => badly,
             };
-            events.push(with_status(self.details.of(kind), status));
-        }
+            with_status(self.details.of(kind), status)
+        });
         let participants = match &self.party {
             Some(party) => party.took_part().iter().map(ToString::to_string).collect(),
             None => self.details.event.user.iter().cloned().collect::<Vec<_>>(),
@@ -311,8 +331,7 @@ impl Ending {
             .field("participants", participants)
             .field("session_start", self.started.to_string())
             .field("session_stop", self.node.clock.now().to_string());
-        events.push(with_status(end, status));
-        events
+        (command, with_status(end, status))
     }
 }
 
@@ -321,11 +340,13 @@ impl Drop for Ending {
         // Only when the service was aborted or panicked.
         let Some(output) = self.output.take() else { return };
         self.leave_others(&ExitStatus::Disconnected);
-        output.finish(SessionEnd::Disconnected);
+        let recorder = output.finish(SessionEnd::Disconnected);
         tracing::warn!(session = %self.details.session, "session ended by the node");
-        for event in self.events(&ExitStatus::Disconnected) {
-            self.node.audit.note(event);
+        let (command, end) = self.events(&ExitStatus::Disconnected);
+        if let Some(command) = command {
+            self.node.audit.note(command);
         }
+        self.node.audit.note_before(end, recorder);
     }
 }
 

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use teleport_core::api::{ApiErrorKind, ProxyAccess};
 use teleport_core::audit::AuditEvent;
+use teleport_core::entropy::Entropy;
 use tokio::sync::mpsc;
 
-use crate::batch::Batches;
+use crate::batch::{Batches, name};
 
 /// How many events may wait: some minutes of a busy proxy.
 const QUEUE: usize = 4096;
@@ -31,9 +32,12 @@ pub(super) struct Journal(mpsc::Sender<AuditEvent>);
 
 impl Journal {
     /// A queue, and the future that empties it. The future ends when all entrances are gone and the queue is empty.
-    pub(super) fn new(access: Arc<dyn ProxyAccess>) -> (Self, impl Future<Output = ()> + Send) {
+    pub(super) fn new(
+        access: Arc<dyn ProxyAccess>,
+        entropy: Arc<dyn Entropy>,
+    ) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        (Self(sender), deliver(receiver, access))
+        (Self(sender), deliver(receiver, access, entropy))
     }
 
     /// Queues an event about something that is going to happen.
@@ -53,12 +57,17 @@ impl Journal {
     }
 }
 
-async fn deliver(mut queue: mpsc::Receiver<AuditEvent>, access: Arc<dyn ProxyAccess>) {
+async fn deliver(
+    mut queue: mpsc::Receiver<AuditEvent>,
+    access: Arc<dyn ProxyAccess>,
+    entropy: Arc<dyn Entropy>,
+) {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
         let mut batches = Batches::of(batch.drain(..).map(Queued));
         while let Some(batch) = batches.next() {
-            let events = batch.iter().map(|queued| queued.0.clone()).collect();
+            let mut events: Vec<_> = batch.iter().map(|queued| queued.0.clone()).collect();
+            name(&mut events, &*entropy);
             if !send(&*access, events).await
                 && let Err(Some(lost)) = batches.refused(batch)
             {

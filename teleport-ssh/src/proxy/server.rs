@@ -173,7 +173,7 @@ impl BoundProxy {
             let (nodes, access, entropy) = (nodes.clone(), Arc::clone(&access), Arc::clone(&entropy));
             async move { nodes.follow(access, entropy).await }
         });
-        let (journal, delivery) = Journal::new(access);
+        let (journal, delivery) = Journal::new(access, Arc::clone(&entropy));
         let journalist = TaskScope::new();
         journalist.spawn(delivery);
         let login_grace = limits.login_grace;

@@ -8,11 +8,18 @@ use teleport_core::access::SessionRecording;
 use teleport_core::recording::RecordingMeta;
 use tokio::sync::watch;
 
-/// The most bytes that a strict session shows before they are written. More wait for the disk, and the program for them.
-const STRICT_AHEAD: usize = 1 << 20;
+/// The most bytes that a session shows before the spool's thread has dealt with them. More wait for it, and the program for them.
+const AHEAD: usize = 4 << 20;
+/// The same while all sessions together have much in the queue: who has little there does not wait for those who have much.
+const AHEAD_CROWDED: usize = AHEAD / 16;
+/// Who waits hears of it whenever so many bytes more were dealt with.
+const STEP: usize = AHEAD_CROWDED / 2;
 /// How long a strict session waits for the disk, and one that is streamed for the auth service, before it ends. The stream itself
 /// gives up earlier.
 pub(super) const PATIENCE: Duration = Duration::from_secs(15);
+/// How long one that may lose something waits, until it has caught up again. Enough for a machine that is busy, and not for a disk
+/// that hangs.
+const BRIEFLY: Duration = Duration::from_secs(1);
 
 /// How far a recording has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,10 +41,13 @@ pub(super) struct Progress {
 pub(super) struct Live {
     pub(super) meta: RecordingMeta,
     pub(super) mode: SessionRecording,
-    /// Of a strict session: what was told and is not written, with what each event takes beside its bytes.
-    unwritten: AtomicUsize,
+    /// What was told and is not dealt with, with what each event takes beside its bytes. Of a strict session only what is written
+    /// is dealt with.
+    behind: AtomicUsize,
     /// Whether the disk, or the bound of the spool, takes nothing now.
     stalled: AtomicBool,
+    /// Whether a session that may lose something has waited in vain.
+    in_vain: AtomicBool,
     failed: AtomicBool,
     progress: watch::Sender<Progress>,
 }
@@ -47,8 +57,9 @@ impl Live {
         Arc::new(Self {
             meta,
             mode,
-            unwritten: AtomicUsize::new(0),
+            behind: AtomicUsize::new(0),
             stalled: AtomicBool::new(false),
+            in_vain: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             progress: watch::Sender::new(Progress::default()),
         })
@@ -73,15 +84,20 @@ impl Live {
 
     /// More was told.
     pub(super) fn owe(&self, bytes: usize) {
-        self.unwritten.fetch_add(bytes, Ordering::Relaxed);
+        self.behind.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// So much of it is written.
+    /// So much of it is dealt with.
     pub(super) fn settle(&self, bytes: usize) {
-        let before = self.unwritten.fetch_sub(bytes, Ordering::Relaxed);
-        if before > STRICT_AHEAD {
+        let before = self.behind.fetch_sub(bytes, Ordering::Relaxed);
+        if before / STEP != before.saturating_sub(bytes) / STEP {
             self.progress.send_modify(|_| {});
         }
+    }
+
+    /// How much was told and is not dealt with.
+    pub(super) fn behind(&self) -> usize {
+        self.behind.load(Ordering::Relaxed)
     }
 
     pub(super) fn progress(&self) -> watch::Receiver<Progress> {
@@ -102,19 +118,41 @@ impl Live {
         self.progress.send_modify(|_| {});
     }
 
-    fn is_ahead(&self) -> bool {
-        let most = if self.stalled.load(Ordering::Relaxed) { 0 } else { STRICT_AHEAD };
-        self.unwritten.load(Ordering::Relaxed) > most
+    /// Whether the session has to wait by [`Live::caught_up`], of which the queue of all sessions says whether it is `crowded`.
+    pub(super) fn is_ahead(&self, crowded: bool) -> bool {
+        let stalled = self.stalled.load(Ordering::Relaxed);
+        let most = match stalled {
+            true if self.mode.is_strict() => 0,
+            // What is lost now is lost.
+            true => return false,
+            false if crowded => AHEAD_CROWDED,
+            false => AHEAD,
+        };
+        let behind = self.behind();
+        if behind <= STEP {
+            self.in_vain.store(false, Ordering::Relaxed);
+        }
+        behind > most && !self.in_vain.load(Ordering::Relaxed)
     }
 
-    /// Whether the disk keeps up, without a wait.
-    pub(super) fn is_written(&self) -> bool {
-        !self.is_ahead()
-    }
-
-    /// Resolves when the disk has caught up; `false` if it does not in time. Cancel safe.
-    pub(super) async fn written(self: Arc<Self>) -> bool {
-        self.reached(|live, _| !live.is_ahead(), "the disk does not take it").await
+    /// Resolves when the spool's thread has caught up by half; `false` if a strict session waits in vain. One that may lose
+    /// something goes on after a moment, and waits no more before it has caught up. Cancel safe.
+    pub(super) async fn caught_up(self: Arc<Self>, crowded: bool) -> bool {
+        let enough = if crowded { AHEAD_CROWDED } else { AHEAD } / 2;
+        let strict = self.mode.is_strict();
+        let done = |live: &Self| match live.stalled.load(Ordering::Relaxed) {
+            true if strict => live.behind() == 0,
+            stalled => stalled || live.behind() <= enough,
+        };
+        if strict {
+            return self.reached(|live, _| done(live), "the disk does not take it").await;
+        }
+        let mut progress = self.progress();
+        // The sender is in `self`, so that waiting does not fail.
+        if tokio::time::timeout(BRIEFLY, progress.wait_for(|_| done(&self))).await.is_err() {
+            self.in_vain.store(true, Ordering::Relaxed);
+        }
+        true
     }
 
     /// Resolves when the auth service has taken the first `events`; `false` if it does not in time. Cancel safe.

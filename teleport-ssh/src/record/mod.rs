@@ -6,8 +6,9 @@
 //!                                            auth service <--parts of 1 MiB, resumable-- Uploader
 //! ```
 //!
-//! The byte path copies output once and never waits: a full queue or a full spool becomes a gap in the recording that says
-//! how much was lost.
+//! The byte path copies nothing and never waits for a disk. A program that prints faster than the spool's thread compresses is made to
+//! wait for it, in every mode, and for a second at most where something may be lost: what has no place then, or in a full spool,
+//! becomes a gap in the recording that says how much was lost.
 
 mod live;
 mod room;
@@ -28,7 +29,8 @@ pub use self::upload::Uploader;
 /// # Contract
 /// `start` is quick and may touch the local disk, never the network; the session begins once [`Recorder::kept`] resolves, and not at
 /// all on an error. It is called for sessions that are to be recorded, never with [`SessionRecording::Off`]; of a strict one the
-/// recorder says by [`Recorder::failed`] that something was lost, and by [`Recorder::kept`] when programs have to wait.
+/// recorder says by [`Recorder::failed`] that something was lost, and by [`Recorder::kept`] when programs have to wait. A recording that
+/// has ended is delivered once its recorder is dropped: what has to be told before that is told until then.
 pub trait Recorders: fmt::Debug + Send + Sync + 'static {
     /// Begins the recording of a session.
     ///

@@ -2,10 +2,11 @@
 
 mod recorder;
 mod recover;
+mod syncing;
 mod worker;
 mod writing;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -22,6 +23,7 @@ use teleport_core::recording::{Encoder, Recorder, RecordingMeta};
 use tokio::sync::Notify;
 
 use self::recorder::SpoolRecorder;
+use self::syncing::Syncer;
 use self::worker::{Message, Worker};
 use super::live::Live;
 use super::room::Room;
@@ -119,6 +121,8 @@ impl Drop for Inner {
 #[derive(Debug, Default)]
 pub(super) struct Sessions {
     live: Mutex<HashMap<SessionId, Arc<Live>>>,
+    /// Those whose recorder somebody has: they are not delivered as a whole.
+    held: Mutex<HashSet<SessionId>>,
     /// Those that nobody streams yet.
     begun: Mutex<Vec<Arc<Live>>>,
     streams: Notify,
@@ -135,6 +139,15 @@ impl Sessions {
             self.begun.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(live));
             self.streams.notify_one();
         }
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashSet<SessionId>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether somebody has the recorder of the recording in the file of this name.
+    pub(super) fn is_held(&self, name: &str) -> bool {
+        name.parse().is_ok_and(|session: SessionId| self.held().contains(&session))
     }
 
     /// The file is closed.
@@ -202,6 +215,7 @@ impl Spool {
             dir: dir.clone(),
             messages,
             queued: Arc::clone(&queued),
+            syncer: Syncer::start(queue.clone()).map_err(fail)?,
             news: Arc::clone(&news),
             room: Arc::clone(&room),
             sessions: Arc::clone(&sessions),
@@ -226,6 +240,12 @@ impl Spool {
     /// Resolves when there is more to upload since the last call: a recording was closed, or a part of one is whole. Cancel safe.
     pub(super) async fn news(&self) {
         self.0.news.notified().await;
+    }
+
+    /// Nobody has the recorder any more.
+    fn release(&self, session: SessionId) {
+        self.0.sessions.held().remove(&session);
+        self.0.news.notify_one();
     }
 
     /// The file of a recording that is being made.
@@ -301,6 +321,7 @@ impl Recorders for Spool {
         let begin = Message::Begin { live: Arc::clone(&live), encoder: Box::new(encoder), file, len };
         let gone = || SpoolError { path, source: io::ErrorKind::BrokenPipe.into() };
         self.0.queue.send(begin).map_err(|_| gone())?;
+        self.0.sessions.held().insert(session);
         self.0.sessions.begin(&live);
         Ok(Box::new(SpoolRecorder::new(self.clone(), live)))
     }

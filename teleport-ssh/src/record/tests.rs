@@ -262,6 +262,34 @@ async fn a_host_beyond_its_limit_keeps_its_recordings() {
     scope.join().await;
 }
 
+/// Whoever has the recorder has something to tell first: were the recording gone, nothing would remind of the session's end.
+#[tokio::test(start_paused = true)]
+async fn a_recording_is_delivered_once_its_recorder_is_dropped() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path(), SpoolLimits::default()).unwrap();
+    let mut held = spool.start(meta(5), MODE).unwrap();
+    held.finish(Duration::ZERO, SessionEnd::Exited(0));
+    let store = Arc::new(Store::default());
+    let shutdown = Shutdown::new();
+    let scope = TaskScope::new();
+    scope.spawn(uploader(spool.clone(), store.clone()).run(shutdown.clone()));
+    let closed = async {
+        while spool.waiting().unwrap().is_empty() {
+            moment().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(600), closed).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(store.state.lock().unwrap().calls, 0);
+    // Nor does a drain leave without it.
+    shutdown.drain();
+    moment().await;
+    drop(held);
+    assert_eq!(uploaded(&store, 1).await.len(), 1);
+    scope.join().await;
+    assert!(spool.waiting().unwrap().is_empty());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_drain_waits_little_for_a_store_that_is_away() {
     let dir = tempfile::tempdir().unwrap();
@@ -400,6 +428,7 @@ async fn whole_parts_of_a_session_that_runs_are_delivered() {
     let steps = tokio::time::timeout(Duration::from_secs(600), wait).await.expect("parts come early");
     assert!(store.state.lock().unwrap().completed.is_empty(), "the session runs");
     recorder.finish(Duration::from_secs(1), SessionEnd::Exited(0));
+    drop(recorder);
     let completed = uploaded(&store, 1).await;
     let events = read(&completed[0].1);
     assert_eq!(output(&events).len(), data.len() * steps as usize);
@@ -484,12 +513,19 @@ async fn a_full_spool_leaves_a_gap_that_says_how_much() {
     assert!(!dir.path().join(format!("{}.part", meta(4).session)).exists());
     recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"twelve bytes"));
     recorder.finish(Duration::from_secs(1), SessionEnd::Exited(0));
+    let closed = async {
+        while spool.waiting().unwrap().is_empty() {
+            moment().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(600), closed).await.unwrap();
+    assert!(!recorder.failed(), "the session goes on");
+    drop(recorder);
     let store = Arc::new(Store::default());
     let scope = TaskScope::new();
     scope.spawn(uploader(spool.clone(), store.clone()).audit(store.clone()).run(Shutdown::new()));
     let events = read(&uploaded(&store, 1).await[0].1);
     assert_eq!(events[0], RecordedEvent::Gap { at: Duration::from_secs(1), lost: 12 });
-    assert!(!recorder.failed(), "the session goes on");
     let wait = async {
         while store.state.lock().unwrap().reported.is_empty() || !spool.waiting().unwrap().is_empty() {
             moment().await;
@@ -513,6 +549,7 @@ async fn a_recording_has_an_end_and_says_so() {
     let mut recorder = spool.start(meta(3), MODE).unwrap();
     recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"twelve bytes"));
     recorder.finish(Duration::from_secs(1), SessionEnd::Exited(0));
+    drop(recorder);
     let store = Arc::new(Store::default());
     let scope = TaskScope::new();
     scope.spawn(uploader(spool.clone(), store.clone()).run(Shutdown::new()));
@@ -615,6 +652,7 @@ async fn g19_a_streamed_session_shows_nothing_that_is_not_acknowledged() {
         assert!(held(&store) == shown, "step {step}");
     }
     recorder.finish(Duration::from_secs(1), SessionEnd::Exited(0));
+    drop(recorder);
     let completed = uploaded(&store, 1).await;
     assert!(output(&read(&completed[0].1)) == shown);
 }
@@ -630,6 +668,7 @@ async fn a_streamed_session_ends_when_nobody_takes_it() {
     let mut never = spool.start(meta(1), SessionRecording::Sync).unwrap();
     assert!(!never.kept().unwrap().await, "it is not begun");
     never.finish(Duration::ZERO, SessionEnd::Disconnected);
+    drop(never);
     // What was recorded is delivered all the same.
     store.state.lock().unwrap().away_for = None;
     uploaded(&store, 1).await;

@@ -130,7 +130,8 @@ impl Uploader {
         let mut running = FuturesUnordered::new();
         loop {
             let now = Instant::now();
-            for job in jobs.due(self.sources(), now, PARALLEL.saturating_sub(running.len())) {
+            let is_held = |name: &str| self.spool.sessions().is_held(name);
+            for job in jobs.due(self.sources(), is_held, now, PARALLEL.saturating_sub(running.len())) {
                 running.push(self.attempt(job));
             }
             if running.is_empty() && shutdown.is_draining() && jobs.is_done() {

@@ -8,14 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use russh::server::Msg;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
-use teleport_core::recording::{OutputStream, Recorder, SessionEnd};
+use teleport_core::recording::{NoRecorder, OutputStream, Recorder, SessionEnd};
 use tokio::io::AsyncRead;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::share::{Audience, Sizes};
-use super::{SessionRequest, TerminalSize};
+use super::{FileReporter, SessionRequest, TerminalSize};
 use crate::engine::transport::{Account, Link, payload};
 
 /// How many pieces of what others type may wait.
@@ -35,6 +35,8 @@ pub struct SessionChannel {
     pub output: SessionOutput,
     /// Window changes, signals, and the end of the connection.
     pub events: SessionEvents,
+    /// Where a session of the kind [`SessionKind::Sftp`](super::SessionKind::Sftp) tells what it does.
+    pub files: FileReporter,
 }
 
 /// What the client sends as standard input. Dropping it throws away whatever else comes.
@@ -251,8 +253,13 @@ impl SessionOutput {
         self.record(|tap, at| tap.recorder.resize(at, columns, rows));
     }
 
-    pub(crate) fn finish(&self, end: SessionEnd) {
-        self.record(|tap, at| tap.recorder.finish(at, end));
+    /// Ends the recording. It is delivered once what is returned is dropped.
+    pub(crate) fn finish(&self, end: SessionEnd) -> Box<dyn Recorder> {
+        let (_, recorder) = self.record(|tap, at| {
+            tap.recorder.finish(at, end);
+            std::mem::replace(&mut tap.recorder, Box::new(NoRecorder::new()))
+        });
+        recorder
     }
 
     pub(crate) fn channel(&self) -> &ChannelWriteHalf<Msg> {

@@ -13,6 +13,10 @@ const MAX_COMMAND: usize = 128 * 1024;
 const MAX_TERM: usize = 256;
 /// The longest reason for joining a session, in bytes.
 const MAX_REASON: usize = 256;
+/// The name of the subsystem for files.
+const SFTP: &str = "sftp";
+/// A forced command of this name is the SFTP server, as in OpenSSH.
+const INTERNAL_SFTP: &str = "internal-sftp";
 /// Requests before the program starts.
 const MAX_REQUESTS: u32 = 512;
 
@@ -25,6 +29,8 @@ pub(crate) struct SessionPolicy {
     pub(crate) force_command: Option<String>,
     /// Variables that clients may set.
     pub(crate) env: AllowList,
+    /// Whether there is an SFTP server.
+    pub(crate) sftp: bool,
 }
 
 /// A request on a channel.
@@ -197,6 +203,12 @@ impl Machine {
                     }
                     Request::Exec(command) => self.start(SessionKind::Exec(command)),
                     Request::Shell => self.start(SessionKind::Shell),
+                    Request::Subsystem(_) if join.is_asked() => {
+                        Verdict::Refuse("nothing is started in a session that is joined")
+                    }
+                    Request::Subsystem(name) if name == SFTP && self.policy.sftp => {
+                        self.start(SessionKind::Sftp)
+                    }
                     // Whatever is asked for, the forced command is what runs.
                     Request::Subsystem(name) if self.policy.force_command.is_some() => {
                         self.start(SessionKind::Exec(name.into_bytes()))
@@ -212,14 +224,25 @@ impl Machine {
             return Verdict::Refuse("the session has begun");
         };
         let (terminal, env, join) = (terminal.take(), std::mem::take(env), std::mem::take(join).finish());
-        self.state = State::Running { terminal: terminal.is_some() };
-        let (kind, original_command) = match (&self.policy.force_command, asked) {
-            (None, asked) => (asked, None),
-            (Some(forced), SessionKind::Exec(command)) => {
-                (SessionKind::Exec(forced.clone().into_bytes()), Some(command))
+        let (kind, original_command) = match &self.policy.force_command {
+            None => (asked, None),
+            Some(forced) => {
+                let kind = if forced == INTERNAL_SFTP && self.policy.sftp {
+                    SessionKind::Sftp
+                } else {
+                    SessionKind::Exec(forced.clone().into_bytes())
+                };
+                let original = match asked {
+                    SessionKind::Exec(command) => Some(command),
+                    SessionKind::Sftp => Some(SFTP.as_bytes().to_vec()),
+                    SessionKind::Shell => None,
+                };
+                (kind, original)
             }
-            (Some(forced), SessionKind::Shell) => (SessionKind::Exec(forced.clone().into_bytes()), None),
         };
+        // The protocol's bytes must pass unchanged.
+        let terminal = terminal.filter(|_| kind != SessionKind::Sftp);
+        self.state = State::Running { terminal: terminal.is_some() };
         Verdict::Start(Box::new(Launch { kind, original_command, terminal, env, join }))
     }
 }

@@ -5,6 +5,7 @@
 //! operating system's users.
 
 mod channel;
+mod files;
 pub(crate) mod machine;
 #[cfg(target_os = "linux")]
 mod os;
@@ -22,6 +23,8 @@ pub(crate) use self::channel::EventSender;
 pub use self::channel::{
     OutputClosed, SessionChannel, SessionEvent, SessionEvents, SessionInput, SessionOutput,
 };
+pub use self::files::FileReporter;
+pub(crate) use self::files::{FileReport, FileReports};
 #[cfg(target_os = "linux")]
 pub use self::os::OsSessions;
 pub(crate) use self::registry::{EndedBy, Running};
@@ -53,8 +56,8 @@ impl LoginRefused {
 ///
 /// # Contract
 /// `run` is called once for each session, in a task of its own, after the session was granted, its start was written to the
-/// audit log and its recorder was attached. What goes through [`SessionChannel::output`] is recorded; there is no other way
-/// to the client. It should end soon after [`SessionEvent::Closed`] or an [`OutputClosed`]. The future may be dropped at any
+/// audit log and its recorder was attached. What goes through [`SessionChannel::output`] is recorded, but of
+/// [`SessionKind::Sftp`]; there is no other way to the client. It should end soon after [`SessionEvent::Closed`] or an [`OutputClosed`]. The future may be dropped at any
 /// time, when the node must stop: processes and other resources must then end by themselves. A panic ends this session only.
 #[async_trait]
 pub trait SessionService: fmt::Debug + Send + Sync + 'static {
@@ -66,6 +69,12 @@ pub trait SessionService: fmt::Debug + Send + Sync + 'static {
     async fn prepare(&self, grant: &LoginGrant, now: Timestamp) -> Result<(), LoginRefused> {
         let (_, _) = (grant, now);
         Ok(())
+    }
+
+    /// Whether sessions of the kind [`SessionKind::Sftp`] can be run. Where they cannot, clients hear that there is no such
+    /// subsystem.
+    fn offers_sftp(&self) -> bool {
+        false
     }
 
     /// Runs one session to its end and says how it ended.

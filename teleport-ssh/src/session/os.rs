@@ -1,6 +1,7 @@
 //! Sessions as processes of the operating system's users.
 
 use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::{
     SessionKind, SessionOutput, SessionRequest, SessionService, TerminalSize,
 };
 use crate::bulk::{self, Buffers, MAX_BATCH};
+use crate::sftp::Watched;
 use crate::sys::accounts::{self, Account, LoginDefs, LoginRules};
 use crate::sys::child::{Child, Exit};
 use crate::sys::environment::{Connection, Environment, Source, Terminal as TerminalDevice};
@@ -42,18 +44,34 @@ pub struct OsSessions {
     rules: LoginRules,
     defs: Arc<LoginDefs>,
     clock: Arc<dyn Clock>,
+    /// The SFTP server with its arguments, of which the first is its name.
+    sftp: Option<(PathBuf, Vec<Vec<u8>>)>,
 }
 
 impl OsSessions {
     /// With the system's own rules: expired accounts and `/etc/nologin` are refused, `PATH` comes from `/etc/login.defs`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { rules: LoginRules::default(), defs: Arc::new(LoginDefs::load()), clock }
+        Self { rules: LoginRules::default(), defs: Arc::new(LoginDefs::load()), clock, sftp: None }
     }
 
     /// With other rules for accounts.
     #[must_use]
     pub fn with_rules(mut self, rules: LoginRules) -> Self {
         self.rules = rules;
+        self
+    }
+
+    /// With a program that serves files over its standard input and output, such as one that calls [`crate::sftp::serve`]; it runs
+    /// as the user. `arguments` begin with the program's name. Default: files are not served.
+    ///
+    /// `/proc/self/exe` is this program itself, wherever its file has gone meanwhile.
+    #[must_use]
+    pub fn with_sftp_server(
+        mut self,
+        program: impl Into<PathBuf>,
+        arguments: impl IntoIterator<Item = impl Into<Vec<u8>>>,
+    ) -> Self {
+        self.sftp = Some((program.into(), arguments.into_iter().map(Into::into).collect()));
         self
     }
 
@@ -91,7 +109,15 @@ impl OsSessions {
         let environment = Environment::build(&source)?;
         let command = match &request.kind {
             SessionKind::Exec(line) => Command::shell_command(&account, environment, line)?,
-            _ => Command::login_shell(&account, environment)?,
+            SessionKind::Shell => Command::login_shell(&account, environment)?,
+            SessionKind::Sftp => {
+                let (program, arguments) = self.sftp.as_ref().ok_or(Refusal::NoSftp)?;
+                // Whoever may begin nothing gets at files neither, as where the shell starts the server.
+                if !may_log_in(&account.shell) {
+                    return Err(Refusal::NoShell);
+                }
+                Command::program(&account, environment, program, arguments.iter().cloned())?
+            }
         };
         Ok(match pty {
             Some((pty, _)) => {
@@ -127,6 +153,10 @@ enum Refusal {
     Account(#[from] accounts::AccountError),
     #[error("no environment can be made")]
     Environment(#[from] crate::sys::environment::EnvironmentError),
+    #[error("the account's shell lets nobody in")]
+    NoShell,
+    #[error("files are not served here")]
+    NoSftp,
     #[error(transparent)]
     Spawn(#[from] crate::sys::spawn::SpawnError),
     #[error("no terminal can be made")]
@@ -147,14 +177,25 @@ impl SessionService for OsSessions {
         self.account(grant, now).await.map(drop).map_err(LoginRefused::new)
     }
 
+    fn offers_sftp(&self) -> bool {
+        self.sftp.is_some()
+    }
+
     async fn run(&self, grant: LoginGrant, channel: SessionChannel) -> ExitStatus {
-        let SessionChannel { request, input, output, mut events, .. } = channel;
+        let SessionChannel { request, input, output, mut events, files } = channel;
+        let watched = (request.kind == SessionKind::Sftp).then(|| Watched::new(files));
         let started = tokio::select! {
             started = self.start(&grant, &request) => started,
             () = closed(&mut events) => return ExitStatus::Disconnected,
         };
         match started {
-            Ok(process) => attend(process, input, output, events).await,
+            Ok(process) => {
+                let status = attend(process, input, output, events, watched.as_ref()).await;
+                if let Some(watched) = watched {
+                    watched.finish().await;
+                }
+                status
+            }
             Err(error) => {
                 tracing::warn!(
                     error = &error as &dyn std::error::Error,
@@ -169,6 +210,11 @@ impl SessionService for OsSessions {
     }
 }
 
+/// Whether a shell is one, and not a program that says that there is none.
+fn may_log_in(shell: &Path) -> bool {
+    shell.file_name().is_none_or(|name| name != "nologin" && name != "false")
+}
+
 async fn closed(events: &mut SessionEvents) {
     while events.next().await != SessionEvent::Closed {}
 }
@@ -179,16 +225,17 @@ async fn attend(
     input: SessionInput,
     output: SessionOutput,
     mut events: SessionEvents,
+    watched: Option<&Watched>,
 ) -> ExitStatus {
     let Process { mut child, control, stdin, stdout, stderr } = process;
     let terminal = control.is_some();
     let exited = CancellationToken::new();
-    let mut typing = std::pin::pin!(feed(input, stdin, terminal));
+    let mut typing = std::pin::pin!(feed(input, stdin, terminal, watched));
     let mut showing = std::pin::pin!(async {
         // Until both have ended, or one of them may not be shown any more.
-        let both = tokio::try_join!(show(stdout, &output, false, &exited), async {
+        let both = tokio::try_join!(show(stdout, &output, false, &exited, watched), async {
             match stderr {
-                Some(stderr) => show(stderr, &output, true, &exited).await,
+                Some(stderr) => show(stderr, &output, true, &exited, None).await,
                 None => Ok(()),
             }
         });
@@ -255,7 +302,12 @@ fn window(size: TerminalSize) -> WindowSize {
 }
 
 /// Types what the client sends. The end of the input closes a pipe; a terminal stays open, as it has other ends.
-async fn feed(mut input: SessionInput, mut stdin: Box<dyn AsyncWrite + Send + Unpin>, terminal: bool) {
+async fn feed(
+    mut input: SessionInput,
+    mut stdin: Box<dyn AsyncWrite + Send + Unpin>,
+    terminal: bool,
+    watched: Option<&Watched>,
+) {
     let mut batch = Vec::with_capacity(MAX_BATCH);
     while let Some(data) = input.next().await {
         batch.push(data);
@@ -263,6 +315,9 @@ async fn feed(mut input: SessionInput, mut stdin: Box<dyn AsyncWrite + Send + Un
             && let Some(Some(data)) = input.next().now_or_never()
         {
             batch.push(data);
+        }
+        if let Some(watched) = watched {
+            watched.client(&batch);
         }
         if bulk::write_all(&mut stdin, &mut batch).await.is_err() {
             // The program does not read any more; what else comes is thrown away.
@@ -283,6 +338,7 @@ async fn show(
     output: &SessionOutput,
     stderr: bool,
     exited: &CancellationToken,
+    watched: Option<&Watched>,
 ) -> Result<(), OutputClosed> {
     let mut buffers = Buffers::new(SMALL_BUFFER, LARGE_BUFFER);
     loop {
@@ -295,6 +351,9 @@ async fn show(
             return Ok(());
         }
         let data = buffers.take();
+        if let Some(watched) = watched {
+            watched.server(&data).await;
+        }
         if stderr {
             output.stderr(data).await?;
         } else {

@@ -15,6 +15,8 @@ pub enum SessionKind {
     Exec(Vec<u8>),
     /// The interactive shell, or whatever stands for it.
     Shell,
+    /// Files, by [SFTP](crate::sftp). Asked of services that [offer it](super::SessionService::offers_sftp) only.
+    Sftp,
 }
 
 /// The size of a terminal as a client sends it: not checked, zero where unknown.

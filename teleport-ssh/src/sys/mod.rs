@@ -34,3 +34,4 @@ mod reaper;
 pub mod signal;
 #[cfg(target_os = "linux")]
 pub mod spawn;
+pub(crate) mod time;

@@ -142,7 +142,7 @@ impl TestCluster {
         // Several nodes may have one name.
         let dirs = std::iter::once(name.to_owned()).chain((2..).map(|number| format!("{name}-{number}")));
         let dir = dirs.map(|dir| self.dir().join(dir)).find(|dir| !dir.exists()).unwrap();
-        let settings = Settings::node_on_loopback(
+        let mut settings = Settings::node_on_loopback(
             &dir,
             NodeName::new(name).unwrap(),
             labels.parse().unwrap(),
@@ -150,6 +150,8 @@ impl TestCluster {
             self.node_token().await,
             self.daemon().ca_pins.clone(),
         );
+        // This process is none of the product's programs.
+        settings.node.as_mut().unwrap().program = env!("CARGO_BIN_EXE_teleport").into();
         Daemon::start(settings, os).await
     }
 

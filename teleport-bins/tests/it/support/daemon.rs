@@ -1,10 +1,13 @@
 //! Daemons as processes of their own: `teleport start`, with what they log.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{self, Ipv4Addr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -13,15 +16,22 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use super::program::{Output, own, run};
+use super::small_disk::SmallDisk;
 use super::wait_for;
 
 /// A port that nobody uses and that the system does not hand out by itself: a daemon that starts again finds it free.
 pub(crate) fn fixed_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
+    /// A name that only one process has: other tests that run now look for ports as well.
+    static OURS: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
     let first = u16::try_from(std::process::id() % 10_000).unwrap();
     wait_for("a free port", || {
         let port = 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
-        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok().map(|_| port)
+        let name = SocketAddr::from_abstract_name(format!("teleport-test-port-{port}")).unwrap();
+        let ours = UnixListener::bind_addr(&name).ok()?;
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
+        OURS.lock().unwrap().push(ours);
+        Some(port)
     })
 }
 
@@ -33,12 +43,15 @@ pub(crate) struct Process {
 
 /// Where the daemons of a machine keep what they have: configuration, data, logs.
 pub(crate) struct Machine {
+    /// A directory of it that can become full.
+    pub(crate) disk: Option<SmallDisk>,
+    /// Goes last.
     dir: TempDir,
 }
 
 impl Machine {
     pub(crate) fn new() -> Self {
-        Self { dir: TempDir::with_prefix("tp-").unwrap() }
+        Self { disk: None, dir: TempDir::with_prefix("tp-").unwrap() }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -84,6 +97,9 @@ impl Machine {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
         // Keys of the terminal that runs the tests are not for it.
         command.process_group(0);
+        if let Some(disk) = &self.disk {
+            disk.seen_by(&mut command);
+        }
         change(&mut command);
         let mut process = Process { child: command.spawn().unwrap(), log };
         wait_for(&format!("{name} to serve"), || {
@@ -113,7 +129,7 @@ impl Machine {
 
     /// The events of the cluster, oldest first.
     pub(crate) fn events(&self, name: &str) -> Vec<serde_json::Value> {
-        let arguments = ["events", "search", "--oldest-first", "--limit=1000", "--format=json"];
+        let arguments = ["events", "search", "--oldest-first", "--all", "--format=json"];
         serde_json::from_str(&self.tctl(name, &arguments).clean()).unwrap()
     }
 
@@ -135,7 +151,7 @@ impl Process {
 
     /// The address of one of its services, as it says at its start.
     #[track_caller]
-    pub(crate) fn address(&self, what: &str) -> SocketAddr {
+    pub(crate) fn address(&self, what: &str) -> net::SocketAddr {
         let logged = self.logged();
         let line = logged.lines().find_map(|line| line.strip_prefix(&format!("  {what} ")));
         line.unwrap_or_else(|| panic!("{what}: {logged}")).trim().parse().unwrap()

@@ -3,6 +3,8 @@
 pub(crate) mod cluster;
 pub(crate) mod daemon;
 pub(crate) mod program;
+pub(crate) mod relay;
+pub(crate) mod small_disk;
 pub(crate) mod sshd;
 pub(crate) mod tmux;
 pub(crate) mod user;

@@ -135,6 +135,7 @@ impl Connection {
             pty: identity.permits.pty,
             force_command: identity.force_command.clone(),
             env: self.node.env.clone(),
+            sftp: self.node.service.offers_sftp(),
         };
         // The library tells of the client's closing only where we have not closed before.
         self.channels.retain(|_, open| !open.is_over());

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::recorder::cost;
+use super::syncing::{Synced, Syncer};
 use super::writing::Writing;
 use super::{CLOSED, OPEN, Sessions, path};
 use crate::record::live::Live;
@@ -22,6 +23,9 @@ use crate::record::room::Room;
 
 /// After some events the spool's thread lets more of them gather: to wake it for each would cost more than to write them.
 const GATHER_FOR: Duration = Duration::from_millis(2);
+/// As long as a session has less than this in the queue, in bytes, whoever else wants the processor comes first: those who carry what
+/// is recorded.
+const GIVE_WAY_BELOW: usize = 2 << 20;
 /// How long output may wait in memory: what a `kill -9` can lose. And how often a disk that took nothing is tried again.
 const FLUSH_EVERY: Duration = Duration::from_millis(500);
 
@@ -29,6 +33,7 @@ const FLUSH_EVERY: Duration = Duration::from_millis(500);
 pub(super) enum Message {
     Begin { live: Arc<Live>, encoder: Box<Encoder>, file: File, len: u64 },
     Event { session: SessionId, event: RecordedEvent },
+    Synced(Synced),
     Close,
 }
 
@@ -37,6 +42,7 @@ pub(super) struct Worker {
     pub(super) dir: PathBuf,
     pub(super) messages: Receiver<Message>,
     pub(super) queued: Arc<AtomicUsize>,
+    pub(super) syncer: Syncer,
     /// Told when there is something to upload.
     pub(super) news: Arc<Notify>,
     pub(super) room: Arc<Room>,
@@ -87,6 +93,8 @@ impl Running {
             };
             match message {
                 Ok(Message::Close) | Err(RecvTimeoutError::Disconnected) => break,
+                // Nothing that comes often, or has to be flushed.
+                Ok(Message::Synced(synced)) => self.synced(synced),
                 Ok(message) => {
                     self.handle(message);
                     busy = true;
@@ -97,28 +105,59 @@ impl Running {
         }
         // What is here is written; recordings without an end stay open for the next start to close.
         self.flush();
+        let rest: Vec<_> = self.files.values().filter_map(Writing::rest).collect();
+        for sync in rest {
+            self.synced(sync.run());
+        }
     }
 
     /// Writes what is in memory, and whether something is left that the disk did not take.
     fn flush(&mut self) -> bool {
         self.counted = false;
-        let mut closed = Vec::new();
+        let mut over = Vec::new();
         let mut left = false;
         for (session, writing) in &mut self.files {
-            let before = writing.synced();
             writing.flush(&self.worker.room);
-            if writing.synced() / MAX_PART_LEN as u64 > before / MAX_PART_LEN as u64 {
-                self.worker.news.notify_one();
+            match writing.sync() {
+                Some(sync) => self.worker.syncer.send(sync),
+                // The disk is still at what was there before.
+                None => left |= writing.rest().is_some(),
             }
             left |= writing.is_stalled();
             if writing.is_over() {
-                closed.push(*session);
+                over.push(*session);
             }
         }
-        for session in closed {
+        for session in over {
             self.close(session);
         }
         left
+    }
+
+    /// More of a recording is on the disk.
+    fn synced(&mut self, synced: Synced) {
+        let session = synced.session;
+        // It was closed meanwhile, by a sync that came later and was done here.
+        let Some(writing) = self.files.get_mut(&session) else { return };
+        let part = |writing: &Writing| writing.durable() / MAX_PART_LEN as u64;
+        let before = part(writing);
+        writing.synced(synced);
+        if part(writing) > before {
+            self.worker.news.notify_one();
+        }
+        self.finish(session);
+    }
+
+    /// Closes what has ended, once it is on the disk.
+    fn finish(&mut self, session: SessionId) {
+        let Some(writing) = self.files.get_mut(&session).filter(|writing| writing.has_ended()) else {
+            return;
+        };
+        if writing.is_over() {
+            self.close(session);
+        } else if let Some(sync) = writing.sync() {
+            self.worker.syncer.send(sync);
+        }
     }
 
     /// Makes what was told available to those who stream it.
@@ -139,7 +178,7 @@ impl Running {
                 self.told.push(session);
             }
             Message::Event { session, event } => self.event(session, &event),
-            Message::Close => {}
+            Message::Synced(_) | Message::Close => {}
         }
     }
 
@@ -159,11 +198,13 @@ impl Running {
         }
         let Some(writing) = self.files.get_mut(&session) else { return };
         writing.event(event, full, room);
-        if writing.is_over() {
-            self.close(session);
-        } else if writing.mode() == SessionRecording::Sync {
+        if writing.mode() == SessionRecording::Sync {
             self.told.push(session);
         }
+        if writing.behind() < GIVE_WAY_BELOW {
+            std::thread::yield_now();
+        }
+        self.finish(session);
     }
 
     fn close(&mut self, session: SessionId) {

@@ -9,18 +9,24 @@ use teleport_core::access::SessionRecording;
 use teleport_core::recording::{Encoder, RecordedEvent};
 
 use super::recorder::cost;
+use super::syncing::{Sync, Synced};
 use crate::record::live::Live;
 use crate::record::room::Room;
+
+/// When so many bytes of a session wait to be recorded, they are compressed less: it prints as fast as it can, and needs the processor.
+const HURRY_AT: usize = 512 << 10;
 
 /// A recording that is being written.
 pub(super) struct Writing {
     live: Arc<Live>,
     encoder: Box<Encoder>,
-    file: File,
+    file: Arc<File>,
     /// Bytes of the file that are whole frames. What is behind them was written in part, and is written over.
     len: u64,
     max_len: u64,
     synced: u64,
+    /// Whether the disk is at it.
+    syncing: bool,
     /// Whole frames that are not in the file yet.
     backlog: Vec<u8>,
     /// Whether the disk, or the bound of the spool, holds them back.
@@ -29,7 +35,7 @@ pub(super) struct Writing {
     disk_failed: bool,
     /// How many events were taken.
     taken: u64,
-    /// What a strict session waits for: taken, and not written.
+    /// What the session may wait for: taken, and, of a strict one, not written.
     owed: usize,
     /// Bytes of output left out since the last event that was written.
     lost: u64,
@@ -44,10 +50,11 @@ impl Writing {
         Self {
             live,
             encoder,
-            file,
+            file: Arc::new(file),
             len,
             max_len,
             synced: len,
+            syncing: false,
             backlog: Vec::new(),
             stalled: false,
             disk_failed: false,
@@ -63,7 +70,8 @@ impl Writing {
         self.live.mode
     }
 
-    pub(super) const fn synced(&self) -> u64 {
+    /// How many bytes survive a loss of power.
+    pub(super) const fn durable(&self) -> u64 {
         self.synced
     }
 
@@ -71,22 +79,32 @@ impl Writing {
         self.stalled
     }
 
+    /// How many bytes wait to be taken.
+    pub(super) fn behind(&self) -> usize {
+        self.live.behind()
+    }
+
+    pub(super) const fn has_ended(&self) -> bool {
+        self.ended
+    }
+
     /// Whether everything is on the disk, the end included.
     pub(super) const fn is_over(&self) -> bool {
-        self.ended && !self.stalled
+        self.ended && !self.stalled && self.synced == self.len
     }
 
     /// Takes an event. `full` says that the spool has no room: of a strict session the event is kept in memory then, and the session
     /// waits; else the output is left out.
     pub(super) fn event(&mut self, event: &RecordedEvent, full: bool, room: &Room) {
         self.taken += 1;
+        self.encoder.hurry(self.live.behind() > HURRY_AT);
+        self.owed += cost(event);
         self.ended = matches!(event, RecordedEvent::End { .. });
         let too_long = self.len >= self.max_len;
         let encoded = if self.mode().is_strict() {
             if too_long && !self.ended {
                 self.live.fail("the recording has become too long");
             }
-            self.owed += cost(event);
             self.encoder.event(event)
         } else {
             self.put(event, full || too_long || self.stalled)
@@ -98,18 +116,15 @@ impl Writing {
         // The end is written whatever the bound: without it nothing could be delivered, and made room.
         let held = full && self.mode().is_strict() && !self.ended;
         self.write(self.ended, held, room);
-        if self.ended {
-            self.sync();
+        if !self.mode().is_strict() {
+            self.settle();
         }
     }
 
-    /// Writes and syncs what is in memory.
+    /// Writes what is in memory.
     pub(super) fn flush(&mut self, room: &Room) {
         let held = self.mode().is_strict() && !self.ended && room.is_full_for(self.live.meta.session);
         self.write(true, held, room);
-        self.sync();
-        let synced = self.synced;
-        self.live.advance(|progress| progress.synced = synced);
     }
 
     /// Makes what was taken readable for whoever streams it.
@@ -120,7 +135,9 @@ impl Writing {
         let held = !self.ended && room.is_full_for(self.live.meta.session);
         self.write(true, held, room);
         // On the disk first: after a loss of power nobody may have more of it than the file.
-        self.sync();
+        if let Some(sync) = self.rest() {
+            self.synced(sync.run());
+        }
         if !self.stalled {
             let (written, len) = (self.taken, self.len);
             self.live.advance(|progress| (progress.written, progress.len) = (written, len));
@@ -188,6 +205,10 @@ impl Writing {
             tracing::info!(%session, "the recording goes on");
             self.live.stalled(false);
         }
+        self.settle();
+    }
+
+    fn settle(&mut self) {
         match std::mem::take(&mut self.owed) {
             0 => {}
             owed => self.live.settle(owed),
@@ -200,18 +221,32 @@ impl Writing {
         }
     }
 
-    fn sync(&mut self) {
-        if self.synced == self.len {
-            return;
+    /// What is to be synced, if there is something and the disk is not at it already. The outcome goes to [`Writing::synced`].
+    pub(super) fn sync(&mut self) -> Option<Sync> {
+        if self.syncing {
+            return None;
         }
-        match self.file.sync_data() {
-            Ok(()) => self.synced = self.len,
-            // Asking again would say nothing: an error is told once.
-            Err(error) => {
-                self.synced = self.len;
-                self.give_up(&error);
-            }
+        let sync = self.rest()?;
+        self.syncing = true;
+        Some(sync)
+    }
+
+    /// What is not on the disk yet, whether or not the disk is at a part of it.
+    pub(super) fn rest(&self) -> Option<Sync> {
+        let (session, file, len) = (self.live.meta.session, Arc::clone(&self.file), self.len);
+        (self.synced != len).then_some(Sync { session, file, len })
+    }
+
+    /// How a sync went.
+    pub(super) fn synced(&mut self, Synced { len, result, .. }: Synced) {
+        self.syncing = false;
+        // Asking again would say nothing: an error is told once.
+        self.synced = self.synced.max(len);
+        if let Err(error) = result {
+            self.give_up(&error);
         }
+        let synced = self.synced;
+        self.live.advance(|progress| progress.synced = synced);
     }
 
     /// Something is lost, and nobody knows what.

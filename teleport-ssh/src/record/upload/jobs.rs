@@ -60,8 +60,15 @@ fn name(source: &Source) -> String {
 }
 
 impl Jobs {
-    /// At most `most` of those that wait and are due. They count as running until their outcome is told.
-    pub(super) fn due(&mut self, waiting: Vec<Source>, now: Instant, most: usize) -> Vec<Job> {
+    /// At most `most` of those that wait and are due. They count as running until their outcome is told. One that is closed and held
+    /// waits until it is not.
+    pub(super) fn due(
+        &mut self,
+        waiting: Vec<Source>,
+        is_held: impl Fn(&str) -> bool,
+        now: Instant,
+        most: usize,
+    ) -> Vec<Job> {
         let names: HashSet<String> = waiting.iter().map(name).collect();
         self.waits.retain(|name, _| names.contains(name));
         self.told.retain(|name| names.contains(name));
@@ -75,7 +82,8 @@ impl Jobs {
             }
             let name = name(&source);
             let waits = self.waits.get(&name).is_some_and(|wait| now < wait.until);
-            if waits || self.running.contains(&name) || self.is_delivered(&source) {
+            let held = matches!(source, Source::Closed(_)) && is_held(&name);
+            if waits || held || self.running.contains(&name) || self.is_delivered(&source) {
                 continue;
             }
             let user = match &source {

@@ -19,7 +19,12 @@ fn requests() -> [(&'static str, Request); 7] {
 }
 
 fn policy(pty: bool, forced: bool) -> SessionPolicy {
-    SessionPolicy { pty, force_command: forced.then(|| "/bin/false".to_owned()), env: AllowList::default() }
+    SessionPolicy {
+        pty,
+        force_command: forced.then(|| "/bin/false".to_owned()),
+        env: AllowList::default(),
+        sftp: false,
+    }
 }
 
 fn name(verdict: &Verdict) -> &'static str {
@@ -81,6 +86,38 @@ fn a_forced_command_replaces_everything() {
         assert_eq!(launch.kind, SessionKind::Exec(b"/bin/false".to_vec()));
         assert_eq!(launch.original_command, original);
     }
+}
+
+#[test]
+fn files_are_served_where_there_is_a_server() {
+    let begin = |forced: Option<&str>, sftp, asked| {
+        let policy = SessionPolicy { force_command: forced.map(str::to_owned), sftp, ..policy(true, false) };
+        let mut machine = Machine::new(policy);
+        machine.handle(Request::Pty(terminal()));
+        machine.handle(asked)
+    };
+    let files = || Request::Subsystem("sftp".into());
+    for (forced, asked, original) in [
+        (None, files(), None),
+        (Some("internal-sftp"), files(), Some(b"sftp".to_vec())),
+        (Some("internal-sftp"), Request::Exec(b"id".to_vec()), Some(b"id".to_vec())),
+        (Some("internal-sftp"), Request::Shell, None),
+    ] {
+        let Verdict::Start(launch) = begin(forced, true, asked) else { panic!() };
+        // On a terminal the bytes would not be those of the protocol.
+        assert_eq!(
+            (launch.kind, launch.terminal, launch.original_command),
+            (SessionKind::Sftp, None, original)
+        );
+    }
+    let Verdict::Start(launch) = begin(Some("/bin/false"), true, files()) else { panic!() };
+    assert_eq!(launch.kind, SessionKind::Exec(b"/bin/false".to_vec()));
+    for (sftp, name) in [(false, "sftp"), (true, "SFTP"), (true, "netconf")] {
+        assert!(matches!(begin(None, sftp, Request::Subsystem(name.into())), Verdict::UnknownSubsystem(_)));
+    }
+    let mut machine = Machine::new(SessionPolicy { sftp: true, ..policy(true, false) });
+    machine.handle(Request::Env { name: "TELEPORT_SESSION".into(), value: "x".into() });
+    assert_eq!(name(&machine.handle(files())), "refuse");
 }
 
 #[test]
