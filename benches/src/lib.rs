@@ -12,6 +12,7 @@
 pub mod bulk;
 pub mod certificates;
 pub mod cluster;
+pub mod events;
 pub mod guessing;
 pub mod load;
 pub mod memory;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use teleport_benches::{
-    Scale, bulk, certificates, guessing, memory, reissue, report, sessions, start, storage,
+    Scale, bulk, certificates, events, guessing, memory, reissue, report, sessions, start, storage,
 };
 
 #[derive(Debug, Parser)]
@@ -44,6 +44,8 @@ enum Bench {
     Size,
     /// What recordings cost
     Storage,
+    /// What the index of the audit log costs, and searches in it
+    Events,
 }
 
 async fn run(bench: Bench, scale: Scale) -> Result<Vec<report::Row>> {
@@ -51,6 +53,7 @@ async fn run(bench: Bench, scale: Scale) -> Result<Vec<report::Row>> {
         Bench::All => Ok(Vec::new()),
         Bench::Bulk => bulk::run(scale).await,
         Bench::Certificates => certificates::run(scale).await,
+        Bench::Events => events::run(scale).await,
         Bench::Guessing => guessing::run(scale).await,
         Bench::Latency => sessions::latency(scale).await,
         Bench::Memory => memory::run(scale).await,

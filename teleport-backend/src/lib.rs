@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | [`Backend`](teleport_core::storage::Backend) | [`memory`], `redb` (feature `redb`, on by default), around any of them [`wrap`] |
 //! | [`RecordingStore`](teleport_core::recording::RecordingStore) | [`recordings::fs`], `recordings::s3` (feature `s3`), around any of them `recordings::age` (feature `age`) |
-//! | [`AuditLog`](teleport_core::audit::AuditLog) | [`audit::file`] |
+//! | [`AuditLog`](teleport_core::audit::AuditLog) | [`audit::file`], with an index in a backend [`audit::index`] |
 //!
 //! [`open`](fn@open) chooses a backend by URL. What a driver promises is the documentation of its port; the feature
 //! `conformance` has a public suite for each port, with a clock that it controls. Write your own driver against it:

@@ -1,3 +1,5 @@
 //! Audit logs.
 
 pub mod file;
+pub mod index;
+mod matching;

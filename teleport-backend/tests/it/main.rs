@@ -14,6 +14,7 @@ mod broken;
 mod child;
 mod example;
 mod files;
+mod index;
 mod kill;
 mod memory;
 mod model;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use teleport_backend::audit::file::{Checkpoints, FileAuditLog};
+use teleport_backend::audit::index::IndexedAuditLog;
 use teleport_ca::{AuditKey, CaError, CertificateAuthority};
 use teleport_core::api::{AdminApi, CreateToken, HostCredentials, JoinRequest, PublicApi};
 use teleport_core::audit::AuditLog;
@@ -28,7 +29,7 @@ pub(super) struct LocalAuth {
     pub(super) cluster: ClusterName,
     pub(super) ca_pins: Vec<CaPin>,
     pub(super) backend: Arc<dyn Backend>,
-    audit: Arc<FileAuditLog>,
+    audit: Arc<IndexedAuditLog>,
 }
 
 impl LocalAuth {
@@ -106,7 +107,12 @@ impl LocalAuth {
         for to in &settings.audit.forward {
             log = log.forwarder(Forwarder::start(to.clone(), default_name.to_owned())?);
         }
-        let audit = Arc::new(log.open().await?);
+        let audit = Arc::new(IndexedAuditLog::start(
+            Arc::new(log.open().await?),
+            Arc::clone(&backend),
+            Arc::clone(&sealer),
+            Arc::clone(&os.clock),
+        ));
         let mut config = AuthConfig::new(cluster.clone());
         config.static_tokens = static_tokens;
         config.audit_keys = audit_keys;
@@ -131,7 +137,7 @@ impl LocalAuth {
         Ok(Self { service, cluster, ca_pins, backend, audit })
     }
 
-    /// Ends the audit log, then the storage that remembers how it ended.
+    /// Ends the audit log and its index, then the storage that remembers how they ended.
     pub(super) async fn close(&self) {
         self.audit.close().await;
         self.backend.close().await;

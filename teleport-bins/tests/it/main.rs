@@ -16,6 +16,7 @@ mod examples;
 #[path = "../../../teleport-ssh/tests/it/golden.rs"]
 mod golden;
 mod hostile;
+mod index_faults;
 mod joining;
 mod limits;
 mod lockout;

@@ -81,6 +81,9 @@ pub struct AuditPage {
     pub events: Vec<AuditEvent>,
     /// Where the next page begins, if there is more.
     pub next: Option<String>,
+    /// Why events may be missing that belong here, in a sentence: what could not be read, or who is behind. `None` if none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub incomplete: Option<String>,
 }
 
 /// Takes events.

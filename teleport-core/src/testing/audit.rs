@@ -109,6 +109,6 @@ impl AuditLog for MemoryAudit {
         let events: Vec<AuditEvent> =
             found.iter().skip(start).take(limit).map(|event| (*event).clone()).collect();
         let end = start.saturating_add(events.len());
-        Ok(AuditPage { events, next: (end < found.len()).then(|| end.to_string()) })
+        Ok(AuditPage { events, next: (end < found.len()).then(|| end.to_string()), incomplete: None })
     }
 }

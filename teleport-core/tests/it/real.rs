@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use teleport_backend::audit::file::FileAuditLog;
+use teleport_backend::audit::file::{Checkpoints, FileAuditLog};
+use teleport_backend::audit::index::IndexedAuditLog;
+use teleport_backend::memory::MemoryBackend;
 use teleport_backend::recordings::fs::FsRecordingStore;
 use teleport_backend::redb::RedbBackend;
 use teleport_ca::seal::{MASTER_KEY_LEN, Sealer};
@@ -19,7 +21,7 @@ use teleport_core::label::Labels;
 use teleport_core::secret::SecretBytes;
 use teleport_core::storage::{Backend, BackendExt, Prefix};
 use teleport_core::testing::api_suite::{self, ApiFixture};
-use teleport_core::testing::{subject_keys, user_identity};
+use teleport_core::testing::{KnownKeySigner, subject_keys, user_identity};
 use tokio::time::Instant;
 
 use crate::cluster::{CLUSTER, at_once};
@@ -30,7 +32,8 @@ struct Real {
     backend: Arc<dyn Backend>,
     ports: Ports,
     unique: std::sync::atomic::AtomicU64,
-    _directory: tempfile::TempDir,
+    sealer: Arc<Sealer>,
+    directory: tempfile::TempDir,
 }
 
 impl Real {
@@ -51,13 +54,13 @@ impl Real {
             entropy.clone(),
         );
         let ca = Arc::new(ca.await.unwrap());
-        let log = FileAuditLog::builder(directory.path().join("log"), clock.clone(), entropy.clone());
+        let log = Self::log(directory.path(), "log", &backend, &sealer).await;
         let ports = Ports {
             backend: backend.clone(),
             issuer: ca.clone(),
-            sealer,
+            sealer: sealer.clone(),
             recordings: Arc::new(FsRecordingStore::open(directory.path().join("recordings")).await.unwrap()),
-            audit: Arc::new(log.open().await.unwrap()),
+            audit: log,
             clock,
             entropy,
         };
@@ -65,7 +68,25 @@ impl Real {
         config.password.memory = 32;
         let auth = AuthService::new(ports.clone(), config);
         auth.bootstrap().await.unwrap();
-        Self { auth, ca, backend, ports, unique: 1.into(), _directory: directory }
+        Self { auth, ca, backend, ports, unique: 1.into(), sealer, directory }
+    }
+
+    /// The log of one service, in files of its own, with the index in the storage of all.
+    async fn log(
+        directory: &std::path::Path,
+        name: &str,
+        backend: &Arc<dyn Backend>,
+        sealer: &Arc<Sealer>,
+    ) -> Arc<IndexedAuditLog> {
+        let (clock, entropy) = (Arc::new(SystemClock::new()), Arc::new(SystemEntropy::new()));
+        let files =
+            FileAuditLog::builder(directory.join(name), clock.clone(), entropy).checkpoints(Checkpoints {
+                cluster: ClusterName::new(CLUSTER).unwrap(),
+                signer: Arc::new(KnownKeySigner::new(1)),
+                storage: Arc::new(MemoryBackend::new(clock.clone())),
+            });
+        let files = Arc::new(files.open().await.unwrap());
+        Arc::new(IndexedAuditLog::start(files, backend.clone(), sealer.clone(), clock))
     }
 }
 
@@ -200,4 +221,56 @@ async fn exchanges_are_signed_and_written_down_fast() {
     };
     let page = teleport_core::api::AuditApi::search_events(&admin, query).await.unwrap();
     assert_eq!(page.events.len(), count);
+}
+
+/// Two services over one storage, each with a log in files of its own: what either did is found at both.
+#[tokio::test]
+async fn what_either_service_did_is_found_at_both() {
+    let real = Real::new().await;
+    let log = Real::log(real.directory.path(), "other", &real.backend, &real.sealer).await;
+    let ports = Ports { audit: log, ..real.ports.clone() };
+    let other = AuthService::new(ports, real.auth.config().clone());
+    let services = [&real.auth, &other].map(|service| service.acting_as(Caller::LocalAdmin));
+    let mut expected = 0;
+    for _ in 0..10 {
+        for service in &services {
+            let token = CreateToken {
+                roles: vec![HostRole::Node],
+                ttl: None,
+                uses: None,
+                labels: Labels::default(),
+                value: None,
+            };
+            service.create_token(token).await.unwrap();
+            expected += 1;
+        }
+    }
+    let query = teleport_core::audit::AuditQuery {
+        events: vec!["join_token.create".to_owned()],
+        limit: 7,
+        ..teleport_core::audit::AuditQuery::default()
+    };
+    for service in &services {
+        let deadline = Instant::now() + std::time::Duration::from_secs(30);
+        loop {
+            let (mut found, mut query) = (Vec::new(), query.clone());
+            loop {
+                let page = teleport_core::api::AuditApi::search_events(service, query.clone()).await.unwrap();
+                assert_eq!(page.incomplete, None);
+                found.extend(page.events);
+                query.after = page.next;
+                if query.after.is_none() {
+                    break;
+                }
+            }
+            assert!(found.is_sorted_by_key(|event| event.time));
+            if found.len() == expected {
+                let uids: std::collections::BTreeSet<_> = found.iter().map(|event| event.uid).collect();
+                assert_eq!(uids.len(), expected, "each once");
+                break;
+            }
+            assert!(found.len() < expected && Instant::now() < deadline, "{} of {expected}", found.len());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    }
 }

@@ -6,18 +6,19 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use teleport_core::audit::EventKind;
 use teleport_core::audit::chain::{Digest, Entry};
 
 use super::lines::{Line, Lines};
 use super::{days_of, file_of};
 
-/// A place in the log; they are ordered.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Place {
-    pub(super) day: String,
-    pub(super) offset: u64,
+/// A place in the log; they are ordered. The first is before every file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(in crate::audit) struct Place {
+    /// The file.
+    pub(in crate::audit) day: String,
+    pub(in crate::audit) offset: u64,
 }
 
 #[derive(Deserialize)]

@@ -14,11 +14,12 @@ use teleport_core::clock::{Clock, Timestamp};
 use teleport_core::entropy::{Entropy, EntropyExt};
 use teleport_core::storage::{Condition, Repo};
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::writer::Rendered;
-use super::{Checkpoints, FileAuditConfig, SyncPolicy, days_of, file_of, tail};
+use super::{Checkpoints, FileAuditConfig, Place, SyncPolicy, Synced, days_of, file_of, tail};
 use crate::shared::files;
 
 /// How long the key and the storage may take. The log does not wait longer; it tries again later.
@@ -92,14 +93,16 @@ pub(super) struct Ledger {
     unstored: Option<StoredCheckpoint>,
     /// With [`SyncPolicy::Interval`]: when something was written that is not synced.
     unsynced_since: Option<Instant>,
+    /// Whoever follows the log reads no further: what is not on the disk may be taken back.
+    synced: watch::Sender<Option<Synced>>,
 }
 
 impl Ledger {
-    pub(super) fn new(setup: Setup) -> io::Result<Self> {
+    pub(super) fn new(setup: Setup, synced: watch::Sender<Option<Synced>>) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let dropped = vec![0; setup.forwarders.len()];
         let noted = dropped.clone();
-        Ok(Self { setup, runtime, tail: None, dropped, noted, unstored: None, unsynced_since: None })
+        Ok(Self { setup, runtime, tail: None, dropped, noted, unstored: None, unsynced_since: None, synced })
     }
 
     /// Finds the end of the log.
@@ -272,7 +275,16 @@ impl Ledger {
         tail.next.len += tail.pending.len() as u64;
         tail.pending.clear();
         tail.written = tail.next;
+        if self.unsynced_since.is_none() {
+            self.publish(tail);
+        }
         Ok(())
+    }
+
+    /// What is written is on the disk.
+    fn publish(&self, tail: &Tail) {
+        let end = Place { day: tail.day.clone(), offset: tail.written.len };
+        self.synced.send_replace(Some(Synced { end, log: tail.written.log.unwrap_or_default() }));
     }
 
     /// Says whether what is in the file is on the disk.
@@ -286,6 +298,9 @@ impl Ledger {
             let error: &dyn std::error::Error = &error;
             tracing::error!(error, "audit events of the last interval may not be durable");
             return false;
+        }
+        if let Some(tail) = &self.tail {
+            self.publish(tail);
         }
         true
     }
@@ -384,6 +399,15 @@ impl Ledger {
         }
         self.retain(&mut tail)?;
         self.flush(&mut tail)?;
+        if let Some(file) = &tail.file
+            && self.unsynced_since.is_none()
+        {
+            // Of what an earlier process has left, nobody knows whether it is on the disk.
+            file.sync_data()?;
+        }
+        if self.unsynced_since.is_none() {
+            self.publish(&tail);
+        }
         Ok(tail)
     }
 

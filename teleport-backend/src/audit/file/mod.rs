@@ -14,6 +14,7 @@ mod retention;
 mod search;
 mod tail;
 mod verify;
+mod walk;
 mod writer;
 
 use std::fmt;
@@ -31,10 +32,12 @@ use teleport_core::clock::Clock;
 use teleport_core::entropy::Entropy;
 use teleport_core::id::ClusterName;
 use teleport_core::storage::Backend;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
+pub(in crate::audit) use self::gaps::Place;
 use self::ledger::{Ledger, Setup};
 pub use self::verify::{Observed, VerifyError, verify};
+pub(in crate::audit) use self::walk::{Synced, Walk, is_at};
 use self::writer::{Rendered, Submission, Writer};
 use crate::shared::closed::Closed;
 use crate::shared::files;
@@ -142,10 +145,12 @@ impl FileAuditLogBuilder {
         let (queue, submissions) = mpsc::channel();
         let (ready, opened) = oneshot::channel();
         let setup = self.setup;
+        let retention = setup.config.retention;
+        let (sender, synced) = watch::channel(None);
         let thread = std::thread::Builder::new()
             .name("audit-writer".to_owned())
             .spawn(move || {
-                let mut ledger = match Ledger::new(setup) {
+                let mut ledger = match Ledger::new(setup, sender) {
                     Ok(ledger) => ledger,
                     Err(error) => return drop(ready.send(Err(error))),
                 };
@@ -160,6 +165,8 @@ impl FileAuditLogBuilder {
             directory,
             permits: Arc::new(Semaphore::new(PERMITS as usize)),
             queue: Mutex::new(Some(queue)),
+            retention,
+            synced,
             writer: Mutex::new(Some(thread)),
         })
     }
@@ -173,6 +180,9 @@ pub struct FileAuditLog {
     permits: Arc<Semaphore>,
     /// `None` when it is closed.
     queue: Mutex<Option<mpsc::Sender<Submission>>>,
+    retention: Option<Duration>,
+    /// How much of it is on the disk; `None` until its end was found.
+    synced: watch::Receiver<Option<Synced>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -207,6 +217,21 @@ impl FileAuditLog {
         if let Err(error) = ended.await {
             tracing::error!(error = &error as &dyn std::error::Error, "the audit log was not closed");
         }
+    }
+}
+
+impl FileAuditLog {
+    pub(in crate::audit) const fn directory(&self) -> &Arc<Path> {
+        &self.directory
+    }
+
+    pub(in crate::audit) const fn retention(&self) -> Option<Duration> {
+        self.retention
+    }
+
+    /// Follows how much of it is on the disk. Ends when the log is closed.
+    pub(in crate::audit) fn synced(&self) -> watch::Receiver<Option<Synced>> {
+        self.synced.clone()
     }
 }
 

@@ -1,33 +1,25 @@
 //! Finding events.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
-use serde::Deserialize;
 use teleport_core::audit::chain::Entry;
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery, EventKind, MAX_EVENTS};
-use teleport_core::clock::Timestamp;
 
 use super::gaps::{self, Place};
 use super::lines::{Line, Lines};
 use super::{days_of, file_of};
+use crate::audit::matching::{DEFAULT_LIMIT, MAX_PAGE_BYTES, Probe};
 use crate::shared::files;
-
-/// How many events a page has if the query does not say.
-const DEFAULT_LIMIT: usize = 500;
 
 /// The most bytes that one search reads; a rare event in a large log takes several pages to find.
 const MAX_SCANNED: u64 = 64 << 20;
 
-/// The most bytes of the events on one page.
-const MAX_PAGE_BYTES: usize = 8 << 20;
-
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SearchError {
+pub(in crate::audit) enum SearchError {
     #[error("the place where the page begins is not one that an earlier page named")]
     InvalidCursor,
     #[error("the audit files cannot be read")]
@@ -58,30 +50,6 @@ impl FromStr for Cursor {
             Ok(offset) if files::is_day(day) => Ok(Self { day: day.to_owned(), offset }),
             _ => Err(SearchError::InvalidCursor),
         }
-    }
-}
-
-/// What decides whether an event matches; cheaper to read than all of it.
-#[derive(Deserialize)]
-struct Probe<'a> {
-    #[serde(borrow)]
-    code: Cow<'a, str>,
-    #[serde(borrow)]
-    event: Cow<'a, str>,
-    time: Timestamp,
-    #[serde(borrow, default)]
-    user: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    sid: Option<Cow<'a, str>>,
-}
-
-impl Probe<'_> {
-    fn matches(&self, query: &AuditQuery) -> bool {
-        query.from.is_none_or(|from| self.time >= from)
-            && query.to.is_none_or(|to| self.time < to)
-            && query.wants(&self.event, &self.code)
-            && query.user.as_ref().is_none_or(|user| self.user.as_deref() == Some(user))
-            && query.session.as_ref().is_none_or(|session| self.sid.as_deref() == Some(session))
     }
 }
 

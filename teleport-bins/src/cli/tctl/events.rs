@@ -1,5 +1,6 @@
 //! `tctl events`.
 
+use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
@@ -160,10 +161,12 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
     let mut slow = SlowNote::new();
     let mut events = Vec::new();
     let mut count: usize = 0;
+    let mut doubts = BTreeSet::new();
     loop {
         query.limit = limit.saturating_sub(count).min(PAGE);
         let page = context.api.search_events(query.clone()).await?;
         count = count.saturating_add(page.events.len());
+        doubts.extend(page.incomplete);
         let streams = search.all && matches!(search.format, EventFormat::Jsonl | EventFormat::Text);
         if streams {
             slow.clear();
@@ -184,6 +187,9 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
             }
         }
         slow.show(count);
+    }
+    for doubt in doubts {
+        eprintln!("warning: events may be missing: {}", sanitize(&doubt));
     }
     match search.format {
         _ if search.all && matches!(search.format, EventFormat::Jsonl | EventFormat::Text) => Ok(()),

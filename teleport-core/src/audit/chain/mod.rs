@@ -294,6 +294,11 @@ impl<'a> Entry<'a> {
         self.line
     }
 
+    /// The line up to its digest: the event with its number, without the brace that ends it.
+    pub const fn body(&self) -> &'a [u8] {
+        self.body
+    }
+
     /// Whether its digest is the right one behind an entry with the digest `before`.
     pub fn follows(&self, before: &Digest) -> bool {
         Digest::of(&[&before.0, self.body]) == self.digest
