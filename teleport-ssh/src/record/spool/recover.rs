@@ -7,7 +7,7 @@ use std::path::Path;
 
 use teleport_core::recording::{Decoder, Encoder, RecordedEvent};
 
-use super::{CLOSED, CUT};
+use super::CUT;
 
 /// How much is read at a time.
 const PIECE: usize = 64 << 10;
@@ -15,18 +15,18 @@ const PIECE: usize = 64 << 10;
 /// Closes a recording that nobody closed. What was written in part is cut off: it was acknowledged to nobody. What is no recording
 /// at all is closed as it is, for the upload to set aside.
 pub(super) fn close(path: &Path) -> io::Result<()> {
-    let ended = mend(path).unwrap_or_else(|error| {
+    if let Err(error) = mend(path) {
         // What is whole in it can be delivered all the same.
         tracing::error!(path = %path.display(), error = &error as &dyn std::error::Error, "an interrupted recording gets no end");
-        false
-    });
-    fs::rename(path, path.with_extension(if ended { CLOSED } else { CUT }))
+    }
+    // Also one that has its end: the node was interrupted in that moment, and perhaps before it told of it.
+    fs::rename(path, path.with_extension(CUT))
 }
 
-/// Whether it had an end.
-fn mend(path: &Path) -> io::Result<bool> {
+/// Cuts off what is not whole, and adds the end if there is none.
+fn mend(path: &Path) -> io::Result<()> {
     let file = OpenOptions::new().read(true).write(true).open(path)?;
-    let Some((decoder, intact, ended)) = examine(&file)? else { return Ok(false) };
+    let Some((decoder, intact, ended)) = examine(&file)? else { return Ok(()) };
     if file.metadata()?.len() > intact {
         file.set_len(intact)?;
     }
@@ -35,7 +35,7 @@ fn mend(path: &Path) -> io::Result<bool> {
     }
     file.sync_all()?;
     tracing::info!(path = %path.display(), bytes = intact, "a recording that was interrupted is closed");
-    Ok(ended)
+    Ok(())
 }
 
 /// How many bytes are whole, and whether the last event is an end; `None` if it is no recording.
