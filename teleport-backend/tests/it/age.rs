@@ -430,8 +430,8 @@ async fn the_content_has_a_digest_without_any_key() {
     let output = Command::new("bash").args(["-eu", "-c", &commands]).current_dir(directory.path()).output();
     let output = String::from_utf8(output.unwrap().stdout).unwrap();
     assert_eq!(output.split_whitespace().next(), Some(expected.to_string().as_str()));
-    // A changed seal is found by everybody, changed content by whoever can read.
-    for (at, everybody) in [(HEADER_END - 100, false), (HEADER_END + 40, false), (SEAL_AT, true)] {
+    // A changed header is found by everybody, changed content by whoever can read.
+    for (at, everybody) in [(HEADER_END - 100, true), (HEADER_END + 40, false), (SEAL_AT, true)] {
         let before = base.part(meta.session, 1).await.unwrap().unwrap();
         let changed = {
             let mut changed = before.to_vec();
