@@ -171,8 +171,8 @@ impl Ask {
             wire.open_session(1 << 20);
         }
         wire.request(&message);
-        if self == Self::Shell {
-            // A shell that has nothing to read ends.
+        if matches!(self, Self::Shell | Self::Sftp) {
+            // A shell that has nothing to read ends, and so does a server.
             wire.send(&Message::new(96).number(0).bytes);
         }
         let runs = matches!(
