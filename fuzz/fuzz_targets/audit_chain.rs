@@ -19,7 +19,7 @@ fuzz_target!(|data: &[u8]| {
     let mut lines = data.split(|byte| *byte == b'\n').peekable();
     while let Some(line) = lines.next() {
         if lines.peek().is_none() {
-            verifier.rest(line);
+            verifier.foreign(line);
             break;
         }
         match verifier.line(line) {
