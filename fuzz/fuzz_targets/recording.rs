@@ -62,7 +62,8 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(whole, decode(data, usize::from(*piece) + 1));
     if let Some(events) = read(data, Duration::ZERO) {
         assert!(events.windows(2).all(|pair| pair[0].at() <= pair[1].at()), "time does not go back");
-        if whole.1.is_none() {
+        // What looks cut from the front may go on behind it, as the index tells.
+        if whole.1.is_none() && !whole.3 {
             assert_eq!(events, whole.0, "what is sound is read as it stands there");
         }
         read(data, Duration::from_millis(u64::from(*piece) * 16));
