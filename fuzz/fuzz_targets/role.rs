@@ -26,10 +26,11 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(document) = serde_json::from_slice(data)
         && let Ok(loaded) = load_role(&document)
     {
-        // What was loaded is a document of ours, and says nothing that it ignores.
+        // What was loaded is a document of ours; what is told of it again are hints about patterns, which stand in it as they were.
         let written = serde_json::to_value(&loaded.role).unwrap();
         let again = load_role(&written).expect("what was loaded can be loaded");
-        assert_eq!((again.role, again.ignored.len()), (loaded.role.clone(), 0));
+        assert_eq!(again.role, loaded.role);
+        assert!(again.ignored.len() <= loaded.ignored.len(), "{:?}", again.ignored);
         decide(&loaded.role);
     }
     if let Some(role) = round_trip::<Role>(data) {
@@ -46,7 +47,8 @@ fuzz_target!(|data: &[u8]| {
             _ => return,
         };
         let again = load_document(&written).expect("what was loaded can be loaded");
-        assert_eq!((again.document, again.ignored.len()), (loaded.document, 0));
+        assert_eq!(again.document, loaded.document);
+        assert!(again.ignored.len() <= loaded.ignored.len(), "{:?}", again.ignored);
     }
 });
 
