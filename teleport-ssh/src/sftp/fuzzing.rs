@@ -16,7 +16,7 @@ pub fn watched(client: &[u8], server: &[u8], piece: usize) -> (Vec<FileOperation
     let mut done = watch.done();
     let (mut left, Totals { files, read, written }) = watch.finish();
     // Those without an answer come in no order.
-    left.sort_by(|one, other| (&one.path, &one.target).cmp(&(&other.path, &other.target)));
+    left.sort_by_key(|done| format!("{done:?}"));
     done.extend(left);
     (done, [files, read, written])
 }
