@@ -40,6 +40,7 @@ fn nodes(count: usize) -> Vec<NodeRecord> {
         name: format!("node-{number}").parse().expect("a name"),
         address: "192.0.2.1:3022".to_owned(),
         labels: labels(number),
+        sub_kind: teleport_core::resource::NodeKind::Teleport,
         version: "1".to_owned(),
     };
     (0..count).map(node).collect()

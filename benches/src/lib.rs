@@ -13,6 +13,8 @@ pub mod bulk;
 pub mod certificates;
 pub mod cluster;
 pub mod events;
+pub mod files;
+pub mod forwards;
 pub mod guessing;
 pub mod load;
 pub mod memory;

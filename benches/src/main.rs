@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use teleport_benches::{
-    Scale, bulk, certificates, events, guessing, memory, reissue, report, sessions, start, storage,
+    Scale, bulk, certificates, events, files, forwards, guessing, memory, reissue, report, sessions, start,
+    storage,
 };
 
 #[derive(Debug, Parser)]
@@ -30,12 +31,16 @@ enum Bench {
     Reissue,
     /// Sessions a second
     Sessions,
-    /// One session at a time with the stock client
+    /// One session at a time with the stock client and with `tsh`, and keystrokes
     Latency,
     /// Ten thousand bad logins a minute
     Guessing,
     /// Bytes a second
     Bulk,
+    /// Files a second, and bytes of large ones
+    Files,
+    /// Forwarded connections, many at a time and one as fast as it goes
+    Forwards,
     /// Resident memory
     Memory,
     /// Start to ready
@@ -54,6 +59,8 @@ async fn run(bench: Bench, scale: Scale) -> Result<Vec<report::Row>> {
         Bench::Bulk => bulk::run(scale).await,
         Bench::Certificates => certificates::run(scale).await,
         Bench::Events => events::run(scale).await,
+        Bench::Files => files::run(scale).await,
+        Bench::Forwards => forwards::run(scale).await,
         Bench::Guessing => guessing::run(scale).await,
         Bench::Latency => sessions::latency(scale).await,
         Bench::Memory => memory::run(scale).await,
@@ -67,6 +74,8 @@ async fn run(bench: Bench, scale: Scale) -> Result<Vec<report::Row>> {
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
+    // For all servers and clients that are started here as well.
+    teleport_ssh::sys::limits::raise_nofile_limit()?;
     let cli = Cli::parse();
     let all = cli.benches.contains(&Bench::All);
     let chosen = |bench: &Bench| *bench != Bench::All && (all || cli.benches.contains(bench));

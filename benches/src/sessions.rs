@@ -1,14 +1,16 @@
 //! Whole sessions: connect, run `true`, close; at 16 parallel and one at a time, directly and through a hop.
 
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use tokio::time::Instant;
 
 use crate::Scale;
-use crate::cluster::{Cluster, login};
+use crate::cluster::{Cluster, login, program};
+use crate::files::home;
 use crate::load::{Client, Way, rate};
 use crate::process::{Cpu, Orphans};
 use crate::report::{Goal, Row, median};
@@ -168,7 +170,75 @@ pub(crate) fn stock(key: &Path, way: &Way, cipher: Option<&str>) -> Result<Comma
     Ok(ssh)
 }
 
-/// How long a stock client takes for one session.
+/// The first letters wait for the session.
+pub(crate) const UNCOUNTED: usize = 10;
+
+/// Somebody types, and each letter comes back after so many milliseconds.
+pub(crate) fn echoes(ssh: &mut Command, letters: usize) -> Result<Vec<f64>> {
+    let mut ssh = ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    let mut typed = ssh.stdin.take().context("stdin is a pipe")?;
+    let mut shown = ssh.stdout.take().context("stdout is a pipe")?;
+    let (mut times, mut byte) = (Vec::new(), [0]);
+    for _ in 0..letters + UNCOUNTED {
+        let began = Instant::now();
+        typed.write_all(b"x")?;
+        shown.read_exact(&mut byte)?;
+        times.push(began.elapsed().as_secs_f64() * 1000.0);
+    }
+    // The end of the line and of what is typed, where that is a terminal.
+    typed.write_all(b"\x04\x04")?;
+    drop(typed);
+    ensure!(ssh.wait()?.success(), "ssh ended with an error");
+    Ok(times.split_off(UNCOUNTED))
+}
+
+/// Less than this are so many of a hundred; not a number without any.
+pub(crate) fn percentile(figures: &[f64], percent: f64) -> f64 {
+    let mut figures = figures.to_vec();
+    figures.sort_by(f64::total_cmp);
+    let place = (figures.len().saturating_sub(1) as f64 * percent / 100.0).round();
+    figures.get(place as usize).copied().unwrap_or(f64::NAN)
+}
+
+/// On a terminal of the node, which sends each letter back itself: through our proxy, recorded, and of `sshd` directly. The stock client
+/// needs a second one of its kind for the way through the proxy.
+fn keystrokes(both: &Both, home: &Path, scale: Scale) -> Result<Vec<Row>> {
+    let through = Way::through(both.cluster.proxy, both.cluster.node);
+    let direct = Way::direct(both.sshd.address);
+    let (mut by_stock, mut by_tsh, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..scale.of(7, 1) {
+        let mut tsh = tsh(home)?;
+        tsh.args(["-t", "-t"]).arg(format!("{}@bench", login()?));
+        let [mut jumping, mut at_once] =
+            [stock(&both.key, &through, None)?, stock(&both.key, &direct, None)?];
+        jumping.arg("-tt");
+        at_once.arg("-tt");
+        for (mut client, times) in [(jumping, &mut by_stock), (tsh, &mut by_tsh), (at_once, &mut theirs)] {
+            client.arg("exec cat >/dev/null");
+            times.push(percentile(&echoes(&mut client, scale.of(500, 5))?, 99.0));
+        }
+    }
+    let theirs = median(theirs);
+    let rows = [("stock ssh", by_stock), ("tsh ssh", by_tsh)].map(|(client, times)| {
+        Row::against(
+            format!("keystroke's echo, recorded, through the proxy, 99th of 100, {client}"),
+            "ms",
+            median(times),
+            ("ssh to sshd", theirs),
+            Goal::AtMost(1.5),
+        )
+    });
+    Ok(rows.into())
+}
+
+/// `tsh ssh` of whoever is logged in in this home.
+fn tsh(home: &Path) -> Result<Command> {
+    let mut tsh = Command::new(program()?.with_file_name("tsh"));
+    tsh.env("TELEPORT_HOME", home).arg("ssh");
+    Ok(tsh)
+}
+
+/// How long a client takes for one session, and a keystroke in one.
 ///
 /// # Errors
 /// What fails.
@@ -178,8 +248,8 @@ pub async fn latency(scale: Scale) -> Result<Vec<Row>> {
     for (ours, theirs, how) in both.ways() {
         let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
         for _ in 0..scale.of(30, 2) {
-            our_times.push(once(&both.key, &ours)?);
-            their_times.push(once(&both.key, &theirs)?);
+            our_times.push(once(&mut stock(&both.key, &ours, None)?)?);
+            their_times.push(once(&mut stock(&both.key, &theirs, None)?)?);
         }
         rows.push(Row::against(
             format!("stock ssh, connect and run true, {how}"),
@@ -189,12 +259,30 @@ pub async fn latency(scale: Scale) -> Result<Vec<Row>> {
             Goal::Free,
         ));
     }
+    let dir = tempfile::tempdir()?;
+    let home = home(&both.cluster, dir.path()).await?;
+    let (mut our_times, mut their_times) = (Vec::new(), Vec::new());
+    let [_, (_, jumped, _)] = both.ways();
+    for _ in 0..scale.of(30, 2) {
+        let mut tsh = tsh(&home)?;
+        tsh.arg(format!("{}@bench", login()?));
+        our_times.push(once(&mut tsh)?);
+        their_times.push(once(&mut stock(&both.key, &jumped, None)?)?);
+    }
+    rows.push(Row::against(
+        "tsh ssh, connect and run true, through the proxy",
+        "ms",
+        median(our_times),
+        ("ssh -J", median(their_times)),
+        Goal::AtMost(0.5),
+    ));
+    rows.extend(keystrokes(&both, &home, scale)?);
     Ok(rows)
 }
 
-fn once(key: &Path, way: &Way) -> Result<f64> {
+fn once(ssh: &mut Command) -> Result<f64> {
     let started = Instant::now();
-    let status = stock(key, way, None)?.arg("true").stdin(Stdio::null()).status()?;
-    ensure!(status.success(), "ssh ended with {status}");
+    let status = ssh.arg("true").stdin(Stdio::null()).status()?;
+    ensure!(status.success(), "{ssh:?} ended with {status}");
     Ok(started.elapsed().as_secs_f64() * 1000.0)
 }

@@ -46,6 +46,7 @@ impl Sshd {
             "Port {port}\nListenAddress 127.0.0.1\nHostKey {key}\nTrustedUserCAKeys {authority}\nPidFile none\n\
              AuthorizedKeysFile none\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM yes\n\
              PermitRootLogin prohibit-password\nPrintMotd no\nStrictModes no\n\
+             Subsystem sftp internal-sftp\n\
              MaxStartups 1000:30:2000\nMaxSessions 100\nLogLevel INFO\n",
             port = address.port(),
             key = key.display(),

@@ -20,7 +20,7 @@ use teleport_core::clock::Clock;
 use teleport_core::entropy::{Entropy, SystemEntropy};
 use teleport_core::id::{ClusterName, HostRole, NodeName, OsLogin, RoleName, UserName};
 use teleport_core::recording::{
-    Decoder, Encoder, Encoding, OutputStream, RecordedEvent, RecordingMeta, RecordingStore, SessionEnd,
+    Decoder, Encoder, Form, OutputStream, RecordedEvent, RecordingMeta, RecordingStore, SessionEnd,
 };
 use teleport_core::resource::builtin_roles;
 use teleport_core::secret::SecretBytes;
@@ -50,6 +50,7 @@ async fn main() {
     texts();
     hellos();
     origins();
+    etcd_answers();
     files();
     encrypted().await;
 }
@@ -82,6 +83,31 @@ fn files() {
     let bad = |id| packet(101, id, &[&3_u32.to_be_bytes(), &string("Permission denied"), &string("")]);
     let transfer = [begin.clone(), open.clone(), read, put, set, close];
     write("sftp_watch", "transfer", said(&transfer, &[opened, data, good(3), good(4), good(5)]));
+    // What our client reads, without the length.
+    let answer = |name: &str, packet: Vec<u8>| write("sftp_answer", name, packet[4..].to_vec());
+    let attributes = [&[0, 0, 0, 4][..], &0o100_644_u32.to_be_bytes()].concat();
+    let entry = [string("name"), string("-rw-r--r-- name"), attributes.clone()].concat();
+    answer("names", packet(104, 1, &[&2_u32.to_be_bytes(), &entry, &entry]));
+    answer("attributes", packet(105, 1, &[&attributes]));
+    answer("limits", packet(201, 1, &[&[0; 32]]));
+    answer("handle", packet(102, 1, &[&string("handle")]));
+    answer("data", packet(103, 1, &[&string("some data")]));
+    answer("denied", packet(101, 1, &[&3_u32.to_be_bytes(), &string("Permission denied"), &string("")]));
+    answer("done", packet(101, 1, &[&zero]));
+    for (name, line) in [
+        ("sink", "scp -v -r -p -d -t -- '/tmp/a b'"),
+        ("source", "scp -f ~you/*.txt \"[a]\" a\\ b"),
+        ("file", "C0644 12 name"),
+        ("dir", "D0755 0 name"),
+        ("times", "T1000000000 0 7 0"),
+    ] {
+        write("scp_line", name, line.as_bytes().to_vec());
+    }
+    let magic = b"\xffSSH-0.0-teleport-resume-v1\n";
+    write("resume", "new", [&magic[..], &[1], &[7; 32]].concat());
+    write("resume", "again", [&magic[..], &[2], &[7; 16], &[8; 16], &9_u64.to_be_bytes()].concat());
+    let frame = [&[0][..], &4_u32.to_be_bytes(), b"data"].concat();
+    write("resume", "frames", [&[3][..], &frame, &[1], &7_u64.to_be_bytes(), &[2, 3], &frame, &[4]].concat());
     let rename = packet(18, 6, &[&string("a"), &string("b")]);
     let link = packet(200, 7, &[&string("hardlink@openssh.com"), &string("a"), &string("b")]);
     let remove = packet(13, 8, &[&path]);
@@ -107,7 +133,7 @@ async fn encrypted() {
         command: None,
         terminal: None,
     };
-    store.create(&meta, Encoding::Plain).await.expect("it is new");
+    store.create(&meta, &Form::PLAIN).await.expect("it is new");
     store.put_part(meta.session, 0, "what was shown".into()).await.expect("it fits");
     let part = base.part(meta.session, 0).await.expect("it is there").expect("it is there");
     write("age_file", "ours", part);
@@ -449,4 +475,26 @@ fn texts() {
     write("config", "all", config);
     write("config", "typo", "teleport:\n  nodname: web-1\n");
     write("config", "duration", "1h30m");
+}
+
+/// Answers of etcd, put together by hand: a message is tags, lengths and what they are about.
+fn etcd_answers() {
+    let field = |number: u8, content: &[u8]| {
+        let length = u8::try_from(content.len()).expect("short enough");
+        [&[number << 3 | 2, length], content].concat()
+    };
+    let frame = |message: &[u8]| {
+        let length = u32::try_from(message.len()).expect("short enough");
+        [&[0][..], &length.to_be_bytes(), message].concat()
+    };
+    let header = field(1, b"\x08\x07\x18\x2a");
+    let item = |name: &[u8]| [field(1, name), b"\x18\x2a".to_vec(), field(5, b"\xff\xff\xff\xff\xff\xff\xff\xffvalue")].concat();
+    let range = [header.clone(), field(2, &item(b"/t/items/a")), field(2, &item(b"/t/format")), b"\x18\x01".to_vec()].concat();
+    let event = |kind: &[u8]| field(11, &[kind, &field(2, &item(b"/t/items/users/alice"))].concat());
+    let watch = [header.clone(), event(b""), event(b"\x08\x01")].concat();
+    let txn = [header.clone(), b"\x10\x01".to_vec(), field(3, &field(1, &range))].concat();
+    write("etcd_answer", "range", &frame(&range));
+    write("etcd_answer", "txn", &frame(&txn));
+    write("etcd_answer", "watch", &[frame(&watch), frame(&header)].concat());
+    write("etcd_answer", "lease", &frame(&[header, b"\x10\x05\x18\x0a".to_vec()].concat()));
 }

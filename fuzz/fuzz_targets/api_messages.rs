@@ -5,10 +5,11 @@ use libfuzzer_sys::fuzz_target;
 use teleport_core::api::{
     AcceptInvite, AccessView, AddMfaDevice, ChangePassword, ClusterStatus, CreateToken, CreateUser,
     CreatedToken, HostCredentials, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice,
-    NewMfaDevice, NodeEvent, Ping, ProxyRecord, RecordingQuery, ReissueRequest, RemoveMfaDevice,
-    RenewRequest, ResetUser, SignHost, SignUser, SignedHost, TokenInfo, UpdateUser, UserInfo,
+    NewMfaDevice, NodeEvent, OpenSshLogin, Ping, ProxyRecord, RecordingQuery, ReissueRequest,
+    RemoveMfaDevice, RenewRequest, ResetUser, SignHost, SignUser, SignedHost, StandIn, TokenInfo, UpdateUser,
+    UserInfo,
 };
-use teleport_core::cert::{IssuedCertificates, Subject, TrustBundle};
+use teleport_core::cert::{IssuedCertificates, IssuedSshCertificate, Subject, TrustBundle};
 use teleport_core::recording::{RecordingInfo, RecordingMeta};
 use teleport_core::resource::{Node, NodeRecord, Role, Secrets, Token, User};
 use teleport_fuzz::json::round_trip;
@@ -31,5 +32,6 @@ fuzz_target!(|data: &[u8]| {
         b'3' AddMfaDevice, b'4' RemoveMfaDevice, b'5' UpdateUser, b'6' ResetUser,
         b'b' Role, b'c' Secrets, b'd' Token, b'e' User,
         b'f' SignUser, b'g' SignHost, b'h' SignedHost,
+        b'i' StandIn, b'j' OpenSshLogin, b'k' IssuedSshCertificate,
     );
 });

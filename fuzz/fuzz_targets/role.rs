@@ -17,6 +17,7 @@ fn node(labels: &str) -> NodeRecord {
         name: "web-1".parse().unwrap(),
         address: "192.0.2.7:3022".to_owned(),
         labels: labels.parse().unwrap(),
+        sub_kind: teleport_core::resource::NodeKind::Teleport,
         version: "1".to_owned(),
     }
 }

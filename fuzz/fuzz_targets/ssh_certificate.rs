@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use teleport_core::cert::{HostCheck, UserCheck};
+use teleport_ca::inspect;
+use teleport_core::cert::{HostCheck, UserCheck, verify_user};
 use teleport_core::id::HostRole;
 use teleport_fuzz::fixture::{now, trust};
 use teleport_ssh::authn::{fields_from_bytes, host_from_bytes, user_from_bytes};
@@ -20,5 +21,11 @@ fuzz_target!(|data: &[u8]| {
     assert_eq!(host.is_ok(), data == HOST, "{host:?}");
     if user.is_ok() || host.is_ok() {
         assert!(fields_from_bytes(data).is_ok());
+    }
+    // The auth service reads them by another hand, before it signs logins on registered servers: it believes nothing else.
+    if let Ok(fields) = inspect::fields_from_bytes(data)
+        && verify_user(&fields, &trust, check).is_ok()
+    {
+        assert_eq!(Ok(fields), fields_from_bytes(USER));
     }
 });

@@ -40,6 +40,7 @@ pub fn trust() -> TrustBundle {
     TrustBundle {
         cluster: ClusterName::new(CLUSTER).expect("a name"),
         user_ca: vec![public(1)],
+        openssh_ca: Vec::new(),
         host_ca: vec![public(2)],
         user_tls_ca: Vec::new(),
         host_tls_ca: Vec::new(),

@@ -4,16 +4,16 @@
 //!
 //! | port | drivers |
 //! | --- | --- |
-//! | [`Backend`](teleport_core::storage::Backend) | [`memory`], `redb` (feature `redb`, on by default), around any of them [`wrap`] |
+//! | [`Backend`](teleport_core::storage::Backend) | [`memory`], `redb` (feature `redb`, on by default), `etcd` and `postgres` (features of these names), around any of them [`wrap`] |
 //! | [`RecordingStore`](teleport_core::recording::RecordingStore) | [`recordings::fs`], `recordings::s3` (feature `s3`), around any of them `recordings::age` (feature `age`) |
 //! | [`AuditLog`](teleport_core::audit::AuditLog) | [`audit::file`], with an index in a backend [`audit::index`] |
 //!
-//! [`open`](fn@open) chooses a backend by URL. What a driver promises is the documentation of its port; the feature
+//! [`open`](fn@open) and `open_remote` choose a backend by URL, and [`migrate`](fn@migrate::migrate) moves from one to another. What a driver promises is the documentation of its port; the feature
 //! `conformance` has a public suite for each port, with a clock that it controls. Write your own driver against it:
 //! `examples/custom_backend.rs` is a complete one.
 //!
-//! What it is not: a database server, a cache, or a client for one. Nothing here opens a socket; the S3 store speaks through a transport that the
-//! program gives.
+//! What it is not: a database server or a cache. Nothing here opens a socket: what speaks to servers does it through a transport or a
+//! network that the program gives.
 //!
 //! # Example
 //!
@@ -55,8 +55,15 @@
 pub mod audit;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 pub mod memory;
+pub mod migrate;
+#[cfg(any(feature = "etcd", feature = "postgres"))]
+pub mod network;
 mod open;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod recordings;
 #[cfg(feature = "redb")]
 pub mod redb;
@@ -64,3 +71,5 @@ mod shared;
 pub mod wrap;
 
 pub use self::open::{KNOWN_URLS, OpenError, open};
+#[cfg(any(feature = "etcd", feature = "postgres"))]
+pub use self::open::{is_remote, open_remote};

@@ -4,5 +4,7 @@
 pub mod cli;
 pub mod config;
 pub mod daemon;
+mod openssh;
 pub mod replay;
+pub mod storage;
 mod trial;

@@ -19,11 +19,11 @@ use teleport_core::secret::SecretString;
 use teleport_core::target::DialTarget;
 use teleport_ssh::client::openssh::{self, ProxyAddress};
 use teleport_ssh::client::terminal::Ending;
-use teleport_ssh::client::{LoginInput, Profile, ProfileStore, SshClient, login};
+use teleport_ssh::client::{LoginInput, Profile, ProfileStore, SessionRequest, SshClient, login};
 use teleport_ssh::proxy_web::{WebClient, WebTrust};
 
 use crate::cli::teleport::Try;
-use crate::cli::tsh::session::{self, WantTerminal};
+use crate::cli::tsh::session::{self, Show};
 use crate::config::Settings;
 use crate::daemon::{Daemon, Os, secure_process};
 use crate::replay::{self, PlayFormat, SKIPPED_IDLE, Source};
@@ -179,7 +179,9 @@ impl Trial {
             eprintln!("You are on the node now; this shell is recorded. `exit` ends it.\n");
         }
         let command = command_line(&options.command);
-        let code = session::run(&node, command, WantTerminal::Auto).await?;
+        let request =
+            SessionRequest { command, env: session::environment(|_| false), ..SessionRequest::default() };
+        let code = session::run(&node, request, Show::default(), || Ok(())).await?;
         node.disconnect().await;
         if interactive && !options.no_replay {
             self.offer_replay().await?;

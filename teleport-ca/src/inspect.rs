@@ -7,7 +7,7 @@ use std::fmt;
 
 use ssh_key::certificate::OptionsMap;
 use ssh_key::public::KeyData;
-use teleport_core::cert::{CertKind, MAX_CERT_LEN};
+use teleport_core::cert::{CertFields, CertKind, CertRejected, KeyAlgorithm, MAX_CERT_LEN, PublicKey};
 use teleport_core::clock::Timestamp;
 
 /// The text is not an OpenSSH certificate.
@@ -70,6 +70,56 @@ pub fn describe(openssh: &str) -> Result<CertDescription, NotACertificate> {
         principals: cert.valid_principals().to_vec(),
         valid_after: Timestamp::from_unix_secs(cert.valid_after()),
         valid_before: Timestamp::from_unix_secs(cert.valid_before()),
+        critical_options: pairs(cert.critical_options()),
+        extensions: pairs(cert.extensions()),
+    })
+}
+
+/// Reads a certificate in its OpenSSH form whose signature is that of the Ed25519 key that it names: of other keys none is an
+/// authority's. Whether it is to be believed is for [`teleport_core::cert::verify_user`] to say.
+///
+/// # Errors
+/// [`CertRejected`].
+pub fn fields(openssh: &str) -> Result<CertFields, CertRejected> {
+    if openssh.len() > 2 * MAX_CERT_LEN {
+        return Err(CertRejected::Malformed);
+    }
+    let cert = ssh_key::Certificate::from_openssh(openssh.trim()).map_err(|_| CertRejected::Malformed)?;
+    verified(&cert)
+}
+
+/// The same of a certificate in its wire form.
+///
+/// # Errors
+/// [`CertRejected`].
+pub fn fields_from_bytes(bytes: &[u8]) -> Result<CertFields, CertRejected> {
+    if bytes.len() > MAX_CERT_LEN {
+        return Err(CertRejected::Malformed);
+    }
+    verified(&ssh_key::Certificate::from_bytes(bytes).map_err(|_| CertRejected::Malformed)?)
+}
+
+fn verified(cert: &ssh_key::Certificate) -> Result<CertFields, CertRejected> {
+    let key = |data: &KeyData| {
+        let bytes = ssh_key::PublicKey::from(data.clone()).to_bytes().map_err(|_| CertRejected::Malformed)?;
+        PublicKey::from_wire(&bytes).map_err(|_| CertRejected::Algorithm)
+    };
+    let (subject, authority) = (key(cert.public_key())?, key(cert.signature_key())?);
+    if authority.algorithm() != KeyAlgorithm::Ed25519 {
+        return Err(CertRejected::Algorithm);
+    }
+    cert.verify_signature().map_err(|_| CertRejected::Signature)?;
+    let pairs = |map: &OptionsMap| map.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+    Ok(CertFields {
+        kind: if cert.cert_type().is_host() { CertKind::Host } else { CertKind::User },
+        subject,
+        authority,
+        signature_algorithm: cert.signature().algorithm().to_string(),
+        serial: cert.serial(),
+        key_id: cert.key_id().to_owned(),
+        principals: cert.valid_principals().to_vec(),
+        valid_after: cert.valid_after(),
+        valid_before: cert.valid_before(),
         critical_options: pairs(cert.critical_options()),
         extensions: pairs(cert.extensions()),
     })

@@ -7,7 +7,7 @@
 //!   (login, join: not here)            │ policy: what is never issued
 //!                                      │ ssh, x509: what it says
 //!                                      ▼
-//!                                   KeyStore   signs; four keys, one purpose each
+//!                                   KeyStore   signs; five keys, one purpose each
 //!                                      │
 //!                                   Sealer ──▶ Backend   the keys at rest
 //! ```
@@ -94,7 +94,8 @@
 //!
 //! # Keys
 //!
-//! The authority has four. [`AuditKey`] is a fifth, beside it: it signs checkpoints of the audit log and nothing else.
+//! The authority has five: for users and for hosts one each for SSH and X.509, and one for logins of proxies on the SSH servers of
+//! others, which trust it and no other. [`AuditKey`] is a sixth, beside it: it signs checkpoints of the audit log and nothing else.
 //!
 //! Private keys are made in a [`KeyStore`](key::KeyStore) and leave it only through [`danger`]. The
 //! [`SoftwareKeyStore`](key::SoftwareKeyStore) keeps them in the cluster's storage, sealed with a master key that the storage

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use teleport_core::cert::{
-    CLOCK_SKEW, HostGrant, IssueError, KeyAlgorithm, MAX_HOST_TTL, MAX_PRINCIPALS, MAX_USER_TTL,
-    MIN_USER_TTL, PublicKey, SERVICE_DNS_NAME, SshServerGrant, TlsPublicKey, UserGrant, is_free_extension,
-    proxy_principal,
+    CLOCK_SKEW, HostGrant, IssueError, KeyAlgorithm, MAX_HOST_TTL, MAX_OPENSSH_LOGIN_TTL, MAX_PRINCIPALS,
+    MAX_USER_TTL, MIN_USER_TTL, PublicKey, SERVICE_DNS_NAME, SshServerGrant, TlsPublicKey, UserGrant,
+    is_free_extension, proxy_principal,
 };
 use teleport_core::clock::Timestamp;
 use teleport_core::id::{ClusterName, HostId, HostRole, NodeName};
@@ -42,6 +42,10 @@ impl Validity {
 
     pub(crate) fn host(now: Timestamp, ttl: Duration) -> Self {
         Self::clamped(now, ttl, MAX_HOST_TTL)
+    }
+
+    pub(crate) fn openssh_login(now: Timestamp, ttl: Duration) -> Self {
+        Self::clamped(now, ttl, MAX_OPENSSH_LOGIN_TTL)
     }
 
     fn clamped(now: Timestamp, ttl: Duration, max: Duration) -> Self {

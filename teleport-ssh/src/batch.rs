@@ -1,11 +1,18 @@
 //! Audit events travel together, but not at each other's expense: what strangers can make long, or what the auth service does
 //! not take, must not cost the events beside it.
 
+use std::time::Duration;
+
+use teleport_core::api::{ApiError, ApiErrorKind, AuditApi};
 use teleport_core::audit::AuditEvent;
 use teleport_core::entropy::{Entropy, EntropyExt};
 
+use crate::view::jitter;
+
 /// The longest batch, in bytes of JSON: half of what the auth service reads of one request.
 const MAX_BYTES: usize = 512 << 10;
+/// The first and the longest pause before a batch is sent again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
 /// Batches that wait to be sent, the next one last.
 #[derive(Debug)]
@@ -51,11 +58,47 @@ impl<T: AsRef<AuditEvent>> Batches<T> {
 }
 
 /// Names events, so that what is sent again, because the answer was lost, is written once.
-pub(crate) fn name(events: &mut [AuditEvent], entropy: &dyn Entropy) {
+fn name(events: &mut [AuditEvent], entropy: &dyn Entropy) {
     for event in events {
         // One without a name is written at least once.
         event.uid = entropy.uuid().unwrap_or_default();
     }
+}
+
+/// Whether the events were written: again and again until they are taken, or refused for good.
+pub(crate) async fn deliver<A: AuditApi + ?Sized>(
+    api: &A,
+    mut events: Vec<AuditEvent>,
+    entropy: &dyn Entropy,
+) -> bool {
+    name(&mut events, entropy);
+    let (mut backoff, longest) = BACKOFF;
+    loop {
+        match api.emit_events(events.clone()).await {
+            Ok(()) => return true,
+            Err(error) if is_final(&error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    events = events.len(),
+                    "the auth service refuses audit events"
+                );
+                return false;
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "audit events cannot be written now"
+                );
+            }
+        }
+        tokio::time::sleep(jitter(backoff, entropy)).await;
+        backoff = (backoff * 2).min(longest);
+    }
+}
+
+/// Whether asking again would change nothing.
+fn is_final(error: &ApiError) -> bool {
+    matches!(error.kind(), ApiErrorKind::Denied | ApiErrorKind::Evicted | ApiErrorKind::Invalid)
 }
 
 #[cfg(test)]

@@ -95,14 +95,22 @@ pub mod join;
 pub mod keys;
 pub mod listener;
 pub mod node;
+#[cfg(target_os = "linux")]
+pub mod opener;
 mod origin;
+#[cfg(target_os = "linux")]
+pub mod pam;
 pub mod pem;
 pub mod proxy;
 pub mod proxy_web;
 pub mod record;
+pub mod resume;
 pub mod rpc;
+pub mod scp;
 pub mod session;
 #[cfg(target_os = "linux")]
 pub mod sftp;
+mod socket_file;
+mod splice;
 pub mod sys;
 pub mod view;

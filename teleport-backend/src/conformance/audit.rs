@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use teleport_core::audit::{AuditEvent, AuditLog, AuditPage, AuditQuery, EventKind, MAX_EVENTS};
+use teleport_core::audit::{AuditError, AuditEvent, AuditLog, AuditPage, AuditQuery, EventKind, MAX_EVENTS};
 use teleport_core::clock::Timestamp;
 use teleport_core::id::SessionId;
 use teleport_core::task::TaskScope;
@@ -34,6 +34,23 @@ pub async fn run_all(factory: &impl Factory) {
     searches_filter(factory).await;
     searches_page_in_both_directions(factory).await;
     parallel_events_are_all_kept(factory).await;
+    only_places_that_a_page_named_are_searched_from(factory).await;
+}
+
+/// Whoever asks for a page from nowhere is told so: it is not the log that failed, and asking again does not help.
+///
+/// # Panics
+/// Where the log breaks the contract.
+pub async fn only_places_that_a_page_named_are_searched_from(factory: &impl Factory) {
+    let log = factory.open().await;
+    log.emit(vec![event(EventKind::UserLogin, 1, NOON)]).await.unwrap();
+    for after in ["", "nowhere", "-1", "2026-11-21", "2026-11-21:x", "1.2", "\u{0}", &"9".repeat(99)] {
+        for newest_first in [false, true] {
+            let query = AuditQuery { after: Some(after.to_owned()), newest_first, ..AuditQuery::default() };
+            let result = log.search(query).await;
+            assert!(matches!(result, Err(AuditError::Invalid { .. })), "{after:?}: {result:?}");
+        }
+    }
 }
 
 fn session(number: u32) -> SessionId {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use teleport_core::clock::Timestamp;
 use teleport_core::id::{SessionId, UserName};
 use teleport_core::recording::{
-    Completion, Encoding, Listing, MAX_PART_LEN, MAX_PARTS, MAX_STORED_PART_LEN, RecordingError,
-    RecordingInfo, RecordingMeta, RecordingStore,
+    Completion, Form, Listing, MAX_PART_LEN, MAX_PARTS, MAX_STORED_PART_LEN, RecordingError, RecordingInfo,
+    RecordingMeta, RecordingStore,
 };
 
 const NOON: Timestamp = Timestamp::from_unix_millis(1_795_262_400_000);
@@ -55,7 +55,7 @@ pub async fn pages_make_the_list(factory: &impl Factory) {
     for number in 0..23_u32 {
         // Five in each millisecond, over two days.
         let started = NOON.saturating_add(Duration::from_secs(u64::from(number / 5) * 11 * 3600));
-        store.create(&meta(22 - number, started), Encoding::Plain).await.unwrap();
+        store.create(&meta(22 - number, started), &Form::PLAIN).await.unwrap();
     }
     let alice = meta(0, NOON).user;
     for own in [false, true] {
@@ -86,7 +86,7 @@ pub async fn who_took_part_has_it_in_the_list(factory: &impl Factory) {
     let store = factory.open().await;
     let meta = meta(1, NOON);
     let bob: UserName = "bob".parse().expect("valid");
-    store.create(&meta, Encoding::Plain).await.unwrap();
+    store.create(&meta, &Form::PLAIN).await.unwrap();
     let listing = Listing::span(Timestamp::EPOCH, Timestamp::MAX, 10).of(&bob);
     assert!(store.list(&listing).await.unwrap().is_empty());
     let completion =
@@ -106,7 +106,7 @@ pub async fn who_took_part_has_it_in_the_list(factory: &impl Factory) {
 pub async fn an_abandoned_one_ends_at_its_gap(factory: &impl Factory) {
     let store = factory.open().await;
     let meta = meta(1, NOON);
-    store.create(&meta, Encoding::Plain).await.unwrap();
+    store.create(&meta, &Form::PLAIN).await.unwrap();
     for number in [0, 1, 3] {
         store.put_part(meta.session, number, Bytes::from(format!("part {number}."))).await.unwrap();
     }
@@ -140,7 +140,7 @@ pub async fn one_of_two_completions_counts(factory: &impl Factory) {
     let store = factory.open().await;
     for number in 0..8 {
         let meta = meta(number, NOON);
-        store.create(&meta, Encoding::Plain).await.unwrap();
+        store.create(&meta, &Form::PLAIN).await.unwrap();
         store.put_part(meta.session, 0, Bytes::from_static(b"part")).await.unwrap();
         let times = [NOON, NOON.saturating_add(Duration::from_secs(1))];
         let completions = times.map(|at| Completion::new(1, at));
@@ -162,11 +162,11 @@ pub async fn one_of_two_completions_counts(factory: &impl Factory) {
 pub async fn what_is_deleted_is_gone(factory: &impl Factory) {
     let store = factory.open().await;
     let kept = meta(9, NOON);
-    store.create(&kept, Encoding::Plain).await.unwrap();
+    store.create(&kept, &Form::PLAIN).await.unwrap();
     store.put_part(kept.session, 0, Bytes::from_static(b"kept")).await.unwrap();
     for completes in [false, true] {
         let meta = meta(1, NOON);
-        store.create(&meta, Encoding::Plain).await.unwrap();
+        store.create(&meta, &Form::PLAIN).await.unwrap();
         store.put_part(meta.session, 0, Bytes::from_static(b"first")).await.unwrap();
         store.put_part(meta.session, 2, Bytes::from_static(b"behind a gap")).await.unwrap();
         if completes {
@@ -186,7 +186,7 @@ pub async fn what_is_deleted_is_gone(factory: &impl Factory) {
         }
         // Nothing of it is left that another recording of this id could meet.
         let other = RecordingMeta { command: None, ..meta };
-        store.create(&other, Encoding::Plain).await.unwrap();
+        store.create(&other, &Form::PLAIN).await.unwrap();
         assert_eq!(store.parts(other.session).await.unwrap(), 0);
         assert_eq!(store.list(&Listing::span(NOON, Timestamp::MAX, 10)).await.unwrap().len(), 2);
         store.delete(other.session).await.unwrap();
@@ -201,7 +201,7 @@ pub async fn what_is_deleted_is_gone(factory: &impl Factory) {
 pub async fn parts_can_be_rewritten(factory: &impl Factory) {
     let store = factory.open().await;
     let meta = meta(1, NOON);
-    store.create(&meta, Encoding::Plain).await.unwrap();
+    store.create(&meta, &Form::PLAIN).await.unwrap();
     for (number, text) in [(0, "zero"), (1, "one")] {
         store.put_part(meta.session, number, Bytes::from_static(text.as_bytes())).await.unwrap();
     }
@@ -238,8 +238,8 @@ pub async fn users_have_lists_of_their_own(factory: &impl Factory) {
         let user = users[number as usize % 3].clone();
         // Over several days, some in one millisecond.
         let meta = RecordingMeta { user, ..meta(number, NOON.saturating_add(minute * 200 * (number / 2))) };
-        store.create(&meta, Encoding::Plain).await.unwrap();
-        store.create(&meta, Encoding::Plain).await.unwrap();
+        store.create(&meta, &Form::PLAIN).await.unwrap();
+        store.create(&meta, &Form::PLAIN).await.unwrap();
         all.push(meta);
     }
     let ranges = [
@@ -312,7 +312,7 @@ async fn whole(store: &dyn RecordingStore, session: SessionId, step: usize) -> V
 pub async fn parts_make_a_recording(factory: &impl Factory) {
     let store = factory.open().await;
     let meta = meta(1, NOON);
-    store.create(&meta, Encoding::Plain).await.unwrap();
+    store.create(&meta, &Form::PLAIN).await.unwrap();
     let info = store.info(meta.session).await.unwrap();
     assert_eq!((&info.meta, info.completed, info.len), (&meta, None, 0));
     let parts: Vec<Bytes> = [0, 1, 1000, MAX_PART_LEN, 7]
@@ -352,7 +352,7 @@ pub async fn parts_make_a_recording(factory: &impl Factory) {
         assert!(store.read(meta.session, 0, 0).await.unwrap().is_empty(), "nothing was asked for");
     }
     let long = Bytes::from(vec![0; MAX_STORED_PART_LEN + 1]);
-    store.create(&self::meta(2, NOON), Encoding::Plain).await.unwrap();
+    store.create(&self::meta(2, NOON), &Form::PLAIN).await.unwrap();
     conflict("a part that is too long", store.put_part(session(2), 0, long).await);
     conflict("a number that is too high", store.put_part(session(2), MAX_PARTS, Bytes::new()).await);
 }
@@ -364,10 +364,10 @@ pub async fn parts_make_a_recording(factory: &impl Factory) {
 pub async fn uploads_can_be_repeated_and_resumed(factory: &impl Factory) {
     let store = factory.open().await;
     let meta = meta(1, NOON);
-    store.create(&meta, Encoding::Plain).await.unwrap();
-    store.create(&meta, Encoding::Plain).await.expect("beginning again with the same description is allowed");
+    store.create(&meta, &Form::PLAIN).await.unwrap();
+    store.create(&meta, &Form::PLAIN).await.expect("beginning again with the same description is allowed");
     let other = RecordingMeta { command: None, ..meta.clone() };
-    conflict("another description of the same session", store.create(&other, Encoding::Plain).await);
+    conflict("another description of the same session", store.create(&other, &Form::PLAIN).await);
     assert_eq!(store.info(meta.session).await.unwrap().meta, meta, "the first description stays");
 
     let part = |text: &'static str| Bytes::from_static(text.as_bytes());
@@ -395,7 +395,7 @@ pub async fn uploads_can_be_repeated_and_resumed(factory: &impl Factory) {
 pub async fn complete_recordings_are_immutable(factory: &impl Factory) {
     let store = factory.open().await;
     let meta = meta(1, NOON);
-    store.create(&meta, Encoding::Plain).await.unwrap();
+    store.create(&meta, &Form::PLAIN).await.unwrap();
     for (number, text) in [(0, "a"), (1, "bc"), (2, "")] {
         store.put_part(meta.session, number, Bytes::from_static(text.as_bytes())).await.unwrap();
     }
@@ -409,12 +409,12 @@ pub async fn complete_recordings_are_immutable(factory: &impl Factory) {
     store.put_part(meta.session, 1, Bytes::from_static(b"bc")).await.expect("the same part again");
     conflict("a part with other bytes", store.put_part(meta.session, 1, Bytes::from_static(b"XY")).await);
     conflict("a further part", store.put_part(meta.session, 3, Bytes::from_static(b"d")).await);
-    store.create(&meta, Encoding::Plain).await.expect("the same description again");
+    store.create(&meta, &Form::PLAIN).await.expect("the same description again");
     let info = store.info(meta.session).await.unwrap();
     assert_eq!(info.completed, Some(NOON), "the first completion stays");
     assert_eq!(whole(&*store, meta.session, 2).await, b"abc");
 
-    store.create(&self::meta(2, NOON), Encoding::Plain).await.unwrap();
+    store.create(&self::meta(2, NOON), &Form::PLAIN).await.unwrap();
     store.complete(session(2), &Completion::new(0, NOON)).await.expect("a recording may be empty");
     assert!(whole(&*store, session(2), 10).await.is_empty());
 }
@@ -429,7 +429,7 @@ pub async fn lists_are_newest_first(factory: &impl Factory) {
     assert!(store.list(&Listing::span(Timestamp::EPOCH, Timestamp::MAX, 10)).await.unwrap().is_empty());
     // Over several days, created in another order than they began.
     for number in [3, 0, 4, 1, 2] {
-        store.create(&meta(number, NOON.saturating_add(hour * 9 * number)), Encoding::Plain).await.unwrap();
+        store.create(&meta(number, NOON.saturating_add(hour * 9 * number)), &Form::PLAIN).await.unwrap();
     }
     store.complete(session(2), &Completion::new(0, NOON)).await.unwrap();
     let at = |number: u32| NOON.saturating_add(hour * 9 * number);

@@ -12,6 +12,13 @@ pub(crate) fn create_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// Makes a directory in one that exists, and its name durable: also that of one that is there, because whoever is making it may
+/// not have come so far, or may have died before.
+pub(crate) fn create_durable_directory(path: &Path) -> io::Result<()> {
+    create_directory(path)?;
+    path.parent().map_or(Ok(()), sync_directory)
+}
+
 /// Makes the names in a directory durable.
 pub(crate) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()

@@ -21,13 +21,47 @@ pub(crate) struct Hub(Mutex<State>);
 struct State {
     closed: bool,
     revision: Revision,
-    watches: Vec<(Prefix, WatchSender)>,
+    watches: Vec<Subscriber>,
+    #[cfg(any(feature = "etcd", feature = "postgres"))]
+    next_ticket: u64,
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    prefix: Prefix,
+    sender: WatchSender,
+    /// Only later commits are for it.
+    after: Revision,
+    /// What has been published before it was ready, by the ticket that makes it ready.
+    #[cfg(any(feature = "etcd", feature = "postgres"))]
+    early: Option<(u64, Vec<(Revision, WatchEvent)>)>,
+}
+
+impl Subscriber {
+    /// `false` when the watch is over.
+    fn take(&mut self, revision: Revision, event: &WatchEvent) -> bool {
+        if revision <= self.after || !key(event).is_some_and(|key| self.prefix.contains(key)) {
+            return true;
+        }
+        #[cfg(any(feature = "etcd", feature = "postgres"))]
+        if let Some((_, early)) = &mut self.early {
+            early.push((revision, event.clone()));
+            return early.len() < WATCH_CAPACITY;
+        }
+        self.sender.send(event.clone())
+    }
 }
 
 impl Hub {
     /// A hub whose newest commit is `revision`.
     pub(crate) fn new(revision: Revision) -> Self {
-        Self(Mutex::new(State { closed: false, revision, watches: Vec::new() }))
+        Self(Mutex::new(State {
+            closed: false,
+            revision,
+            watches: Vec::new(),
+            #[cfg(any(feature = "etcd", feature = "postgres"))]
+            next_ticket: 0,
+        }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -41,27 +75,73 @@ impl Hub {
             return Err(Closed);
         }
         let (mut sender, watch) = Watch::channel(WATCH_CAPACITY);
-        sender.send(WatchEvent::Ready { revision: state.revision });
-        state.watches.retain(|(_, sender)| !sender.is_closed());
-        state.watches.push((prefix.clone(), sender));
+        let after = state.revision;
+        sender.send(WatchEvent::Ready { revision: after });
+        state.watches.retain(|subscriber| !subscriber.sender.is_closed());
+        state.watches.push(Subscriber {
+            prefix: prefix.clone(),
+            sender,
+            after,
+            #[cfg(any(feature = "etcd", feature = "postgres"))]
+            early: None,
+        });
         Ok(watch)
+    }
+
+    /// Opens a watch of a store whose commits come from elsewhere, and later than they are acknowledged. From now on nothing is
+    /// missed; [`ready`](Self::ready) with the ticket says from which commit on there is something to tell.
+    #[cfg(any(feature = "etcd", feature = "postgres"))]
+    pub(crate) fn begin(&self, prefix: &Prefix) -> Result<(u64, Watch), Closed> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(Closed);
+        }
+        let (sender, watch) = Watch::channel(WATCH_CAPACITY);
+        let ticket = state.next_ticket;
+        state.next_ticket += 1;
+        state.watches.retain(|subscriber| !subscriber.sender.is_closed());
+        state.watches.push(Subscriber {
+            prefix: prefix.clone(),
+            sender,
+            after: Revision::ZERO,
+            early: Some((ticket, Vec::new())),
+        });
+        Ok((ticket, watch))
+    }
+
+    /// Makes a watch ready that was begun before the store was asked for its newest commit, which is `revision`. `false` if it was
+    /// ended meanwhile.
+    #[cfg(any(feature = "etcd", feature = "postgres"))]
+    pub(crate) fn ready(&self, ticket: u64, revision: Revision) -> bool {
+        let mut state = self.lock();
+        let found = state
+            .watches
+            .iter_mut()
+            .find(|subscriber| subscriber.early.as_ref().is_some_and(|(own, _)| *own == ticket));
+        let Some(subscriber) = found else { return false };
+        let (_, early) = subscriber.early.take().unwrap_or_default();
+        subscriber.after = revision;
+        subscriber.sender.send(WatchEvent::Ready { revision })
+            && early.iter().all(|(revision, event)| subscriber.take(*revision, event))
+    }
+
+    /// The newest commit that was published.
+    #[cfg(any(feature = "etcd", feature = "postgres"))]
+    pub(crate) fn revision(&self) -> Revision {
+        self.lock().revision
     }
 
     /// Delivers the events of a commit. Never waits: a watch without room is cut.
     pub(crate) fn publish(&self, revision: Revision, events: &[WatchEvent]) {
         let mut state = self.lock();
         state.revision = revision;
-        state.watches.retain_mut(|(prefix, sender)| {
-            events
-                .iter()
-                .filter(|event| key(event).is_some_and(|key| prefix.contains(key)))
-                .all(|event| sender.send(event.clone()))
-                && !sender.is_closed()
+        state.watches.retain_mut(|subscriber| {
+            events.iter().all(|event| subscriber.take(revision, event)) && !subscriber.sender.is_closed()
         });
     }
 
     /// Ends all watches, because changes may have happened that nobody can report; later ones start at `revision`.
-    #[cfg(feature = "redb")]
+    #[cfg(any(feature = "etcd", feature = "postgres", feature = "redb"))]
     pub(crate) fn restart(&self, revision: Revision) {
         let mut state = self.lock();
         state.revision = revision;
@@ -105,5 +185,43 @@ mod tests {
         assert_eq!(ready, WatchEvent::Ready { revision: Revision::from_u64(7) });
         hub.close();
         assert!(hub.watch(&Prefix::root()).is_err());
+    }
+
+    #[cfg(any(feature = "etcd", feature = "postgres"))]
+    #[tokio::test]
+    async fn what_comes_before_ready_is_kept_or_known() {
+        let deleted = |name: &str, revision| WatchEvent::Deleted {
+            key: Key::new(name).unwrap(),
+            revision: Revision::from_u64(revision),
+        };
+        let publish = |hub: &Hub, name: &str, revision| {
+            hub.publish(Revision::from_u64(revision), &[deleted(name, revision)]);
+        };
+        let hub = Hub::new(Revision::from_u64(3));
+        let (ticket, mut watch) = hub.begin(&Prefix::root()).unwrap();
+        publish(&hub, "a", 4);
+        publish(&hub, "b", 6);
+        assert!(hub.ready(ticket, Revision::from_u64(5)));
+        assert!(!hub.ready(ticket, Revision::from_u64(5)), "once");
+        assert_eq!(watch.next().await, Ok(WatchEvent::Ready { revision: Revision::from_u64(5) }));
+        assert_eq!(watch.next().await, Ok(deleted("b", 6)));
+
+        // The store was ahead of what is published.
+        let (ticket, mut watch) = hub.begin(&Prefix::root()).unwrap();
+        assert!(hub.ready(ticket, Revision::from_u64(8)));
+        publish(&hub, "c", 7);
+        publish(&hub, "d", 8);
+        publish(&hub, "e", 9);
+        assert_eq!(watch.next().await, Ok(WatchEvent::Ready { revision: Revision::from_u64(8) }));
+        assert_eq!(watch.next().await, Ok(deleted("e", 9)));
+
+        let (ticket, _watch) = hub.begin(&Prefix::root()).unwrap();
+        hub.restart(Revision::from_u64(9));
+        assert!(!hub.ready(ticket, Revision::from_u64(9)), "a gap ends it");
+        let (ticket, _watch) = hub.begin(&Prefix::root()).unwrap();
+        for revision in 10..=10 + WATCH_CAPACITY as u64 {
+            publish(&hub, "f", revision);
+        }
+        assert!(!hub.ready(ticket, Revision::from_u64(9)), "nothing is kept for ever");
     }
 }

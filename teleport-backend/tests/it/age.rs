@@ -12,9 +12,12 @@ use teleport_backend::recordings::age::{
 };
 use teleport_backend::recordings::fs::FsRecordingStore;
 use teleport_core::audit::chain::Digest;
+use teleport_core::clock::Timestamp;
 use teleport_core::entropy::SystemEntropy;
+use teleport_core::id::UserName;
 use teleport_core::recording::{
-    Completion, ContentDigest, Encoding, MAX_PART_LEN, RecordingError, RecordingMeta, RecordingStore,
+    Completion, ContentDigest, Encoding, Form, Listing, MAX_PART_LEN, RecordingError, RecordingMeta,
+    RecordingStore,
 };
 use teleport_core::secret::SecretString;
 use teleport_core::testing::{KnownKeySealer, MemoryRecordings};
@@ -63,9 +66,18 @@ fn forged<T: std::fmt::Debug>(result: Result<T, RecordingError>) {
     }
 }
 
+/// One of some, with its first part.
+async fn begun(store: &dyn RecordingStore, number: u8) -> RecordingMeta {
+    let session = format!("000000{number:02x}-0000-4000-8000-00000000abcd").parse().unwrap();
+    let meta = RecordingMeta { session, ..meta() };
+    store.create(&meta, &Form::PLAIN).await.unwrap();
+    store.put_part(meta.session, 0, Bytes::from_static(b"shown")).await.unwrap();
+    meta
+}
+
 async fn recorded(store: &dyn RecordingStore, parts: &[&[u8]]) -> RecordingMeta {
     let meta = meta();
-    store.create(&meta, Encoding::Plain).await.unwrap();
+    store.create(&meta, &Form::PLAIN).await.unwrap();
     for (number, part) in (0..).zip(parts) {
         store.put_part(meta.session, number, Bytes::copy_from_slice(part)).await.unwrap();
     }
@@ -185,17 +197,17 @@ async fn encryption_is_turned_on_and_off() {
     let pair = Pair::new();
     let (off, on) = (over(&base, &[], &[&pair]), over(&base, &[&pair], &[&pair]));
     let meta = meta();
-    off.create(&meta, Encoding::Plain).await.unwrap();
+    off.create(&meta, &Form::PLAIN).await.unwrap();
     off.put_part(meta.session, 0, Bytes::from_static(b"clear ")).await.unwrap();
-    on.create(&meta, Encoding::Plain).await.unwrap();
+    on.create(&meta, &Form::PLAIN).await.unwrap();
     on.put_part(meta.session, 1, Bytes::from_static(b"clear too")).await.unwrap();
     assert_eq!(whole(&on, &meta).await, b"clear clear too");
     assert_eq!(on.info(meta.session).await.unwrap().encoding, Encoding::Plain);
     on.delete(meta.session).await.unwrap();
 
-    on.create(&meta, Encoding::Plain).await.unwrap();
+    on.create(&meta, &Form::PLAIN).await.unwrap();
     on.put_part(meta.session, 0, Bytes::from_static(b"secret ")).await.unwrap();
-    off.create(&meta, Encoding::Plain).await.unwrap();
+    off.create(&meta, &Form::PLAIN).await.unwrap();
     no_key(off.put_part(meta.session, 1, Bytes::from_static(b"not stored in clear")).await);
     on.put_part(meta.session, 1, Bytes::from_static(b"too")).await.unwrap();
     assert_eq!(whole(&off, &meta).await, b"secret too");
@@ -222,20 +234,23 @@ async fn what_others_put_into_the_store_is_not_played() {
     };
     base.rewrite(meta.session, Arc::new(swap)).await.unwrap();
     forged(store.read(meta.session, 0, 9).await);
-    // Another content for the same recipient, with the seal of the right one.
-    let mut forger = Command::new("age");
-    forger.args(["-r", &pair.recipient().to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut forger = forger.spawn().unwrap();
-    forger.stdin.take().unwrap().write_all(b"ONE").unwrap();
-    let made = Bytes::from(forger.wait_with_output().unwrap().stdout);
-    let lengthened = Bytes::from([&made[..], &vec![0; first.len() - made.len()]].concat());
-    base.rewrite(
-        meta.session,
-        Arc::new(move |number, part| Ok(if number == 0 { lengthened.clone() } else { part })),
-    )
-    .await
-    .unwrap();
-    forged(store.read(meta.session, 0, 9).await);
+    // Another content for the same recipient, in a file without fault, with the seal of the right one.
+    for content in [b"ONE", b"one"] {
+        let made = Bytes::from(with_the_seal_of(&first, content, &pair));
+        assert_eq!(made.len(), first.len());
+        assert_eq!(decrypt(&made, &pair.identities()).unwrap(), content, "a file as good as any");
+        base.rewrite(
+            meta.session,
+            Arc::new(move |number, part| Ok(if number == 0 { made.clone() } else { part })),
+        )
+        .await
+        .unwrap();
+        match content {
+            b"ONE" => forged(store.part(meta.session, 0).await),
+            // So it is the content alone that is refused.
+            _ => assert_eq!(store.part(meta.session, 0).await.unwrap().unwrap(), "one"),
+        }
+    }
     // Every byte counts.
     for at in (0..first.len()).step_by(7) {
         let mut changed = first.to_vec();
@@ -249,6 +264,174 @@ async fn what_others_put_into_the_store_is_not_played() {
         .unwrap();
         let read = store.read(meta.session, 0, 9).await;
         assert!(read.is_err(), "byte {at}: {read:?}");
+    }
+}
+
+/// An `age` file as whoever knows the recipient makes it, with a stanza that was copied from another one.
+fn with_the_seal_of(sealed: &[u8], content: &[u8], pair: &Pair) -> Vec<u8> {
+    use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+    use ring::{hkdf, hmac};
+
+    let derive = |secret: &[u8], salt: &[u8], info: &[u8]| {
+        let mut key = [0; 32];
+        let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(secret);
+        secret.expand(&[info], hkdf::HKDF_SHA256).unwrap().fill(&mut key).unwrap();
+        key
+    };
+    let seal = |key: [u8; 32], nonce: [u8; 12], plain: &[u8]| {
+        let key = LessSafeKey::new(UnboundKey::new(&CHACHA20_POLY1305, &key).unwrap());
+        let mut bytes = plain.to_vec();
+        key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut bytes).unwrap();
+        bytes
+    };
+    let text = pair.recipient().to_string();
+    let recipient: Vec<u8> = bech32::primitives::decode::CheckedHrpstring::new::<bech32::Bech32>(&text)
+        .unwrap()
+        .byte_iter()
+        .collect();
+    let recipient: [u8; 32] = recipient.try_into().unwrap();
+    let (file_key, nonce) = ([3; 16], [4; 16]);
+    let ours = x25519_dalek::StaticSecret::from([5; 32]);
+    let share = x25519_dalek::PublicKey::from(&ours).to_bytes();
+    let shared = ours.diffie_hellman(&recipient.into());
+    let wrap = derive(shared.as_bytes(), &[share, recipient].concat(), b"age-encryption.org/v1/X25519");
+    let base64 = |bytes: &[u8]| data_encoding::BASE64_NOPAD.encode(bytes);
+    // Everything from our own stanza up to the checksum is as it was.
+    let copied = sealed.windows(3).position(|bytes| bytes == b"-> ").unwrap() + 3;
+    let copied = copied + sealed[copied..].windows(3).position(|bytes| bytes == b"-> ").unwrap();
+    let checksum = copied + sealed[copied..].windows(4).position(|bytes| bytes == b"\n---").unwrap() + 4;
+    let mut file = format!(
+        "age-encryption.org/v1\n-> X25519 {}\n{}\n",
+        base64(&share),
+        base64(&seal(wrap, [0; 12], &file_key))
+    )
+    .into_bytes();
+    file.extend_from_slice(&sealed[copied..checksum]);
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &derive(&file_key, &[], b"header"));
+    let signed = hmac::sign(&key, &file);
+    file.extend_from_slice(format!(" {}\n", base64(signed.as_ref())).as_bytes());
+    file.extend_from_slice(&nonce);
+    let last = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    file.extend(seal(derive(&file_key, &nonce, b"payload"), last, content));
+    file
+}
+
+/// Everything that is asked of a recording that others have put there or changed.
+async fn is_refused(store: &dyn RecordingStore, meta: &RecordingMeta) {
+    forged(store.info(meta.session).await);
+    forged(store.read(meta.session, 0, 9).await);
+    forged(store.lengths(meta.session).await);
+    forged(store.part(meta.session, 0).await);
+    forged(store.part_digests(meta.session).await);
+    forged(store.put_part(meta.session, 0, Bytes::from_static(b"a secret")).await);
+    forged(store.complete(meta.session, &Completion::new(1, meta.started)).await);
+    forged(store.rewrite(meta.session, Arc::new(|_, part| Ok(part))).await);
+    forged(store.rewrap(meta.session).await);
+}
+
+/// A recording in clear with markers of its own, made by whoever writes to the store, is neither played nor listed. What is behind
+/// it in the list is.
+#[tokio::test(flavor = "multi_thread")]
+async fn recordings_that_others_put_into_the_store_are_none() {
+    let base: Arc<dyn RecordingStore> = Arc::new(MemoryRecordings::new());
+    let pair = Pair::new();
+    let store = over(&base, &[&pair], &[&pair]);
+    let ours = recorded(&store, &[b"ours"]).await;
+    let of_ours = base.info(ours.session).await.unwrap();
+    // Without a seal, with one that is none, and with that of another session.
+    let seals = [None, Some("AAAA".to_owned()), of_ours.seal.clone()];
+    for (number, seal) in (2..).zip(seals) {
+        for encoding in [Encoding::Plain, Encoding::Age] {
+            let meta = RecordingMeta {
+                session: format!(
+                    "0000000{number}-0000-4000-8000-00000000000{}",
+                    u8::from(encoding == Encoding::Age)
+                )
+                .parse()
+                .unwrap(),
+                started: ours.started.saturating_add(std::time::Duration::from_secs(number)),
+                ..ours.clone()
+            };
+            base.create(&meta, &Form { encoding, seal: seal.clone() }).await.unwrap();
+            base.put_part(meta.session, 0, Bytes::from_static(b"theirs")).await.unwrap();
+            base.complete(meta.session, &Completion::new(1, meta.started)).await.unwrap();
+            is_refused(&store, &meta).await;
+        }
+    }
+    for limit in [1, 2, 6, 7, 8] {
+        let all = Listing::span(Timestamp::EPOCH, Timestamp::MAX, limit);
+        let listed = store.list(&all).await.unwrap();
+        let listed: Vec<_> = listed.into_iter().map(|info| info.meta).collect();
+        assert_eq!(listed, std::slice::from_ref(&ours), "with room for {limit}");
+    }
+    assert_eq!(whole(&store, &ours).await, b"ours");
+    // Where nothing is encrypted, nobody was told that others cannot write there; what is said to be encrypted stays refused.
+    let off = over(&base, &[], &[&pair]);
+    let theirs = off.list(&Listing::span(Timestamp::EPOCH, Timestamp::MAX, 9)).await.unwrap();
+    assert_eq!(theirs.len(), 1 + 3, "{theirs:?}");
+}
+
+/// Said by others of a recording that it is stored in clear, or that it is somebody else's: nothing of it is shown, and what comes of
+/// it is not stored in clear.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_recording_is_cannot_be_changed_in_the_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let base: Arc<dyn RecordingStore> = Arc::new(FsRecordingStore::open(directory.path()).await.unwrap());
+    let pair = Pair::new();
+    let store = over(&base, &[&pair], &[&pair]);
+    let meta = meta();
+    let file = directory.path().join("sessions").join(meta.session.to_string()).join("meta.json");
+    store.create(&meta, &Form::PLAIN).await.unwrap();
+    store.put_part(meta.session, 0, Bytes::from_static(b"secret ")).await.unwrap();
+    let said = std::fs::read_to_string(&file).unwrap();
+    for (from, to) in [("\"age\"", "\"plain\""), ("\"alice\"", "\"mallory\""), ("\"root\"", "\"nobody\"")] {
+        let changed = said.replace(from, to);
+        assert_ne!(changed, said);
+        std::fs::write(&file, changed).unwrap();
+        // After a restart, or by another service.
+        let fresh = over(&base, &[&pair], &[&pair]);
+        is_refused(&fresh, &meta).await;
+        forged(fresh.put_part(meta.session, 1, Bytes::from_static(b"not in clear")).await);
+        assert!(base.part(meta.session, 1).await.unwrap().is_none());
+    }
+    std::fs::write(&file, &said).unwrap();
+    let fresh = over(&base, &[&pair], &[&pair]);
+    fresh.put_part(meta.session, 1, Bytes::from_static(b"too")).await.unwrap();
+    fresh.complete(meta.session, &Completion::new(2, meta.started)).await.unwrap();
+    assert_eq!(whole(&fresh, &meta).await, b"secret too");
+    std::fs::write(&file, said.replace("\"age\"", "\"plain\"")).unwrap();
+    std::fs::write(file.with_file_name("data"), vec![b'x'; 2048]).unwrap();
+    is_refused(&over(&base, &[&pair], &[&pair]), &meta).await;
+}
+
+/// Whoever writes to the store does not give himself the right to see what was encrypted.
+#[tokio::test]
+async fn who_took_part_is_not_said_by_the_store() {
+    let base: Arc<dyn RecordingStore> = Arc::new(MemoryRecordings::new());
+    let pair = Pair::new();
+    let store = over(&base, &[&pair], &[&pair]);
+    let names =
+        |names: &[&str]| -> Vec<UserName> { names.iter().map(|name| name.parse().unwrap()).collect() };
+    let completion = |participants: &[&str]| Completion {
+        participants: names(participants),
+        ..Completion::new(1, Timestamp::from_unix_secs(1_800_000_000))
+    };
+    let own = begun(&store, 1).await;
+    store.complete(own.session, &completion(&["bob"])).await.unwrap();
+    assert_eq!(store.info(own.session).await.unwrap().participants, names(&["bob"]));
+    // Without a seal, with one of another recording, and with one of other words.
+    let copied = base.info(own.session).await.unwrap().completion_seal;
+    assert!(copied.is_some());
+    for (number, participants, seal) in
+        [(2, &["mallory"][..], None), (3, &["bob"], copied.clone()), (4, &["mallory"], copied.clone())]
+    {
+        let meta = begun(&store, number).await;
+        let forged = Completion { seal, ..completion(participants) };
+        base.complete(meta.session, &forged).await.unwrap();
+        let info = store.info(meta.session).await.unwrap();
+        assert_eq!(info.participants, names(&[]), "{forged:?}");
+        let listed = store.list(&Listing::span(Timestamp::EPOCH, Timestamp::MAX, 10)).await.unwrap();
+        assert!(listed.contains(&info));
     }
 }
 

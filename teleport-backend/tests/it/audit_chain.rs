@@ -9,6 +9,7 @@ use teleport_backend::audit::file::{
     Checkpoints, FileAuditConfig, FileAuditLog, FileAuditLogBuilder, SyncPolicy, VerifyError, verify,
 };
 use teleport_backend::memory::MemoryBackend;
+use teleport_backend::wrap::PrefixBackend;
 use teleport_core::audit::chain::{
     Chain, ChainHead, CheckpointSigner, Entry, Finding, Flaw, Proven, StoredCheckpoint, Verifier,
 };
@@ -16,7 +17,7 @@ use teleport_core::audit::{AuditEvent, AuditForwarder, AuditLog, AuditQuery, Aud
 use teleport_core::clock::{Clock, Timestamp};
 use teleport_core::entropy::{Entropy, EntropyError, SystemEntropy};
 use teleport_core::id::ClusterName;
-use teleport_core::storage::{Backend, Repo};
+use teleport_core::storage::{Backend, Prefix, Repo};
 use teleport_core::testing::{KnownKeySigner, ManualClock};
 use tempfile::TempDir;
 
@@ -464,6 +465,31 @@ async fn a_log_that_was_cut_is_not_continued_as_if_it_were_whole() {
     std::fs::remove_file(world.files().keys().next().unwrap()).unwrap();
     drop(world.open().await);
     assert!(matches!(world.verify().await.unwrap_err().flaw, Flaw::OtherLog { .. }));
+}
+
+/// Services on one backend, each with a part of it for its checkpoints: one that begins does not take the checkpoints of another one for
+/// its own that were cut, and one whose files are gone says so.
+#[tokio::test]
+async fn services_that_share_a_backend_remember_apart() {
+    let shared: Arc<dyn Backend> = World::new().storage;
+    let service = |name: &str| {
+        let prefix = Prefix::new(&format!("services/{name}")).unwrap();
+        World { storage: Arc::new(PrefixBackend::new(Arc::clone(&shared), prefix)), ..World::new() }
+    };
+    let (one, two) = (service("one"), service("two"));
+    one.days(1).await;
+    two.days(1).await;
+    for world in [&one, &two] {
+        let proven = world.verify().await.unwrap();
+        assert_eq!(proven.first, Some(0), "{proven:?}");
+        assert_eq!(world.stored().await.len(), 1);
+        let text = String::from_utf8(world.files().into_values().flatten().collect()).unwrap();
+        assert!(!text.contains("lost_log"), "{text}");
+    }
+    std::fs::remove_file(two.files().keys().next().unwrap()).unwrap();
+    drop(two.open().await);
+    assert!(matches!(two.verify().await.unwrap_err().flaw, Flaw::OtherLog { .. }));
+    one.verify().await.unwrap();
 }
 
 /// Lines that somebody has put where a log begins are no part of it.

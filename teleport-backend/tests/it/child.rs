@@ -11,7 +11,7 @@ use teleport_backend::recordings::fs::FsRecordingStore;
 use teleport_backend::redb::RedbBackend;
 use teleport_core::audit::AuditSink;
 use teleport_core::clock::SystemClock;
-use teleport_core::recording::{Completion, Encoding, RecordingMeta, RecordingStore};
+use teleport_core::recording::{Completion, Form, RecordingMeta, RecordingStore};
 use teleport_core::storage::{
     Backend, BackendExt, Batch, Condition, Key, Prefix, StorageError, WatchEnd, WatchEvent,
 };
@@ -120,13 +120,13 @@ async fn record_and_log() {
     let Some(path) = path() else { return };
     let store = FsRecordingStore::open(&path).await.unwrap();
     let meta = crate::recordings::meta();
-    store.create(&meta, Encoding::Plain).await.unwrap();
+    store.create(&meta, &Form::PLAIN).await.unwrap();
     store.put_part(meta.session, 0, "x".into()).await.unwrap();
     let log = crate::audit::open(path.join("audit")).await;
     log.emit(vec![crate::audit::event("alice")]).await.unwrap();
     store.complete(meta.session, &Completion::new(1, meta.started)).await.unwrap();
     let other = RecordingMeta { session: "00000002-0000-4000-8000-000000000000".parse().unwrap(), ..meta };
-    store.create(&other, Encoding::Plain).await.unwrap();
+    store.create(&other, &Form::PLAIN).await.unwrap();
     store.put_part(other.session, 0, "x".into()).await.unwrap();
 }
 
@@ -186,4 +186,10 @@ async fn fill_the_audit_log() {
 async fn log_until_killed() {
     let Some(path) = path() else { return };
     crate::audit_chain::log_until_killed(&path).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_and_index_until_killed() {
+    let Some(path) = path() else { return };
+    crate::index::log_and_index_until_killed(&path).await;
 }

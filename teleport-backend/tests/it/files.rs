@@ -238,8 +238,8 @@ async fn urls_choose_the_driver() {
     }
     for (url, expected) in [
         (
-            "etcd://host:2379",
-            format!("there is no storage driver \"etcd\"; known are {}", KNOWN_URLS.join(", ")),
+            "mysql://host",
+            format!("there is no storage driver \"mysql\"; known are {}", KNOWN_URLS.join(", ")),
         ),
         ("redb:", "\"redb:\" is not a storage URL: the path of a file is missing".to_owned()),
         ("", "\"\" is not a storage URL: the path of a file is missing".to_owned()),

@@ -1,9 +1,9 @@
 //! The index of audit logs: events of every service are found by each, whatever fails, and the files stay the truth.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,6 +11,7 @@ use teleport_backend::audit::file::{Checkpoints, FileAuditConfig, FileAuditLog, 
 use teleport_backend::audit::index::IndexedAuditLog;
 use teleport_backend::conformance;
 use teleport_backend::memory::MemoryBackend;
+use teleport_backend::redb::RedbBackend;
 use teleport_backend::wrap::FaultBackend;
 use teleport_core::audit::{
     AuditError, AuditEvent, AuditLog, AuditPage, AuditQuery, AuditSink, EventKind, MAX_EVENTS,
@@ -23,7 +24,10 @@ use teleport_core::storage::{
 };
 use teleport_core::task::TaskScope;
 use teleport_core::testing::{KnownKeySealer, KnownKeySigner, ManualClock};
+use tokio::sync::watch;
 use tokio::time::Instant;
+
+use crate::child::{self, CYCLE};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -321,70 +325,23 @@ async fn an_index_that_was_deleted_is_made_anew() {
     }
 }
 
-/// A backend that does not answer.
-#[derive(Debug)]
-struct Stuck {
-    inner: Arc<dyn Backend>,
-    reads: Arc<AtomicBool>,
-    writes: Arc<AtomicBool>,
-}
-
-async fn wait(is_stuck: &AtomicBool) {
-    if is_stuck.load(Ordering::SeqCst) {
-        std::future::pending::<()>().await;
-    }
-}
-
-impl std::fmt::Display for Stuck {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("stuck")
-    }
-}
-
-#[async_trait]
-impl Backend for Stuck {
-    async fn get(&self, key: &Key) -> Result<Option<Item>, StorageError> {
-        wait(&self.reads).await;
-        self.inner.get(key).await
-    }
-
-    async fn range(
-        &self,
-        prefix: &Prefix,
-        after: Option<&Key>,
-        limit: usize,
-    ) -> Result<Vec<Item>, StorageError> {
-        wait(&self.reads).await;
-        self.inner.range(prefix, after, limit).await
-    }
-
-    async fn commit(&self, batch: Batch) -> Result<Revision, StorageError> {
-        wait(&self.writes).await;
-        self.inner.commit(batch).await
-    }
-
-    async fn watch(&self, prefix: &Prefix) -> Result<Watch, StorageError> {
-        self.inner.watch(prefix).await
-    }
-
-    async fn close(&self) {
-        self.inner.close().await;
-    }
-}
+/// As good as for ever.
+const NEVER: Duration = Duration::from_secs(86_400);
 
 /// Storage that does not answer delays no event; a search says that it may be incomplete, and later it is not.
 #[tokio::test(flavor = "multi_thread")]
 async fn storage_that_does_not_answer_delays_nothing_and_is_told_of() {
     let (directory, shared) = (tempfile::tempdir().unwrap(), memory());
-    let stuck = Arc::new(AtomicBool::new(false));
-    let (reads, writes) = (Arc::clone(&stuck), Arc::clone(&stuck));
-    let index: Arc<dyn Backend> = Arc::new(Stuck { inner: Arc::clone(&shared), reads, writes });
+    let index = FaultBackend::new(Arc::clone(&shared));
+    let faults = index.faults();
+    let index: Arc<dyn Backend> = Arc::new(index);
     let service = Service::new(directory.path().join("a"), &index);
     let log = service.open().await;
     let now = SystemClock::new().now();
     log.emit(vec![event("a", 0, now)]).await.unwrap();
     indexed(&log).await;
-    stuck.store(true, Ordering::SeqCst);
+    faults.delay_reads(NEVER);
+    faults.delay_writes(NEVER);
     let emitting = async {
         for number in 1..500 {
             log.emit(vec![event("a", number, now)]).await.unwrap();
@@ -395,7 +352,8 @@ async fn storage_that_does_not_answer_delays_nothing_and_is_told_of() {
     let page = log.search(AuditQuery { limit: MAX_EVENTS, ..AuditQuery::default() }).await.unwrap();
     assert!(page.incomplete.unwrap().contains("cannot be read now"));
     assert_eq!(page.events.len(), 500, "of the files alone");
-    stuck.store(false, Ordering::SeqCst);
+    faults.delay_reads(Duration::ZERO);
+    faults.delay_writes(Duration::ZERO);
     indexed(&log).await;
     assert_as_in_the_files(&log, &[&service], "afterwards").await;
 }
@@ -426,6 +384,63 @@ async fn commits_that_fail_or_lose_their_answer_cost_nothing() {
     let found = everything(&reader, AuditQuery { limit: MAX_EVENTS, ..AuditQuery::default() }).await;
     assert_eq!(found.len(), 600);
     assert!(items.len() < 40, "{}", items.len());
+}
+
+/// Storage in which somebody else is always faster.
+#[derive(Debug)]
+struct Contested {
+    inner: Arc<dyn Backend>,
+    commits: watch::Sender<u32>,
+}
+
+#[async_trait]
+impl Backend for Contested {
+    async fn commit(&self, batch: Batch) -> Result<Revision, StorageError> {
+        self.commits.send_modify(|commits| *commits += 1);
+        Err(StorageError::Conflict { key: batch.operations().first().unwrap().key.clone() })
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Item>, StorageError> {
+        self.inner.get(key).await
+    }
+
+    async fn range(
+        &self,
+        prefix: &Prefix,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<Item>, StorageError> {
+        self.inner.range(prefix, after, limit).await
+    }
+
+    async fn watch(&self, prefix: &Prefix) -> Result<Watch, StorageError> {
+        self.inner.watch(prefix).await
+    }
+
+    async fn close(&self) {
+        self.inner.close().await;
+    }
+}
+
+impl std::fmt::Display for Contested {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, contested", self.inner)
+    }
+}
+
+/// Two services with copies of one log take its place in the index from each other. They do not do that as fast as they can.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_two_services_have_does_not_keep_storage_busy() {
+    let directory = tempfile::tempdir().unwrap();
+    let (commits, mut counted) = watch::channel(0);
+    let contested: Arc<dyn Backend> = Arc::new(Contested { inner: memory(), commits });
+    let service = Service::new(directory.path().join("a"), &contested);
+    let log = service.open().await;
+    log.emit(vec![event("a", 1, SystemClock::new().now())]).await.unwrap();
+    let began = Instant::now();
+    counted.wait_for(|commits| *commits >= 8).await.unwrap();
+    // 1 s, 2 s, 4 s, and so on.
+    assert!(began.elapsed() > Duration::from_secs(60), "{:?}", began.elapsed());
 }
 
 /// A service that fell silent is told of by the others; one that ended in good order is not.
@@ -527,7 +542,9 @@ async fn pages_end_anywhere() {
         log.emit(some(name, late)).await.unwrap();
         log.close().await;
     }
-    let reads: Arc<dyn Backend> = Arc::new(Stuck { inner: shared, reads: Arc::default(), writes: stuck() });
+    let reads = FaultBackend::new(shared);
+    reads.faults().delay_writes(NEVER);
+    let reads: Arc<dyn Backend> = Arc::new(reads);
     let reader = Service::new(directory.path().join("reader"), &reads).open().await;
     reader.emit(some("f", 25)).await.unwrap();
     reader.emit(some("g", 27)).await.unwrap();
@@ -587,10 +604,6 @@ async fn an_event_that_is_too_long_is_shortened() {
     let found = everything(&reader, AuditQuery::default()).await;
     assert_eq!(users(&found), ["a-1"]);
     assert!(found[0].fields["left_out_bytes"].as_u64().unwrap() > 600 << 10 && found[0].fields.len() == 1);
-}
-
-fn stuck() -> Arc<AtomicBool> {
-    Arc::new(AtomicBool::new(true))
 }
 
 /// Whoever cuts the files does not cut the index; the new chain is found beside the old one.
@@ -673,69 +686,128 @@ async fn the_index_is_not_ahead_of_the_disk() {
     assert_eq!(users(&everything(&reader, query()).await), ["a-1", "a-2"], "closing syncs, and adds it");
 }
 
-/// G-23: no gap and no repetition among many events of two services that are ended at any moment. The number of events is that
-/// of the variable `TELEPORT_G23_EVENTS`.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn g23_no_gap_and_no_repetition_over_two_services_with_kills() {
-    let events = std::env::var("TELEPORT_G23_EVENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000_u64);
-    const PER_CALL: u64 = 50;
-    let (directory, shared) = (tempfile::tempdir().unwrap(), memory());
-    let services = ["a", "b"].map(|name| Service::new(directory.path().join(name), &shared));
-    let began = Instant::now();
+/// How many events [`log_and_index_until_killed`] hands over at a time.
+const PER_CALL: u64 = 50;
+
+/// In a child: two services on one storage write numbered events, and say which were acknowledged and when the index has come to their
+/// end for the first time.
+pub(crate) async fn log_and_index_until_killed(directory: &Path) {
+    let life = std::env::var(CYCLE).unwrap();
+    let shared = RedbBackend::open(directory.join("index.redb"), Arc::new(SystemClock::new())).await.unwrap();
+    let shared: Arc<dyn Backend> = Arc::new(shared);
     let scope = TaskScope::new();
-    let kills = Arc::new(AtomicUsize::new(0));
-    for (name, service) in ["a", "b"].into_iter().zip(services.clone()) {
-        let kills = Arc::clone(&kills);
+    for name in ["a", "b"] {
+        // Checkpoints now and then, so that they are interrupted as well.
+        let config = FileAuditConfig { checkpoint_entries: 70, ..FileAuditConfig::default() };
+        let service = Service { config, ..Service::new(directory.join(name), &shared) };
+        let log = Arc::new(service.open().await);
+        let (writing, life) = (Arc::clone(&log), format!("{name}-{life}"));
         scope.spawn(async move {
-            let (mut log, mut next_kill) = (service.open().await, 0);
-            for call in 0..events / 2 / PER_CALL {
-                if call == next_kill {
-                    // In the middle of whatever the index is at.
-                    drop(log);
-                    kills.fetch_add(1, Ordering::Relaxed);
-                    log = service.open().await;
-                    next_kill = call + 1 + (call * 7919 + 13) % (events / 40 / PER_CALL).max(2);
-                }
+            for call in 0.. {
                 let now = SystemClock::new().now();
-                let batch = (0..PER_CALL).map(|n| event(name, call * PER_CALL + n, now)).collect();
-                log.emit(batch).await.unwrap();
+                let batch = (0..PER_CALL).map(|n| event(&life, call * PER_CALL + n, now)).collect();
+                writing.emit(batch).await.unwrap();
+                println!("\nACK {name}");
             }
-            // Ended by force: the rest is left for the next start.
-            drop(log);
+        });
+        scope.spawn(async move {
+            log.indexed().await;
+            println!("\nINDEXED {name}");
         });
     }
     scope.join().await;
+}
+
+/// Runs [`log_and_index_until_killed`] until it has acknowledged so many calls, perhaps only counted from when the index had come to
+/// the end, and kills it. How many calls were acknowledged to each service.
+fn life(directory: &Path, number: usize, calls: u64, is_indexed: bool) -> BTreeMap<String, u64> {
+    let child = child::command("log_and_index_until_killed", directory).with(CYCLE, &number.to_string());
+    let mut child = child.spawn();
+    let output = std::io::BufReader::new(child.stdout.take().unwrap());
+    let (mut acknowledged, mut left, mut counts) = (BTreeMap::new(), calls, !is_indexed);
+    let mut is_killed = false;
+    // What is in the pipe by the time of the kill was acknowledged.
+    for line in std::io::BufRead::lines(output) {
+        let line = line.unwrap();
+        counts |= line.starts_with("INDEXED");
+        if let Some(name) = line.strip_prefix("ACK ") {
+            *acknowledged.entry(name.to_owned()).or_default() += 1;
+            left = left.saturating_sub(u64::from(counts));
+        }
+        if counts && left == 0 && !is_killed {
+            // SIGKILL.
+            child.kill().unwrap();
+            is_killed = true;
+        }
+    }
+    let output = child.wait_with_output().unwrap();
+    assert!(is_killed, "the service ended by itself: {}", String::from_utf8_lossy(&output.stderr));
+    acknowledged
+}
+
+/// G-23: no gap and no repetition among many events of two services that are killed at any moment: within a write, a checkpoint, a
+/// commit of the index. The number of events is that of the variable `TELEPORT_G23_EVENTS`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g23_no_gap_and_no_repetition_over_two_services_with_kills() {
+    let events = std::env::var("TELEPORT_G23_EVENTS").ok().and_then(|n| n.parse().ok()).unwrap_or(20_000_u64);
+    let directory = tempfile::tempdir().unwrap();
+    let began = Instant::now();
+    let mut lives = Vec::new();
+    let total =
+        |lives: &[BTreeMap<String, u64>]| lives.iter().flat_map(BTreeMap::values).sum::<u64>() * PER_CALL;
+    while total(&lives) < events || lives.len() < 8 {
+        let number = lives.len();
+        let calls = (number as u64 * 7919 + 13) % (events / 10 / PER_CALL).max(2);
+        let path = directory.path().to_owned();
+        let ended = tokio::task::spawn_blocking(move || life(&path, number, calls, number % 3 == 2));
+        lives.push(ended.await.unwrap());
+    }
     let written = began.elapsed();
+    let shared = RedbBackend::open(directory.path().join("index.redb"), Arc::new(SystemClock::new()));
+    let shared: Arc<dyn Backend> = Arc::new(shared.await.unwrap());
+    let services = ["a", "b"].map(|name| Service::new(directory.path().join(name), &shared));
     let logs = [services[0].open().await, services[1].open().await];
     for log in &logs {
         tokio::time::timeout(Duration::from_secs(600), log.indexed()).await.unwrap();
     }
     let caught_up = began.elapsed() - written;
     let searching = Instant::now();
-    let (mut next, mut found) = ([0_u64; 2], 0);
+    let mut next: BTreeMap<String, u64> = BTreeMap::new();
     let mut query = AuditQuery { limit: MAX_EVENTS, ..AuditQuery::default() };
     loop {
         let page = logs[1].search(query.clone()).await.unwrap();
         assert_eq!(page.incomplete, None);
         for event in page.events.iter().filter(|event| event.code == EventKind::UserLogin) {
-            let service = usize::from(event.user.as_deref() >= Some("b"));
-            let number = event.fields["number"].as_u64().unwrap();
-            assert_eq!(number, next[service], "of each service every event, once, in its order");
-            next[service] += 1;
-            found += 1;
+            let (life, number) = event.user.as_ref().unwrap().rsplit_once('-').unwrap();
+            let next = next.entry(life.to_owned()).or_default();
+            assert_eq!(
+                number,
+                next.to_string(),
+                "of each life of each service every event, once, in its order"
+            );
+            *next += 1;
         }
         query.after = page.next;
         if query.after.is_none() {
             break;
         }
     }
-    assert_eq!(found, events / 2 / PER_CALL * PER_CALL * 2);
+    for (number, acknowledged) in lives.iter().enumerate() {
+        for (name, calls) in acknowledged {
+            let found = next.get(&format!("{name}-{number}")).copied().unwrap_or_default();
+            assert!(found >= calls * PER_CALL, "{name} in life {number}: {found} of {calls} calls");
+        }
+    }
     let records = shared.list(&Prefix::new("audit/index/logs").unwrap()).await.unwrap();
     assert_eq!(records.len(), 2, "of each log one: {records:?}");
-    let all = searching.elapsed();
+    let (all, found) = (searching.elapsed(), next.values().sum::<u64>());
     let searching = Instant::now();
-    let one =
-        AuditQuery { user: Some(format!("a-{}", events / 4)), newest_first: true, ..AuditQuery::default() };
+    let (life, some) = next.iter().max_by_key(|(_, some)| **some).unwrap();
+    let one = AuditQuery {
+        user: Some(format!("{life}-{}", some / 2)),
+        newest_first: true,
+        ..AuditQuery::default()
+    };
     assert_eq!(everything(&logs[0], one).await.len(), 1);
     let of_a_user = searching.elapsed();
     let items = shared.list(&Prefix::new("audit/index").unwrap()).await.unwrap();
@@ -743,7 +815,7 @@ async fn g23_no_gap_and_no_repetition_over_two_services_with_kills() {
     println!(
         "{found} events, {} kills: written in {written:?}, in the index {caught_up:?} later, all read in {all:?}, \
          one user of all in {of_a_user:?}; {} items, {bytes} bytes",
-        kills.load(Ordering::Relaxed),
+        lives.len(),
         items.len(),
     );
 }

@@ -5,14 +5,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use teleport_backend::conformance;
 use teleport_backend::recordings::fs::FsRecordingStore;
 use teleport_core::clock::Timestamp;
-use teleport_core::recording::{
-    Completion, Encoding, Listing, RecordingError, RecordingMeta, RecordingStore,
-};
+use teleport_core::recording::{Completion, Form, Listing, RecordingError, RecordingMeta, RecordingStore};
+use teleport_core::task::TaskScope;
 
 use crate::child;
 
@@ -74,13 +74,53 @@ async fn only_the_owner_may_read_whatever_the_umask() {
     }
 }
 
+/// Writing one recording anew or completing it may take long, and no other session waits for it; what writes to the same one does.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_do_not_wait_for_each_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = FsRecordingStore::open(directory.path()).await.unwrap();
+    let long = meta();
+    store.create(&long, &Form::PLAIN).await.unwrap();
+    store.put_part(long.session, 0, Bytes::from_static(b"long")).await.unwrap();
+    store.complete(long.session, &Completion::new(1, long.started)).await.unwrap();
+    let (begun, has_begun) = std::sync::mpsc::channel();
+    let (go_on, goes_on) = std::sync::mpsc::channel::<()>();
+    let goes_on = std::sync::Mutex::new(goes_on);
+    let change = move |_: u32, _: Bytes| {
+        begun.send(()).unwrap();
+        goes_on.lock().unwrap().recv().unwrap();
+        Ok(Bytes::from_static(b"LONG"))
+    };
+    let (rewriting, of) = (store.clone(), long.session);
+    let scope = TaskScope::new();
+    scope.spawn(async move { rewriting.rewrite(of, Arc::new(change)).await.unwrap() });
+    tokio::task::spawn_blocking(move || has_begun.recv()).await.unwrap().unwrap();
+    let others = async {
+        for number in 2..300 {
+            let session = format!("{number:08}-0000-4000-8000-000000000000").parse().unwrap();
+            let other = RecordingMeta { session, ..long.clone() };
+            store.create(&other, &Form::PLAIN).await.unwrap();
+            store.put_part(session, 0, Bytes::from_static(b"short")).await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), others).await.expect("nobody waits for another session");
+    // Behind it: had it not waited, there would be nothing of it any more when the other one is done.
+    let (deleting, of) = (store.clone(), long.session);
+    scope.spawn(async move { deleting.delete(of).await.unwrap() });
+    tokio::task::yield_now().await;
+    assert_eq!(store.read(long.session, 0, 9).await.unwrap(), "long");
+    go_on.send(()).unwrap();
+    scope.join().await;
+    assert!(matches!(store.info(long.session).await, Err(RecordingError::NotFound)));
+}
+
 /// Completing is interrupted after each of its steps; the recording is whole, and completing again finishes.
 #[tokio::test]
 async fn completing_survives_a_crash_at_any_step() {
     let directory = tempfile::tempdir().unwrap();
     let store = FsRecordingStore::open(directory.path()).await.unwrap();
     let meta = meta();
-    store.create(&meta, Encoding::Plain).await.unwrap();
+    store.create(&meta, &Form::PLAIN).await.unwrap();
     store.put_part(meta.session, 0, Bytes::from_static(b"one ")).await.unwrap();
     store.put_part(meta.session, 1, Bytes::from_static(b"two")).await.unwrap();
     let session = directory.path().join("sessions").join(meta.session.to_string());
@@ -124,8 +164,8 @@ async fn a_damaged_recording_hides_no_other() {
     let store = FsRecordingStore::open(directory.path()).await.unwrap();
     let good = meta();
     let bad = RecordingMeta { session: "00000002-0000-4000-8000-000000000000".parse().unwrap(), ..meta() };
-    store.create(&good, Encoding::Plain).await.unwrap();
-    store.create(&bad, Encoding::Plain).await.unwrap();
+    store.create(&good, &Form::PLAIN).await.unwrap();
+    store.create(&bad, &Form::PLAIN).await.unwrap();
     std::fs::write(directory.path().join("sessions").join(bad.session.to_string()).join("meta.json"), "{")
         .unwrap();
     std::fs::write(directory.path().join("days/2026-11-21/notes.txt"), "by a person").unwrap();
@@ -148,7 +188,7 @@ async fn a_user_is_found_without_the_list_of_all() {
     let directory = tempfile::tempdir().unwrap();
     let store = FsRecordingStore::open(directory.path()).await.unwrap();
     let own = meta();
-    store.create(&own, Encoding::Plain).await.unwrap();
+    store.create(&own, &Form::PLAIN).await.unwrap();
     std::fs::remove_dir_all(directory.path().join("days")).unwrap();
     let listed =
         store.list(&Listing::span(Timestamp::EPOCH, Timestamp::MAX, 10).of(&own.user)).await.unwrap();
@@ -168,7 +208,7 @@ async fn deleting_survives_a_crash_at_any_step() {
         directory.path().join(list).join(name)
     };
     for step in 0..4 {
-        store.create(&meta, Encoding::Plain).await.unwrap();
+        store.create(&meta, &Form::PLAIN).await.unwrap();
         store.put_part(meta.session, 0, Bytes::from_static(b"one")).await.unwrap();
         store.complete(meta.session, &Completion::new(1, meta.started)).await.unwrap();
         // As deleting does it, up to a step.

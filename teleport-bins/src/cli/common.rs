@@ -21,6 +21,13 @@ pub(super) enum Common {
         /// bash, zsh, fish, elvish or powershell
         shell: clap_complete::Shell,
     },
+    /// Print the manual page, or write those of all commands into a directory
+    #[command(hide = true)]
+    Man {
+        /// Where to
+        #[arg(value_name = "DIR")]
+        dir: Option<std::path::PathBuf>,
+    },
     /// Print the version
     Version,
 }
@@ -33,6 +40,17 @@ impl Common {
         match self {
             Self::Completion { shell } => {
                 clap_complete::generate(shell, &mut command, name, &mut std::io::stdout());
+            }
+            Self::Man { dir } => {
+                let made = match dir {
+                    Some(dir) => clap_mangen::generate_to(command, dir),
+                    None => clap_mangen::Man::new(command).render(&mut std::io::stdout()),
+                };
+                if let Err(error) = made {
+                    return super::finish(Err(anyhow::anyhow!(
+                        "the manual pages cannot be written: {error}"
+                    )));
+                }
             }
             Self::Version => println!("{name} {}", super::VERSION),
         }

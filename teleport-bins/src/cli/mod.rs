@@ -2,6 +2,7 @@
 
 mod backup;
 mod common;
+mod join;
 mod node_list;
 mod out;
 mod output;
@@ -130,6 +131,14 @@ pub fn start_logging(level: &str, json: bool) -> anyhow::Result<()> {
 /// Those of the operating system.
 pub fn client_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+/// A runtime for a program that carries much: two threads, for one encrypts within what the other encrypts.
+///
+/// # Errors
+/// Those of the operating system.
+pub fn transfer_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?)
 }
 
 #[cfg(test)]

@@ -18,6 +18,12 @@ use crate::daemon;
 /// The command that a node starts for a user who copies files.
 pub(crate) const SFTP_SERVER: &str = "sftp-server";
 
+/// The command that a node starts for a user whose sockets it opens.
+pub(crate) const OPEN_SOCKET: &str = "open-socket";
+
+/// The command that a node starts for a session about which PAM is asked.
+pub(crate) const PAM_SESSION: &str = "pam-session";
+
 /// The daemon of the access platform: auth, proxy and node.
 #[derive(Debug, Parser)]
 #[command(name = "teleport", version, arg_required_else_help = true)]
@@ -30,11 +36,24 @@ pub struct Cli {
 enum Command {
     /// Print a commented configuration file
     Configure(Start),
+    /// Make something that is there a member of a cluster
+    #[command(subcommand)]
+    Join(super::join::Join),
     /// Run the services of this host
     Start(Run),
     /// Serve files over standard input and output; nodes start it for users
     #[command(name = SFTP_SERVER, hide = true)]
     SftpServer,
+    /// Open one socket and pass it on over standard input; nodes start it for users
+    #[command(name = OPEN_SOCKET, hide = true)]
+    OpenSocket {
+        /// The ids of a user, then agent, connect PATH or listen PATH
+        #[arg(allow_hyphen_values = true, trailing_var_arg = true)]
+        task: Vec<std::ffi::OsString>,
+    },
+    /// Ask PAM about one session and run it, as said over standard input; nodes start it
+    #[command(name = PAM_SESSION, hide = true)]
+    PamSession,
     /// Inside a session: print who and where you are
     Status,
     /// Try everything on this machine: a cluster on loopback and a recorded shell in it
@@ -80,6 +99,9 @@ struct Start {
     /// Name of the cluster; fixed at the first start
     #[arg(long, value_name = "NAME")]
     cluster_name: Option<String>,
+    /// Where to answer /healthz, /readyz and /metrics, without a login
+    #[arg(long, value_name = "IP:PORT")]
+    diag_addr: Option<String>,
     /// Log more
     #[arg(short, long)]
     debug: bool,
@@ -142,6 +164,7 @@ impl Start {
                 require_ca_pin: self.require_ca_pin,
                 labels: self.labels,
                 listen_ip: self.listen_ip,
+                diag_addr: self.diag_addr,
                 advertise_ip: self.advertise_ip,
                 cluster_name: self.cluster_name,
             },
@@ -192,6 +215,10 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             print!("{}", sample(&settings));
             Ok(ExitCode::SUCCESS)
         }
+        Command::Join(join) => {
+            super::start_logging("warn", false)?;
+            super::join::run(join)
+        }
         Command::Start(Run { start, bootstrap }) => {
             let (mut settings, level, json) = start.settings()?;
             if let Some(path) = bootstrap {
@@ -207,6 +234,14 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             let input = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
             let output = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
             teleport_ssh::sftp::serve(input, output)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::OpenSocket { task } => {
+            teleport_ssh::opener::serve(task)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::PamSession => {
+            teleport_ssh::pam::serve()?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Status => status(),

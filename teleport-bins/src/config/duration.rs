@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-/// Parses `1h30m`: whole numbers with the units `s`, `m`, `h`, `d`, without spaces.
+/// The longest duration, in seconds: a hundred years.
+const MAX: u64 = 36_500 * 86_400;
+
+/// Parses `1h30m`: whole numbers with the units `s`, `m`, `h`, `d`, without spaces; a hundred years at most.
 ///
 /// # Errors
 /// A sentence for the operator.
@@ -25,7 +28,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         total = number.checked_mul(unit).and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
         rest = letters.as_str();
     }
-    if text.is_empty() { Err(wrong()) } else { Ok(Duration::from_secs(total)) }
+    match total {
+        _ if text.is_empty() => Err(wrong()),
+        0..=MAX => Ok(Duration::from_secs(total)),
+        _ => Err(format!("{text:?} is longer than 36500d")),
+    }
 }
 
 /// Writes a duration the way [`parse_duration`] reads it, with its two largest units.
@@ -56,6 +63,10 @@ mod tests {
         }
         for bad in ["", "5", "m", "5x", "-5m", "5 m", "99999999999999999999s", "9999999999999999999d"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_duration("36500d"), Ok(Duration::from_secs(MAX)));
+        for long in ["36500d1s", "4444444444444444h"] {
+            assert!(parse_duration(long).is_err_and(|error| error.contains("longer")), "{long}");
         }
         assert_eq!(format_duration(Duration::from_secs(5400)), "1h30m");
         assert_eq!(format_duration(Duration::from_secs(59)), "59s");

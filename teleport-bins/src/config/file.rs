@@ -47,6 +47,8 @@ pub struct TeleportSection {
     pub proxy_server: Option<String>,
     /// The address that others reach this host by.
     pub advertise_ip: Option<String>,
+    /// Where the daemon is asked how it is: `/healthz`, `/readyz`, `/metrics`.
+    pub diag_addr: Option<String>,
     /// What is logged, and where to.
     pub log: LogSection,
     /// Where the auth service keeps its state.
@@ -75,9 +77,11 @@ pub struct LogFormat {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorageSection {
-    /// `redb` or `memory`.
+    /// `redb`, `memory`, `etcd` or `postgres`; that of the URL if absent.
     #[serde(rename = "type")]
     pub kind: Option<String>,
+    /// Where it is, for `etcd` and `postgres`.
+    pub url: Option<String>,
     /// The file; `backend.redb` in the data directory if absent.
     pub path: Option<PathBuf>,
     /// Where recordings are kept: `file:///path` or `s3://bucket/prefix?region=…`; `recordings` in the data directory if absent.
@@ -208,6 +212,8 @@ pub struct ProxySection {
     pub public_addr: Option<OneOrMany>,
     /// Certificates for HTTPS, instead of the cluster's own.
     pub https_keypairs: Vec<KeyPair>,
+    /// Whether it connects to registered SSH servers at loopback and link-local addresses.
+    pub openssh_local_addresses: Option<YesNo>,
 }
 
 /// A certificate chain and its key, PEM files.
@@ -234,6 +240,74 @@ pub struct SshSection {
     pub labels: BTreeMap<String, String>,
     /// What may wait for the auth service.
     pub recordings: SpoolSection,
+    /// How long a connection of `tsh` that was lost is kept for it to come back, such as `10m`; `off` for not at all.
+    pub resume_for: Option<String>,
+    /// The most forwarded connections of one connection at a time, in both directions together.
+    pub max_forwarded: Option<u32>,
+    /// On which addresses users may have the node listen.
+    pub gateway_ports: GatewayPortsName,
+    /// Whether users may have their displays in sessions.
+    pub x11: X11Section,
+    /// Whether PAM is asked about sessions.
+    pub pam: PamSection,
+}
+
+/// PAM for sessions.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PamSection {
+    /// Whether it is asked.
+    pub enabled: Option<YesNo>,
+    /// Its service, `sshd` if absent.
+    pub service_name: Option<String>,
+    /// Must be `false`: nobody logs in by PAM.
+    pub use_pam_auth: Option<YesNo>,
+    /// Variables for its modules and the sessions; values may be templates such as `{{external.team}}`.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// On which addresses users may have the node listen (`ssh -R`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GatewayPortsName {
+    /// `clientspecified`: on those that they say.
+    ClientSpecified,
+    /// `no`: on loopback.
+    #[default]
+    No,
+}
+
+impl<'de> Deserialize<'de> for GatewayPortsName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// `no` is a word of YAML.
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Word {
+            Bool(bool),
+            Text(String),
+        }
+        let known = match Word::deserialize(deserializer)? {
+            Word::Bool(false) => Some(Self::No),
+            Word::Bool(true) => None,
+            Word::Text(text) => match text.to_ascii_lowercase().as_str() {
+                "no" => Some(Self::No),
+                "clientspecified" => Some(Self::ClientSpecified),
+                _ => None,
+            },
+        };
+        known.ok_or_else(|| serde::de::Error::custom("write no or clientspecified"))
+    }
+}
+
+/// The displays of sessions (`ssh -X`).
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct X11Section {
+    /// Whether there are any.
+    pub enabled: Option<YesNo>,
+    /// The first, 10 if absent.
+    pub display_offset: Option<u16>,
+    /// The last, a thousand behind the first if absent.
+    pub max_display: Option<u16>,
 }
 
 /// Recordings that wait for the auth service.

@@ -7,6 +7,7 @@ use teleport_core::cert::CaPin;
 use teleport_core::id::{ClusterName, NodeName};
 use teleport_core::label::Labels;
 use teleport_core::secret::SecretString;
+use teleport_ssh::node::{GatewayPorts, MAX_FORWARDED, RESUME_FOR};
 
 use super::{AuthSettings, NodeSettings, ProxySettings, RecordingPlace, Settings, THIS_PROGRAM};
 
@@ -29,6 +30,7 @@ impl Settings {
             token: None,
             ca_pins: Vec::new(),
             require_ca_pin: true,
+            diag_addr: None,
         }
     }
 
@@ -40,7 +42,7 @@ impl Settings {
                 cluster_name: Some(cluster),
                 public_addresses: Vec::new(),
                 static_tokens: Vec::new(),
-                storage: format!("redb:{}", data_dir.join("backend.redb").display()),
+                storage: format!("redb:{}", data_dir.join("backend.redb").display()).into(),
                 audit: Default::default(),
                 session_recording: Default::default(),
                 recordings: Default::default(),
@@ -58,6 +60,8 @@ impl Settings {
                 public_addresses: Vec::new(),
                 public_port: None,
                 https: None,
+                // There is nowhere else.
+                openssh_local_addresses: true,
             }),
             ..Self::without_services(data_dir, nodename)
         }
@@ -78,6 +82,11 @@ impl Settings {
                 public_addresses: Vec::new(),
                 labels,
                 recordings: Default::default(),
+                resume_for: RESUME_FOR,
+                max_forwarded: MAX_FORWARDED,
+                gateway_ports: GatewayPorts::No,
+                x11: None,
+                pam: None,
                 program: THIS_PROGRAM.into(),
             }),
             auth_servers: vec![auth.to_string()],

@@ -17,5 +17,5 @@ pub use self::settings::{
     AuthSettings, NodeSettings, Overrides, ProxySettings, RecordingPlace, Settings, THIS_PROGRAM,
     default_data_dir,
 };
-pub(crate) use self::settings::{with_port, without_port};
+pub(crate) use self::settings::{host_name, read_secret, with_port, without_port};
 pub use self::size::Size;

@@ -1,6 +1,9 @@
 //! What `teleport configure` prints.
 
+use std::time::Duration;
+
 use teleport_backend::audit::file::SyncPolicy;
+use teleport_ssh::node::{GatewayPorts, MAX_FORWARDED, RESUME_FOR};
 use teleport_ssh::record::TooOld;
 
 use super::{RecordingPlace, Settings, Size, format_duration};
@@ -42,6 +45,7 @@ pub fn sample(settings: &Settings) -> String {
         _ => "  # session_recording_rules: [{node_labels: {env: dev}, mode: off}]\n".to_owned(),
     };
     let spool = settings.node.as_ref().map(|node| node.recordings).unwrap_or_default();
+    let displays = settings.node.as_ref().and_then(|node| node.x11.clone()).unwrap_or_default();
     let limits = settings.auth.as_ref().map(|auth| auth.recordings).unwrap_or_default();
     let password = settings.auth.as_ref().map(|auth| auth.password).unwrap_or_default();
     let audit = settings.auth.as_ref().map(|auth| auth.audit.files).unwrap_or_default();
@@ -52,6 +56,10 @@ pub fn sample(settings: &Settings) -> String {
     let retention = match audit.retention {
         Some(age) => format!("    retention: {}\n", format_duration(age)),
         None => "    # retention: 365d\n".to_owned(),
+    };
+    let diag = match settings.diag_addr {
+        Some(address) => format!("  diag_addr: {address}\n"),
+        None => "  # diag_addr: 127.0.0.1:3000\n".to_owned(),
     };
     let advertise = settings.advertise.as_deref().map(without_port).unwrap_or("203.0.113.7");
     format!(
@@ -71,12 +79,17 @@ pub fn sample(settings: &Settings) -> String {
          \x20 # require_ca_pin: true\n\
          \x20 # The address that others reach this host by.\n\
          \x20 # advertise_ip: {advertise}\n\
+         \x20 # Where the daemon answers /healthz, /readyz and /metrics. Nobody has to log in to read them.\n\
+         {diag}\
          \x20 log:\n\
          \x20   severity: info # debug, info, warn, error\n\
          \x20   format:\n\
          \x20     output: text # text, json\n\
          \x20 storage:\n\
-         \x20   type: redb # redb, memory\n\
+         \x20   type: redb # redb, etcd, postgres, memory\n\
+         \x20   # Where it is, for etcd and postgres, which several auth servers can share.\n\
+         \x20   # url: etcd://teleport@etcd1:2379,etcd2:2379/teleport?password-file=/etc/teleport.etcd&ca-file=/etc/etcd-ca.pem\n\
+         \x20   # url: postgres://teleport@database/teleport?password-file=/etc/teleport.pg&ca-file=/etc/pg-ca.pem\n\
          \x20   # Where recordings are kept; in `recordings` of the data directory if left out. Credentials for S3 come from the\n\
          \x20   # environment (AWS_ACCESS_KEY_ID, …) or the instance.\n\
          {sessions}\
@@ -124,6 +137,8 @@ pub fn sample(settings: &Settings) -> String {
          \x20 listen_addr: 0.0.0.0:3023\n\
          \x20 # public_addr: proxy.example.com:3080\n\
          \x20 # https_keypairs: [{{key_file: /etc/ssl/proxy.key, cert_file: /etc/ssl/proxy.pem}}]\n\
+         \x20 # Whether registered SSH servers may be at loopback and link-local addresses: the sshd of this very machine.\n\
+         \x20 openssh_local_addresses: no\n\
          ssh_service:\n\
          \x20 enabled: {node}\n\
          \x20 listen_addr: 0.0.0.0:3022\n\
@@ -133,7 +148,20 @@ pub fn sample(settings: &Settings) -> String {
          \x20 recordings:\n\
          \x20   max_size: {spool_size}\n\
          \x20   max_age: {spool_age}\n\
-         \x20   too_old: {too_old} # keep, delete\n",
+         \x20   too_old: {too_old} # keep, delete\n\
+         \x20 # For so long a connection of tsh that was lost is kept, with all that runs on it; or off.\n\
+         \x20 resume_for: {resume_for}\n\
+         \x20 # So many connections are forwarded over one SSH connection at a time (-L, -R, -D, agents, displays), in both directions together.\n\
+         \x20 max_forwarded: {max_forwarded}\n\
+         \x20 # Where users have this host listen (ssh -R): no is on loopback only, clientspecified is wherever they say.\n\
+         \x20 gateway_ports: {gateway_ports} # no, clientspecified\n\
+         \x20 # Whether users whose roles say permit_x11_forwarding may have their displays in sessions (ssh -X), as which of this host.\n\
+         \x20 x11:\n\
+         \x20   enabled: {x11}\n\
+         \x20   display_offset: {display_offset}\n\
+         \x20   max_display: {max_display}\n\
+         \x20 # Whether the modules `account` and `session` of a service of PAM are asked about each session. Variables may be templates.\n\
+         {pam}",
         nodename = settings.nodename,
         sessions = sessions(settings),
         recording_retention = recording_retention(settings),
@@ -152,8 +180,21 @@ pub fn sample(settings: &Settings) -> String {
         parallel = password.parallel,
         proxy = yes(settings.proxy.is_some()),
         node = yes(settings.node.is_some()),
+        pam = pam(settings),
+        x11 = yes(settings.node.as_ref().is_some_and(|node| node.x11.is_some())),
+        display_offset = displays.first(),
+        max_display = displays.last(),
         spool_size = Size(spool.max_bytes),
         spool_age = format_duration(spool.max_age),
+        resume_for = match settings.node.as_ref().map_or(RESUME_FOR, |node| node.resume_for) {
+            Duration::ZERO => "off".to_owned(),
+            time => format_duration(time),
+        },
+        max_forwarded = settings.node.as_ref().map_or(MAX_FORWARDED, |node| node.max_forwarded),
+        gateway_ports = match settings.node.as_ref().map(|node| node.gateway_ports) {
+            Some(GatewayPorts::ClientSpecified) => "clientspecified",
+            _ => "no",
+        },
         too_old = if spool.too_old == TooOld::Delete { "delete" } else { "keep" },
     )
 }
@@ -165,6 +206,23 @@ fn sessions(settings: &Settings) -> String {
         }
         Some(RecordingPlace::S3(config)) => format!("    audit_sessions_uri: \"{config}\"\n"),
         _ => "    # audit_sessions_uri: \"s3://bucket/prefix?region=eu-west-1\"\n".to_owned(),
+    }
+}
+
+fn pam(settings: &Settings) -> String {
+    match settings.node.as_ref().and_then(|node| node.pam.as_ref()) {
+        None => "  # pam: {enabled: yes, service_name: sshd, environment: {TEAM: \"{{external.team}}\"}}\n"
+            .to_owned(),
+        Some(config) => {
+            let variables: serde_json::Map<String, serde_json::Value> =
+                config.variables().map(|(name, value)| (name.to_owned(), value.into())).collect();
+            // JSON is YAML.
+            let variables = serde_json::Value::Object(variables);
+            format!(
+                "  pam: {{enabled: yes, service_name: {}, environment: {variables}}}\n",
+                config.service().name()
+            )
+        }
     }
 }
 
@@ -263,6 +321,101 @@ mod tests {
         for (text, says) in [("max_size: 1MiB", "at least 16MiB"), ("max_age: long", "like 90s")] {
             let error = resolve(&format!("ssh_service:\n  recordings: {{{text}}}\n")).unwrap_err();
             assert!(format!("{error:#}").contains(says), "{error:#}");
+        }
+    }
+
+    #[test]
+    fn how_long_connections_are_kept_comes_from_the_file_and_goes_back_into_it() {
+        let resolve = |text: &str| Settings::resolve(parse(text).unwrap(), Overrides::default());
+        for (text, time) in [("resume_for: 90s", 90), ("resume_for: off", 0), ("enabled: yes", 600)] {
+            let settings = resolve(&format!("ssh_service:\n  {text}\n")).unwrap();
+            assert_eq!(settings.node.as_ref().unwrap().resume_for.as_secs(), time, "{text}");
+            assert_eq!(resolve(&sample(&settings)).unwrap().node.unwrap().resume_for.as_secs(), time);
+        }
+        for text in ["0s", "25h", "long"] {
+            assert!(resolve(&format!("ssh_service:\n  resume_for: {text}\n")).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn how_much_is_forwarded_and_where_comes_from_the_file_and_goes_back_into_it() {
+        let resolve = |text: &str| {
+            let file = parse(&format!("ssh_service: {{{text}}}\n")).map_err(anyhow::Error::msg)?;
+            Settings::resolve(file, Overrides::default())
+        };
+        for (text, most, ports) in [
+            ("", 4096, GatewayPorts::No),
+            ("max_forwarded: 1, gateway_ports: no", 1, GatewayPorts::No),
+            ("max_forwarded: 65536, gateway_ports: \"no\"", 65_536, GatewayPorts::No),
+            ("gateway_ports: clientspecified", 4096, GatewayPorts::ClientSpecified),
+        ] {
+            let settings = resolve(text).unwrap();
+            let again = Settings::resolve(parse(&sample(&settings)).unwrap(), Overrides::default()).unwrap();
+            for node in [settings.node.unwrap(), again.node.unwrap()] {
+                assert_eq!((node.max_forwarded, node.gateway_ports), (most, ports), "{text}");
+            }
+        }
+        for (text, says) in [
+            ("max_forwarded: 0", "ssh_service.max_forwarded"),
+            ("max_forwarded: 65537", "ssh_service.max_forwarded"),
+            ("max_forwarded: -1", "line 1"),
+            ("max_forwarded: many", "line 1"),
+            ("gateway_ports: yes", "no or clientspecified"),
+            ("gateway_ports: everywhere", "no or clientspecified"),
+        ] {
+            let error = format!("{:#}", resolve(text).unwrap_err());
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn displays_come_from_the_file_and_go_back_into_it() {
+        let resolve = |text: &str| {
+            let file = parse(&format!("ssh_service:\n  x11: {text}\n")).map_err(anyhow::Error::msg)?;
+            Ok::<_, anyhow::Error>(Settings::resolve(file, Overrides::default())?.node.unwrap().x11)
+        };
+        assert_eq!(resolve("{}").unwrap(), None);
+        assert_eq!(resolve("{display_offset: 20}").unwrap(), None);
+        assert_eq!(resolve("{enabled: no}").unwrap(), None);
+        let displays = resolve("{enabled: yes}").unwrap().unwrap();
+        assert_eq!((displays.first(), displays.last()), (10, 1010));
+        let text = "ssh_service:\n  x11: {enabled: yes, display_offset: 50, max_display: 60}\n";
+        let settings = Settings::resolve(parse(text).unwrap(), Overrides::default()).unwrap();
+        let again = Settings::resolve(parse(&sample(&settings)).unwrap(), Overrides::default()).unwrap();
+        let displays = again.node.unwrap().x11.unwrap();
+        assert_eq!((displays.first(), displays.last()), (50, 60));
+        for bad in ["display_offset: 0", "display_offset: 9, max_display: 8", "max_display: 60000"] {
+            let error = format!("{:#}", resolve(&format!("{{enabled: yes, {bad}}}")).unwrap_err());
+            assert!(error.contains("ssh_service.x11") && error.contains("59535"), "{error}");
+        }
+        assert!(resolve("{enabled: perhaps}").is_err());
+    }
+
+    #[test]
+    fn what_pam_is_asked_comes_from_the_file_and_goes_back_into_it() {
+        let resolve = |text: &str| {
+            let file = parse(&format!("ssh_service:\n  pam: {text}\n")).map_err(anyhow::Error::msg)?;
+            Settings::resolve(file, Overrides::default())
+        };
+        for none in ["{}", "{enabled: no, use_pam_auth: no}", "{service_name: x}"] {
+            assert!(resolve(none).unwrap().node.unwrap().pam.is_none(), "{none}");
+        }
+        let text = "{enabled: yes, service_name: teleport, environment: {TEAM: \"{{external.team}} \\\"x\\\"\", B: c}}";
+        let settings = resolve(text).unwrap();
+        let again = Settings::resolve(parse(&sample(&settings)).unwrap(), Overrides::default()).unwrap();
+        let config = again.node.unwrap().pam.unwrap();
+        assert_eq!(config.service().name(), "teleport");
+        let variables: Vec<_> = config.variables().collect();
+        assert_eq!(variables, [("B", "c"), ("TEAM", "{{external.team}} \"x\"")]);
+        for (text, says) in [
+            ("{enabled: yes, use_pam_auth: yes}", "use_pam_auth: users log in by certificates only"),
+            ("{service_name: ../x}", "ssh_service.pam.service_name"),
+            ("{environment: {\"A B\": c}}", "ssh_service.pam.environment"),
+            ("{environment: {A: \"{{external\"}}", "ssh_service.pam.environment"),
+            ("{use_pam_auth: perhaps}", "yes or no"),
+        ] {
+            let error = format!("{:#}", resolve(text).unwrap_err());
+            assert!(error.contains(says) && !error.contains('\n'), "{error}");
         }
     }
 

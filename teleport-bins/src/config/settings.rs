@@ -15,11 +15,13 @@ use teleport_core::label::Labels;
 use teleport_core::recording::MAX_PART_LEN;
 use teleport_core::resource::LockMode;
 use teleport_core::secret::SecretString;
+use teleport_ssh::node::{Displays, GatewayPorts, MAX_FORWARDED, RESUME_FOR};
+use teleport_ssh::pam::{PamConfig, PamService};
 use teleport_ssh::record::{SpoolLimits, TooOld};
 
 use super::file::{
-    AuthenticationSection, FactorName, PasswordHashingSection, RecordingsSection, SpoolSection, TooOldName,
-    YesNo,
+    AuthenticationSection, FactorName, GatewayPortsName, PamSection, PasswordHashingSection,
+    RecordingsSection, SpoolSection, StorageSection, TooOldName, X11Section, YesNo,
 };
 use super::{AuditSettings, FileConfig, Size, parse_duration};
 
@@ -48,6 +50,8 @@ pub struct Overrides {
     pub advertise_ip: Option<String>,
     /// `--cluster-name`
     pub cluster_name: Option<String>,
+    /// `--diag-addr`
+    pub diag_addr: Option<String>,
 }
 
 /// What a daemon does.
@@ -73,6 +77,8 @@ pub struct Settings {
     pub ca_pins: Vec<CaPin>,
     /// Whether joining without a pin is refused.
     pub require_ca_pin: bool,
+    /// Where the daemon is asked how it is; nowhere unless said.
+    pub diag_addr: Option<SocketAddr>,
 }
 
 /// The auth service.
@@ -86,8 +92,8 @@ pub struct AuthSettings {
     pub public_addresses: Vec<String>,
     /// Static tokens, `roles:secret`, files not read yet.
     pub static_tokens: Vec<String>,
-    /// The storage, a URL of `teleport_backend::open`.
-    pub storage: String,
+    /// The storage, a URL of `teleport_backend::open_remote`. It may hold a password.
+    pub storage: SecretString,
     /// The audit log.
     pub audit: AuditSettings,
     /// How sessions are recorded.
@@ -158,6 +164,8 @@ pub struct ProxySettings {
     pub public_port: Option<u16>,
     /// Key and certificate files for HTTPS.
     pub https: Option<(PathBuf, PathBuf)>,
+    /// Whether it connects to registered SSH servers at loopback and link-local addresses, as to one of its own machine.
+    pub openssh_local_addresses: bool,
 }
 
 /// The node.
@@ -171,6 +179,16 @@ pub struct NodeSettings {
     pub labels: Labels,
     /// What may wait for the auth service.
     pub recordings: SpoolLimits,
+    /// What PAM is asked about sessions, if it is asked.
+    pub pam: Option<PamConfig>,
+    /// How long connections that were lost are kept for their clients; zero is not at all.
+    pub resume_for: Duration,
+    /// The most forwarded connections of one connection at a time.
+    pub max_forwarded: usize,
+    /// On which addresses users may have it listen.
+    pub gateway_ports: GatewayPorts,
+    /// The displays that sessions may have, if any.
+    pub x11: Option<Displays>,
     /// This program, which it starts for users who copy files: [`THIS_PROGRAM`], unless it is part of another one.
     pub program: PathBuf,
 }
@@ -195,7 +213,7 @@ pub fn default_data_dir() -> Result<PathBuf> {
     }
 }
 
-fn host_name() -> NodeName {
+pub(crate) fn host_name() -> NodeName {
     let name = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
     let valid = name.as_deref().and_then(|name| NodeName::new(name).ok());
     valid.or_else(|| NodeName::new("localhost").ok()).unwrap_or_else(|| unreachable!("localhost is a name"))
@@ -213,6 +231,16 @@ fn address(text: Option<&str>, port: u16, ip: Option<std::net::IpAddr>, key: &st
     bail!("{key}: {text:?} is not an address to listen on; write it like 0.0.0.0:{port}")
 }
 
+/// Its port has no default that others would not have as well, so it is to be said.
+fn diag_addr(text: Option<&str>) -> Result<Option<SocketAddr>> {
+    text.map(|text| {
+        text.parse().ok().with_context(|| {
+            format!("diag_addr: {text:?} is not an address to listen on; write it like 127.0.0.1:3000")
+        })
+    })
+    .transpose()
+}
+
 /// Adds `port` to `host` or `host:port`; brackets a bare IPv6 address.
 pub(crate) fn with_port(text: &str, port: u16) -> String {
     if text.parse::<std::net::Ipv6Addr>().is_ok() {
@@ -222,6 +250,33 @@ pub(crate) fn with_port(text: &str, port: u16) -> String {
         port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
     });
     if has_port { text.to_owned() } else { format!("{text}:{port}") }
+}
+
+/// How long connections are kept: at most a day, for each holds memory.
+fn resume_for(text: Option<&str>) -> Result<Duration> {
+    const MOST: Duration = Duration::from_secs(86_400);
+    match text {
+        None => Ok(RESUME_FOR),
+        Some("off") => Ok(Duration::ZERO),
+        Some(text) => {
+            let time = parse_duration(text).map_err(anyhow::Error::msg).context("ssh_service.resume_for")?;
+            if time > MOST || time < Duration::from_secs(1) {
+                bail!("ssh_service.resume_for: say a time from 1s to 24h, or off");
+            }
+            Ok(time)
+        }
+    }
+}
+
+/// Half of the descriptors of the process bounds all of them together, whatever is said here.
+fn max_forwarded(most: Option<u32>) -> Result<usize> {
+    let most = most.map_or(Ok(MAX_FORWARDED), usize::try_from)?;
+    if !(1..=65_536).contains(&most) {
+        bail!(
+            "ssh_service.max_forwarded: say 1 to 65536; that nobody forwards anything is for roles to say (port_forwarding)"
+        );
+    }
+    Ok(most)
 }
 
 /// `host` of `host` or `host:port`.
@@ -238,7 +293,7 @@ pub(crate) fn without_port(text: &str) -> &str {
 }
 
 /// A secret given as itself or, as an absolute path, in a file.
-fn secret(text: &str) -> Result<SecretString> {
+pub(crate) fn read_secret(text: &str) -> Result<SecretString> {
     if !Path::new(text).is_absolute() {
         return Ok(SecretString::new(text));
     }
@@ -291,8 +346,7 @@ impl Settings {
         let ip = flags.listen_ip;
         let auth = if roles.contains(&HostRole::Auth) {
             let cluster_name = flags.cluster_name.or(file.auth_service.cluster_name);
-            let default =
-                format!("redb:{}", shared.storage.path.unwrap_or(data_dir.join("backend.redb")).display());
+            let storage = SecretString::new(storage(&shared.storage, &data_dir)?);
             Some(AuthSettings {
                 listen: address(
                     file.auth_service.listen_addr.as_deref(),
@@ -320,11 +374,7 @@ impl Settings {
                 lock_mode: file.auth_service.authentication.locking_mode.unwrap_or_default(),
                 password: password_hashing(&file.auth_service.password_hashing)?,
                 bootstrap: None,
-                storage: match shared.storage.kind.as_deref() {
-                    None | Some("redb") => default,
-                    Some("memory") => "memory:".to_owned(),
-                    Some(other) => bail!("storage.type: {other:?} is not known; use redb or memory"),
-                },
+                storage,
             })
         } else {
             None
@@ -351,6 +401,7 @@ impl Settings {
                 public_addresses: hosts(section.public_addr),
                 public_port,
                 https,
+                openssh_local_addresses: section.openssh_local_addresses.is_some_and(|YesNo(yes)| yes),
             })
         } else {
             None
@@ -368,6 +419,14 @@ impl Settings {
                     "ssh_service.listen_addr",
                 )?,
                 recordings: spool_limits(&file.ssh_service.recordings)?,
+                resume_for: resume_for(file.ssh_service.resume_for.as_deref())?,
+                max_forwarded: max_forwarded(file.ssh_service.max_forwarded)?,
+                gateway_ports: match file.ssh_service.gateway_ports {
+                    GatewayPortsName::ClientSpecified => GatewayPorts::ClientSpecified,
+                    GatewayPortsName::No => GatewayPorts::No,
+                },
+                x11: displays(&file.ssh_service.x11)?,
+                pam: pam(&file.ssh_service.pam)?,
                 public_addresses: hosts(file.ssh_service.public_addr),
                 labels,
                 program: THIS_PROGRAM.into(),
@@ -394,9 +453,10 @@ impl Settings {
             proxy,
             node,
             auth_servers,
-            token: flags.token.or(shared.auth_token).as_deref().map(secret).transpose()?,
+            token: flags.token.or(shared.auth_token).as_deref().map(read_secret).transpose()?,
             ca_pins: pins.iter().map(|pin| pin.trim().parse()).collect::<Result<_, _>>()?,
             require_ca_pin: flags.require_ca_pin || shared.require_ca_pin,
+            diag_addr: diag_addr(flags.diag_addr.or(shared.diag_addr).as_deref())?,
         })
     }
 }
@@ -450,6 +510,30 @@ fn spool_limits(section: &SpoolSection) -> Result<SpoolLimits> {
     Ok(limits)
 }
 
+/// The displays that sessions may have.
+fn displays(section: &X11Section) -> Result<Option<Displays>> {
+    let first = section.display_offset.unwrap_or(Displays::default().first());
+    let displays = Displays::new(first, section.max_display).context("ssh_service.x11")?;
+    Ok(section.enabled.is_some_and(|enabled| enabled.0).then_some(displays))
+}
+
+/// What PAM is asked about sessions.
+fn pam(section: &PamSection) -> Result<Option<PamConfig>> {
+    if section.use_pam_auth.is_some_and(|wanted| wanted.0) {
+        bail!(
+            "ssh_service.pam.use_pam_auth: users log in by certificates only; write false. Modules of `account` and `session` are asked"
+        );
+    }
+    let service = section.service_name.as_deref().unwrap_or("sshd");
+    let service = PamService::new(service).context("ssh_service.pam.service_name")?;
+    let mut config = PamConfig::new(service);
+    for (name, value) in &section.environment {
+        config =
+            config.variable(name, value).with_context(|| format!("ssh_service.pam.environment: {name:?}"))?;
+    }
+    Ok(section.enabled.is_some_and(|enabled| enabled.0).then_some(config))
+}
+
 /// How long recordings are kept.
 fn retention(section: &super::file::RetentionSection) -> Result<RetentionConfig> {
     let mut retention = RetentionConfig::default();
@@ -478,6 +562,37 @@ fn recording_keys(section: super::file::EncryptionSection) -> Result<(Vec<AgeRec
         bail!("auth_service.session_recording_encryption.recipients: at most {MAX_RECIPIENTS}");
     }
     Ok((recipients, section.identity_files))
+}
+
+/// The URL of the storage.
+fn storage(section: &StorageSection, data_dir: &Path) -> Result<String> {
+    let kind = section.kind.as_deref();
+    if let Some(url) = &section.url {
+        let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
+        let scheme = if scheme == "postgresql" { "postgres" } else { scheme };
+        // The URL is not shown: it may hold a password.
+        if !["etcd", "postgres"].contains(&scheme) {
+            bail!("storage.url: it begins with etcd:// or postgres://; a file is named by storage.path");
+        }
+        if kind.is_some_and(|kind| kind != scheme) {
+            bail!("storage.type: it is {:?}, and storage.url is of {scheme:?}", kind.unwrap_or_default());
+        }
+        if section.path.is_some() {
+            bail!("storage: path and url exclude each other");
+        }
+        return Ok(url.clone());
+    }
+    match kind {
+        None | Some("redb") => {
+            let path = section.path.clone().unwrap_or_else(|| data_dir.join("backend.redb"));
+            Ok(format!("redb:{}", path.display()))
+        }
+        Some("memory") => Ok("memory:".to_owned()),
+        Some(kind @ ("etcd" | "postgres")) => {
+            bail!("storage.url is missing: say where the storage of the type {kind} is")
+        }
+        Some(other) => bail!("storage.type: {other:?} is not known; use redb, etcd, postgres or memory"),
+    }
 }
 
 fn recording_limits(section: &RecordingsSection) -> Result<RecordingLimits> {

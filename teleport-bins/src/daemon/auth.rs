@@ -9,7 +9,10 @@ use teleport_ca::{AuditKey, CaError, CertificateAuthority};
 use teleport_core::api::{AdminApi, CreateToken, HostCredentials, JoinRequest, PublicApi};
 use teleport_core::audit::AuditLog;
 use teleport_core::audit::chain::CheckpointSigner;
-use teleport_core::auth::{AuthConfig, AuthService, Caller, Ports, RestorePorts, SWEEP_EVERY, restore};
+use teleport_core::auth::{
+    AuthConfig, AuthService, Caller, Ports, RestoreError, RestorePorts, SWEEP_EVERY, restore,
+    unfinished_restore,
+};
 use teleport_core::cert::{CaPin, SubjectKeys};
 use teleport_core::id::{ClusterName, HostRole};
 use teleport_core::storage::Backend;
@@ -44,7 +47,7 @@ impl LocalAuth {
             teleport_ca::seal::Sealer::new(&data_dir.master_key(&*os.entropy)?, Arc::clone(&os.entropy))
                 .context("the master key cannot be used")?;
         let sealer: Arc<dyn teleport_core::secret::Sealer> = Arc::new(sealer);
-        let backend = teleport_backend::open(&settings.storage, Arc::clone(&os.clock)).await?;
+        let backend = crate::storage::open(settings.storage.expose(), os).await?;
         let directory = settings.audit.directory.clone().unwrap_or_else(|| data_dir.join("audit"));
         let log = || {
             FileAuditLog::builder(&directory, Arc::clone(&os.clock), Arc::clone(&os.entropy))
@@ -75,6 +78,8 @@ impl LocalAuth {
                 left_out = done.left_out,
                 "the cluster was restored from a backup"
             );
+        } else {
+            check_whole(&*backend).await?;
         }
         let open = |cluster: ClusterName| {
             CertificateAuthority::open_or_create(
@@ -88,6 +93,12 @@ impl LocalAuth {
         let (authority, cluster) = match open(asked.clone()).await {
             Err(CaError::OtherCluster { stored, .. }) => {
                 if settings.cluster_name.is_some() {
+                    // Another cluster has its state there: one member of each would do what the other one asks.
+                    anyhow::ensure!(
+                        !teleport_backend::is_remote(settings.storage.expose()),
+                        "the storage is that of the cluster {stored}, and this one is to be {asked}: name another place for \
+                         it in storage.url, or set cluster_name to {stored} if it is the same cluster"
+                    );
                     tracing::warn!(%stored, %asked, "the cluster keeps the name of its first start");
                 }
                 (open(stored.clone()).await?, stored)
@@ -192,6 +203,14 @@ impl LocalAuth {
             .join(request)
             .await
             .with_context(|| format!("the {role} service of this process cannot become a member"))
+    }
+}
+
+/// Refuses storage that was filled by half, before anything is written there.
+async fn check_whole(backend: &dyn Backend) -> Result<()> {
+    match backend.get(&unfinished_restore()?).await? {
+        None => Ok(()),
+        Some(_) => Err(RestoreError::Unfinished.into()),
     }
 }
 

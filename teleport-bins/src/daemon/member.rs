@@ -15,11 +15,12 @@ use teleport_ssh::record::{Spool, Uploader};
 use teleport_ssh::rpc::{AuthClient, ClientIdentity, Connector, PipeConnector, ProxyConnector};
 use teleport_ssh::session::OsSessions;
 
-use crate::cli::teleport::SFTP_SERVER;
+use crate::cli::teleport::{OPEN_SOCKET, PAM_SESSION, SFTP_SERVER};
 
 use super::addresses;
 use super::auth::LocalAuth;
 use super::data_dir::DataDir;
+use super::diagnostics::{Diagnostics, Needs, Service};
 use super::membership::Services;
 use super::{IDENTITY_DIR, Os};
 use crate::config::{NodeSettings, Settings};
@@ -162,10 +163,9 @@ impl Member {
         self,
         settings: &Settings,
         node: &NodeSettings,
-        data_dir: &DataDir,
-        os: &Os,
+        (data_dir, os): (&DataDir, &Os),
         (front, back): (&(Shutdown, TaskScope), &(Shutdown, TaskScope)),
-        services: &Services,
+        (services, diagnostics): (&Services, &Diagnostics),
     ) -> Result<SocketAddr> {
         let spool = Spool::open(data_dir.join("spool"), node.recordings)?;
         let api = Arc::clone(&self.api) as Arc<dyn RecordingApi>;
@@ -174,13 +174,22 @@ impl Member {
         back.1.spawn(uploader.run(back.0.clone()));
         let api: Arc<AuthClient> = self.api;
         let api: Arc<dyn NodeAccess> = api;
-        let sessions =
-            OsSessions::new(Arc::clone(&os.clock)).with_sftp_server(&node.program, ["teleport", SFTP_SERVER]);
+        let sessions = OsSessions::new(Arc::clone(&os.clock))
+            .with_sftp_server(&node.program, ["teleport", SFTP_SERVER])
+            .with_socket_opener(&node.program, ["teleport", OPEN_SOCKET]);
+        let sessions = match &node.pam {
+            Some(config) => sessions
+                .with_pam(config.clone(), &node.program, ["teleport", PAM_SESSION])
+                .await
+                .context("ssh_service.pam")?,
+            None => sessions,
+        };
         // Behind a proxy on this machine are many users; it has let them in already.
         let own = addresses::own(settings, node.listen, &node.public_addresses);
         let limits = Limits { exempt: addresses::this_machine(&own), ..Limits::default() };
+        let identity = self.identity;
         let mut builder = NodeServer::builder(
-            self.identity,
+            identity.clone(),
             api,
             Arc::new(sessions),
             Arc::clone(&os.clock),
@@ -189,15 +198,32 @@ impl Member {
         .listen(node.listen)
         .labels(node.labels.clone())
         .recorders(Arc::new(spool))
-        .limits(limits);
+        .resume_for(node.resume_for)
+        .max_forwarded(node.max_forwarded)
+        .gateway_ports(node.gateway_ports)
+        .limits(limits)
+        .displays(node.x11.clone());
         if node.listen.port() != 0 {
             builder = builder.advertise(addresses::advertised(settings, node.listen, &node.public_addresses));
         }
         let bound = builder.bind().await.context("node")?;
         let address = bound.local_addr();
-        let view = bound.status().view().clone();
+        let status = bound.status();
+        let view = status.view().clone();
+        diagnostics.add(Service {
+            name: "node",
+            door: status.door(),
+            identity: identity.clone(),
+            needs: Needs::View(view.clone()),
+            sessions: Some(status.sessions().clone()),
+        });
         services.started();
-        front.1.spawn(services.clone().serve(HostRole::Node, view, bound.serve(front.0.clone())));
+        let serving = services.clone().serve(HostRole::Node, view, bound.serve(front.0.clone()));
+        let (diagnostics, host) = (diagnostics.clone(), identity.current().host_id);
+        front.1.spawn(async move {
+            serving.await;
+            diagnostics.remove(host);
+        });
         Ok(address)
     }
 }

@@ -3,6 +3,7 @@
 mod addresses;
 mod auth;
 mod data_dir;
+mod diagnostics;
 mod forward;
 mod member;
 mod membership;
@@ -33,6 +34,7 @@ use teleport_ssh::rpc::{AuthClient, AuthServer, ClientIdentity, PipeConnector, p
 
 use self::auth::LocalAuth;
 use self::data_dir::DataDir;
+use self::diagnostics::{Diagnostics, Needs, Server, Service};
 use self::member::{Member, Members};
 use self::membership::{Services, is_removal};
 use crate::config::Settings;
@@ -76,6 +78,8 @@ pub struct Daemon {
     pub proxy_ssh: Option<SocketAddr>,
     /// Where the node listens.
     pub node: Option<SocketAddr>,
+    /// Where it is asked how it is.
+    pub diagnostics: Option<SocketAddr>,
     /// The node's id.
     pub node_id: Option<HostId>,
     local: Option<LocalAuth>,
@@ -147,6 +151,14 @@ impl Daemon {
         let back = (Shutdown::new(), TaskScope::new());
         let base = (Shutdown::new(), TaskScope::new());
         let services = Services::new();
+        let diagnostics = Diagnostics::new(os.clone(), front.0.clone());
+        let mut diagnostics_address = None;
+        if let Some(address) = settings.diag_addr {
+            let server = Server::bind(address, diagnostics.clone()).await?;
+            diagnostics_address = Some(server.local_addr()?);
+            // To the end: whoever waits for the daemon to be gone sees it go.
+            base.1.spawn(server.serve(base.0.clone()));
+        }
         let mut auth_address = None;
         let mut local: Option<(LocalAuth, PipeConnector)> = None;
         if let Some(auth) = &settings.auth {
@@ -159,15 +171,25 @@ impl Daemon {
             let own = ClientIdentity::Host(identity.clone());
             let own = AuthClient::builder(Arc::new(connector.clone()), own, Arc::clone(&os.clock)).build();
             member::keep_fresh(identity.clone(), store, Arc::new(own), hosts, &os, &back);
-            let bound =
-                AuthServer::builder(Arc::new(service.service.clone()), identity, Arc::clone(&os.clock))
-                    .listen(auth.listen)
-                    .listen_pipe(listener)
-                    .bind()
-                    .await
-                    .context("auth service")?;
+            let bound = AuthServer::builder(
+                Arc::new(service.service.clone()),
+                identity.clone(),
+                Arc::clone(&os.clock),
+            )
+            .listen(auth.listen)
+            .listen_pipe(listener)
+            .bind()
+            .await
+            .context("auth service")?;
             let address = bound.local_addr()?;
             write_address(&data_dir.join(AUTH_ADDRESS_FILE), address)?;
+            diagnostics.add(Service {
+                name: "auth",
+                door: bound.door(),
+                identity,
+                needs: Needs::Storage(Arc::clone(&service.backend)),
+                sessions: None,
+            });
             base.1.spawn(bound.serve(base.0.clone()));
             base.1.spawn(auth::look_after_uploads(service.service.clone(), base.0.clone()));
             base.1.spawn(recordings::sweep(service.service.clone(), base.0.clone()));
@@ -183,7 +205,15 @@ impl Daemon {
             let member = members.admit(HostRole::Proxy, proxy.ssh_listen, &proxy.public_addresses).await;
             if let Some(member) = unless_removed(member, HostRole::Proxy, &local)? {
                 cluster.get_or_insert_with(|| member.identity.current().cluster.clone());
-                let (web, ssh) = proxy::start(&settings, proxy, &member, &os, &front, &services).await?;
+                let (web, ssh) = proxy::start(
+                    &settings,
+                    proxy,
+                    &member,
+                    (&data_dir, &os),
+                    (&front, &back),
+                    (&services, &diagnostics),
+                )
+                .await?;
                 daemon_proxy = (Some(web), Some(ssh));
             }
         }
@@ -194,13 +224,15 @@ impl Daemon {
             if let Some(member) = unless_removed(member, HostRole::Node, &local)? {
                 cluster.get_or_insert_with(|| member.identity.current().cluster.clone());
                 node_id = Some(member.identity.current().host_id);
-                let started =
-                    member.start_node(&settings, node, &data_dir, &os, (&front, &back), &services).await?;
+                let started = member
+                    .start_node(&settings, node, (&data_dir, &os), (&front, &back), (&services, &diagnostics))
+                    .await?;
                 node_address = Some(started);
             }
         }
         let cluster = cluster.context("no service is enabled")?;
         let local = local.map(|(local, _)| local);
+        diagnostics.complete();
         Ok(Self {
             cluster,
             ca_pins: local.as_ref().map(|local| local.ca_pins.clone()).unwrap_or_default(),
@@ -208,6 +240,7 @@ impl Daemon {
             proxy_web: daemon_proxy.0,
             proxy_ssh: daemon_proxy.1,
             node: node_address,
+            diagnostics: diagnostics_address,
             node_id,
             local,
             front,
@@ -277,7 +310,7 @@ impl Daemon {
             address.map(|address| format!("  {what:<10} {address}\n")).unwrap_or_default()
         };
         eprint!(
-            "Teleport {} serves the cluster {} (data in {})\n{}{}{}{}",
+            "Teleport {} serves the cluster {} (data in {})\n{}{}{}{}{}",
             crate::cli::VERSION,
             self.cluster,
             data_dir.display(),
@@ -285,6 +318,7 @@ impl Daemon {
             line("proxy", self.proxy_web),
             line("proxy ssh", self.proxy_ssh),
             line("node ssh", self.node),
+            line("diagnosis", self.diagnostics),
         );
         if self.node.is_some() && !nix::unistd::geteuid().is_root() {
             eprintln!("The node does not run as root: only its own user can log in.");

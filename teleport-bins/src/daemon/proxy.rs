@@ -5,12 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use teleport_core::api::{PresenceApi, ProxyAccess, ProxyRecord};
+use teleport_core::api::{AuditApi, PresenceApi, ProxyAccess, ProxyRecord, RecordingApi};
 use teleport_core::id::HostRole;
 use teleport_core::task::{Shutdown, TaskScope};
-use teleport_ssh::proxy::ProxyServer;
+use teleport_ssh::node::StandIns;
+use teleport_ssh::proxy::{Direct, ProxyServer};
 use teleport_ssh::proxy_web::{ProxyWeb, WebCertificate};
+use teleport_ssh::record::{Spool, SpoolLimits, Uploader};
+use teleport_ssh::rpc::AuthClient;
 
+use super::data_dir::DataDir;
+use super::diagnostics::{Diagnostics, Needs, Service};
 use super::member::Member;
 use super::membership::Services;
 use super::{Os, addresses};
@@ -26,11 +31,11 @@ pub(super) async fn start(
     settings: &Settings,
     proxy: &ProxySettings,
     member: &Member,
-    os: &Os,
-    front: &(Shutdown, TaskScope),
-    services: &Services,
+    (data_dir, os): (&DataDir, &Os),
+    (front, back): (&(Shutdown, TaskScope), &(Shutdown, TaskScope)),
+    (services, diagnostics): (&Services, &Diagnostics),
 ) -> Result<(SocketAddr, SocketAddr)> {
-    let access: Arc<dyn ProxyAccess> = Arc::<teleport_ssh::rpc::AuthClient>::clone(&member.api);
+    let access: Arc<dyn ProxyAccess> = Arc::<AuthClient>::clone(&member.api);
     let ssh = ProxyServer::builder(
         member.identity.clone(),
         Arc::clone(&access),
@@ -38,6 +43,8 @@ pub(super) async fn start(
         Arc::clone(&os.entropy),
     )
     .listen(proxy.ssh_listen)
+    .dialer(Arc::new(Direct::new().openssh_local_addresses(proxy.openssh_local_addresses)))
+    .stand_ins(stand_ins(member, data_dir, os, back)?)
     .bind()
     .await
     .context("proxy, SSH")?;
@@ -73,7 +80,17 @@ pub(super) async fn start(
         version: crate::cli::VERSION.to_owned(),
     };
     let (view, shutdown) = (ssh.view(), front.0.clone());
-    let api: Arc<dyn PresenceApi> = Arc::<teleport_ssh::rpc::AuthClient>::clone(&member.api);
+    let api: Arc<dyn PresenceApi> = Arc::<AuthClient>::clone(&member.api);
+    services.started();
+    for (name, door) in [("proxy-web", web.door()), ("proxy-ssh", ssh.door())] {
+        diagnostics.add(Service {
+            name,
+            door,
+            identity: member.identity.clone(),
+            needs: Needs::View(view.clone()),
+            sessions: None,
+        });
+    }
     let all = async move {
         tokio::join!(
             web.serve(shutdown.clone()),
@@ -81,9 +98,24 @@ pub(super) async fn start(
             announce(api, record, shutdown.clone()),
         );
     };
-    services.started();
-    front.1.spawn(services.clone().serve(HostRole::Proxy, view, all));
+    let serving = services.clone().serve(HostRole::Proxy, view, all);
+    let (diagnostics, host) = (diagnostics.clone(), material.host_id);
+    front.1.spawn(async move {
+        serving.await;
+        diagnostics.remove(host);
+    });
     Ok((web_address, ssh_address))
+}
+
+/// What the proxy needs to be in the place of registered SSH servers. It records their sessions as a node does its own.
+fn stand_ins(member: &Member, data_dir: &DataDir, os: &Os, back: &(Shutdown, TaskScope)) -> Result<StandIns> {
+    let spool = Spool::open(data_dir.join("proxy-spool"), SpoolLimits::default())?;
+    let api = Arc::clone(&member.api) as Arc<dyn RecordingApi>;
+    let uploader = Uploader::new(spool.clone(), api, Arc::clone(&os.clock), Arc::clone(&os.entropy))
+        .audit(Arc::clone(&member.api) as Arc<dyn AuditApi>);
+    back.1.spawn(uploader.run(back.0.clone()));
+    let access: Arc<AuthClient> = Arc::clone(&member.api);
+    Ok(StandIns::new(access, Arc::new(spool)))
 }
 
 async fn announce(api: Arc<dyn PresenceApi>, record: ProxyRecord, shutdown: Shutdown) {

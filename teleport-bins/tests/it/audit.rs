@@ -19,6 +19,11 @@ const ELSEWHERE: &[(EventKind, &str)] = &[
     (EventKind::AuditForwardDropped, "audit_chain of the backend"),
     (EventKind::AuditRecovered, "audit_chain of the backend"),
     (EventKind::AuditRetention, "audit_chain of the backend"),
+    (EventKind::ClientResume, "resumption::g18_a_session_survives_cuts_of_its_connection"),
+    (
+        EventKind::ClientResumeFailure,
+        "node::resumption::a_connection_goes_on_only_from_where_its_client_may_be of teleport-ssh",
+    ),
     (EventKind::MfaDelete, "account::a_user_has_several_devices"),
     (EventKind::BackupRestore, "resources::a_backup_is_restored_into_an_empty_cluster"),
     (EventKind::RecordingRewrap, "encrypted::new_recipients_are_audited of the core"),
@@ -26,6 +31,7 @@ const ELSEWHERE: &[(EventKind, &str)] = &[
     (EventKind::SessionLeave, "shared::all_see_the_same_and_peers_type"),
     (EventKind::SessionTerminate, "shared::who_may_ends_a_session_for_all_and_others_may_not"),
     (EventKind::SessionUploadFailure, "limits::what_is_beyond_the_limit_of_a_day_stays_on_the_node"),
+    (EventKind::X11Forward, "x11::windows_come_through_the_proxy_to_tsh_and_stock_ssh"),
 ];
 
 /// What was seen so far, step by step.
@@ -52,6 +58,25 @@ impl Oracle<'_> {
         assert_eq!(found, expected, "{what}: {new:#?}");
         self.seen += new.len();
         new
+    }
+
+    /// These events, or those, and nothing after them.
+    #[track_caller]
+    fn expect_last(&self, what: &str, codes: &[&str], or: &[&str]) {
+        let either = [codes, or].map(|codes| {
+            let mut codes = codes.to_vec();
+            codes.sort_unstable();
+            codes
+        });
+        wait_for(what, || {
+            let events = self.cluster.events(|_| true);
+            let mut events: Vec<(Option<u64>, &str)> =
+                events.iter().map(|event| (event.index, event.code.code())).collect();
+            events.sort_unstable();
+            let mut found: Vec<&str> = events.get(self.seen..)?.iter().map(|(_, code)| *code).collect();
+            found.sort_unstable();
+            either.contains(&found).then_some(())
+        });
     }
 }
 
@@ -124,10 +149,10 @@ fn every_action_has_its_events_and_no_others() {
     assert_eq!(ssh(&["node"], b"exit 4\n").code(), 4);
     oracle.expect("a shell", &["T3001I", "T2000I", "T2004I", "T2005I"]);
 
-    ssh(&["somebody-else@node", "true"], b"").refusal();
+    ssh(&["somebody-else@node", "true"], b"").unreached();
     let denied = oracle.expect("a login that no role allows", &["T3001I", "T3007W"]);
     assert!(denied.iter().any(|event| event.fields.get("login_requested") == Some(&"somebody-else".into())));
-    ssh(&["absent", "true"], b"").refusal();
+    ssh(&["absent", "true"], b"").unreached();
     oracle.expect("a node that is not there", &["T3001E"]);
 
     let played = run(tsh(&["play", &session, "--format=text"])).clean();
@@ -301,6 +326,28 @@ fn files(oracle: &mut Oracle<'_>) {
         failures.clone().all(|event| event.success == Some(false) && event.error.is_some()),
         "{events:?}"
     );
+    // By the older protocol.
+    let local = dir.path().join("file");
+    let scp = |from: &str, to: &str| {
+        let mut command = Command::new("scp");
+        command.args(["-q", "-O", "-F"]).arg(&frank.ssh_config).args([from, to]).env_remove("SSH_AUTH_SOCK");
+        run(command).code()
+    };
+    let at_node = |name: &str| format!("{login}@files.{CLUSTER}:{}/{name}", dir.path().display());
+    for (from, to, status, what) in [
+        (local.display().to_string(), at_node("g"), 0, "T3005I"),
+        (at_node("g"), dir.path().join("h").display().to_string(), 0, "T3004I"),
+        (local.display().to_string(), at_node("none/g"), 1, "T3005E"),
+        (at_node("none"), dir.path().join("h").display().to_string(), 1, "T3004E"),
+    ] {
+        assert_eq!(scp(&from, &to), status, "{from} {to}");
+        let exec = if status == 0 { "T3002I" } else { "T3002E" };
+        let expected = ["T3003I", "T2000I", what, exec, "T2004I"];
+        let events = oracle.expect("a file is copied by scp -O", &expected);
+        let event = events.iter().find(|event| event.code.code() == what).unwrap();
+        assert_eq!(event.success, Some(status == 0));
+        assert!(status != 0 || event.fields["bytes"] == 9, "{event:?}");
+    }
 }
 
 /// What users are refused, and how their sessions end.
@@ -341,6 +388,8 @@ fn refusals(oracle: &mut Oracle<'_>) {
     oracle.expect("X11 is not forwarded", &and(&["T3008W"]));
     assert_ne!(ssh(&["-W", "127.0.0.1:1", &host]).code(), 0);
     oracle.expect("a connection is not forwarded", &["T3003I", "T3003E"]);
+    assert_eq!(ssh(&["-W", &cluster.auth().to_string(), &host]).code(), 0);
+    oracle.expect("a connection is forwarded, and ends", &["T3003I", "T3003I", "T3003S"]);
     assert_ne!(ssh(&[&host, "scp -t /tmp"]).code(), 0);
     oracle.expect("files are not copied by scp", &["T3003I", "T3010E"]);
     assert_ne!(ssh(&["-s", &host, "sftp"]).code(), 0);
@@ -356,7 +405,12 @@ fn refusals(oracle: &mut Oracle<'_>) {
     assert_ne!(ssh(&[&host, "true"]).code(), 0);
     oracle.expect("a connection beyond the limit", &["T3003I", "T1006W"]);
     tctl(&["lock", "--user=dave"], "");
-    oracle.expect("who is locked is disconnected", &["TLK00I", "T3006I", "T3006I", "T2004I", "T2005I"]);
+    // The proxy and the node both cut the connection; the one that is later finds it cut, and then its end was no lock's.
+    oracle.expect_last(
+        "who is locked is disconnected",
+        &["TLK00I", "T3006I", "T2004I", "T2005I"],
+        &["TLK00I", "T3006I", "T3006I", "T2004I", "T2005I"],
+    );
 }
 
 /// As an auditor does it: on the auth host while it runs, and from a copy without it.

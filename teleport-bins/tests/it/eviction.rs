@@ -1,5 +1,6 @@
 //! `tctl nodes rm`: a host that was removed stops, stays out, and may come back as another one.
 
+use crate::diagnostics::{diagnostics, readiness};
 use crate::processes::{NONE, Three};
 use crate::support::daemon::{Machine, Services, fixed_port};
 use crate::support::program::{own, run};
@@ -77,12 +78,19 @@ fn a_node_beside_the_auth_service_is_removed_alone() {
     let machine = Machine::new();
     let services = Services { auth: Some(fixed_port()), node: Some((fixed_port(), "")), ..NONE };
     machine.configure("auth", "", &services.yaml());
-    let mut daemon = machine.start("auth", &[]);
+    let mut daemon = machine.start("auth", &["--diag-addr=127.0.0.1:0"]);
     machine.wait_for_nodes("auth", 1);
     machine.tctl("auth", &["nodes", "rm", "auth"]).clean();
     wait_for("the node to stop", || daemon.logged().contains(REMOVED).then_some(()));
     assert!(nodes(&machine).is_empty());
     assert!(daemon.runs(), "the auth service goes on");
+    // What is left is ready, and nothing is said of what is gone.
+    let ready = wait_for("the daemon to be ready", || {
+        let (_, ready) = readiness(diagnostics(&daemon));
+        (ready["status"] == "ready").then_some(ready)
+    });
+    let names: Vec<_> = ready["services"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert_eq!(names, ["auth"]);
     daemon.stop();
 
     // It comes up without the node, and says how it comes back.

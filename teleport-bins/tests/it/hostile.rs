@@ -12,7 +12,7 @@ use crate::support::cluster::TestCluster;
 use crate::support::daemon::{Machine, Process, Services};
 use crate::support::program::{own, run};
 use crate::support::user::User;
-use crate::support::{LIMIT, own_login};
+use crate::support::{LIMIT, bytes, own_login};
 
 /// What each kind of port speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +31,17 @@ pub(crate) struct Target {
 
 impl Target {
     pub(crate) fn start() -> Self {
+        Self::with_logins(&own_login())
+    }
+
+    /// The same with users who may be these on the node.
+    pub(crate) fn with_logins(logins: &str) -> Self {
         let machine = Machine::new();
         let services = Services { auth: Some(0), proxy: Some((0, 0)), node: Some((0, "env: test")) };
         machine.configure("all", "", &services.yaml());
         let process = machine.start("all", &[]);
         machine.wait_for_nodes("all", 1);
-        let logins = format!("--logins={}", own_login());
+        let logins = format!("--logins={logins}");
         let user = |name: &&str| {
             let printed = machine.tctl("all", &["users", "add", name, &logins]).clean();
             User::accept(name, &printed, &machine.path("home"))
@@ -54,7 +59,7 @@ impl Target {
         ]
     }
 
-    fn tsh(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn tsh(&self, arguments: &[&str]) -> Command {
         let mut command = own("tsh");
         command.env("TELEPORT_HOME", self.machine.path("home")).args(arguments);
         command
@@ -67,7 +72,10 @@ impl Target {
         let proxy = format!("--proxy={}", self.process.address("proxy"));
         let login = self.tsh(&["login", "--force", &proxy]);
         self.users.pop().unwrap().login(login).clean();
-        assert_eq!(run(self.tsh(&["ssh", "all", "echo healthy"])).clean(), "healthy\n");
+        assert_eq!(
+            run(self.tsh(&["ssh", &format!("{}@all", own_login()), "echo healthy"])).clean(),
+            "healthy\n"
+        );
         began.elapsed()
     }
 
@@ -82,7 +90,7 @@ impl Target {
 }
 
 /// From an address of loopback that is nobody else's, so that what it earns is its own.
-fn connect(source: [u8; 2], to: SocketAddr) -> std::io::Result<TcpStream> {
+pub(crate) fn connect(source: [u8; 2], to: SocketAddr) -> std::io::Result<TcpStream> {
     TestCluster::block_on(async {
         let socket = tokio::net::TcpSocket::new_v4()?;
         socket.bind((Ipv4Addr::new(127, 1, source[0], source[1]), 0).into())?;
@@ -123,19 +131,9 @@ fn after_banner(bytes: &[u8]) -> Vec<u8> {
     [b"SSH-2.0-stranger\r\n".as_slice(), bytes].concat()
 }
 
-/// Random bytes that are the same each time.
-fn noise(length: usize) -> Vec<u8> {
-    let mut state = 7_u32;
-    std::iter::repeat_with(|| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        state.to_be_bytes()[0]
-    })
-    .take(length)
-    .collect()
-}
-
+/// Row B8: whatever comes, one connection ends, and the daemon lives.
 #[test]
-fn garbage_at_every_port_ends_that_connection_only() {
+fn b8_garbage_at_every_port_ends_that_connection_only() {
     let mut target = Target::start();
     target.healthy();
     let before = target.process.kilobytes("VmRSS");
@@ -143,7 +141,7 @@ fn garbage_at_every_port_ends_that_connection_only() {
     let cases: Vec<Vec<u8>> = vec![
         Vec::new(),
         b"\0".to_vec(),
-        noise(100_000),
+        bytes(100_000),
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec(),
         b"PROXY TCP4 10.0.0.1 10.0.0.2 1 22\r\nSSH-2.0-x\r\n".to_vec(),
         b"\r\n\r\n\0\r\nQUIT\n".to_vec(),
@@ -152,11 +150,11 @@ fn garbage_at_every_port_ends_that_connection_only() {
         b"line\r\n".repeat(100_000),
         b"SSH-1.5-old\r\n".to_vec(),
         after_banner(&huge_length),
-        after_banner(&noise(50_000)),
+        after_banner(&bytes(50_000)),
         after_banner(&packet(&[])),
         // A TLS record that says it is longer than it may be, and a hello of lies.
-        [b"\x16\x03\x01\xff\xff".as_slice(), &noise(70_000)].concat(),
-        [b"\x16\x03\x01\x00\x30\x01\xff\xff\xff\x03\x03".as_slice(), &noise(37)].concat(),
+        [b"\x16\x03\x01\xff\xff".as_slice(), &bytes(70_000)].concat(),
+        [b"\x16\x03\x01\x00\x30\x01\xff\xff\xff\x03\x03".as_slice(), &bytes(37)].concat(),
     ];
     for (at, (name, address, _)) in target.ports().into_iter().enumerate() {
         for (number, bytes) in cases.iter().enumerate() {
@@ -173,7 +171,7 @@ fn garbage_at_every_port_ends_that_connection_only() {
 
 /// Rows B1 and B2: before the key exchange nothing else is taken, and nothing that belongs behind authentication is ever answered.
 #[test]
-fn messages_before_their_time_open_nothing() {
+fn b1_b2_messages_before_their_time_open_nothing() {
     let target = Target::start();
     // recipient, window, packet size, type, ...
     let open = [&[90, 0, 0, 0, 7][..], b"session", &[0; 12]].concat();
@@ -214,7 +212,7 @@ fn messages_before_their_time_open_nothing() {
 
 /// Row B6: those who stall take no place from the others.
 #[test]
-fn stalled_handshakes_keep_nobody_waiting() {
+fn b6_stalled_handshakes_keep_nobody_waiting() {
     let mut target = Target::start();
     let alone = target.healthy();
     let mut stalled = Vec::new();
@@ -242,7 +240,7 @@ fn stalled_handshakes_keep_nobody_waiting() {
 
 /// Row B6 and the limits of section 4: thousands of half-open connections cost a bounded part of memory.
 #[test]
-fn floods_of_half_open_connections_are_bounded() {
+fn b6_floods_of_half_open_connections_are_bounded() {
     raise_limit();
     let mut target = Target::start();
     let alone = target.healthy();
@@ -278,7 +276,7 @@ fn raise_limit() {
 
 /// Rows C2 and C3 as stock clients see them: the proxy is a way to registered nodes and nothing else.
 #[test]
-fn the_proxy_is_neither_a_login_host_nor_a_way_to_anything_else() {
+fn c2_c3_the_proxy_is_neither_a_login_host_nor_a_way_to_anything_else() {
     let mut target = Target::start();
     target.healthy();
     let file = target.machine.path("ssh_config");

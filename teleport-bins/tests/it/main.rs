@@ -9,10 +9,14 @@
 
 mod access;
 mod account;
+mod agentless;
 mod audit;
+mod diagnostics;
 mod disk_faults;
 mod eviction;
 mod examples;
+mod foreign;
+mod forwards;
 #[path = "../../../teleport-ssh/tests/it/golden.rs"]
 mod golden;
 mod hostile;
@@ -24,19 +28,29 @@ mod locks;
 mod matrix;
 mod network_faults;
 mod openssh;
+mod pam;
 mod pinned;
 mod play;
 mod processes;
 mod recording_faults;
+mod regress;
 mod remote;
 mod resources;
+mod resumption;
 mod s3;
+mod scp;
 mod secrets;
+#[allow(dead_code, reason = "these tests need a part of it")]
+#[path = "../../../teleport-backend/tests/it/servers/mod.rs"]
+mod servers;
 mod sftp;
 mod shared;
 mod starting;
 mod stored;
+mod stores;
 mod support;
 mod trial;
+mod tsh_ssh;
 mod tsh_tctl;
 mod wire;
+mod x11;

@@ -7,7 +7,7 @@ use teleport_core::audit::EventKind;
 use crate::support::cluster::{CLUSTER, Home, TestCluster};
 use crate::support::program::{Output, own, run, run_with};
 use crate::support::tmux::Terminal;
-use crate::support::{own_login, wait_for};
+use crate::support::{bytes, own_login, wait_for};
 
 /// `login@node.cluster`.
 fn node() -> String {
@@ -58,14 +58,7 @@ fn every_way_through_the_proxy_is_quiet_and_exact() {
 fn ten_megabytes_each_way_arrive_as_they_were() {
     let cluster = TestCluster::with_node();
     let home = cluster.alice();
-    // Every byte value, without a short period.
-    let mut state = 1_u32;
-    let bytes: Vec<u8> = (0..10 << 20)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            state.to_be_bytes()[0]
-        })
-        .collect();
+    let bytes = bytes(10 << 20);
     let mut echo = home.ssh();
     echo.arg(node()).arg("cat");
     let output = run_with(echo, &bytes);

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
+use crate::diagnostics::{diagnostics, get, readiness};
 use crate::support::daemon::{Machine, Process, Services, fixed_port};
 use crate::support::program::{own, run};
 use crate::support::relay::Relay;
@@ -79,16 +80,16 @@ impl Three {
             networks.then(|| Networks { proxy: Relay::start(of_proxy), node: Relay::start(of_node) });
         let [of_proxy, of_node] =
             networks.as_ref().map_or([of_proxy, of_node], |to| [to.proxy.port(), to.node.port()]);
-        let server = format!("  auth_server: 127.0.0.1:{of_proxy}\n");
-        machine.configure("proxy", &server, &Services { proxy: Some((web, ssh)), ..NONE }.yaml());
+        let shared = format!("  diag_addr: 127.0.0.1:0\n  auth_server: 127.0.0.1:{of_proxy}\n");
+        machine.configure("proxy", &shared, &Services { proxy: Some((web, ssh)), ..NONE }.yaml());
         let (token, pin) = machine.token("auth", &["--type=proxy", "--uses=1"]);
         let joining = [format!("--token={token}"), format!("--ca-pin={pin}"), "--require-ca-pin".to_owned()];
         let joining: Vec<&str> = joining.iter().map(String::as_str).collect();
         let proxy = machine.start("proxy", &joining);
         // What an operator types for the node, without a configuration of where the auth service is.
         let services = Services { node: Some((node_port, "env: prod")), ..NONE };
-        let server = format!("  auth_server: 127.0.0.1:{of_node}\n");
-        machine.configure("node", &server, &services.yaml());
+        let shared = format!("  diag_addr: 127.0.0.1:0\n  auth_server: 127.0.0.1:{of_node}\n");
+        machine.configure("node", &shared, &services.yaml());
         let (token, pin) = machine.token("auth", &["--type=node", "--uses=1"]);
         let node = machine.start("node", &[&format!("--token={token}"), &format!("--ca-pin={pin}")]);
         machine.wait_for_nodes("auth", 1);
@@ -113,8 +114,12 @@ impl Three {
     }
 
     pub(crate) fn ssh(&self, command: &str) -> Command {
+        self.ssh_with(&[], command)
+    }
+
+    pub(crate) fn ssh_with(&self, options: &[&str], command: &str) -> Command {
         let mut ssh = Command::new("ssh");
-        ssh.arg("-F").arg(&self.ssh_config).arg(format!("{}@node.test.local", own_login()));
+        ssh.arg("-F").arg(&self.ssh_config).args(options).arg(format!("{}@node.test.local", own_login()));
         ssh.arg(command).env_remove("SSH_AUTH_SOCK");
         ssh
     }
@@ -257,6 +262,11 @@ fn sigterm_lets_live_sessions_end() {
             let output = run(three.ssh("echo reached"));
             (output.out().is_empty() && output.code() == 255).then_some(())
         });
+        // Whoever looks for a daemon goes elsewhere; nobody kills this one.
+        let address = diagnostics(&process);
+        let (status, ready) = readiness(address);
+        assert!(status.contains("503") && ready["status"] == "draining", "{name}: {ready}");
+        assert!(get(address, "/healthz").0.starts_with("HTTP/1.1 200"), "{name}");
         assert!(process.runs(), "{name} waits for the session: {}", process.logged());
         assert_eq!(live.answer(), ("got hello\n".to_owned(), Some(4)), "{name}");
         let status = process.ended();

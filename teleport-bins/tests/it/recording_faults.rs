@@ -279,6 +279,7 @@ fn h2_a_silent_auth_service_delays_nothing_that_runs() {
     auth.signal(Signal::SIGCONT);
     // On a busy machine a keystroke takes its time; nothing waited for an answer that does not come.
     assert!(slowest < std::time::Duration::from_secs(10), "{slowest:?}");
+    assert!(of(50) < std::time::Duration::from_secs(1), "and no patience runs out for each: {:?}", of(50));
     let path = three.machine.path("auth");
     wait_for("the recording at the auth service", || completed(&path).contains(&said).then_some(()));
 }

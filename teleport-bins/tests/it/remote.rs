@@ -249,7 +249,7 @@ fn a_program_is_a_user_by_a_file_until_that_ends() {
     let late = ssh(port, &name, &key, &hosts, "echo reached");
     assert_eq!((late.out(), late.code()), ("", 255), "{}", late.stderr);
     assert!(late.stderr.contains("Permission denied"), "{}", late.stderr);
-    let line = run(tsh_by(&file, &["ssh", "node", "echo reached"])).refusal();
+    let line = run(tsh_by(&file, &["ssh", "node", "echo reached"])).unreached();
     assert!(line.contains("denied access"), "{line}");
     assert!(!run(tsh_by(&file, &["ls"])).status.success());
 }
@@ -428,7 +428,7 @@ fn a_plain_openssh_server_is_known_by_its_certificate() {
     let hosts = export("host");
     // Both ways in which sshd believes an authority of users.
     for trusted in [
-        format!("TrustedUserCAKeys {}\nAuthorizedKeysFile none", path(&export("openssh"))),
+        format!("TrustedUserCAKeys {}\nAuthorizedKeysFile none", path(&export("user-sshd"))),
         format!("AuthorizedKeysFile {}", path(&export("user"))),
     ] {
         let config = format!("{}\n{}\n{trusted}", lines[0], lines[1]);
@@ -484,7 +484,7 @@ fn authorities_are_exported_one_by_one() {
     );
     // The fingerprint that `ssh-keygen` shows, and the pin that `tctl status` shows.
     let file = cluster.dir().join("user.pub");
-    std::fs::write(&file, export(&["--type=openssh"]).clean()).unwrap();
+    std::fs::write(&file, export(&["--type=user-sshd"]).clean()).unwrap();
     let mut keygen = Command::new("ssh-keygen");
     keygen.arg("-lf").arg(&file);
     let shown = run(keygen).clean();

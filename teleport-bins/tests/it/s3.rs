@@ -13,9 +13,7 @@ use teleport_backend::conformance;
 use teleport_backend::recordings::s3::{HttpTransport, S3Config, S3Credentials, S3RecordingStore};
 use teleport_bins::daemon::recordings::Https;
 use teleport_core::clock::Timestamp;
-use teleport_core::recording::{
-    Completion, Encoding, Listing, RecordingError, RecordingMeta, RecordingStore,
-};
+use teleport_core::recording::{Completion, Form, Listing, RecordingError, RecordingMeta, RecordingStore};
 use teleport_core::secret::SecretString;
 
 /// A server of this test, killed with it.
@@ -181,7 +179,8 @@ async fn conforms() {
     let count = AtomicUsize::new(0);
     let factory = async || {
         let number = count.fetch_add(1, Ordering::Relaxed);
-        Arc::new(moto.store(&format!("recordings/some/prefix-{number}"))) as Arc<dyn RecordingStore>
+        // With characters that are encoded on their way.
+        Arc::new(moto.store(&format!("recordings/some~team/50%25 größe-{number}"))) as Arc<dyn RecordingStore>
     };
     conformance::recordings::run_all(&factory).await;
 }
@@ -193,8 +192,8 @@ async fn two_services_use_one_bucket() {
     moto.make_bucket("recordings").await;
     let (one, other) = (moto.store("recordings"), moto.store("recordings"));
     let meta = meta();
-    one.create(&meta, Encoding::Plain).await.unwrap();
-    other.create(&meta, Encoding::Plain).await.unwrap();
+    one.create(&meta, &Form::PLAIN).await.unwrap();
+    other.create(&meta, &Form::PLAIN).await.unwrap();
     one.put_part(meta.session, 0, Bytes::from_static(b"zero ")).await.unwrap();
     other.put_part(meta.session, 0, Bytes::from_static(b"zero ")).await.unwrap();
     let error = other.put_part(meta.session, 0, Bytes::from_static(b"ZERO ")).await.unwrap_err();
@@ -213,8 +212,46 @@ async fn two_services_use_one_bucket() {
     for result in [other.read(meta.session, 0, 9).await.map(drop), other.info(meta.session).await.map(drop)] {
         assert!(matches!(result, Err(RecordingError::NotFound)), "{result:?}");
     }
-    other.create(&meta, Encoding::Plain).await.unwrap();
+    other.create(&meta, &Form::PLAIN).await.unwrap();
     assert_eq!(other.parts(meta.session).await.unwrap(), 0);
+}
+
+/// What is deleted while it is written anew does not come back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_is_deleted_while_it_is_rewritten_stays_deleted() {
+    let moto = Moto::start().await;
+    moto.make_bucket("recordings").await;
+    let (one, other) = (moto.store("recordings"), Arc::new(moto.store("recordings")));
+    let meta = meta();
+    let session = meta.session;
+    for is_deleted in [false, true] {
+        one.create(&meta, &Form::PLAIN).await.unwrap();
+        one.put_part(meta.session, 0, Bytes::from_static(b"part")).await.unwrap();
+        one.complete(meta.session, &Completion::new(1, meta.started)).await.unwrap();
+        let (other, runtime) = (Arc::clone(&other), tokio::runtime::Handle::current());
+        // Between what is read and what is written.
+        let meanwhile = move |_: u32, part: Bytes| {
+            let other = Arc::clone(&other);
+            let work = async move {
+                if is_deleted {
+                    other.delete(session).await
+                } else {
+                    other.rewrite(session, Arc::new(|_, _| Ok(Bytes::from_static(b"mine")))).await
+                }
+            };
+            tokio::task::block_in_place(|| runtime.block_on(work))?;
+            Ok(part.to_ascii_uppercase().into())
+        };
+        let result = one.rewrite(meta.session, Arc::new(meanwhile)).await;
+        if is_deleted {
+            assert!(matches!(result, Err(RecordingError::NotFound)), "{result:?}");
+            assert_eq!(moto.count("recordings").await, 0, "nothing came back");
+        } else {
+            assert!(matches!(result, Err(RecordingError::Conflict { .. })), "{result:?}");
+            assert_eq!(one.read(meta.session, 0, 9).await.unwrap(), "mine");
+            one.delete(meta.session).await.unwrap();
+        }
+    }
 }
 
 /// A step of completing or deleting is not done because the service crashed before it; what is there counts.
@@ -232,14 +269,14 @@ async fn a_crash_at_any_step_leaves_what_can_be_finished() {
         meta.session
     );
     // Begun, and not listed.
-    store.create(&meta, Encoding::Plain).await.unwrap();
+    store.create(&meta, &Form::PLAIN).await.unwrap();
     moto.remove(&marker).await;
     assert!(store.list(&all()).await.unwrap().is_empty());
-    store.create(&meta, Encoding::Plain).await.unwrap();
+    store.create(&meta, &Form::PLAIN).await.unwrap();
     assert_eq!(store.list(&all()).await.unwrap().len(), 1);
     for step in 0..5 {
         let store = moto.store("recordings");
-        store.create(&meta, Encoding::Plain).await.unwrap();
+        store.create(&meta, &Form::PLAIN).await.unwrap();
         for number in 0..2 {
             store.put_part(meta.session, number, Bytes::from_static(b"part")).await.unwrap();
         }
@@ -266,7 +303,7 @@ async fn a_crash_at_any_step_leaves_what_can_be_finished() {
             assert_eq!(moto.count("recordings").await, usize::from(step == 4), "what is left in step {step}");
         }
         // Beginning again removes what was left.
-        fresh.create(&meta, Encoding::Plain).await.unwrap();
+        fresh.create(&meta, &Form::PLAIN).await.unwrap();
         assert_eq!(
             (fresh.parts(meta.session).await.unwrap(), fresh.list(&all()).await.unwrap().len()),
             (0, 1)
@@ -281,7 +318,7 @@ async fn a_server_that_went_away_and_came_back_is_used_again() {
     moto.make_bucket("recordings").await;
     let store = moto.store("recordings");
     let meta = meta();
-    store.create(&meta, Encoding::Plain).await.unwrap();
+    store.create(&meta, &Form::PLAIN).await.unwrap();
     let address = moto.address;
     drop(moto);
     let error = unavailable(store.put_part(meta.session, 0, Bytes::from_static(b"part")).await);
@@ -293,7 +330,7 @@ async fn a_server_that_went_away_and_came_back_is_used_again() {
     assert!(error.is_refusal() && error.to_string().contains("no such bucket"), "{error}");
     again.make_bucket("recordings").await;
     store.check().await.unwrap();
-    store.create(&meta, Encoding::Plain).await.unwrap();
+    store.create(&meta, &Form::PLAIN).await.unwrap();
     store.put_part(meta.session, 0, Bytes::from_static(b"part")).await.unwrap();
     assert_eq!(store.read(meta.session, 0, 9).await.unwrap(), "part");
 }
@@ -310,7 +347,7 @@ async fn wrong_credentials_are_told() {
     assert!(error.is_refusal(), "{error}");
     assert!(error.to_string().contains("credentials are not accepted; check AWS_ACCESS_KEY_ID"), "{error}");
     whole_text(&error);
-    let error = unavailable(store.create(&meta(), Encoding::Plain).await);
+    let error = unavailable(store.create(&meta(), &Form::PLAIN).await);
     assert!(error.contains("credentials are not accepted"), "{error}");
 }
 

@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use teleport_core::audit::EventKind;
 
 use crate::support::cluster::{CLUSTER, Home, TestCluster};
-use crate::support::own_login;
 use crate::support::program::{Output, own, run, run_with};
+use crate::support::{bytes, own_login};
 
 fn node() -> String {
     format!("{}@node.{CLUSTER}", own_login())
@@ -27,16 +27,6 @@ fn scp(home: &Home, arguments: &[&str]) -> Output {
     let mut scp = Command::new("scp");
     scp.arg("-q").arg("-F").arg(&home.ssh_config).args(arguments).env_remove("SSH_AUTH_SOCK");
     run(scp)
-}
-
-/// Every byte value, without a short period.
-fn bytes(length: usize) -> Vec<u8> {
-    let mut state = 1_u32;
-    let next = |_| {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        state.to_be_bytes()[0]
-    };
-    (0..length).map(next).collect()
 }
 
 fn mode(path: &Path) -> u32 {

@@ -205,6 +205,23 @@ fn completions_and_help_are_there_for_every_program() {
         version.arg("version");
         assert!(run(version).clean().starts_with(program));
     }
+    // Pages that the program for pages can read, one for each command.
+    for (program, page) in
+        [("teleport", "teleport-start.1"), ("tsh", "tsh-ssh.1"), ("tctl", "tctl-users-add.1")]
+    {
+        let dir = tempfile::TempDir::new().unwrap();
+        let mut man = own(program);
+        man.arg("man").arg(dir.path());
+        assert_eq!(run(man).clean(), "");
+        let text = std::fs::read_to_string(dir.path().join(page)).unwrap();
+        assert!(text.contains(".TH") && text.contains(".SH OPTIONS"), "{page}: {text}");
+        let mut man = own(program);
+        man.arg("man");
+        assert!(run(man).clean().contains(".TH"));
+        let mut man = own(program);
+        man.arg("man").arg(dir.path().join("absent"));
+        assert!(run(man).refusal().contains("cannot be written"));
+    }
     let mut status = own("teleport");
     status.arg("status");
     assert!(run(status).refusal().contains("SSH_SESSION_ID"));

@@ -317,8 +317,12 @@ fn a_session_is_kept_in_a_bucket() {
         events.iter().any(|event| event["event"] == "session.recording.delete" && event["reason"] == reason)
     };
     wait_for("retention", || deleted("retention: too much").then_some(()));
-    let listed = tctl(&["recordings", "ls"]).clean();
-    assert!(listed.contains(id) && listed.contains("held") && listed.lines().count() == 3, "{listed}");
+    // The event comes first.
+    let listed = wait_for("one recording", || {
+        let listed = tctl(&["recordings", "ls"]).clean();
+        (listed.lines().count() == 3).then_some(listed)
+    });
+    assert!(listed.contains(id) && listed.contains("held"), "{listed}");
     tctl(&["recordings", "release", id]).clean();
     tctl(&["recordings", "rm", "--force", "--reason=settled", id]).clean();
     assert!(deleted("settled"));

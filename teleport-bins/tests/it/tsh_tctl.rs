@@ -250,8 +250,6 @@ fn what_cannot_be_done_is_one_clear_line() {
         run(command).refusal()
     };
     for (arguments, part) in [
-        (vec!["ssh", "absent", "true"], "absent"),
-        (vec!["ssh", "somebody-else@node", "true"], "somebody-else"),
         (vec!["ssh", "env=nowhere", "true"], "tsh ls"),
         (vec!["ssh", "a b", "true"], "the host must be a node's name"),
         (vec!["play", "/nonexistent"], "tsh recordings ls"),

@@ -10,41 +10,41 @@ use crate::support::own_login;
 use crate::support::wire::{Holder, Message, Wire, fields, public_key};
 
 /// Where nobody was before: what one connection earns is not the next one's.
-fn source() -> u32 {
+pub(crate) fn source() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     NEXT.fetch_add(1, Ordering::SeqCst)
 }
 
 /// A daemon, and somebody who may log in there.
-struct Wired {
-    target: Target,
-    holder: Holder,
-    login: String,
+pub(crate) struct Wired {
+    pub(crate) target: Target,
+    pub(crate) holder: Holder,
+    pub(crate) login: String,
 }
 
 impl Wired {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let mut target = Target::start();
         target.healthy();
         let holder = Holder::of(&target.machine.path("home"));
         Self { target, holder, login: own_login() }
     }
 
-    fn node(&self) -> SocketAddr {
+    pub(crate) fn node(&self) -> SocketAddr {
         self.target.process.address("node ssh")
     }
 
-    fn ports(&self) -> [SocketAddr; 2] {
+    pub(crate) fn ports(&self) -> [SocketAddr; 2] {
         [self.node(), self.target.process.address("proxy ssh")]
     }
 
-    fn session(&self, window: u32) -> Wire {
+    pub(crate) fn session(&self, window: u32) -> Wire {
         let mut wire = Wire::logged_in(source(), self.node(), &self.login, &self.holder);
         wire.open_session(window);
         wire
     }
 
-    fn kilobytes(&self, name: &str) -> u64 {
+    pub(crate) fn kilobytes(&self, name: &str) -> u64 {
         self.target.process.kilobytes(name)
     }
 
@@ -55,11 +55,11 @@ impl Wired {
     }
 }
 
-fn exec(command: &str) -> Message {
+pub(crate) fn exec(command: &str) -> Message {
     Message::new(98).number(0).string("exec").raw(&[1]).string(command)
 }
 
-fn data(bytes: &[u8]) -> Message {
+pub(crate) fn data(bytes: &[u8]) -> Message {
     Message::new(94).number(0).string(bytes)
 }
 

@@ -2,12 +2,14 @@
 
 use async_trait::async_trait;
 use teleport_core::cert::{
-    CertIssuer, CertKind, HostGrant, IssueError, IssuedCertificates, IssuedSshCertificate, PublicKey,
-    SERVICE_DNS_NAME, SshServerGrant, Subject, SubjectKeys, TlsPublicKey, TrustBundle, UserGrant,
+    CertFields, CertIssuer, CertKind, CertRejected, HostGrant, IssueError, IssuedCertificates,
+    IssuedSshCertificate, OpenSshGrant, PublicKey, SERVICE_DNS_NAME, SshServerGrant, Subject, SubjectKeys,
+    TlsPublicKey, TrustBundle, UserGrant, is_local,
 };
 use teleport_core::entropy::EntropyExt;
 
 use super::CertificateAuthority;
+use crate::inspect;
 use crate::policy::{self, Validity};
 use crate::ssh::{self, Content, SshCertificate};
 use crate::x509::{self, Leaf};
@@ -79,8 +81,31 @@ impl CertificateAuthority {
         content.sign(&*self.keys, (&self.user.ssh.key, &self.user.ssh.public)).await
     }
 
+    async fn host_ssh(
+        &self,
+        grant: &HostGrant,
+        key: &PublicKey,
+        principals: &[String],
+        unique: &Unique,
+        validity: Validity,
+    ) -> Result<SshCertificate, IssueError> {
+        let names: Vec<&str> = principals.iter().map(String::as_str).collect();
+        let content = Content {
+            kind: CertKind::Host,
+            subject: key,
+            serial: unique.ssh_serial(),
+            nonce: &unique.nonce,
+            key_id: &ssh::host_key_id(grant),
+            principals: &names,
+            validity,
+            critical_options: &[],
+            extensions: &ssh::host_extensions(grant),
+        };
+        content.sign(&*self.keys, (&self.host.ssh.key, &self.host.ssh.public)).await
+    }
+
     fn check_ssh_key(&self, key: &PublicKey) -> Result<(), IssueError> {
-        let signers = self.user.ssh().chain(self.host.ssh());
+        let signers = self.user.ssh().chain(self.host.ssh()).chain(&self.openssh);
         policy::check_ssh_key(key, signers.map(|signer| &signer.public))
     }
 
@@ -134,19 +159,8 @@ impl CertIssuer for CertificateAuthority {
         self.check_tls_key(&keys.tls)?;
         let unique = self.unique()?;
         let validity = Validity::host(self.clock.now(), grant.ttl);
+        let ssh = self.host_ssh(&grant, &keys.ssh, &principals, &unique, validity).await?;
         let mut names: Vec<&str> = principals.iter().map(String::as_str).collect();
-        let content = Content {
-            kind: CertKind::Host,
-            subject: &keys.ssh,
-            serial: unique.ssh_serial(),
-            nonce: &unique.nonce,
-            key_id: &ssh::host_key_id(&grant),
-            principals: &names,
-            validity,
-            critical_options: &[],
-            extensions: &ssh::host_extensions(&grant),
-        };
-        let ssh = content.sign(&*self.keys, (&self.host.ssh.key, &self.host.ssh.public)).await?;
         if policy::speaks_for_cluster(grant.role) && !names.contains(&SERVICE_DNS_NAME) {
             names.push(SERVICE_DNS_NAME);
         }
@@ -184,13 +198,58 @@ impl CertIssuer for CertificateAuthority {
             extensions: &[],
         };
         let certificate = content.sign(&*self.keys, (&self.host.ssh.key, &self.host.ssh.public)).await?;
-        let SshCertificate { openssh: ssh, serial, valid_after, valid_before } = certificate;
-        Ok(IssuedSshCertificate { ssh, serial, valid_after, valid_before })
+        Ok(issued_ssh(certificate))
+    }
+
+    async fn issue_openssh_login(
+        &self,
+        grant: OpenSshGrant,
+        key: &PublicKey,
+    ) -> Result<IssuedSshCertificate, IssueError> {
+        self.check_ssh_key(key)?;
+        let unique = self.unique()?;
+        let Some(signer) = self.openssh.first() else {
+            return Err(policy::refused("there is no key for logins on the SSH servers of others"));
+        };
+        let content = Content {
+            kind: CertKind::User,
+            subject: key,
+            serial: unique.ssh_serial(),
+            nonce: &unique.nonce,
+            key_id: grant.user.as_str(),
+            principals: &[grant.login.as_str()],
+            validity: Validity::openssh_login(self.clock.now(), grant.ttl),
+            critical_options: &[],
+            extensions: &ssh::permits(grant.permits),
+        };
+        Ok(issued_ssh(content.sign(&*self.keys, (&signer.key, &signer.public)).await?))
+    }
+
+    async fn issue_stand_in(
+        &self,
+        grant: HostGrant,
+        key: &PublicKey,
+    ) -> Result<IssuedSshCertificate, IssueError> {
+        let mut principals = policy::host_principals(&grant, &self.cluster)?;
+        // Those that every host has are for connections within its own machine.
+        principals.retain(|name| !is_local(name));
+        self.check_ssh_key(key)?;
+        let validity = Validity::host(self.clock.now(), grant.ttl);
+        Ok(issued_ssh(self.host_ssh(&grant, key, &principals, &self.unique()?, validity).await?))
+    }
+
+    fn read(&self, certificate: &str) -> Result<CertFields, CertRejected> {
+        inspect::fields(certificate)
     }
 
     async fn trust(&self) -> Result<TrustBundle, IssueError> {
         Ok(self.trust_bundle())
     }
+}
+
+fn issued_ssh(certificate: SshCertificate) -> IssuedSshCertificate {
+    let SshCertificate { openssh: ssh, serial, valid_after, valid_before } = certificate;
+    IssuedSshCertificate { ssh, serial, valid_after, valid_before }
 }
 
 fn issued(ssh: SshCertificate, tls: Vec<u8>) -> IssuedCertificates {

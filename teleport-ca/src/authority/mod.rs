@@ -2,6 +2,7 @@
 
 mod issue;
 mod open;
+mod openssh;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::x509::TlsIssuer;
 
 /// The certificate authority of a cluster: [`CertIssuer`](teleport_core::cert::CertIssuer) over a [`KeyStore`].
 ///
-/// Four keys, one for each of users and hosts, SSH and X.509. What is signed with one is never accepted where another is
+/// Five keys: one for each of users and hosts, SSH and X.509, and one for logins on the SSH servers of others. What is signed with one is never accepted where another is
 /// expected. The keys are loaded when the authority is opened; after that issuing touches no storage.
 pub struct CertificateAuthority {
     cluster: ClusterName,
@@ -25,6 +26,8 @@ pub struct CertificateAuthority {
     entropy: Arc<dyn Entropy>,
     host: Signers,
     user: Signers,
+    /// The first signs; there always is one.
+    openssh: Vec<SshSigner>,
 }
 
 /// The keys for hosts, or those for users. Of each list the first signs.
@@ -69,6 +72,7 @@ impl CertificateAuthority {
             cluster: self.cluster.clone(),
             user_ca: ssh(&self.user),
             host_ca: ssh(&self.host),
+            openssh_ca: self.openssh.iter().map(|signer| signer.public.clone()).collect(),
             user_tls_ca: tls(&self.user),
             host_tls_ca: tls(&self.host),
         }
@@ -78,13 +82,14 @@ impl CertificateAuthority {
         &*self.keys
     }
 
-    pub(crate) fn active_keys(&self) -> [(KeyPurpose, &KeyId); 4] {
-        [
-            (KeyPurpose::HostSsh, &self.host.ssh.key),
-            (KeyPurpose::HostTls, &self.host.tls.key),
-            (KeyPurpose::UserSsh, &self.user.ssh.key),
-            (KeyPurpose::UserTls, &self.user.tls.key),
-        ]
+    pub(crate) fn active_keys(&self) -> Vec<(KeyPurpose, &KeyId)> {
+        let openssh = self.openssh.first().map(|signer| (KeyPurpose::OpenSsh, &signer.key));
+        let mut keys =
+            vec![(KeyPurpose::HostSsh, &self.host.ssh.key), (KeyPurpose::HostTls, &self.host.tls.key)];
+        keys.extend(openssh);
+        keys.push((KeyPurpose::UserSsh, &self.user.ssh.key));
+        keys.push((KeyPurpose::UserTls, &self.user.tls.key));
+        keys
     }
 }
 

@@ -9,7 +9,7 @@ use teleport_core::id::ClusterName;
 use teleport_core::secret::Sealer;
 use teleport_core::storage::{Backend, Repo};
 
-use super::{CertificateAuthority, Signers, SshSigner};
+use super::{CertificateAuthority, Signers, SshSigner, openssh};
 use crate::error::CaError;
 use crate::key::{KeyError, KeyId, KeyPurpose, KeyStore, SoftwareKeyStore};
 use crate::store::{AuthorityRecord, Keys, LOCAL, Side, SshKey, TlsKey, Version};
@@ -45,7 +45,7 @@ impl CertificateAuthority {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, CaError> {
-        let records = Repo::<AuthorityRecord>::new(backend);
+        let records = Repo::<AuthorityRecord>::new(Arc::clone(&backend));
         let record = match records.get(LOCAL).await? {
             Some(stored) => stored.record,
             None => create(&records, &cluster, &*keys, &*clock, &*entropy).await?,
@@ -55,7 +55,8 @@ impl CertificateAuthority {
         }
         let host = open_side(&cluster, record.host, &*keys, KeyPurpose::HostSsh, KeyPurpose::HostTls).await?;
         let user = open_side(&cluster, record.user, &*keys, KeyPurpose::UserSsh, KeyPurpose::UserTls).await?;
-        Ok(Self { cluster, keys, clock, entropy, host, user })
+        let openssh = openssh::open_or_create(&Repo::new(backend), &*keys).await?;
+        Ok(Self { cluster, keys, clock, entropy, host, user, openssh })
     }
 }
 
@@ -144,7 +145,11 @@ async fn open_side(
     })
 }
 
-async fn open_ssh(stored: SshKey, keys: &dyn KeyStore, purpose: KeyPurpose) -> Result<SshSigner, CaError> {
+pub(super) async fn open_ssh(
+    stored: SshKey,
+    keys: &dyn KeyStore,
+    purpose: KeyPurpose,
+) -> Result<SshSigner, CaError> {
     let public = vouched(&stored.key, keys, purpose).await?;
     if public != stored.public {
         return Err(CaError::corrupt(format!("the public half of {} is another one", stored.key)));

@@ -23,6 +23,8 @@ pub enum KeyPurpose {
     HostSsh,
     /// X.509 identities of hosts.
     HostTls,
+    /// SSH certificates of logins on the SSH servers of others.
+    OpenSsh,
     /// SSH certificates of users.
     UserSsh,
     /// X.509 identities of users.
@@ -31,7 +33,8 @@ pub enum KeyPurpose {
 
 impl KeyPurpose {
     /// All purposes.
-    pub const ALL: [Self; 5] = [Self::Audit, Self::HostSsh, Self::HostTls, Self::UserSsh, Self::UserTls];
+    pub const ALL: [Self; 6] =
+        [Self::Audit, Self::HostSsh, Self::HostTls, Self::OpenSsh, Self::UserSsh, Self::UserTls];
 
     /// The name, as in records.
     pub const fn as_str(self) -> &'static str {
@@ -39,6 +42,7 @@ impl KeyPurpose {
             Self::Audit => "audit",
             Self::HostSsh => "host-ssh",
             Self::HostTls => "host-tls",
+            Self::OpenSsh => "openssh",
             Self::UserSsh => "user-ssh",
             Self::UserTls => "user-tls",
         }
@@ -47,7 +51,7 @@ impl KeyPurpose {
     /// The algorithm of keys for this purpose: ECDSA P-256 for X.509, Ed25519 for the others.
     pub const fn algorithm(self) -> KeyAlgorithm {
         match self {
-            Self::Audit | Self::HostSsh | Self::UserSsh => KeyAlgorithm::Ed25519,
+            Self::Audit | Self::HostSsh | Self::OpenSsh | Self::UserSsh => KeyAlgorithm::Ed25519,
             Self::HostTls | Self::UserTls => KeyAlgorithm::EcdsaP256,
         }
     }

@@ -10,7 +10,7 @@ use teleport_core::clock::Timestamp;
 
 pub(crate) use self::host::{extensions as host_extensions, key_id as host_key_id};
 pub(crate) use self::user::{
-    critical_options as user_options, extensions as user_extensions, principals as user_principals,
+    critical_options as user_options, extensions as user_extensions, permits, principals as user_principals,
 };
 use self::wire::Buffer;
 use crate::key::{KeyId, KeyStore};

@@ -24,27 +24,31 @@ pub(crate) fn critical_options(networks: &[String]) -> Vec<(&'static str, String
     if networks.is_empty() { Vec::new() } else { vec![("source-address", networks.join(","))] }
 }
 
-/// In the order of their names, by bytes.
-pub(crate) fn extensions<'g>(
-    grant: &'g UserGrant,
-    cluster: &ClusterName,
-) -> Result<Vec<(&'g str, String)>, IssueError> {
-    let json = |error: serde_json::Error| IssueError::Unavailable { source: error.into() };
-    let Permits { agent_forwarding, port_forwarding, pty, x11_forwarding } = grant.permits;
-    let mut extensions = Vec::with_capacity(9);
-    if let Some(address) = grant.login_ip {
-        extensions.push((X_LOGIN_IP, address.to_canonical().to_string()));
-    }
-    if let Some(device) = grant.mfa_device {
-        extensions.push((X_MFA_DEVICE, device.to_string()));
-    }
+/// What OpenSSH reads of the permissions, in the order of their names by bytes.
+pub(crate) fn permits(permits: Permits) -> Vec<(&'static str, String)> {
+    let Permits { agent_forwarding, port_forwarding, pty, x11_forwarding } = permits;
     let permits = [
         ("permit-X11-forwarding", x11_forwarding),
         ("permit-agent-forwarding", agent_forwarding),
         ("permit-port-forwarding", port_forwarding),
         ("permit-pty", pty),
     ];
-    extensions.extend(permits.iter().filter(|(_, given)| *given).map(|(name, _)| (*name, String::new())));
+    permits.into_iter().filter(|(_, given)| *given).map(|(name, _)| (name, String::new())).collect()
+}
+
+/// In the order of their names, by bytes.
+pub(crate) fn extensions<'g>(
+    grant: &'g UserGrant,
+    cluster: &ClusterName,
+) -> Result<Vec<(&'g str, String)>, IssueError> {
+    let json = |error: serde_json::Error| IssueError::Unavailable { source: error.into() };
+    let mut extensions = permits(grant.permits);
+    if let Some(address) = grant.login_ip {
+        extensions.push((X_LOGIN_IP, address.to_canonical().to_string()));
+    }
+    if let Some(device) = grant.mfa_device {
+        extensions.push((X_MFA_DEVICE, device.to_string()));
+    }
     extensions.push((X_ROLES, serde_json::to_string(&grant.roles).map_err(json)?));
     extensions.push((ROUTE_TO_CLUSTER, cluster.to_string()));
     if !grant.traits.is_empty() {

@@ -49,7 +49,24 @@ async fn is_the_same_when_opened_again() {
     assert_eq!(first.trust_bundle(), second.trust_bundle());
     assert_eq!(first.ca_pins(), second.ca_pins());
     assert_eq!(all(&backend).await, before, "opening writes nothing");
-    assert_eq!(before.len(), 5, "four keys and the record");
+    assert_eq!(before.len(), 7, "five keys and two records");
+}
+
+/// A cluster that began without the key for logins on the SSH servers of others gets one, and everything else stays.
+#[tokio::test]
+async fn a_cluster_without_it_gets_the_openssh_key() {
+    let backend = backend();
+    let first = open(&backend).await.trust_bundle();
+    for item in all(&backend).await {
+        if item.key.as_str().contains("openssh") {
+            backend.delete(&item.key).await.unwrap();
+        }
+    }
+    assert_eq!(all(&backend).await.len(), 5);
+    let second = open(&backend).await.trust_bundle();
+    assert_eq!((&second.user_ca, &second.host_ca), (&first.user_ca, &first.host_ca));
+    assert_ne!(second.openssh_ca, first.openssh_ca);
+    assert_eq!(open(&backend).await.trust_bundle(), second);
 }
 
 fn contains(haystack: &[u8], needle: &[u8]) -> bool {
@@ -119,7 +136,7 @@ async fn swapped_records_do_not_open() {
         .map(|item| item.key.to_string())
         .filter(|key| key.starts_with("ca/keys/"))
         .collect();
-    assert_eq!(keys.len(), 4);
+    assert_eq!(keys.len(), 5);
     let swaps = keys.iter().flat_map(|a| keys.iter().map(move |b| (a, b))).filter(|(a, b)| a < b);
     for (a, b) in swaps {
         let (first, second) = (value(&backend, a).await, value(&backend, b).await);
@@ -275,7 +292,7 @@ async fn all_who_create_it_at_once_agree() {
     assert_eq!(troubled.commits.load(Ordering::SeqCst), 3, "all of them had seen none");
     assert_eq!(a.trust_bundle(), b.trust_bundle());
     assert_eq!(a.trust_bundle(), c.trust_bundle());
-    assert_eq!(all(&backend).await.len(), 5, "the keys of the losers are gone");
+    assert_eq!(all(&backend).await.len(), 7, "the keys of the losers are gone");
 }
 
 #[tokio::test]
@@ -283,7 +300,7 @@ async fn a_lost_answer_loses_no_keys() {
     let backend: Storage = Troubled::new(Trouble::LostAnswer);
     let first = open(&backend).await;
     assert_eq!(open(&backend).await.trust_bundle(), first.trust_bundle());
-    assert_eq!(all(&backend).await.len(), 5);
+    assert_eq!(all(&backend).await.len(), 7);
 }
 
 /// The record may still arrive later, so its keys stay; the next attempt makes its own.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use teleport_ca::CertificateAuthority;
+use teleport_core::cert::danger::unchecked_openssh_grant;
 use teleport_core::cert::{CertIssuer, PublicKey, UserGrant};
 use teleport_core::clock::{Clock, Timestamp};
 use teleport_core::entropy::SystemEntropy;
@@ -232,6 +233,46 @@ async fn sshd_refuses_everybody_else() {
     let identity = user(&ca, sshd.path(), &subject, &here).await;
     let output = sshd.connect("web-1", &hosts, &identity, &login);
     assert!(output.status.success(), "{output:?} {}", sshd.log());
+}
+
+/// A10: a registered server trusts the authority of logins alone: no certificate of a user, and of a login one name for some minutes.
+#[tokio::test]
+async fn a10_a_registered_sshd_takes_one_login_and_no_users() {
+    let storage = backend();
+    let ca = crate::support::open(&storage).await;
+    let entropy = Arc::new(SystemEntropy::new());
+    let before: Arc<dyn Clock> = Arc::new(Yesterday);
+    let yesterday = CertificateAuthority::open_or_create(cluster(), storage, sealer(0), before, entropy);
+    let yesterday = yesterday.await.unwrap();
+    let trust = ca.trust_bundle();
+    let host = Subject::new(200);
+    let shown = ca.issue_host(host_grant("web-1", HostRole::Node), &host.keys).await.unwrap();
+    let sshd = Sshd::start(&host, &shown.ssh, &format!("{}\n", trust.openssh_ca[0]));
+    let (hosts, login, subject) = (known_hosts(&trust.host_ca), login(), Subject::new(1));
+    let grant = |login: &str| {
+        unchecked_openssh_grant("alice".parse().unwrap(), login.parse().unwrap(), Duration::from_secs(60))
+    };
+    let connect = |certificate: &str| {
+        let identity = identity(sshd.path(), "user", &subject, certificate);
+        sshd.connect("web-1", &hosts, &identity, &login)
+    };
+    let issue = async |ca: &CertificateAuthority, login: &str| {
+        ca.issue_openssh_login(grant(login), &subject.keys.ssh).await.unwrap().ssh
+    };
+    let users = ca.sign_user_ssh(&user_grant(&[&login]), &subject.keys.ssh).await.unwrap().openssh;
+    for (case, certificate) in [
+        ("a user's", users),
+        ("another login", issue(&ca, "somebody").await),
+        ("over", issue(&yesterday, &login).await),
+        ("another cluster's", issue(&authority().await, &login).await),
+    ] {
+        let output = connect(&certificate);
+        assert!(!output.status.success() && output.stdout.is_empty(), "{case}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("Permission denied"), "{case}: {output:?}");
+    }
+    let output = connect(&issue(&ca, &login).await);
+    assert!(output.status.success() && output.stdout == b"let in\n", "{output:?} {}", sshd.log());
+    assert!(sshd.log().contains("ID alice (serial "), "{}", sshd.log());
 }
 
 #[tokio::test]

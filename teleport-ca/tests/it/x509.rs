@@ -196,7 +196,8 @@ async fn openssl_reads_exported_keys() {
             .output()
             .unwrap();
         assert!(output.status.success(), "{output:?}");
-        let publics = [&trust.user_ca[0], &trust.host_ca[0]].map(|key| key.as_wire()[19..].to_vec());
+        let publics = [&trust.user_ca[0], &trust.host_ca[0], &trust.openssh_ca[0]]
+            .map(|key| key.as_wire()[19..].to_vec());
         let spkis = [&trust.user_tls_ca[0], &trust.host_tls_ca[0]].map(|ca| x509_spki(ca.as_der()));
         let found = publics.iter().chain(&spkis).filter(|public| output.stdout.ends_with(public)).count();
         assert_eq!(found, 1, "{}", key.purpose);

@@ -215,13 +215,18 @@ impl<'a> AccessChecker<'a> {
         self.readable().is_ok() && (options.local_forwarding || options.remote_forwarding)
     }
 
+    /// Whether some role permits to have the user's display on nodes.
+    pub fn x11_forwarding(&self) -> bool {
+        self.readable().is_ok() && self.options().x11_forwarding
+    }
+
     /// What the roles permit in a certificate that is issued now.
     pub fn permits(&self) -> Permits {
         Permits {
             agent_forwarding: self.agent_forwarding(),
             port_forwarding: self.port_forwarding(),
             pty: true,
-            x11_forwarding: false,
+            x11_forwarding: self.x11_forwarding(),
         }
     }
 

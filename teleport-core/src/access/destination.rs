@@ -86,8 +86,9 @@ impl DestinationPattern {
             return matches!(address, IpAddr::V4(_)).then(|| Host::Network(address.into()));
         }
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'*');
-        // Digits and dots that are no address would only look as if they were one.
-        let named = text.bytes().any(|byte| byte.is_ascii_alphabetic() || byte == b'*');
+        // Digits, dots and stars that are no address would only look as if they were some: as a name no address matches them.
+        let has = |is: fn(&u8) -> bool| text.bytes().any(|byte| is(&byte));
+        let named = has(u8::is_ascii_alphabetic) || (has(|byte| *byte == b'*') && !has(u8::is_ascii_digit));
         let name = !text.is_empty() && text.len() <= 253 && text.bytes().all(allowed) && named;
         let pattern = Pattern::parse(&text.to_ascii_lowercase()).ok()?;
         name.then_some(Host::Name(pattern))
@@ -223,9 +224,13 @@ mod tests {
 
     #[test]
     fn a_pattern_for_names_is_none_for_addresses() {
-        let destinations = Destinations { allowed: Some(list(&["1*:80"])), denied: Vec::new() };
-        assert!(permits(&destinations, "1x", 80, None));
+        let destinations = Destinations { allowed: Some(list(&["1*x:80"])), denied: Vec::new() };
+        assert!(permits(&destinations, "10x", 80, None));
         assert!(!permits(&destinations, "10.0.0.1", 80, None));
+        // What looks like addresses and would match none is no entry at all, least of all one that denies.
+        for bad in ["10.*:*", "192.168.1.*:22", "1*:80"] {
+            assert!(DestinationPattern::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

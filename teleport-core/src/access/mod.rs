@@ -21,6 +21,7 @@ mod explain;
 mod expr;
 mod file_copy;
 mod filter;
+mod forward;
 mod join;
 mod policy;
 mod predicate;
@@ -42,6 +43,10 @@ pub use self::destination::{Destination, Destinations};
 pub use self::explain::{Explanation, RoleAccount};
 pub use self::expr::{InvalidExpression, MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_LEN};
 pub use self::filter::NodeFilter;
+pub use self::forward::{
+    AgentForwarding, Forwarding, LocalForwarding, NotForwarded, PermittedAddress, PermittedSocket,
+    RemoteForwarding, X11Forwarding,
+};
 pub use self::join::{JoinGrant, SessionToJoin};
 pub use self::policy::{Merge, OPTION_RULES, OptionRule, SessionPolicy, option_table};
 pub use self::predicate::{Facts, Predicate, ResourceFacts, Scope, SessionFacts, Subject};

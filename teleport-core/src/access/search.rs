@@ -65,6 +65,7 @@ mod tests {
             name: "Web-1".parse().unwrap(),
             address: "192.0.2.7:3022".to_owned(),
             labels: "env=prod,team=Search".parse().unwrap(),
+            sub_kind: crate::resource::NodeKind::Teleport,
             version: "1".to_owned(),
         }
     }

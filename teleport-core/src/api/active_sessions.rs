@@ -33,6 +33,9 @@ pub struct Participant {
 pub struct RunningSession {
     /// The session.
     pub id: SessionId,
+    /// Where it runs, if that is not the host that tells of it: a registered SSH server that a proxy stands in for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<HostId>,
     /// Whose it is.
     pub user: UserName,
     /// The roles by which it was begun.
@@ -54,17 +57,28 @@ pub struct RunningSession {
     pub participants: Vec<Participant>,
 }
 
-/// All sessions of the calling node.
+/// All sessions of the calling node, or a page of those of the calling proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SessionReport {
+    /// Which page: below [`SessionReport::MAX_PAGES`] for proxies, which stand in for many servers. Nodes have the first one alone. Each is
+    /// replaced and runs out by itself.
+    #[serde(default)]
+    pub page: u16,
     /// The sessions; at most [`SessionReport::MAX`], and [`SessionReport::MAX_LEN`] bytes of JSON.
     pub sessions: Vec<RunningSession>,
 }
 
 impl SessionReport {
-    /// The most sessions of one report. Those beyond are not known to the cluster until others have ended.
+    /// All that a node has.
+    pub const fn of_node(sessions: Vec<RunningSession>) -> Self {
+        Self { page: 0, sessions }
+    }
+
+    /// The most sessions of one report. Those beyond the last page are not known to the cluster until others have ended.
     pub const MAX: usize = 1024;
+    /// The most pages of a proxy.
+    pub const MAX_PAGES: u16 = 16;
     /// The longest report, as JSON in bytes.
     pub const MAX_LEN: usize = 512 << 10;
 }

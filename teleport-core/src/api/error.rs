@@ -162,8 +162,14 @@ impl From<crate::storage::RepoError> for ApiError {
 
 impl From<crate::audit::AuditError> for ApiError {
     fn from(error: crate::audit::AuditError) -> Self {
-        // Whoever waits for it has to know where to look: nothing is wrong with what was asked, or with the way there.
-        Self::new(ApiErrorKind::Unavailable, "the auth service cannot use its audit log").because(error)
+        match error {
+            crate::audit::AuditError::Invalid { ref source } => {
+                Self::invalid(source.to_string()).because(error)
+            }
+            // Whoever waits for it has to know where to look: nothing is wrong with what was asked, or with the way there.
+            error => Self::new(ApiErrorKind::Unavailable, "the auth service cannot use its audit log")
+                .because(error),
+        }
     }
 }
 

@@ -123,7 +123,7 @@ impl AuditEvent {
     pub fn of_kind(mut self, kind: EventKind) -> Self {
         self.event = kind.name().to_owned();
         self.code = kind;
-        self.success = Some(kind.code().ends_with('I'));
+        self.success = Some(kind.is_success());
         self
     }
 
@@ -142,7 +142,7 @@ impl AuditEvent {
             server_hostname: None,
             sid: None,
             remote: None,
-            success: Some(kind.code().ends_with('I')),
+            success: Some(kind.is_success()),
             error: None,
             fields: Map::new(),
         }

@@ -46,8 +46,8 @@ impl fmt::Display for Reporter {
 // Meaning, name, code, who writes it, and the fields beside those that every kind may have.
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])* $variant:ident = $name:literal $code:literal by $by:ident [$($field:literal),*],)*) => {
-        /// What happened. The name and the code are stable; the code's last letter says how it went: `I` well, `W` denied,
-        /// `E` failed.
+        /// What happened. The name and the code are stable; the code's last letter says how it went: `I` well, `S` that it
+        /// has ended, `W` denied, `E` failed.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum EventKind {
@@ -89,7 +89,7 @@ macro_rules! kinds {
 
 kinds! {
     /// An agent was not forwarded.
-    AgentForwardFailure = "agent-forward" "TAF00W" by Node ["addr.local", "request"],
+    AgentForwardFailure = "agent-forward" "TAF00W" by Node ["addr.local", "more_before", "request"],
     /// A checkpoint of the log: everything up to it is signed.
     AuditCheckpoint = "audit.checkpoint" "TAU01I" by Log ["first", "head", "key", "log", "lost_entries", "lost_log", "reason", "signature"],
     /// Events that a forwarder could not take were not forwarded. They are in the log.
@@ -101,9 +101,13 @@ kinds! {
     /// An SSH authentication was refused.
     AuthFailure = "auth" "T3007W" by Host ["addr.local", "claimed_user", "login_requested", "method", "serial"],
     /// A certificate was issued.
-    CertCreate = "cert.create" "TC000I" by Auth ["cert_type", "derived_from", "host_id", "issued_by", "logins", "method", "mfa_device_name", "mfa_device_uuid", "names", "node_name", "role", "roles", "serial", "valid_before"],
+    CertCreate = "cert.create" "TC000I" by Auth ["cert_type", "derived_from", "host_id", "issued_by", "logins", "method", "mfa_device_name", "mfa_device_uuid", "names", "node_name", "role", "roles", "serial", "user_serial", "valid_before"],
     /// A connection was ended by the server.
     ClientDisconnect = "client.disconnect" "T3006I" by Host ["addr.local", "node_id", "node_name", "reason"],
+    /// A connection was resumed by its client, after it had lost what carried it.
+    ClientResume = "client.resume" "T3012I" by Node ["addr.before", "addr.local"],
+    /// A connection was not resumed, as its client may not come from where it is, or not any more.
+    ClientResumeFailure = "client.resume" "T3012W" by Node ["addr.before", "addr.local"],
     /// A command ran.
     Exec = "exec" "T3002I" by Node ["addr.local", "command", "exit_code", "exit_reason", "exit_signal", "interactive", "reason", "recording_strict", "role", "session_recording"],
     /// A command could not run, or failed.
@@ -133,9 +137,11 @@ kinds! {
     /// The sealed secrets of the cluster were read, for a backup.
     BackupSecrets = "backup.secrets" "TBK00I" by Auth ["records"],
     /// A connection was forwarded.
-    Port = "port" "T3003I" by Host ["addr", "addr.local", "kind", "node_address", "node_id", "node_name", "target"],
+    Port = "port" "T3003I" by Host ["addr", "addr.local", "address", "kind", "node_address", "node_id", "node_name", "target"],
+    /// A forwarded connection has ended, or what listened for some.
+    PortEnd = "port" "T3003S" by Node ["addr", "addr.local", "address", "bytes_received", "bytes_sent", "kind", "reason"],
     /// A connection was not forwarded.
-    PortFailure = "port" "T3003E" by Host ["addr", "addr.local", "kind", "node_address", "node_id", "node_name", "request", "target"],
+    PortFailure = "port" "T3003E" by Host ["addr", "addr.local", "kind", "more_before", "node_address", "node_id", "node_name", "request", "target"],
     /// An invite or a password reset was made.
     ResetTokenCreate = "reset_password_token.create" "T6000I" by Auth ["expires", "name"],
     /// An invite or a password reset was deleted before it was used.
@@ -166,6 +172,14 @@ kinds! {
     RoleUpdate = "role.updated" "T9002I" by Auth ["name"],
     /// A command that copies files was refused.
     ScpDisallowed = "scp" "T3010E" by Node ["addr.local", "command", "interactive", "role"],
+    /// A file was sent to a client by the older protocol of scp.
+    ScpDownload = "scp" "T3004I" by Node ["addr.local", "bytes", "path"],
+    /// A file was not sent, or not all of it, by the older protocol of scp.
+    ScpDownloadFailure = "scp" "T3004E" by Node ["addr.local", "bytes", "path"],
+    /// A file was taken from a client by the older protocol of scp.
+    ScpUpload = "scp" "T3005I" by Node ["addr.local", "bytes", "path"],
+    /// A file was not taken, or not all of it, by the older protocol of scp.
+    ScpUploadFailure = "scp" "T3005E" by Node ["addr.local", "bytes", "path"],
     /// A session ended.
     SessionEnd = "session.end" "T2004I" by Node ["addr.local", "command", "exit_code", "exit_reason", "exit_signal", "interactive", "participants", "reason", "recording_strict", "recovered", "role", "session_recording", "session_start", "session_stop"],
     /// Somebody joined the session of somebody else.
@@ -173,7 +187,7 @@ kinds! {
     /// Somebody who had joined a session left it, or was sent away.
     SessionLeave = "session.leave" "T2003I" by Node ["addr.local", "leave_reason", "mode", "reason", "session_user"],
     /// A session was refused.
-    SessionRejected = "session.rejected" "T1006W" by Host ["addr.local", "command", "interactive", "max", "mode", "reason", "request", "role", "session_asked", "target"],
+    SessionRejected = "session.rejected" "T1006W" by Host ["addr.local", "command", "interactive", "max", "mode", "more_before", "reason", "request", "role", "session_asked", "target"],
     /// A session began.
     SessionStart = "session.start" "T2000I" by Node ["addr.local", "command", "interactive", "reason", "recording_strict", "role", "session_recording", "terminal_size"],
     /// An administrator ended a session.
@@ -183,7 +197,7 @@ kinds! {
     /// A recording was not taken: it, or all those of its host, are beyond a limit.
     SessionUploadFailure = "session.upload" "T2005E" by Node ["reason", "session_user"],
     /// SFTP was refused.
-    SftpDisallowed = "sftp" "TS020E" by Node ["addr.local", "command", "interactive", "name", "role"],
+    SftpDisallowed = "sftp" "TS020E" by Node ["addr.local", "command", "interactive", "more_before", "name", "role"],
     /// A second name was made for a file.
     SftpLink = "sftp" "TS019I" by Node ["addr.local", "path", "target_path"],
     /// A second name was not made for a file.
@@ -221,7 +235,7 @@ kinds! {
     /// A subsystem was started.
     Subsystem = "subsystem" "T3001I" by Host ["addr.local", "name", "node_address", "node_id", "node_name", "target"],
     /// A subsystem was refused.
-    SubsystemFailure = "subsystem" "T3001E" by Host ["addr.local", "name", "node_address", "node_id", "node_name", "request", "target"],
+    SubsystemFailure = "subsystem" "T3001E" by Host ["addr.local", "more_before", "name", "node_address", "node_id", "node_name", "request", "target"],
     /// A user was made.
     UserCreate = "user.create" "T1002I" by Auth ["logins", "name", "roles", "traits"],
     /// A user was deleted.
@@ -236,8 +250,17 @@ kinds! {
     UserUnlock = "user.unlock" "TUL00I" by Auth ["name"],
     /// A user was changed.
     UserUpdate = "user.update" "T1003I" by Auth ["logins", "name", "roles", "traits"],
+    /// X11 is forwarded to a session.
+    X11Forward = "x11-forward" "T3008I" by Node ["addr.local", "display"],
     /// X11 was not forwarded.
-    X11ForwardFailure = "x11-forward" "T3008W" by Node ["addr.local", "request"],
+    X11ForwardFailure = "x11-forward" "T3008W" by Node ["addr.local", "more_before", "request"],
+}
+
+impl EventKind {
+    /// Whether it went well, by the last letter of the code.
+    pub fn is_success(self) -> bool {
+        self.code().ends_with(['I', 'S'])
+    }
 }
 
 impl fmt::Display for EventKind {
@@ -286,7 +309,7 @@ mod tests {
         let mut text = "# Audit events\n\n\
             Made from the code (`EventKind`): a test fails when this chapter is not what it would say; it writes the chapter\n\
             anew when `UPDATE_MANUAL` is set. Names and codes are API: they do not change. The last letter of a code says how it\n\
-            went: `I` well, `W` denied or worth a look, `E` failed.\n\n\
+            went: `I` well, `S` that it has ended, `W` denied or worth a look, `E` failed.\n\n\
             Every event has `index`, `event`, `code`, `uid`, `time`, `cluster_name` and, at the end of its line, `chain`. Where they\n\
             apply it has `user`, `login`, `server_id`, `server_hostname`, `sid`, `addr.remote`, `success` and `error`. The last\n\
             column lists what kinds have beside these, where it applies.\n\n\

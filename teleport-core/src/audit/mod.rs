@@ -20,13 +20,22 @@ use crate::clock::Timestamp;
 /// The most events of one [`AuditPage`].
 pub const MAX_EVENTS: usize = 10_000;
 
-/// The audit log cannot be written or read.
+/// The audit log was not written or read.
 #[derive(Debug, thiserror::Error)]
-#[error("the audit log is not available")]
 #[non_exhaustive]
-pub struct AuditError {
-    /// The reason.
-    pub source: Box<dyn std::error::Error + Send + Sync>,
+pub enum AuditError {
+    /// What was asked cannot be answered, however often it is asked.
+    #[error("the audit log cannot be searched for that")]
+    Invalid {
+        /// What is wrong with it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It cannot be written or read now.
+    #[error("the audit log is not available")]
+    Unavailable {
+        /// The reason.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 impl AuditQuery {
@@ -41,9 +50,14 @@ impl AuditQuery {
 }
 
 impl AuditError {
-    /// For implementors.
+    /// For implementors: it does not work now.
     pub fn new(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self { source: source.into() }
+        Self::Unavailable { source: source.into() }
+    }
+
+    /// For implementors: the query is wrong.
+    pub fn invalid(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Invalid { source: source.into() }
     }
 }
 
@@ -120,6 +134,6 @@ pub trait AuditLog: AuditSink {
     /// Finds events, page by page.
     ///
     /// # Errors
-    /// [`AuditError`].
+    /// [`AuditError::Invalid`] if [`AuditQuery::after`] is not what an earlier page said, [`AuditError::Unavailable`].
     async fn search(&self, query: AuditQuery) -> Result<AuditPage, AuditError>;
 }

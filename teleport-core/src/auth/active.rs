@@ -4,12 +4,14 @@
 //! Each node has one stored value with all its sessions, which only it writes and which runs out when it falls silent. What
 //! it says of a session is its word, as in the audit log; that it is the node it says is not.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::Inner;
 use super::context::{OpContext, Rights, Rules};
 use super::policy::{Permit, Scope};
-use super::sessions;
+use super::{sessions, stand_in};
 use crate::access::{ResourceFacts, SessionFacts, SessionToJoin};
 use crate::api::{
     ActiveSession, ApiError, ApiErrorKind, ApiResult, EndSession, EndedSession, MAX_END_MESSAGE,
@@ -18,9 +20,9 @@ use crate::api::{
 use crate::audit::{AuditEvent, EventKind};
 use crate::cert::CLOCK_SKEW;
 use crate::clock::Timestamp;
-use crate::id::{HostId, NodeName, SessionId};
+use crate::id::{HostId, HostRole, NodeName, SessionId};
 use crate::resource::{JoinMode, NodeRecord, Verb};
-use crate::storage::{Action, Batch, Condition, Record};
+use crate::storage::{Action, Batch, Condition, Key, Record};
 
 /// As rules name them.
 const KIND: &str = "session_tracker";
@@ -33,11 +35,13 @@ const END_FOR: std::time::Duration = std::time::Duration::from_secs(600);
 /// The most sessions that are being ended at a time: every node hears of all of them.
 const MAX_ENDED: usize = 1000;
 
-/// The sessions of one node.
+/// The sessions of one node, or a page of those of a proxy.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct HostSessions {
     host: HostId,
+    #[serde(default)]
+    page: u16,
     name: NodeName,
     sessions: Vec<RunningSession>,
     until: Timestamp,
@@ -47,12 +51,25 @@ impl Record for HostSessions {
     const COLLECTION: &'static str = "active-sessions";
 
     fn key(&self) -> String {
-        self.host.to_string()
+        key_of(self.host, self.page)
     }
 
     fn expires(&self) -> Option<Timestamp> {
         Some(self.until)
     }
+}
+
+fn key_of(host: HostId, page: u16) -> String {
+    match page {
+        0 => host.to_string(),
+        page => format!("{host}.{page}"),
+    }
+}
+
+/// Where everything is that a host said of its sessions.
+pub(super) fn keys(auth: &Inner, host: HostId) -> ApiResult<Vec<Key>> {
+    let pages = 0..SessionReport::MAX_PAGES;
+    pages.map(|page| Ok(auth.active_sessions.key(&key_of(host, page))?)).collect()
 }
 
 /// That a session is to end.
@@ -89,26 +106,49 @@ pub(super) async fn ended(auth: &Inner) -> ApiResult<Vec<EndedSession>> {
 
 pub(super) async fn report(call: &OpContext<'_>, permit: Permit<'_>, report: SessionReport) -> ApiResult<()> {
     let host = permit.host().ok_or_else(ApiError::denied)?;
-    let key = call.auth.active_sessions.key(&host.host_id.to_string())?;
+    let page = report.page;
+    if page >= SessionReport::MAX_PAGES || (page > 0 && host.role != HostRole::Proxy) {
+        return Err(ApiError::invalid("the report of sessions has too many pages"));
+    }
+    let key = call.auth.active_sessions.key(&key_of(host.host_id, page))?;
     if report.sessions.is_empty() {
         let batch = Batch::new().with(key, Condition::Any, Action::Delete);
         call.auth.ports.backend.commit(batch).await?;
         return Ok(());
     }
     check_report(&report)?;
-    for session in &report.sessions {
-        if sessions::is_foreign(call.auth, host.host_id, session.id) {
+    let mut sessions = Vec::with_capacity(report.sessions.len());
+    let mut known = HashMap::new();
+    for session in report.sessions {
+        let node = session.node.unwrap_or(host.host_id);
+        let speaks = match known.get(&node) {
+            Some(speaks) => *speaks,
+            None => {
+                let speaks = stand_in::speaks_for(call, host, node).await?.is_some();
+                known.insert(node, speaks);
+                speaks
+            }
+        };
+        if !speaks {
+            // A server that is no member any more, where somebody is still logged in: what else the proxy says is true.
+            if host.role == HostRole::Proxy && call.auth.hosts.get(&node.to_string()).await?.is_none() {
+                continue;
+            }
+            let claim = format!("says that session {} runs on host {node}", session.id);
+            return Err(call.deny(permit.operation(), claim).await);
+        }
+        if sessions::is_foreign(call.auth, node, session.id) {
             let claim = format!("says that session {} of another host is its own", session.id);
             return Err(call.deny(permit.operation(), claim).await);
         }
+        sessions.push(session);
     }
-    let mut sessions = report.sessions;
     for session in &mut sessions {
         // The node's clock, as far as that can be believed.
         session.started = session.started.min(call.now.saturating_add(CLOCK_SKEW));
     }
     let until = call.now.saturating_add(SESSION_LEASE);
-    let record = HostSessions { host: host.host_id, name: host.name.clone(), sessions, until };
+    let record = HostSessions { host: host.host_id, page, name: host.name.clone(), sessions, until };
     let batch = call.auth.active_sessions.write_in(Batch::new(), &record, Condition::Any)?;
     call.auth.ports.backend.commit(super::eviction::unless_evicted(call.auth, batch, host.host_id)?).await?;
     Ok(())
@@ -127,6 +167,23 @@ fn check_report(report: &SessionReport) -> ApiResult<()> {
         return Err(ApiError::invalid("the report of sessions is too long"));
     }
     Ok(())
+}
+
+/// Whether a host has said lately that this session runs.
+pub(super) async fn runs(auth: &Inner, host: HostId, session: SessionId, now: Timestamp) -> ApiResult<bool> {
+    let tells = |told: &HostSessions, node: Option<HostId>| {
+        now < told.until && told.sessions.iter().any(|running| running.id == session && running.node == node)
+    };
+    let own = auth.active_sessions.get(&host.to_string()).await?.map(|stored| stored.record);
+    if own.is_some_and(|told| tells(&told, None)) {
+        return Ok(true);
+    }
+    // Of a registered SSH server a proxy says it.
+    if stand_in::registered(auth, host).await?.is_none() {
+        return Ok(false);
+    }
+    let all = auth.active_sessions.list().await?;
+    Ok(all.iter().any(|told| tells(&told.record, Some(host))))
 }
 
 async fn all(call: &OpContext<'_>) -> ApiResult<Vec<HostSessions>> {
@@ -196,19 +253,36 @@ async fn visible(
     host: HostSessions,
 ) -> ApiResult<Vec<ActiveSession>> {
     let HostSessions { host: host_id, name: host_name, sessions, .. } = host;
-    let shown =
-        |session, join_modes| ActiveSession { session, host_id, host_name: host_name.clone(), join_modes };
-    if permit.scope() == Scope::All {
-        return Ok(sessions.into_iter().map(|session| shown(session, Vec::new())).collect());
-    }
-    // By the labels that denials may name. A node that is not there any more has sessions for no more than a lease.
-    let Some(node) = call.auth.nodes.get(&host_id.to_string()).await? else { return Ok(Vec::new()) };
     let rules = sight.rights.as_ref().map(Rights::rules);
-    let shown = sessions.into_iter().filter_map(|session| {
-        let modes = Sight::show(rules.as_ref(), permit, verb, &session, &node.record)?;
-        Some(shown(session, modes))
-    });
-    Ok(shown.collect())
+    let mut nodes: HashMap<HostId, Option<NodeRecord>> = HashMap::new();
+    let mut shown = Vec::with_capacity(sessions.len());
+    for session in sessions {
+        // Of a proxy: on a server that it stands in for.
+        let on = session.node.unwrap_or(host_id);
+        let node = match nodes.get(&on) {
+            Some(known) => known.clone(),
+            None => {
+                let node = call.auth.nodes.get(&on.to_string()).await?.map(|stored| stored.record);
+                nodes.insert(on, node.clone());
+                node
+            }
+        };
+        let named = |node: Option<&NodeRecord>| match (session.node, node) {
+            (Some(_), Some(node)) => node.name.clone(),
+            _ => host_name.clone(),
+        };
+        let (host_name, join_modes) = match (permit.scope(), &node) {
+            (Scope::All, node) => (named(node.as_ref()), Vec::new()),
+            // By the labels that denials may name. A node that is not there any more has sessions for no more than a lease.
+            (Scope::Own, None) => continue,
+            (Scope::Own, Some(node)) => match Sight::show(rules.as_ref(), permit, verb, &session, node) {
+                Some(modes) => (named(Some(node)), modes),
+                None => continue,
+            },
+        };
+        shown.push(ActiveSession { session, host_id: on, host_name, join_modes });
+    }
+    Ok(shown)
 }
 
 async fn sight<'a>(call: &OpContext<'a>, permit: Permit<'_>) -> ApiResult<Sight<'a>> {

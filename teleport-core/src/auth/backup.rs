@@ -83,7 +83,15 @@ pub(super) async fn check_whole(backend: &dyn Backend) -> ApiResult<()> {
 }
 
 fn mark() -> Result<Key, RepoError> {
-    Ok(Key::new(MARK)?)
+    Ok(unfinished_restore()?)
+}
+
+/// Where the item is that marks storage which was filled by half, by a restore or a migration. No auth service starts on it.
+///
+/// # Errors
+/// None.
+pub fn unfinished_restore() -> Result<Key, InvalidKey> {
+    Key::new(MARK)
 }
 
 /// What a cluster is to begin with.
@@ -141,7 +149,10 @@ pub enum RestoreError {
         source: RepoError,
     },
     /// A restore has begun and was interrupted.
-    #[error("a restore of this cluster was interrupted; start again with --bootstrap and the same file")]
+    #[error(
+        "this cluster was filled by half: if a restore was interrupted, start again with --bootstrap and the same file; if a \
+         migration was, run it again"
+    )]
     Unfinished,
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::context::{OpContext, contended};
 use super::policy::Permit;
-use super::{Caller, Inner};
+use super::{Caller, Inner, active};
 use crate::api::{ApiError, ApiErrorKind, ApiResult};
 use crate::audit::{AuditEvent, EventKind};
 use crate::clock::Timestamp;
@@ -112,12 +112,9 @@ pub(super) async fn evict(call: &OpContext<'_>, _permit: Permit<'_>, host: HostI
         if known.as_ref().is_some_and(|known| known.record.role == HostRole::Auth) {
             return Err(ApiError::invalid("the auth service cannot be removed from its own cluster"));
         }
-        let presence = [
-            auth.active_sessions.key(&name)?,
-            auth.nodes.key(&name)?,
-            auth.proxies.key(&name)?,
-            auth.proxy_sources.key(&name)?,
-        ];
+        let mut presence =
+            vec![auth.nodes.key(&name)?, auth.proxies.key(&name)?, auth.proxy_sources.key(&name)?];
+        presence.append(&mut active::keys(auth, host)?);
         let mut present = false;
         for key in &presence {
             present |= auth.ports.backend.get(key).await?.is_some();

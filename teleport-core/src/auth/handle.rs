@@ -11,19 +11,20 @@ use super::context::OpContext;
 use super::policy::Operation as Op;
 use super::{
     Caller, Inner, account, active, backup, connections, documents, eviction, invites, join, log, login,
-    nodes, presence, recordings, reissue, retention, signing, tails, tokens, trust, users,
+    nodes, presence, recordings, reissue, retention, signing, stand_in, tails, tokens, trust, users,
 };
 use crate::api::{
     AcceptInvite, AccessView, AccountApi, ActiveSession, ActiveSessionApi, AddMfaDevice, AdminApi, ApiResult,
     AuditAnchors, AuditApi, ChangePassword, ClusterStatus, ConnectionApi, CreateToken, CreateUser,
     CreatedToken, EndSession, HeldConnections, HoldConnections, HostCredentials, IdentityApi, Invite,
-    InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping,
-    PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections,
-    RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, RetentionApi, SessionReport, SessionReportApi,
-    SignHost, SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
+    InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, OpenSshLogin,
+    Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest,
+    ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, RetentionApi, SessionReport,
+    SessionReportApi, SignHost, SignUser, SignedHost, SigningApi, StandIn, StandInApi, TokenInfo, TrustApi,
+    UpdateUser, UserInfo,
 };
 use crate::audit::{AuditEvent, AuditPage, AuditQuery};
-use crate::cert::TrustBundle;
+use crate::cert::{IssuedSshCertificate, TrustBundle};
 use crate::id::{DeviceName, HostId, LockName, RoleName, SessionId, UserName};
 use crate::recording::{RecordingInfo, RecordingMeta};
 use crate::resource::{Lock, Node, NodeRecord, Role, Secrets, Token, User};
@@ -189,6 +190,21 @@ impl ConnectionApi for AuthHandle {
         let call = self.call();
         let permit = call.authorize(Op::ReleaseConnections).await?;
         connections::release(&call, permit, request).await
+    }
+}
+
+#[async_trait]
+impl StandInApi for AuthHandle {
+    async fn stand_in(&self, request: StandIn) -> ApiResult<IssuedSshCertificate> {
+        let call = self.call();
+        let permit = call.authorize(Op::StandIn).await?;
+        stand_in::stand_in(&call, permit, request).await
+    }
+
+    async fn openssh_login(&self, request: OpenSshLogin) -> ApiResult<IssuedSshCertificate> {
+        let call = self.call();
+        let permit = call.authorize(Op::OpenSshLogin).await?;
+        stand_in::openssh_login(&call, permit, request).await
     }
 }
 

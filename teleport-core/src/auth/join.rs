@@ -16,6 +16,7 @@ use crate::cert::{HostGrant, IssuedCertificates, SubjectKeys};
 use crate::clock::Timestamp;
 use crate::id::{HostId, HostRole, NodeName};
 use crate::label::Labels;
+use crate::resource::NodeKind;
 use crate::storage::{Action, Batch, Condition, Record, Stored};
 use crate::token::{
     Admission, ForJoin, JoinClaim, JoinDenied, MAX_ADDRESSES, TokenHash, TokenRecord, admit, is_address,
@@ -77,6 +78,9 @@ pub struct HostRecord {
     pub keys: SubjectKeys,
     /// Labels from the token that it joined by. Its announcements cannot change them.
     pub labels: Labels,
+    /// What serves SSH there, as it announced it last.
+    #[serde(default)]
+    pub sub_kind: NodeKind,
     /// When it is forgotten: shortly after its newest certificate has ended.
     pub expires: Timestamp,
 }
@@ -193,6 +197,7 @@ async fn take_use(
             role: request.role,
             keys: request.keys.clone(),
             labels: admission.labels.clone(),
+            sub_kind: known.as_ref().map(|known| known.record.sub_kind).unwrap_or_default(),
             expires: bound_until(call),
         };
         let batch = eviction::unless_evicted(call.auth, Batch::new(), host.host_id)?;
@@ -295,6 +300,7 @@ pub(super) async fn renew(
             role: caller.role,
             keys: request.keys.clone(),
             labels: known.as_ref().map(|known| known.record.labels.clone()).unwrap_or_default(),
+            sub_kind: known.as_ref().map(|known| known.record.sub_kind).unwrap_or_default(),
             expires: bound_until(call),
         };
         let batch = eviction::unless_evicted(call.auth, Batch::new(), host.host_id)?;

@@ -9,11 +9,12 @@
 use super::context::OpContext;
 use super::policy::Permit;
 use super::sessions::Owner;
-use super::{participants, uploads};
+use super::{participants, stand_in, uploads};
 use crate::api::{ApiError, ApiResult, AuditAnchors};
 use crate::audit::chain::{CHAIN_FIELDS, StoredCheckpoint};
 use crate::audit::{AuditEvent, AuditPage, AuditQuery, EventKind, MAX_EVENTS};
-use crate::id::{SessionId, UserName};
+use crate::cert::HostIdentity;
+use crate::id::{HostId, HostRole, NodeName, SessionId, UserName};
 use crate::storage::Repo;
 
 /// The most events of one report.
@@ -44,6 +45,20 @@ fn written_len(event: &AuditEvent) -> ApiResult<usize> {
     Ok(count.0)
 }
 
+/// The registered SSH server of which a proxy tells. What it says of any other node is said of itself, as if it had named nobody.
+async fn spoken_for(
+    call: &OpContext<'_>,
+    host: &HostIdentity,
+    event: &AuditEvent,
+) -> ApiResult<Option<(HostId, NodeName)>> {
+    match event.server_id {
+        Some(node) if host.role == HostRole::Proxy && node != host.host_id => {
+            Ok(stand_in::speaks_for(call, host, node).await?.map(|name| (node, name)))
+        }
+        _ => Ok(None),
+    }
+}
+
 pub(super) async fn emit(
     call: &OpContext<'_>,
     permit: Permit<'_>,
@@ -53,8 +68,14 @@ pub(super) async fn emit(
     if events.len() > MAX_REPORTED {
         return Err(ApiError::invalid(format!("at most {MAX_REPORTED} events at a time")));
     }
-    if let Some(event) = events.iter().find(|event| !event.code.reporter().includes(host.role)) {
-        return Err(call.deny(permit.operation(), format!("reports {}", event.code)).await);
+    let mut servers = Vec::with_capacity(events.len());
+    for event in &events {
+        let server = spoken_for(call, host, event).await?;
+        let role = if server.is_some() { HostRole::Node } else { host.role };
+        servers.push(server);
+        if !event.code.reporter().includes(role) {
+            return Err(call.deny(permit.operation(), format!("reports {}", event.code)).await);
+        }
     }
     let of_the_log = |event: &&AuditEvent| {
         event.index.is_some() || CHAIN_FIELDS.iter().any(|field| event.fields.contains_key(*field))
@@ -64,12 +85,18 @@ pub(super) async fn emit(
             .deny(permit.operation(), "reports an event with fields of the log's own".to_owned())
             .await);
     }
-    for event in &mut events {
+    for (event, server) in events.iter_mut().zip(servers) {
         // Whatever the host says of these, the certificate and the clock of this service say it better.
         event.event = event.code.name().to_owned();
-        event.success = Some(event.code.code().ends_with('I'));
-        event.server_id = Some(host.host_id);
-        event.server_hostname = Some(host.name.clone());
+        event.success = Some(event.code.is_success());
+        match server {
+            Some((id, name)) => {
+                // Who said it of the server.
+                event.fields.insert("proxy_id".to_owned(), host.host_id.to_string().into());
+                (event.server_id, event.server_hostname) = (Some(id), Some(name));
+            }
+            None => (event.server_id, event.server_hostname) = (Some(host.host_id), Some(host.name.clone())),
+        }
         // What is too long is cut and marked: an event is not lost for one long text.
         event.shorten();
         if written_len(event)? > MAX_EVENT_LEN {
@@ -91,7 +118,7 @@ pub(super) async fn emit(
             .or_else(|| call.auth.session_reporters.owner(session))
             .or_else(of_this_report);
         if let Some(owner) = &owner {
-            if owner.host != host.host_id {
+            if Some(owner.host) != event.server_id {
                 let reason = format!("reports about session {session} of another host");
                 return Err(call.deny(permit.operation(), reason).await);
             }
@@ -104,7 +131,7 @@ pub(super) async fn emit(
             }
         } else if event.code == EventKind::SessionStart {
             let user = event.user.as_deref().and_then(|user| UserName::new(user).ok());
-            begun.push((session, Owner { host: host.host_id, user }));
+            begun.push((session, Owner { host: event.server_id.unwrap_or(host.host_id), user }));
         }
     }
     if let [event] = &events[..]

@@ -42,6 +42,7 @@ mod retention;
 mod roles;
 mod sessions;
 mod signing;
+mod stand_in;
 mod tails;
 mod tokens;
 mod totp;
@@ -53,7 +54,7 @@ mod withdrawn;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-pub use self::backup::{Backup, RestoreError, RestorePorts, Restored, restore};
+pub use self::backup::{Backup, RestoreError, RestorePorts, Restored, restore, unfinished_restore};
 pub use self::caller::Caller;
 pub use self::config::{
     AuthConfig, LockoutConfig, PasswordConfig, RecordingLimits, SecondFactor, WeakHashing,

@@ -14,9 +14,10 @@ use super::policy::Permit;
 use super::presence::host_of;
 use super::{Caller, nodes};
 use crate::api::{ApiError, ApiResult, ProxyRecord};
-use crate::cert::Identity;
+use crate::cert::{Identity, is_local};
 use crate::clock::Timestamp;
-use crate::id::{ClusterName, HostRole};
+use crate::id::{ClusterName, HostRole, NodeName};
+use crate::resource::{NodeKind, NodeRecord};
 use crate::storage::{Batch, Condition, Record};
 
 /// A name that the certificate of a server says that is no member.
@@ -158,9 +159,32 @@ pub(super) async fn of_nodes<'n>(
         .find(|name| known.contains(&spelling(name)) || known.contains(&within(name, cluster))))
 }
 
-/// Whether every host has this name or address, for connections within its own machine.
-fn is_local(name: &str) -> bool {
-    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip.is_unspecified())
+/// Which of a registered server's name and address no node of ours has. Who stands in for the server would otherwise be taken for that
+/// node.
+///
+/// # Errors
+/// When storage fails.
+pub(super) async fn of_server_alone(
+    call: &OpContext<'_>,
+    server: &NodeRecord,
+) -> ApiResult<(Option<NodeName>, Option<String>)> {
+    let cluster = &call.auth.config.cluster;
+    let (name, address) = (server.name.as_str(), host_of(&server.address));
+    let (mut name_is_free, mut address_is_free) = (true, !is_local(&address));
+    for node in nodes::all(call.auth).await? {
+        if node.record.sub_kind == NodeKind::OpenSsh {
+            continue;
+        }
+        let theirs = [spelling(node.record.name.as_str()), spelling(&host_of(&node.record.address))];
+        let has = |name: &str| {
+            theirs
+                .iter()
+                .any(|theirs| *theirs == spelling(name) || within(theirs, cluster) == within(name, cluster))
+        };
+        name_is_free &= !has(name);
+        address_is_free &= !has(&address);
+    }
+    Ok((name_is_free.then(|| server.name.clone()), address_is_free.then_some(address)))
 }
 
 /// Refuses the call of a member that would take `name`: the audit log hears of it, and so does the member, whose operator must

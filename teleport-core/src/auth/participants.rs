@@ -38,7 +38,7 @@ pub(super) async fn note(call: &OpContext<'_>, host: &HostIdentity, events: &[Au
     for event in events.iter().filter(|event| event.code == EventKind::SessionJoin) {
         let user = event.user.as_deref().and_then(|user| UserName::new(user).ok());
         let (Some(session), Some(user)) = (event.sid, user) else { continue };
-        let joined = of_host(session, host.host_id)?;
+        let joined = of_host(session, event.server_id.unwrap_or(host.host_id))?;
         let key = joined.key(user.as_str()).map_err(RepoError::from)?;
         let known = call.auth.ports.backend.list(&joined).await?;
         if known.len() >= MAX_PARTICIPANTS || known.iter().any(|item| item.key == key) {

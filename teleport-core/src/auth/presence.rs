@@ -12,8 +12,8 @@ use crate::api::{ApiError, ApiErrorKind, ApiResult, ProxyRecord};
 use crate::clock::Timestamp;
 use crate::id::HostId;
 use crate::label::Labels;
-use crate::resource::{NODE_RETENTION, NodeRecord};
-use crate::storage::{Action, Batch, Condition, Record, StorageError};
+use crate::resource::{NODE_RETENTION, Node, NodeKind, NodeRecord};
+use crate::storage::{Action, Batch, Condition, Record, StorageError, Stored};
 use crate::token::is_address;
 
 const MAX_VERSION: usize = 64;
@@ -88,13 +88,28 @@ pub(super) async fn announce_node(
     }
     // The name is the one that the certificate proves.
     node.name = host.name.clone();
-    if let Some(member) = call.auth.hosts.get(&host.host_id.to_string()).await? {
+    let member = call.auth.hosts.get(&host.host_id.to_string()).await?;
+    if let Some(member) = &member {
         node.labels = with_labels(&node.labels, &member.record.labels)?;
     }
     let value = serde_json::to_vec(&node).map_err(ApiError::internal)?;
     let key = call.auth.nodes.key(&node.host_id.to_string())?;
-    let batch = Batch::new().put(key, Condition::Any, value, Some(until(call.now)));
+    let batch = Batch::new().put(key, Condition::Any, value, Some(Node::expires(&node, call.now)));
+    let batch = match member {
+        // Whoever speaks for it needs to know it for as long as its certificates last, whether or not it is listed.
+        Some(Stored { mut record, revision, .. }) if record.sub_kind != node.sub_kind => {
+            record.sub_kind = node.sub_kind;
+            call.auth.hosts.write_in(batch, &record, Condition::Is(revision))?
+        }
+        None if node.sub_kind == NodeKind::OpenSsh => return Err(unbound(call, permit).await),
+        _ => batch,
+    };
     write(call, permit, host.host_id, batch).await
+}
+
+/// A host whose record was lost has to become a member again: nobody would know what may be done in its name.
+async fn unbound(call: &OpContext<'_>, permit: Permit<'_>) -> ApiError {
+    call.deny(permit.operation(), "registers an SSH server and is not known as a host".to_owned()).await
 }
 
 /// Writes what a host says of itself, unless it was removed since the call was permitted: what was deleted with it must not come

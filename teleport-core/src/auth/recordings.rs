@@ -10,14 +10,15 @@ use super::policy::{Permit, Scope};
 use super::quota::{self, Amount};
 use super::retention;
 use super::sessions::Owner;
-use super::{participants, tails, uploads};
+use super::{participants, stand_in, tails, uploads};
 use crate::access::{ResourceFacts, SessionFacts};
 use crate::api::{ApiError, ApiErrorKind, ApiResult, RecordingQuery};
 use crate::audit::{AuditEvent, EventKind};
 use crate::clock::Timestamp;
 use crate::id::{SessionId, UserName};
 use crate::recording::{
-    Completion, Encoding, Listing, MAX_PART_LEN, MAX_PARTS, RecordingError, RecordingInfo, RecordingMeta,
+    Completion, Encoding, Form, Listing, MAX_PART_LEN, MAX_PARTS, RecordingError, RecordingInfo,
+    RecordingMeta,
 };
 use crate::resource::Verb;
 
@@ -58,7 +59,7 @@ pub(super) async fn check_owner(
             owner
         }
     };
-    if owner.host == caller.host_id {
+    if stand_in::speaks_for(call, caller, owner.host).await?.is_some() {
         Ok(owner)
     } else {
         Err(call.deny(permit.operation(), format!("session {session} is of host {}", owner.host)).await)
@@ -71,27 +72,30 @@ pub(super) async fn create(
     mut meta: RecordingMeta,
 ) -> ApiResult<()> {
     let host = permit.host().ok_or_else(ApiError::denied)?;
-    if meta.host_id != host.host_id || meta.cluster != host.cluster {
-        let claim = format!("records session {} as host {}", meta.session, meta.host_id);
-        return Err(call.deny(permit.operation(), claim).await);
-    }
+    let name = match stand_in::speaks_for(call, host, meta.host_id).await? {
+        Some(name) if meta.cluster == host.cluster => name,
+        _ => {
+            let claim = format!("records session {} as host {}", meta.session, meta.host_id);
+            return Err(call.deny(permit.operation(), claim).await);
+        }
+    };
     if !meta.is_short() {
         return Err(ApiError::invalid("the command in the description of a recording is too long"));
     }
-    meta.host_name = host.name.clone();
+    meta.host_name = name;
     let session = meta.session;
     let completed = match call.auth.ports.recordings.info(session).await {
         // Begun before: an upload that goes on. It stays where it is in the list, whatever the time is now.
         Ok(known) => {
             meta.started = known.meta.started;
             // As its host was called then.
-            if known.meta.host_id == host.host_id {
+            if known.meta.host_id == meta.host_id {
                 meta.host_name = known.meta.host_name;
             }
             known.completed.is_some()
         }
         Err(RecordingError::NotFound) => {
-            quota::charge(call, host.host_id, None, Amount::RECORDING).await?;
+            quota::charge(call, meta.host_id, None, Amount::RECORDING).await?;
             meta.started = credible(call, meta.started);
             // Before it exists: what nobody looks after is never completed.
             uploads::begin(call, &meta).await?;
@@ -99,18 +103,31 @@ pub(super) async fn create(
         }
         Err(error) => return Err(api_error(error, session)),
     };
-    match call.auth.ports.recordings.create(&meta, Encoding::Plain).await {
-        Ok(()) => {}
-        Err(RecordingError::Conflict { reason }) => return Err(quota::refuse(call, session, reason).await),
-        Err(error) => return Err(api_error(error, session)),
+    if let Err(error) = call.auth.ports.recordings.create(&meta, &Form::PLAIN).await {
+        // At the same moment by another service, whose clock said something else of a beginning that cannot be believed.
+        let known = call.auth.ports.recordings.info(session).await;
+        let same = known.is_ok_and(|known| meta == RecordingMeta { started: meta.started, ..known.meta });
+        if !same {
+            return Err(not_stored(call, session, error).await);
+        }
     }
     if !completed {
         // Again: the service may have ended between the two, or found it abandoned.
         uploads::begin(call, &meta).await?;
     }
-    let owner = Owner { host: host.host_id, user: Some(meta.user) };
+    let owner = Owner { host: meta.host_id, user: Some(meta.user) };
     call.auth.session_hosts.remember(session, owner);
     Ok(())
+}
+
+/// Why a recording, or a part of it, is not stored.
+async fn not_stored(call: &OpContext<'_>, session: SessionId, error: RecordingError) -> ApiError {
+    match error {
+        RecordingError::Conflict { reason } => quota::refuse(call, session, reason).await,
+        // For want of the keys, which another service may have, or this one tomorrow: no fault of whoever delivers it.
+        error @ RecordingError::Encrypted => ApiError::unavailable(error),
+        error => api_error(error, session),
+    }
 }
 
 /// When a recording began, by the node's clock as far as that can be believed: recordings are listed and found by it.
@@ -135,16 +152,14 @@ pub(super) async fn put_part(
             "a part has 1 to {MAX_PART_LEN} bytes and a number below {MAX_PARTS}"
         )));
     }
-    let host = permit.host().ok_or_else(ApiError::denied)?;
     let owner = check_owner(call, permit, session).await?;
     quota::check_length(call, session, number, part.len()).await?;
+    // Before what is looked up for it.
+    quota::charge_part(call, owner.host, owner.user.as_ref(), part.len()).await?;
     tails::check_order(call, session, number).await?;
     tails::check(call, session, number, &part).await?;
-    quota::charge_part(call, host.host_id, owner.user.as_ref(), part.len()).await?;
-    match call.auth.ports.recordings.put_part(session, number, part).await {
-        Ok(()) => {}
-        Err(RecordingError::Conflict { reason }) => return Err(quota::refuse(call, session, reason).await),
-        Err(error) => return Err(api_error(error, session)),
+    if let Err(error) = call.auth.ports.recordings.put_part(session, number, part).await {
+        return Err(not_stored(call, session, error).await);
     }
     tails::settle(call, session, number).await?;
     uploads::heard(call, session).await
@@ -168,10 +183,8 @@ pub(super) async fn complete(
     tails::check(call, session, parts, &[]).await?;
     let participants = participants::of(call.auth, &info.meta).await?;
     let completion = Completion { participants, ..Completion::new(parts, call.now) };
-    match store.complete(session, &completion).await {
-        Ok(()) => {}
-        Err(RecordingError::Conflict { reason }) => return Err(quota::refuse(call, session, reason).await),
-        Err(error) => return Err(api_error(error, session)),
+    if let Err(error) = store.complete(session, &completion).await {
+        return Err(not_stored(call, session, error).await);
     }
     call.auth.session_hosts.forget(session);
     let event = AuditEvent::new(EventKind::SessionUpload).session(session);

@@ -1,4 +1,4 @@
-//! Reports of hosts are written down once, however often they are sent: a host whose answer was lost sends again.
+//! Reports of hosts are written down once by each service, however often they are sent: a host whose answer was lost sends again.
 //!
 //! A host names each of its events by a number that nobody guesses. What is in the log under it was derived from that number and
 //! the host, so that no host can take away or copy the name of another one's event.
@@ -123,10 +123,18 @@ impl Reports {
 
     /// Learns what was written before the service started.
     async fn look_back(&self, auth: &Inner) -> ApiResult<()> {
-        let query = AuditQuery { limit: LOOK_BACK, newest_first: true, ..AuditQuery::default() };
-        let page = auth.ports.audit.search(query).await?;
+        let mut newest = Vec::new();
+        let mut query = AuditQuery { limit: LOOK_BACK, newest_first: true, ..AuditQuery::default() };
+        loop {
+            // A page has at most as many as its source gives at once.
+            let page = auth.ports.audit.search(query.clone()).await?;
+            newest.extend(page.events);
+            let left = LOOK_BACK.saturating_sub(newest.len());
+            let (Some(next), 1..) = (page.next, left) else { break };
+            query = AuditQuery { after: Some(next), limit: left, ..query };
+        }
         let mut state = self.lock();
-        for event in page.events.iter().rev().filter(|event| event.server_id.is_some()) {
+        for event in newest.iter().rev().filter(|event| event.server_id.is_some()) {
             // Not one that is being written: it knows better.
             if !state.known.contains_key(&event.uid) {
                 state.written(event.uid);

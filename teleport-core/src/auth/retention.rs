@@ -48,8 +48,10 @@ enum Fate {
     Held(RecordingHold),
     /// It goes.
     Deleting {
-        /// Why, for the event that may not have been written yet.
+        /// Why, for the event.
         reason: String,
+        /// Whether the event is written.
+        told: bool,
     },
 }
 
@@ -80,8 +82,18 @@ pub struct Swept {
     pub deleted: usize,
     /// Recordings that would have been, and are held.
     pub held: usize,
+    /// Recordings that could not be deleted: the log says why, and the next sweep tries again.
+    pub failed: usize,
     /// Whether there is more to delete.
     pub more: bool,
+}
+
+impl Swept {
+    /// One that cannot be deleted keeps no other from it.
+    fn failed(&mut self, session: SessionId, error: &ApiError) {
+        tracing::error!(%session, error = error as &dyn std::error::Error, "a recording cannot be deleted now");
+        self.failed += 1;
+    }
 }
 
 /// Says in a list which recordings are held.
@@ -143,6 +155,13 @@ fn event(call: &OpContext<'_>, kind: EventKind, info: &RecordingInfo) -> AuditEv
     call.by_caller(event)
 }
 
+fn because(event: AuditEvent, reason: Option<&str>) -> AuditEvent {
+    match reason {
+        Some(reason) => event.field("reason", reason),
+        None => event,
+    }
+}
+
 fn check_reason(reason: Option<String>) -> ApiResult<Option<String>> {
     match reason {
         Some(reason) if reason.len() > MAX_REASON => {
@@ -179,13 +198,13 @@ pub(super) async fn hold(
     let fate = RecordingFate { session, fate: Fate::Held(hold.clone()) };
     for _ in 0..ATTEMPTS {
         match call.auth.recording_fates.create(&fate).await {
-            Ok(_) => {
+            Ok(revision) => {
                 let event = event(call, EventKind::RecordingHold, &info);
-                let event = match &hold.reason {
-                    Some(reason) => event.field("reason", reason.as_str()),
-                    None => event,
-                };
-                call.audit(vec![event]).await?;
+                if let Err(error) = call.audit(vec![because(event, hold.reason.as_deref())]).await {
+                    // Else the next attempt finds it held, and nothing ever says since when and by whom.
+                    forget(call, session, revision).await?;
+                    return Err(error);
+                }
                 // A deletion may have come to its end since the recording was looked at.
                 if let Err(error) = call.auth.ports.recordings.info(session).await {
                     if matches!(error, RecordingError::NotFound) {
@@ -227,11 +246,7 @@ pub(super) async fn release(
     };
     // Before it: what is not written down must not be deleted by the next sweep.
     let event = event(call, EventKind::RecordingRelease, &info).field("held_by", hold.by);
-    let event = match reason {
-        Some(reason) => event.field("reason", reason),
-        None => event,
-    };
-    call.audit(vec![event]).await?;
+    call.audit(vec![because(event, reason.as_deref())]).await?;
     forget(call, session, revision).await
 }
 
@@ -256,26 +271,33 @@ pub(super) async fn delete(
 /// from what is lost.
 async fn remove(call: &OpContext<'_>, info: &RecordingInfo, reason: &str) -> ApiResult<()> {
     let session = info.meta.session;
-    let fate = RecordingFate { session, fate: Fate::Deleting { reason: reason.to_owned() } };
-    match call.auth.recording_fates.create(&fate).await {
-        Ok(_) => {}
+    let fates = &call.auth.recording_fates;
+    let deleting = |told| RecordingFate { session, fate: Fate::Deleting { reason: reason.to_owned(), told } };
+    let (revision, is_told) = match fates.create(&deleting(false)).await {
+        Ok(revision) => (revision, false),
         Err(error) if error.is_conflict() => {
-            let there = call.auth.recording_fates.get(&session.to_string()).await?;
-            match there.map(|stored| stored.record.fate) {
-                Some(Fate::Held(hold)) => {
+            let there = fates.get(&session.to_string()).await?.ok_or_else(contended)?;
+            match there.record.fate {
+                Fate::Held(hold) => {
                     let error = held(session, &hold);
                     let refused = event(call, EventKind::RecordingDeleteFailure, info).error(&error);
                     call.audit(vec![refused]).await?;
                     return Err(error);
                 }
                 // By somebody else, or by us before we were interrupted.
-                Some(Fate::Deleting { .. }) => {}
-                None => return Err(contended()),
+                Fate::Deleting { told, .. } => (there.revision, told),
             }
         }
         Err(error) => return Err(error.into()),
+    };
+    if !is_told {
+        call.audit(vec![event(call, EventKind::RecordingDelete, info).field("reason", reason)]).await?;
+        // So that what cannot be removed for long is told once.
+        match fates.update(&deleting(true), revision).await {
+            Err(error) if !error.is_conflict() => return Err(error.into()),
+            _ => {}
+        }
     }
-    call.audit(vec![event(call, EventKind::RecordingDelete, info).field("reason", reason)]).await?;
     finish(call, session).await
 }
 
@@ -330,13 +352,18 @@ impl AuthService {
         let call = OpContext::new(&self.0, &caller);
         let mut swept = Swept::default();
         for stored in self.0.recording_fates.list().await? {
-            let RecordingFate { session, fate: Fate::Deleting { reason } } = stored.record else { continue };
-            match self.0.ports.recordings.info(session).await {
-                Ok(info) => remove(&call, &info, &reason).await?,
-                Err(RecordingError::NotFound) => finish(&call, session).await?,
-                Err(error) => return Err(api_error(error, session)),
+            let RecordingFate { session, fate: Fate::Deleting { reason, .. } } = stored.record else {
+                continue;
+            };
+            let removed = match self.0.ports.recordings.info(session).await {
+                Ok(info) => remove(&call, &info, &reason).await,
+                Err(RecordingError::NotFound) => finish(&call, session).await,
+                Err(error) => Err(api_error(error, session)),
+            };
+            match removed {
+                Ok(()) => swept.deleted += 1,
+                Err(error) => swept.failed(session, &error),
             }
-            swept.deleted += 1;
         }
         let RetentionConfig { max_age, max_size } = self.0.config.retention;
         let oldest = max_age.map_or(Timestamp::EPOCH, |age| call.now.saturating_sub(age));
@@ -373,7 +400,7 @@ impl AuthService {
                     Ok(()) => swept.deleted += 1,
                     // It was held meanwhile.
                     Err(error) if error.kind() == ApiErrorKind::Conflict => swept.held += 1,
-                    Err(error) => return Err(error),
+                    Err(error) => swept.failed(info.meta.session, &error),
                 }
             }
             let Some(last) = last else { return Ok(swept) };

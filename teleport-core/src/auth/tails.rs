@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -17,8 +16,8 @@ use crate::storage::{Action, BackendExt, Batch, Condition, Item, Key, Prefix, Re
 
 /// The most bytes of one call.
 const MAX_PIECE: usize = 256 << 10;
-/// How long pieces are kept at most, whatever becomes of their recording.
-const KEPT_FOR: Duration = Duration::from_secs(40 * 86_400);
+/// The most pieces of one part: a piece for each letter that somebody types is less than half of it.
+const MAX_PIECES: usize = 65_536;
 /// Of how many sessions is remembered how far they are. What was forgotten is looked up.
 const MAX_REMEMBERED: usize = 16_384;
 const COLLECTION: &str = "recording-tails";
@@ -31,6 +30,8 @@ struct Reach {
     parts: u32,
     /// Bytes of the next one that were streamed.
     tail: usize,
+    /// In so many pieces.
+    pieces: usize,
 }
 
 /// How far recordings are, as far as this service has seen it.
@@ -80,13 +81,19 @@ fn unreadable(key: &Key) -> ApiError {
 
 /// What was streamed behind `parts` whole parts, without a gap.
 pub(super) async fn of(auth: &Inner, session: SessionId, parts: u32) -> ApiResult<Vec<u8>> {
-    let mut tail = Vec::new();
+    Ok(pieces_of(auth, session, parts).await?.0)
+}
+
+/// The same, and in how many pieces it is there.
+async fn pieces_of(auth: &Inner, session: SessionId, parts: u32) -> ApiResult<(Vec<u8>, usize)> {
+    let (mut tail, mut pieces) = (Vec::new(), 0);
     for item in auth.ports.backend.list(&prefix(session)?).await? {
         if place(&item.key) == Some((parts, tail.len())) {
             tail.extend_from_slice(&open(auth, &item)?);
+            pieces += 1;
         }
     }
-    Ok(tail)
+    Ok((tail, pieces))
 }
 
 fn open(auth: &Inner, item: &Item) -> ApiResult<Vec<u8>> {
@@ -97,7 +104,8 @@ fn open(auth: &Inner, item: &Item) -> ApiResult<Vec<u8>> {
 async fn look_up(call: &OpContext<'_>, session: SessionId) -> ApiResult<Reach> {
     let store = &call.auth.ports.recordings;
     let parts = store.parts(session).await.map_err(|error| recordings::api_error(error, session))?;
-    let reach = Reach { parts, tail: of(call.auth, session, parts).await?.len() };
+    let (tail, pieces) = pieces_of(call.auth, session, parts).await?;
+    let reach = Reach { parts, tail: tail.len(), pieces };
     call.auth.tails.remember(session, reach);
     Ok(reach)
 }
@@ -117,10 +125,9 @@ pub(super) async fn append(
         let text = format!("what is streamed has 1 to {MAX_PIECE} bytes, all of one part");
         return Err(ApiError::invalid(text));
     }
-    let host = permit.host().ok_or_else(ApiError::denied)?;
     let owner = recordings::check_owner(call, permit, session).await?;
     quota::check_length(call, session, part, end).await?;
-    quota::charge_piece(call, host.host_id, owner.user.as_ref(), piece.len()).await?;
+    quota::charge_piece(call, owner.host, owner.user.as_ref(), piece.len()).await?;
     let mut reach = match call.auth.tails.known(session) {
         Some(reach) => reach,
         None => look_up(call, session).await?,
@@ -147,13 +154,17 @@ pub(super) async fn append(
             false => Err(quota::refuse(call, session, "what is streamed is there with other bytes").await),
         };
     }
-    let info = call.auth.ports.recordings.info(session).await;
-    if info.map_err(|error| recordings::api_error(error, session))?.completed.is_some() {
-        return Err(quota::refuse(call, session, "the recording is complete").await);
+    if reach.pieces >= MAX_PIECES {
+        return Err(quota::refuse(call, session, "a part is streamed in too many pieces").await);
+    }
+    // Of the backend alone: a store of recordings may be far away, and whoever types waits for this.
+    let complete = "the recording is complete";
+    if !uploads::is_open(call.auth, session).await? {
+        return Err(quota::refuse(call, session, complete).await);
     }
     let sealed = call.auth.ports.sealer.seal(key.as_str(), &piece)?;
-    let expires = Some(call.now.saturating_add(KEPT_FOR));
-    let batch = Batch::new().put(key, Condition::Absent, sealed, expires);
+    // Until the recording is complete, whenever that is.
+    let batch = Batch::new().put(key, Condition::Absent, sealed, None);
     match call.auth.ports.backend.commit(batch).await {
         Ok(_) => {}
         // At the same moment by another service; what it was is seen when it is sent again.
@@ -164,7 +175,12 @@ pub(super) async fn append(
         }
         Err(error) => return Err(error.into()),
     }
-    call.auth.tails.remember(session, Reach { parts: part, tail: end });
+    if !uploads::is_open(call.auth, session).await? {
+        // Completed in this moment: nobody would ever remove it.
+        drop_all(call.auth, session).await?;
+        return Err(quota::refuse(call, session, complete).await);
+    }
+    call.auth.tails.remember(session, Reach { parts: part, tail: end, pieces: reach.pieces + 1 });
     uploads::heard(call, session).await
 }
 
@@ -195,9 +211,7 @@ pub(super) async fn check(
     number: u32,
     part: &[u8],
 ) -> ApiResult<()> {
-    if call.auth.tails.known(session).is_some_and(|reach| reach.tail == 0) {
-        return Ok(());
-    }
+    // What this service knows may be old: another one may have taken pieces since.
     if part.starts_with(&of(call.auth, session, number).await?) {
         Ok(())
     } else {
@@ -207,14 +221,14 @@ pub(super) async fn check(
 
 /// Part `number` is stored as a whole: what was streamed of it is not needed any more.
 pub(super) async fn settle(call: &OpContext<'_>, session: SessionId, number: u32) -> ApiResult<()> {
-    let known = call.auth.tails.known(session);
-    if known.is_none_or(|reach| reach.tail > 0) {
-        remove(call.auth, session, |part| part == number).await?;
-    }
-    match known {
+    remove(call.auth, session, |part| part == number).await?;
+    match call.auth.tails.known(session) {
         // Not the next one: how far it is has to be looked up.
         Some(reach) if reach.parts != number => call.auth.tails.forget(session),
-        _ => call.auth.tails.remember(session, Reach { parts: number.saturating_add(1), tail: 0 }),
+        _ => {
+            let parts = number.saturating_add(1);
+            call.auth.tails.remember(session, Reach { parts, tail: 0, pieces: 0 });
+        }
     }
     Ok(())
 }

@@ -79,6 +79,11 @@ async fn view(auth: &Inner, told: Told) -> ApiResult<(AccessView, Option<Timesta
     Ok((view, changes))
 }
 
+/// What nodes and proxies decide by at this moment.
+pub(super) async fn current(auth: &Inner) -> ApiResult<AccessView> {
+    Ok(view(auth, Told { roles: Revision::ZERO, locks: Revision::ZERO }).await?.0)
+}
+
 /// What a view is made of: roles, authorities, proxies, locks, what was withdrawn from users, removed hosts, sessions that are to
 /// end.
 struct Sources {

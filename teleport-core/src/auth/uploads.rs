@@ -1,13 +1,16 @@
 //! Recordings whose end has not arrived: since when nothing was heard of them, and what becomes of those whose node is lost.
 //!
 //! ```text
-//!            no sign of the host, no part                the host was removed, or 30 days
+//!            no sign of the host, no part                the host was removed, or 30 days without either
 //!   open ──────────── 100 s ───────────▶ abandoned ──────────────────────────────────────▶ complete, for good
 //!     └──────────── the host completes it ─────┴──▶ complete
 //! ```
 //!
 //! An abandoned recording can be listed and played, its session has an end in the audit log, and its node may still deliver the rest:
 //! nothing that a node kept is refused because it was away. Only when that cannot happen any more the recording is closed as it is.
+//!
+//! The host that counts is the one that delivers: of a session on a registered SSH server that is the proxy that stood in for it. What
+//! became of the server does not matter.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -16,18 +19,20 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::context::{OpContext, contended};
-use super::{AuthService, Caller, Inner, bound, eviction, participants, tails};
+use super::{AuthService, Caller, Inner, active, bound, eviction, participants, tails};
 use crate::api::{ApiError, ApiResult};
 use crate::audit::{AuditEvent, EventKind};
 use crate::clock::Timestamp;
 use crate::id::{HostId, NodeName, OsLogin, SessionId, UserName};
 use crate::recording::{Completion, RecordingError, RecordingInfo, RecordingMeta};
-use crate::resource::Node;
-use crate::storage::{Condition, Record, Revision, Stored};
+use crate::resource::{NODE_RETENTION, Node, NodeRecord};
+use crate::storage::{Condition, Record, Repo, Revision, Stored};
 
 /// How long nothing may be heard of a host and of its recording before it counts as lost. With [`SWEEP_EVERY`] less than two minutes,
 /// and longer than the pause between two signs of life.
 const ABANDONED_AFTER: Duration = Duration::from_secs(100);
+/// How long a service has to listen before it believes that a host has nothing more to deliver.
+const LISTEN: Duration = Duration::from_secs(86_400);
 /// How often whoever runs the service should call [`LostUploads::sweep`].
 pub const SWEEP_EVERY: Duration = Duration::from_secs(10);
 /// How exactly it is known when something was last heard of a recording: not each piece of it is worth a write.
@@ -51,6 +56,9 @@ pub(super) struct Upload {
     user: UserName,
     login: OsLogin,
     started: Timestamp,
+    /// Who delivers it, if not that host: the proxy that stood in for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<HostId>,
     /// When something of it came last, to [`HEARD_EVERY`].
     heard: Timestamp,
     /// Until when a service is about to say that it is abandoned, or complete.
@@ -101,6 +109,7 @@ pub(super) async fn begin(call: &OpContext<'_>, meta: &RecordingMeta) -> ApiResu
         user: meta.user.clone(),
         login: meta.login.clone(),
         started: meta.started,
+        by: call.caller.host().map(|host| host.host_id).filter(|host| *host != meta.host_id),
         heard: call.now,
         claimed: None,
         abandoned: None,
@@ -198,11 +207,13 @@ pub(super) async fn mark(auth: &Inner, listed: &mut [RecordingInfo]) -> ApiResul
     Ok(())
 }
 
-/// What is known of a recording's host.
+/// What is known of the host that delivers a recording.
 #[derive(Clone, Copy, Debug, Default)]
 struct Host {
     last_seen: Option<Timestamp>,
     evicted: bool,
+    /// Whether it says that the session runs. One in which nothing happens hands in nothing, however long.
+    runs: bool,
 }
 
 /// What becomes of a recording whose end has not arrived.
@@ -218,7 +229,10 @@ enum Verdict {
 /// Decides about a recording at `now`. The service has listened since `since`: what was said before that it cannot have heard.
 fn decide(upload: &Upload, host: Host, since: Timestamp, give_up: Duration, now: Timestamp) -> Verdict {
     let last = host.last_seen.unwrap_or_default().max(upload.heard).max(since);
-    let hopeless = host.evicted || now >= upload.heard.max(since).saturating_add(give_up);
+    // What was streamed is kept as long, so that a service that is restarted often does not put this off for ever.
+    let is_late =
+        now >= upload.heard.saturating_add(give_up) && now >= since.saturating_add(LISTEN.min(give_up));
+    let hopeless = host.evicted || (is_late && !host.runs);
     match upload.abandoned {
         Some(_) if hopeless => Verdict::Close,
         Some(_) => Verdict::Wait,
@@ -262,11 +276,11 @@ impl LostUploads {
     async fn look_at(&self, call: &OpContext<'_>, stored: Stored<Upload>) -> ApiResult<()> {
         let auth = call.auth;
         let upload = &stored.record;
-        let key = auth.nodes.key(&upload.host_id.to_string())?;
-        let node = auth.ports.backend.get(&key).await?;
+        let runs = active::runs(auth, upload.host_id, upload.session, call.now).await?;
         let host = Host {
-            last_seen: node.map(|item| Node::seen_at(item.expires)),
-            evicted: eviction::is_evicted(auth, upload.host_id).await?,
+            last_seen: last_seen(auth, upload).await?,
+            evicted: eviction::is_evicted(auth, upload.by.unwrap_or(upload.host_id)).await?,
+            runs,
         };
         match decide(upload, host, self.since, auth.config.recordings.max_age, call.now) {
             Verdict::Abandon => abandon(call, stored).await,
@@ -274,6 +288,20 @@ impl LostUploads {
             Verdict::Wait => Ok(()),
         }
     }
+}
+
+/// When the host that delivers a recording was last heard of.
+async fn last_seen(auth: &Inner, upload: &Upload) -> ApiResult<Option<Timestamp>> {
+    let backend = &auth.ports.backend;
+    if let Some(proxy) = upload.by {
+        let item = backend.get(&auth.proxies.key(&proxy.to_string())?).await?;
+        return Ok(item.and_then(|item| item.expires).map(|expires| expires.saturating_sub(NODE_RETENTION)));
+    }
+    let item = backend.get(&auth.nodes.key(&upload.host_id.to_string())?).await?;
+    Ok(item.and_then(|item| {
+        let record = Repo::<NodeRecord>::decode(&item).ok()?.record;
+        Some(Node::from_stored(record, item.expires).last_seen)
+    }))
 }
 
 /// Says in the audit log and in the list that the rest of a recording is missing.
@@ -331,10 +359,11 @@ pub(super) async fn is_known_end(call: &OpContext<'_>, event: &AuditEvent) -> Ap
     let Some(session) = event.sid.filter(|_| recovered && event.code == EventKind::SessionEnd) else {
         return Ok(false);
     };
-    // It is told while the recording is delivered, whose description says when the session began.
+    // It is told while the recording is delivered, whose description says when the session began. The log is not searched for one
+    // that nobody began.
     let started = match call.auth.ports.recordings.info(session).await {
         Ok(info) => info.meta.started,
-        Err(RecordingError::NotFound) => call.now.saturating_sub(call.auth.config.recordings.max_age),
+        Err(RecordingError::NotFound) => return Ok(false),
         Err(error) => return Err(ApiError::unavailable(error)),
     };
     has_ended(call, session, started).await
@@ -387,6 +416,7 @@ mod tests {
     fn what_becomes_of_a_recording_whose_end_has_not_arrived() {
         let at = Timestamp::from_unix_secs;
         let day = 86_400;
+        let late = 1000 + 30 * day;
         // heard, abandoned, last seen, evicted, since, now
         for (heard, abandoned, seen, evicted, since, now, expected) in [
             (1000, None, Some(1000), false, 0, 1099, Verdict::Wait),
@@ -402,11 +432,14 @@ mod tests {
             (1000, None, Some(1000), false, 5000, 5099, Verdict::Wait),
             (1000, None, Some(1000), false, 5000, 5100, Verdict::Abandon),
             // What was abandoned waits for its node, and not for ever.
-            (1000, Some(1100), None, false, 0, 1000 + 30 * day - 1, Verdict::Wait),
-            (1000, Some(1100), None, false, 0, 1000 + 30 * day, Verdict::Close),
+            (1000, Some(1100), None, false, 0, late - 1, Verdict::Wait),
+            (1000, Some(1100), None, false, 0, late, Verdict::Close),
             (1000, Some(1100), None, true, 0, 1101, Verdict::Close),
             // A host that lives and does not deliver.
-            (1000, None, Some(1000 + 30 * day), false, 0, 1000 + 30 * day, Verdict::Abandon),
+            (1000, None, Some(late), false, 0, late, Verdict::Abandon),
+            // A service that was started a moment ago gives it a day more, and not as long again.
+            (1000, Some(1100), None, false, late, late + day - 1, Verdict::Wait),
+            (1000, Some(1100), None, false, late, late + day, Verdict::Close),
         ] {
             let upload = Upload {
                 session: "6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f01".parse().unwrap(),
@@ -415,14 +448,20 @@ mod tests {
                 user: "alice".parse().unwrap(),
                 login: "root".parse().unwrap(),
                 started: at(900),
+                by: None,
                 heard: at(heard),
                 claimed: None,
                 abandoned: abandoned.map(at),
             };
-            let host = Host { last_seen: seen.map(at), evicted };
+            let host = Host { last_seen: seen.map(at), evicted, runs: false };
             let give_up = Duration::from_secs(30 * day);
             let verdict = decide(&upload, host, at(since), give_up, at(now));
             assert_eq!(verdict, expected, "{heard} {abandoned:?} {seen:?} {evicted} {since} {now}");
+            // Whoever is removed delivers nothing, whatever runs there.
+            if now >= late && !evicted {
+                let runs = decide(&upload, Host { runs: true, ..host }, at(since), give_up, at(now));
+                assert_eq!(runs, Verdict::Wait, "a session in which nothing has happened for long");
+            }
         }
     }
 }

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::{HostGrant, SshServerGrant, UserGrant};
-use crate::id::{ClusterName, HostId, HostRole, NodeName, UserName};
+use super::{HostGrant, OpenSshGrant, Permits, SshServerGrant, UserGrant};
+use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, UserName};
 
 /// A grant for a user certificate that no policy of ours has seen. All lists are empty; fill the public fields.
 pub fn unchecked_user_grant(user: UserName, ttl: Duration) -> UserGrant {
@@ -22,6 +22,11 @@ pub fn unchecked_host_grant(
     ttl: Duration,
 ) -> HostGrant {
     HostGrant::new(host_id, name, cluster, role, ttl)
+}
+
+/// A grant for a login on a registered SSH server that no role of ours has allowed. It permits nothing besides; fill the public fields.
+pub fn unchecked_openssh_grant(user: UserName, login: OsLogin, ttl: Duration) -> OpenSshGrant {
+    OpenSshGrant::new(user, login, Permits::default(), ttl)
 }
 
 /// A grant for the certificate of an SSH server whose names nobody has compared with those of the cluster's members.

@@ -1,5 +1,7 @@
 //! The names that our certificates use, in one place.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Permits, Traits};
@@ -33,6 +35,12 @@ pub const PROXY_NAME: &str = "teleport-proxy";
 /// asks for this name, whatever address leads there; it is also the same for all proxies behind one address.
 pub fn proxy_principal(cluster: &ClusterName) -> String {
     format!("{PROXY_NAME}.{cluster}")
+}
+
+/// Whether every host has this name or address, for connections within its own machine: it says nothing of who answers.
+pub fn is_local(name: &str) -> bool {
+    let local = |ip: IpAddr| ip.is_loopback() || ip.is_unspecified();
+    name == "localhost" || name.parse().is_ok_and(local)
 }
 
 /// The longest name of an extension that roles add, in bytes.
@@ -74,7 +82,7 @@ pub enum Subject {
         /// The logins that roles and traits gave when it was issued.
         logins: Vec<OsLogin>,
         /// The address from which the user logged in.
-        login_ip: Option<std::net::IpAddr>,
+        login_ip: Option<IpAddr>,
         /// The second factor by which the user logged in.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         mfa_device: Option<DeviceId>,
@@ -90,4 +98,19 @@ pub enum Subject {
         /// The user's traits.
         traits: Traits,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_every_host_has() {
+        for name in ["localhost", "127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::"] {
+            assert!(is_local(name), "{name}");
+        }
+        for name in ["", "localhost.example.com", "192.0.2.1", "2001:db8::1", "127.0.0.1:22", "node"] {
+            assert!(!is_local(name), "{name}");
+        }
+    }
 }

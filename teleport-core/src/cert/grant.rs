@@ -98,6 +98,27 @@ impl HostGrant {
     }
 }
 
+/// Permission for a certificate by which a proxy logs in to a registered SSH server in the name of a user: one login, some minutes. Made
+/// by the check of the user's certificate and roles for that very node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct OpenSshGrant {
+    /// The user; becomes the key id.
+    pub user: UserName,
+    /// The only principal.
+    pub login: OsLogin,
+    /// What the certificate shall permit.
+    pub permits: Permits,
+    /// How long it shall be valid. Issuers clamp it to 1 minute ..= 5 minutes.
+    pub ttl: Duration,
+}
+
+impl OpenSshGrant {
+    pub(crate) fn new(user: UserName, login: OsLogin, permits: Permits, ttl: Duration) -> Self {
+        Self { user, login, permits, ttl }
+    }
+}
+
 /// Permission for the certificate of an SSH server that is no member of the cluster. Made by the check of its names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

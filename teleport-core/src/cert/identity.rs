@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CLOCK_SKEW, Traits};
+use super::verify::check_source_address;
+use super::{CLOCK_SKEW, CertRejected, Traits};
 use crate::clock::Timestamp;
 use crate::id::{ClusterName, DeviceId, HostId, HostRole, NodeName, OsLogin, RoleName, UserName};
 
@@ -59,6 +60,14 @@ pub struct UserIdentity {
 }
 
 impl UserIdentity {
+    /// Whether the certificate may be used from `peer`, as when it was verified: for connections that go on from another address.
+    ///
+    /// # Errors
+    /// [`CertRejected::SourceAddress`] if it is bound to others, or the address is not known.
+    pub fn may_come_from(&self, peer: Option<IpAddr>) -> Result<(), CertRejected> {
+        check_source_address(&self.source_addresses, peer)
+    }
+
     /// Whether the certificate was issued at `time` or before. Certificates know seconds: one of the very second counts as issued
     /// before.
     pub fn is_issued_until(&self, time: Timestamp) -> bool {

@@ -5,7 +5,10 @@ use std::fmt;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{HostGrant, PublicKey, SshServerGrant, TlsPublicKey, TrustBundle, UserGrant};
+use super::{
+    CertFields, CertRejected, HostGrant, OpenSshGrant, PublicKey, SshServerGrant, TlsPublicKey, TrustBundle,
+    UserGrant,
+};
 use crate::clock::Timestamp;
 
 /// The public keys that one issue is about. The private keys stay where they were made.
@@ -118,6 +121,34 @@ pub trait CertIssuer: fmt::Debug + Send + Sync + 'static {
         grant: SshServerGrant,
         key: &PublicKey,
     ) -> Result<IssuedSshCertificate, IssueError>;
+
+    /// A certificate by which a proxy logs in to a registered SSH server, by a key that signs nothing else.
+    ///
+    /// # Errors
+    /// [`IssueError`].
+    async fn issue_openssh_login(
+        &self,
+        grant: OpenSshGrant,
+        key: &PublicKey,
+    ) -> Result<IssuedSshCertificate, IssueError>;
+
+    /// The SSH half of what [`CertIssuer::issue_host`] issues: for whoever shows a node's name to the node's users and may not be the
+    /// node anywhere else.
+    ///
+    /// # Errors
+    /// [`IssueError`].
+    async fn issue_stand_in(
+        &self,
+        grant: HostGrant,
+        key: &PublicKey,
+    ) -> Result<IssuedSshCertificate, IssueError>;
+
+    /// Reads an SSH certificate, one line `algorithm base64`, whose signature is that of the key that it names as its authority.
+    /// Whether it is to be believed, [`verify_user`](super::verify_user) says.
+    ///
+    /// # Errors
+    /// [`CertRejected`].
+    fn read(&self, certificate: &str) -> Result<CertFields, CertRejected>;
 
     /// The public keys that the cluster trusts at this moment.
     ///

@@ -109,6 +109,9 @@ pub struct TrustBundle {
     pub user_ca: Vec<PublicKey>,
     /// Keys that sign hosts' SSH certificates.
     pub host_ca: Vec<PublicKey>,
+    /// Keys that sign what proxies show to the SSH servers of others that are registered as nodes, in the name of a user. Those servers
+    /// trust them and nothing else; nothing of ours does.
+    pub openssh_ca: Vec<PublicKey>,
     /// Authorities of users' X.509 identities.
     pub user_tls_ca: Vec<X509Authority>,
     /// Authorities of hosts' X.509 identities.

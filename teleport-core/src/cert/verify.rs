@@ -20,6 +20,8 @@ pub const MAX_USER_TTL: Duration = Duration::from_secs(30 * 3600);
 pub const MIN_USER_TTL: Duration = Duration::from_secs(60);
 /// The longest life of a host certificate.
 pub const MAX_HOST_TTL: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The longest life of a certificate by which a proxy logs in to the SSH server of somebody else: as long as that takes.
+pub const MAX_OPENSSH_LOGIN_TTL: Duration = Duration::from_secs(300);
 /// The principal of a user who may log in nowhere. No operating system has such a login, and [`OsLogin`] refuses it.
 pub const NO_LOGIN: &str = "-teleport-nologin";
 

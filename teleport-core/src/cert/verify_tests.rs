@@ -14,6 +14,7 @@ fn trust() -> TrustBundle {
     TrustBundle {
         cluster: ClusterName::new("example.com").unwrap(),
         user_ca: vec![key(1)],
+        openssh_ca: Vec::new(),
         host_ca: vec![key(2)],
         user_tls_ca: Vec::new(),
         host_tls_ca: Vec::new(),
@@ -119,6 +120,24 @@ fn refuses_each_broken_user() {
             "{name}"
         );
     }
+}
+
+/// A connection may go on from another address only if it could have begun there.
+#[test]
+fn a3_an_address_is_judged_again_where_a_connection_goes_on() {
+    let bound = |networks: &str| {
+        let option = ("source-address".to_owned(), networks.to_owned());
+        user(|cert| cert.critical_options = vec![option]).unwrap()
+    };
+    let at = |address: &str| Some(address.parse().unwrap());
+    let identity = bound("192.0.2.0/24,2001:db8::/32");
+    for address in ["192.0.2.200", "::ffff:192.0.2.1", "2001:db8::7"] {
+        assert_eq!(identity.may_come_from(at(address)), Ok(()), "{address}");
+    }
+    for address in [at("192.0.3.1"), at("::1"), None] {
+        assert_eq!(identity.may_come_from(address), Err(CertRejected::SourceAddress), "{address:?}");
+    }
+    assert_eq!(user(|_| ()).unwrap().may_come_from(None), Ok(()), "who is not bound comes from everywhere");
 }
 
 #[test]

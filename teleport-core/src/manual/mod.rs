@@ -10,26 +10,46 @@
 //! | [`audit_events`] | every event, from the code |
 //! | [`locks`] | how somebody is kept out at once |
 //! | [`spool`] | which sessions are recorded, where recordings wait, what failures cost |
+//! | [`client`] | what `tsh` does in the place of `ssh`, and what it leaves on the user's machine |
 //! | [`recordings`] | what a recording is byte for byte, and how it is read |
 //! | [`files`] | how files are copied, and what the audit log has of it |
+//! | [`forwarding`] | which connections are forwarded, for whom, and what the audit log has of it |
+//! | [`logins`] | what a login at a node finds, and who learns of it |
+//! | [`resumption`] | how a session of `tsh` survives the loss of its connection |
 //! | [`sessions`] | how sessions are shared, listed and ended |
 //! | [`storing_recordings`] | where recordings lie, who can read them there, how long they stay |
+//! | [`backends`] | where the state is: redb, etcd, PostgreSQL; how a cluster moves |
+//! | [`diagnostics`] | how a daemon is watched: whether it is well, and its figures |
 //! | [`defaults`] | every number, and its reason |
 
 #[doc = include_str!("audit_events.md")]
 pub mod audit_events {}
+#[doc = include_str!("agentless.md")]
+pub mod agentless {}
 #[doc = include_str!("audit_log.md")]
 pub mod audit_log {}
+#[doc = include_str!("backends.md")]
+pub mod backends {}
+#[doc = include_str!("client.md")]
+pub mod client {}
 #[doc = include_str!("defaults.md")]
 pub mod defaults {}
+#[doc = include_str!("diagnostics.md")]
+pub mod diagnostics {}
 #[doc = include_str!("files.md")]
 pub mod files {}
+#[doc = include_str!("forwarding.md")]
+pub mod forwarding {}
 #[doc = include_str!("join.md")]
 pub mod join {}
 #[doc = include_str!("locks.md")]
 pub mod locks {}
+#[doc = include_str!("logins.md")]
+pub mod logins {}
 #[doc = include_str!("recordings.md")]
 pub mod recordings {}
+#[doc = include_str!("resumption.md")]
+pub mod resumption {}
 #[doc = include_str!("roles.md")]
 pub mod roles {}
 #[doc = include_str!("sessions.md")]

@@ -32,6 +32,7 @@ fn trust() -> TrustBundle {
     TrustBundle {
         cluster: ClusterName::new("example.com").unwrap(),
         user_ca: vec![key(1)],
+        openssh_ca: Vec::new(),
         host_ca: vec![key(2)],
         user_tls_ca: Vec::new(),
         host_tls_ca: Vec::new(),

@@ -32,7 +32,7 @@ pub use self::index::Index;
 pub use self::player::{Pace, Timeline};
 pub use self::reader::{Ending, Missing, Reader, Step};
 pub use self::store::{
-    Completion, Encoding, Listing, MAX_PART_LEN, MAX_PARTS, MAX_STORED_PART_LEN, Place, RecordingError,
+    Completion, Encoding, Form, Listing, MAX_PART_LEN, MAX_PARTS, MAX_STORED_PART_LEN, Place, RecordingError,
     RecordingHold, RecordingInfo, RecordingStore, Rewrite,
 };
 pub use self::utf8::Utf8;

@@ -37,6 +37,23 @@ impl Encoding {
     }
 }
 
+/// In which form a recording is stored, and the proof of who said so. A store keeps both as they came.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "what wraps a store builds it")]
+pub struct Form {
+    /// The form.
+    pub encoding: Encoding,
+    /// What whoever encrypts has sealed of the form and the description, as text. Without it anybody who writes to the store
+    /// could have said it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<String>,
+}
+
+impl Form {
+    /// As the parts come, and nobody has sealed that.
+    pub const PLAIN: Self = Self { encoding: Encoding::Plain, seal: None };
+}
+
 /// How a recording ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -52,12 +69,15 @@ pub struct Completion {
     /// Who took part beside the user who began it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub participants: Vec<UserName>,
+    /// What whoever encrypts has sealed of the two above, as text; a store keeps it as it came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seal: Option<String>,
 }
 
 impl Completion {
     /// That of an upload that came to its end.
     pub const fn new(parts: u32, at: Timestamp) -> Self {
-        Self { parts, at, abandoned: false, participants: Vec::new() }
+        Self { parts, at, abandoned: false, participants: Vec::new(), seal: None }
     }
 }
 
@@ -74,6 +94,12 @@ pub struct RecordingInfo {
     /// In which form.
     #[serde(default, skip_serializing_if = "Encoding::is_plain")]
     pub encoding: Encoding,
+    /// The [`Form::seal`] beside it: for what wraps the store, and not told to clients.
+    #[serde(skip)]
+    pub seal: Option<String>,
+    /// The [`Completion::seal`] in the same way.
+    #[serde(skip)]
+    pub completion_seal: Option<String>,
     /// Whether its node was not heard of any more before the end.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub abandoned: bool,
@@ -87,12 +113,16 @@ pub struct RecordingInfo {
 
 impl RecordingInfo {
     /// For stores.
-    pub fn new(meta: RecordingMeta, encoding: Encoding, len: u64, completion: Option<Completion>) -> Self {
-        let (completed, abandoned, participants) = match completion {
-            Some(Completion { at, abandoned, participants, .. }) => (Some(at), abandoned, participants),
-            None => (None, false, Vec::new()),
+    pub fn new(meta: RecordingMeta, form: Form, len: u64, completion: Option<Completion>) -> Self {
+        let Form { encoding, seal } = form;
+        let (completed, abandoned, participants, completion_seal) = match completion {
+            Some(Completion { at, abandoned, participants, seal, .. }) => {
+                (Some(at), abandoned, participants, seal)
+            }
+            None => (None, false, Vec::new(), None),
         };
-        Self { meta, completed, len, encoding, abandoned, participants, hold: None }
+        let hold = None;
+        Self { meta, completed, len, encoding, seal, completion_seal, abandoned, participants, hold }
     }
 
     /// Whether a user took part in the session.
@@ -230,11 +260,11 @@ impl RecordingError {
 /// complete gives the parts that are there without a gap. A deleted recording is as one that never was.
 #[async_trait]
 pub trait RecordingStore: fmt::Debug + Send + Sync + 'static {
-    /// Begins a recording; beginning it again with the same description is allowed and leaves its encoding as it is.
+    /// Begins a recording; beginning it again with the same description is allowed and leaves its form as it is.
     ///
     /// # Errors
     /// [`RecordingError::Conflict`] if another one has this session id.
-    async fn create(&self, meta: &RecordingMeta, encoding: Encoding) -> Result<(), RecordingError>;
+    async fn create(&self, meta: &RecordingMeta, form: &Form) -> Result<(), RecordingError>;
 
     /// Stores part `number`, at most [`MAX_PART_LEN`] bytes; what wraps a store may give [`MAX_STORED_PART_LEN`].
     ///

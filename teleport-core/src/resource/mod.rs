@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::document::{Document, LoadedDocument, load_document};
 pub use self::lock::{Lock, LockSpec, LockTarget, LockedNode, MAX_LOCK_MESSAGE};
-pub use self::node::{NODE_ONLINE_FOR, NODE_RETENTION, Node, NodeRecord};
+pub use self::node::{NODE_ONLINE_FOR, NODE_RETENTION, Node, NodeKind, NodeRecord, OPENSSH_RETENTION};
 pub use self::plain::plain_words;
 pub use self::role::{
     CertExtension, DocumentProblem, InvalidDocument, JoinMode, JoinSessions, LoadedRole, LockMode,

@@ -15,14 +15,55 @@ pub const NODE_ONLINE_FOR: Duration = Duration::from_secs(180);
 /// How long a silent node stays in the list, as offline.
 pub const NODE_RETENTION: Duration = Duration::from_secs(24 * 3600);
 
+/// How long a registered SSH server stays in the list after it was registered last: it gives no signs of life, but nobody lets a
+/// proxy in by a host certificate that has ended, and none lasts longer.
+pub const OPENSSH_RETENTION: Duration = crate::cert::MAX_HOST_TTL;
+
+/// What serves SSH on a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(clippy::exhaustive_enums, reason = "proxies must know all; a new kind must make them think")]
+pub enum NodeKind {
+    /// The SSH server of somebody else, such as OpenSSH's. It knows nothing of roles: a proxy stands in for it, decides, records, and
+    /// logs in to it in the user's name.
+    OpenSsh,
+    /// The node of this software, which decides for itself.
+    #[default]
+    Teleport,
+}
+
+impl NodeKind {
+    /// The name, as in documents.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::OpenSsh => "openssh",
+            Self::Teleport => "teleport",
+        }
+    }
+
+    fn is_usual(&self) -> bool {
+        *self == Self::Teleport
+    }
+
+    const fn retention(self) -> Duration {
+        match self {
+            Self::OpenSsh => OPENSSH_RETENTION,
+            Self::Teleport => NODE_RETENTION,
+        }
+    }
+}
+
 /// What a node announces and what is stored. A sign of life only moves the expiry of the stored item: it expires
-/// [`NODE_RETENTION`] after the last one.
+/// [`NODE_RETENTION`] after the last one, or [`OPENSSH_RETENTION`] after a registration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[expect(clippy::exhaustive_structs, reason = "nodes build it")]
 pub struct NodeRecord {
     /// The node.
     pub host_id: HostId,
+    /// What serves SSH there.
+    #[serde(default, skip_serializing_if = "NodeKind::is_usual")]
+    pub sub_kind: NodeKind,
     /// Its display name.
     pub name: NodeName,
     /// Where its SSH server is reached: `address:port`, as advertised.
@@ -55,16 +96,21 @@ pub struct Node {
 impl Node {
     /// From a stored record and the expiry of its item.
     pub fn from_stored(record: NodeRecord, expires: Option<Timestamp>) -> Self {
-        Self { record, last_seen: Self::seen_at(expires) }
+        let last_seen = expires.unwrap_or(Timestamp::EPOCH).saturating_sub(record.sub_kind.retention());
+        Self { record, last_seen }
     }
 
-    /// When the node was last heard of whose stored record expires then.
-    pub(crate) fn seen_at(expires: Option<Timestamp>) -> Timestamp {
-        expires.unwrap_or(Timestamp::EPOCH).saturating_sub(NODE_RETENTION)
+    /// When a record that is stored now is to expire.
+    pub fn expires(record: &NodeRecord, now: Timestamp) -> Timestamp {
+        now.saturating_add(record.sub_kind.retention())
     }
 
-    /// Whether it was heard of recently enough.
+    /// Whether it was heard of recently enough. Of a registered SSH server nothing is ever heard: it counts as long as it is registered.
     pub fn is_online(&self, now: Timestamp) -> bool {
-        now < self.last_seen.saturating_add(NODE_ONLINE_FOR)
+        let online_for = match self.record.sub_kind {
+            NodeKind::OpenSsh => OPENSSH_RETENTION,
+            NodeKind::Teleport => NODE_ONLINE_FOR,
+        };
+        now < self.last_seen.saturating_add(online_for)
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Metadata, Node, Resource};
+use super::{Metadata, Node, NodeKind, Resource};
 use crate::cert::{PublicKey, TrustBundle, X509Authority};
 use crate::clock::Timestamp;
 use crate::id::{ClusterName, NodeName};
@@ -11,6 +11,8 @@ use crate::id::{ClusterName, NodeName};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct NodeView {
+    /// What serves SSH there.
+    pub sub_kind: NodeKind,
     /// Its display name.
     pub hostname: NodeName,
     /// Where its SSH server is reached.
@@ -36,6 +38,7 @@ pub fn node_view(node: &Node) -> Resource<NodeView> {
             hostname: record.name.clone(),
             addr: record.address.clone(),
             last_seen: node.last_seen,
+            sub_kind: record.sub_kind,
             version: record.version.clone(),
         },
     }
@@ -53,7 +56,7 @@ pub struct AuthorityView {
     pub tls: Vec<X509Authority>,
 }
 
-/// The authorities of a cluster as documents: `user` and `host`.
+/// The authorities of a cluster as documents: `host`, `openssh` and `user`.
 pub fn authority_views(trust: &TrustBundle) -> Vec<Resource<AuthorityView>> {
     let view = |name: &str, ssh: &[PublicKey], tls: &[X509Authority]| Resource {
         kind: "cert_authority".to_owned(),
@@ -61,5 +64,9 @@ pub fn authority_views(trust: &TrustBundle) -> Vec<Resource<AuthorityView>> {
         metadata: Metadata { name: name.to_owned(), ..Metadata::default() },
         spec: AuthorityView { cluster: trust.cluster.clone(), ssh: ssh.to_vec(), tls: tls.to_vec() },
     };
-    vec![view("host", &trust.host_ca, &trust.host_tls_ca), view("user", &trust.user_ca, &trust.user_tls_ca)]
+    vec![
+        view("host", &trust.host_ca, &trust.host_tls_ca),
+        view("openssh", &trust.openssh_ca, &[]),
+        view("user", &trust.user_ca, &trust.user_tls_ca),
+    ]
 }

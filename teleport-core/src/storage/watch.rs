@@ -23,7 +23,7 @@ pub enum WatchEvent {
     Put(Item),
     /// The watch is established: every commit after `revision` will be reported. Always the first event.
     Ready {
-        /// The newest commit at that moment.
+        /// The newest commit at that moment, or a later revision that is nobody's here: a server that others use as well counts theirs.
         revision: Revision,
     },
 }

@@ -16,6 +16,7 @@ pub struct MemoryAudit(Mutex<State>);
 struct State {
     events: Vec<AuditEvent>,
     broken: bool,
+    page: Option<usize>,
     searched: Vec<AuditQuery>,
 }
 
@@ -52,6 +53,11 @@ impl MemoryAudit {
     /// From now on every call fails, or works again.
     pub fn set_broken(&self, broken: bool) {
         self.lock().broken = broken;
+    }
+
+    /// From now on a page of a search has at most so many events.
+    pub fn set_page(&self, events: usize) {
+        self.lock().page = Some(events);
     }
 
     fn working(&self) -> Result<MutexGuard<'_, State>, AuditError> {
@@ -102,8 +108,9 @@ impl AuditLog for MemoryAudit {
             found.reverse();
         }
         let limit = if query.limit == 0 { 500 } else { query.limit.min(MAX_EVENTS) };
+        let limit = limit.min(state.page.unwrap_or(MAX_EVENTS));
         let start: usize = match &query.after {
-            Some(after) => after.parse().map_err(AuditError::new)?,
+            Some(after) => after.parse().map_err(AuditError::invalid)?,
             None => 0,
         };
         let events: Vec<AuditEvent> =

@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 
 use super::subject_keys;
 use crate::cert::{
-    CertIssuer, HostGrant, IssueError, IssuedCertificates, IssuedSshCertificate, MAX_HOST_TTL, MAX_USER_TTL,
-    MIN_USER_TTL, PublicKey, SshServerGrant, SubjectKeys, TrustBundle, UserGrant,
+    CertFields, CertIssuer, CertRejected, HostGrant, IssueError, IssuedCertificates, IssuedSshCertificate,
+    MAX_HOST_TTL, MAX_OPENSSH_LOGIN_TTL, MAX_USER_TTL, MIN_USER_TTL, OpenSshGrant, PublicKey, SshServerGrant,
+    SubjectKeys, TrustBundle, UserGrant,
 };
 use crate::clock::Clock;
 use crate::id::ClusterName;
@@ -53,6 +54,11 @@ impl UnsignedIssuer {
     }
 }
 
+fn ssh_of(issued: IssuedCertificates) -> IssuedSshCertificate {
+    let IssuedCertificates { ssh, serial, valid_after, valid_before, .. } = issued;
+    IssuedSshCertificate { ssh, serial, valid_after, valid_before }
+}
+
 #[async_trait]
 impl CertIssuer for UnsignedIssuer {
     async fn issue_user(
@@ -86,9 +92,34 @@ impl CertIssuer for UnsignedIssuer {
         key: &PublicKey,
     ) -> Result<IssuedSshCertificate, IssueError> {
         let content = json!({ "names": grant.names, "cluster": grant.cluster, "key": key });
-        let issued = self.issue(&content, grant.ttl.clamp(MIN_USER_TTL, MAX_HOST_TTL));
-        let IssuedCertificates { ssh, serial, valid_after, valid_before, .. } = issued;
-        Ok(IssuedSshCertificate { ssh, serial, valid_after, valid_before })
+        Ok(ssh_of(self.issue(&content, grant.ttl.clamp(MIN_USER_TTL, MAX_HOST_TTL))))
+    }
+
+    async fn issue_openssh_login(
+        &self,
+        grant: OpenSshGrant,
+        key: &PublicKey,
+    ) -> Result<IssuedSshCertificate, IssueError> {
+        let content =
+            json!({ "user": grant.user, "login": grant.login, "permits": grant.permits, "key": key });
+        Ok(ssh_of(self.issue(&content, grant.ttl.clamp(MIN_USER_TTL, MAX_OPENSSH_LOGIN_TTL))))
+    }
+
+    async fn issue_stand_in(
+        &self,
+        grant: HostGrant,
+        key: &PublicKey,
+    ) -> Result<IssuedSshCertificate, IssueError> {
+        let content = json!({
+            "host_id": grant.host_id, "name": grant.name, "role": grant.role,
+            "addresses": grant.addresses, "key": key,
+        });
+        Ok(ssh_of(self.issue(&content, grant.ttl.clamp(MIN_USER_TTL, MAX_HOST_TTL))))
+    }
+
+    /// What carries no signature is of nobody.
+    fn read(&self, _certificate: &str) -> Result<CertFields, CertRejected> {
+        Err(CertRejected::Signature)
     }
 
     async fn trust(&self) -> Result<TrustBundle, IssueError> {
@@ -96,6 +127,7 @@ impl CertIssuer for UnsignedIssuer {
             cluster: self.cluster.clone(),
             user_ca: vec![subject_keys(u64::MAX).ssh],
             host_ca: vec![subject_keys(u64::MAX - 1).ssh],
+            openssh_ca: vec![subject_keys(u64::MAX - 2).ssh],
             user_tls_ca: Vec::new(),
             host_tls_ca: Vec::new(),
         })

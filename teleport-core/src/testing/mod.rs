@@ -12,7 +12,7 @@ mod signer;
 pub use self::audit::MemoryAudit;
 pub use self::identity::{host_identity, subject_keys, user_identity};
 pub use self::issuer::UnsignedIssuer;
-pub use self::recordings::MemoryRecordings;
+pub use self::recordings::{MemoryRecordings, recording_meta};
 pub use self::sealer::KnownKeySealer;
 pub use self::signer::KnownKeySigner;
 

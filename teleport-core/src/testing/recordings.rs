@@ -1,25 +1,45 @@
 //! Recordings in memory.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
+use crate::clock::Timestamp;
 use crate::id::SessionId;
 use crate::recording::{
-    Completion, Encoding, Listing, MAX_PARTS, MAX_STORED_PART_LEN, PartDigests, RecordingError,
-    RecordingInfo, RecordingMeta, RecordingStore, Rewrite,
+    Completion, Form, Listing, MAX_PARTS, MAX_STORED_PART_LEN, PartDigests, RecordingError, RecordingInfo,
+    RecordingMeta, RecordingStore, Rewrite,
 };
+
+/// What is said of a recording: alice's, as root on web-1 of example.com. Tests change what they are about.
+#[allow(clippy::missing_panics_doc, clippy::unwrap_used, reason = "these names are well-formed")]
+pub fn recording_meta() -> RecordingMeta {
+    RecordingMeta {
+        session: "6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f10".parse().unwrap(),
+        cluster: "example.com".parse().unwrap(),
+        host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
+        host_name: "web-1".parse().unwrap(),
+        user: "alice".parse().unwrap(),
+        login: "root".parse().unwrap(),
+        started: Timestamp::from_unix_secs(1_800_000_000),
+        command: None,
+        terminal: None,
+    }
+}
 
 /// A [`RecordingStore`] in the memory of this process.
 #[derive(Debug, Default)]
-pub struct MemoryRecordings(Mutex<BTreeMap<SessionId, Recording>>);
+pub struct MemoryRecordings {
+    recordings: Mutex<BTreeMap<SessionId, Recording>>,
+    undeletable: Mutex<BTreeSet<SessionId>>,
+}
 
 #[derive(Debug)]
 struct Recording {
     meta: RecordingMeta,
-    encoding: Encoding,
+    form: Form,
     parts: BTreeMap<u32, Bytes>,
     completed: Option<Completion>,
 }
@@ -36,7 +56,7 @@ impl Recording {
 
     fn info(&self) -> RecordingInfo {
         let len = self.gapless().map(|part| u64::try_from(part.len()).unwrap_or(u64::MAX)).sum();
-        RecordingInfo::new(self.meta.clone(), self.encoding, len, self.completed.clone())
+        RecordingInfo::new(self.meta.clone(), self.form.clone(), len, self.completed.clone())
     }
 }
 
@@ -51,7 +71,12 @@ impl MemoryRecordings {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<SessionId, Recording>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.recordings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on it cannot delete this recording.
+    pub fn refuse_to_delete(&self, session: SessionId) {
+        self.undeletable.lock().unwrap_or_else(PoisonError::into_inner).insert(session);
     }
 
     fn with<T>(
@@ -65,14 +90,14 @@ impl MemoryRecordings {
 
 #[async_trait]
 impl RecordingStore for MemoryRecordings {
-    async fn create(&self, meta: &RecordingMeta, encoding: Encoding) -> Result<(), RecordingError> {
+    async fn create(&self, meta: &RecordingMeta, form: &Form) -> Result<(), RecordingError> {
         let mut recordings = self.lock();
         match recordings.get(&meta.session) {
             Some(known) if known.meta != *meta => Err(conflict("another recording has this session id")),
             Some(_) => Ok(()),
             None => {
-                let meta = meta.clone();
-                let recording = Recording { meta, encoding, parts: BTreeMap::new(), completed: None };
+                let (meta, form) = (meta.clone(), form.clone());
+                let recording = Recording { meta, form, parts: BTreeMap::new(), completed: None };
                 recordings.insert(recording.meta.session, recording);
                 Ok(())
             }
@@ -156,6 +181,9 @@ impl RecordingStore for MemoryRecordings {
     }
 
     async fn delete(&self, session: SessionId) -> Result<(), RecordingError> {
+        if self.undeletable.lock().unwrap_or_else(PoisonError::into_inner).contains(&session) {
+            return Err(RecordingError::unavailable("the store was told to fail"));
+        }
         self.lock().remove(&session);
         Ok(())
     }

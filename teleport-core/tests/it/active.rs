@@ -32,6 +32,7 @@ impl Node {
             name: host.name.clone(),
             address: "192.0.2.7:3022".to_owned(),
             labels: labels.parse().unwrap(),
+            sub_kind: teleport_core::resource::NodeKind::Teleport,
             version: "1".to_owned(),
         };
         api.announce_node(record).await.unwrap();
@@ -39,13 +40,14 @@ impl Node {
     }
 
     async fn report(&self, sessions: &[RunningSession]) {
-        self.api.report_sessions(SessionReport { sessions: sessions.to_vec() }).await.unwrap();
+        self.api.report_sessions(SessionReport::of_node(sessions.to_vec())).await.unwrap();
     }
 }
 
 fn session(cluster: &Cluster, owner: &UserIdentity, login: &str) -> RunningSession {
     RunningSession {
         id: SessionId::from_uuid(uuid::Uuid::from_u64_pair(0x1234_5678_4000_8000, cluster.unique())),
+        node: None,
         user: owner.user.clone(),
         roles: owner.roles.clone(),
         login: login.parse().unwrap(),
@@ -202,7 +204,7 @@ async fn h3_a_report_is_about_the_own_sessions_and_bounded() {
     let running = session(&cluster, &alice, "root");
     let start = AuditEvent::new(EventKind::SessionStart).session(running.id);
     node.api.emit_events(vec![start]).await.unwrap();
-    let report = |sessions| SessionReport { sessions };
+    let report = |sessions| SessionReport::of_node(sessions);
     let error = other.api.report_sessions(report(vec![running.clone()])).await.unwrap_err();
     assert_eq!(error.kind(), ApiErrorKind::Denied);
     let many = vec![running.clone(); SessionReport::MAX + 1];

@@ -6,9 +6,9 @@ use teleport_core::api::{
     PublicApi, RecordingApi,
 };
 use teleport_core::audit::chain::{ChainHead, Digest, StoredCheckpoint};
-use teleport_core::audit::{AuditEvent, EventKind};
+use teleport_core::audit::{AuditEvent, AuditQuery, EventKind};
 use teleport_core::auth::Caller;
-use teleport_core::cert::{HostIdentity, Identity};
+use teleport_core::cert::Identity;
 use teleport_core::id::{HostRole, NodeName, SessionId};
 use teleport_core::recording::RecordingMeta;
 use teleport_core::secret::SecretString;
@@ -110,10 +110,12 @@ async fn h4_a_report_that_is_sent_again_is_written_once() {
     assert_eq!(written(), 2);
     node.emit_events(vec![named(EventKind::SessionStart, 1)]).await.unwrap();
     assert_eq!(written(), 2, "the same again");
+    // A log may give fewer at once than it was asked for.
+    cluster.audit.set_page(1);
     let restarted = cluster.second();
     let again = restarted.acting_as(Caller::Identity(Identity::Host(a), None));
     again
-        .emit_events(vec![named(EventKind::SessionStart, 2), named(EventKind::SessionStart, 3)])
+        .emit_events(vec![named(EventKind::SessionStart, 1), named(EventKind::SessionStart, 3)])
         .await
         .unwrap();
     assert_eq!(written(), 3, "what was new among it");
@@ -200,7 +202,7 @@ async fn a_recording_is_bound_into_the_log_once_by_its_digest() {
     let cluster = Cluster::new().await;
     let host = cluster.host("node", HostRole::Node);
     let node = cluster.as_host(&host);
-    node.create_recording(recorded(&cluster, &host, 1)).await.unwrap();
+    node.create_recording(RecordingMeta { session: session(1), ..cluster.recording(&host) }).await.unwrap();
     // More than one piece of reading, in parts that come more than once.
     let parts: Vec<Vec<u8>> = (0..3_u8).map(|number| vec![number; 700_000]).collect();
     for number in [0_u32, 0, 1, 0, 2] {
@@ -214,7 +216,7 @@ async fn a_recording_is_bound_into_the_log_once_by_its_digest() {
     assert_eq!(cluster.audit.count(EventKind::SessionUpload), 1, "asked again: once");
 
     // The service dies between the store and the log: the answer was no success, so the node asks again.
-    node.create_recording(recorded(&cluster, &host, 2)).await.unwrap();
+    node.create_recording(RecordingMeta { session: session(2), ..cluster.recording(&host) }).await.unwrap();
     node.put_recording_part(session(2), 0, "x".into()).await.unwrap();
     cluster.audit.set_broken(true);
     node.complete_recording(session(2), 1).await.unwrap_err();
@@ -225,20 +227,6 @@ async fn a_recording_is_bound_into_the_log_once_by_its_digest() {
         (event.sid, &event.fields["sha256"]),
         (Some(session(2)), &Digest::of(&[b"x"]).to_string().into())
     );
-}
-
-fn recorded(cluster: &Cluster, host: &HostIdentity, number: u32) -> RecordingMeta {
-    RecordingMeta {
-        session: session(number),
-        cluster: host.cluster.clone(),
-        host_id: host.host_id,
-        host_name: host.name.clone(),
-        user: "alice".parse().unwrap(),
-        login: "root".parse().unwrap(),
-        started: cluster.now(),
-        command: None,
-        terminal: None,
-    }
 }
 
 #[tokio::test]
@@ -254,4 +242,17 @@ async fn auditors_get_what_the_log_is_verified_with() {
     assert_eq!((anchors.keys, anchors.checkpoints), (vec![key], vec![known]));
     let user = cluster.as_user(&cluster.member("alice", &["access"]).await);
     assert_eq!(user.audit_anchors().await.unwrap_err().kind(), ApiErrorKind::Denied);
+}
+
+/// Whoever asks for a page from nowhere hears that; it is not the log that failed, so asking again does not help.
+#[tokio::test]
+async fn a_page_from_nowhere_is_a_wrong_question() {
+    let cluster = Cluster::new().await;
+    let auditor = cluster.as_user(&cluster.member("frank", &["auditor"]).await);
+    let query = AuditQuery { after: Some("nowhere".to_owned()), ..AuditQuery::default() };
+    let error = auditor.search_events(query).await.unwrap_err();
+    assert_eq!(error.kind(), ApiErrorKind::Invalid, "{error:?}");
+    cluster.audit.set_broken(true);
+    let error = auditor.search_events(AuditQuery::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ApiErrorKind::Unavailable, "{error:?}");
 }

@@ -9,13 +9,13 @@ use teleport_core::api::{AcceptInvite, AdminApi, CreateUser, LoginRequest, Publi
 use teleport_core::auth::{AuthConfig, AuthHandle, AuthService, Caller, Ports, one_time_code};
 use teleport_core::cert::{HostIdentity, Identity, UserIdentity};
 use teleport_core::clock::{Clock, Timestamp};
-use teleport_core::id::{ClusterName, HostRole, OsLogin, RoleName, UserName};
-use teleport_core::recording::RecordingStore;
+use teleport_core::id::{ClusterName, HostRole, OsLogin, RoleName, SessionId, UserName};
+use teleport_core::recording::{RecordingMeta, RecordingStore};
 use teleport_core::secret::SecretString;
 use teleport_core::storage::Backend;
 use teleport_core::testing::{
     KnownKeySealer, ManualClock, MemoryAudit, MemoryRecordings, RepeatableEntropy, UnsignedIssuer,
-    host_identity, subject_keys, user_identity,
+    host_identity, recording_meta, subject_keys, user_identity,
 };
 
 pub(crate) const CLUSTER: &str = "example.com";
@@ -121,6 +121,18 @@ impl Cluster {
     pub(crate) fn host(&self, name: &str, role: HostRole) -> HostIdentity {
         let id = uuid::Uuid::from_u64_pair(0x1234_5678_4000_8000, self.unique()).to_string();
         host_identity(&id, name, CLUSTER, role, self.now().saturating_add(Duration::from_secs(3600)))
+    }
+
+    /// A recording of alice's that `host` begins now.
+    pub(crate) fn recording(&self, host: &HostIdentity) -> RecordingMeta {
+        RecordingMeta {
+            session: SessionId::from_uuid(uuid::Uuid::from_u64_pair(0x1234_5678_4000_8000, self.unique())),
+            cluster: host.cluster.clone(),
+            host_id: host.host_id,
+            host_name: host.name.clone(),
+            started: self.now(),
+            ..recording_meta()
+        }
     }
 
     pub(crate) fn user(&self, name: &str, roles: &[&str], logins: &[&str]) -> UserIdentity {

@@ -161,6 +161,7 @@ async fn a_host_that_was_removed_takes_no_places() {
             name: host.name.clone(),
             address: "192.0.2.7:3022".to_owned(),
             labels: Default::default(),
+            sub_kind: teleport_core::resource::NodeKind::Teleport,
             version: String::new(),
         })
         .await

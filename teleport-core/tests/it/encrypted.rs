@@ -9,10 +9,9 @@ use teleport_backend::recordings::age::{AgeIdentity, AgeKeys, AgeRecipient, Encr
 use teleport_core::api::{AdminApi, ApiErrorKind, PresenceApi, RecordingApi, RetentionApi};
 use teleport_core::audit::EventKind;
 use teleport_core::audit::chain::Digest;
-use teleport_core::cert::HostIdentity;
-use teleport_core::id::{HostRole, SessionId};
+use teleport_core::id::HostRole;
 use teleport_core::label::Labels;
-use teleport_core::recording::{RecordingMeta, RecordingStore};
+use teleport_core::recording::RecordingStore;
 use teleport_core::resource::NodeRecord;
 use teleport_core::secret::SecretString;
 use teleport_core::testing::{KnownKeySealer, ManualClock, MemoryRecordings, RepeatableEntropy};
@@ -40,21 +39,6 @@ async fn cluster(store: EncryptedRecordingStore) -> Cluster {
     Cluster::storing(backend, clock, Arc::new(store), |_| {}).await
 }
 
-fn meta(cluster: &Cluster, host: &HostIdentity, number: u128) -> RecordingMeta {
-    let id = uuid::Uuid::from_u128(0x1234_5678_0000_4000_8000_0000_0000_0000 + number);
-    RecordingMeta {
-        session: SessionId::from_uuid(id),
-        cluster: host.cluster.clone(),
-        host_id: host.host_id,
-        host_name: host.name.clone(),
-        user: "alice".parse().unwrap(),
-        login: "root".parse().unwrap(),
-        started: cluster.now(),
-        command: None,
-        terminal: None,
-    }
-}
-
 /// What nobody can decrypt here is completed, by its node and without it, and bound into the log by the digest of its content.
 #[tokio::test]
 async fn what_cannot_be_read_is_completed_and_bound_into_the_log() {
@@ -68,6 +52,7 @@ async fn what_cannot_be_read_is_completed_and_bound_into_the_log() {
         name: host.name.clone(),
         address: "192.0.2.7:3022".to_owned(),
         labels: Labels::default(),
+        sub_kind: teleport_core::resource::NodeKind::Teleport,
         version: "1".to_owned(),
     };
     node.announce_node(record).await.unwrap();
@@ -80,7 +65,7 @@ async fn what_cannot_be_read_is_completed_and_bound_into_the_log() {
         (event.sid, event.fields.get("parts_sha256").map(ToString::to_string))
     };
 
-    let (whole, lost) = (meta(&cluster, &host, 1), meta(&cluster, &host, 2));
+    let (whole, lost) = (cluster.recording(&host), cluster.recording(&host));
     node.create_recording(whole.clone()).await.unwrap();
     for (number, part) in (0..).zip(parts) {
         node.put_recording_part(whole.session, number, Bytes::from_static(part)).await.unwrap();
@@ -123,6 +108,25 @@ async fn what_cannot_be_read_is_completed_and_bound_into_the_log() {
     }
 }
 
+/// A service that cannot add to a recording is no reason for its node to give it up.
+#[tokio::test]
+async fn what_cannot_be_encrypted_now_may_come_again() {
+    let base: Arc<dyn RecordingStore> = Arc::new(MemoryRecordings::new());
+    let recipients = || vec![keys()[0].recipient()];
+    let sealing = cluster(over(&base, AgeKeys { recipients: recipients(), identities: Vec::new() })).await;
+    let host = sealing.host("web-1", HostRole::Node);
+    let meta = sealing.recording(&host);
+    let part = || Bytes::from_static(b"shown");
+    sealing.as_host(&host).create_recording(meta.clone()).await.unwrap();
+    sealing.as_host(&host).put_recording_part(meta.session, 0, part()).await.unwrap();
+    let without = cluster(over(&base, AgeKeys { recipients: Vec::new(), identities: Vec::new() })).await;
+    let node = without.as_host(&host);
+    let error = node.put_recording_part(meta.session, 1, part()).await.unwrap_err();
+    assert_eq!(error.kind(), ApiErrorKind::Unavailable, "{error}");
+    assert_eq!(without.audit.count(EventKind::SessionUploadFailure), 0);
+    sealing.as_host(&host).put_recording_part(meta.session, 1, part()).await.unwrap();
+}
+
 #[tokio::test]
 async fn new_recipients_are_audited() {
     let base: Arc<dyn RecordingStore> = Arc::new(MemoryRecordings::new());
@@ -130,7 +134,7 @@ async fn new_recipients_are_audited() {
     let before = cluster(over(&base, AgeKeys { recipients: vec![known()], identities: Vec::new() })).await;
     let host = before.host("web-1", HostRole::Node);
     let node = before.as_host(&host);
-    let meta = meta(&before, &host, 3);
+    let meta = before.recording(&host);
     node.create_recording(meta.clone()).await.unwrap();
     node.put_recording_part(meta.session, 0, Bytes::from_static(b"shown")).await.unwrap();
     node.complete_recording(meta.session, 1).await.unwrap();

@@ -145,6 +145,7 @@ fn node_record(host: &HostIdentity) -> NodeRecord {
         name: host.name.clone(),
         address: "192.0.2.7:3022".to_owned(),
         labels: Labels::default(),
+        sub_kind: teleport_core::resource::NodeKind::Teleport,
         version: "1".to_owned(),
     }
 }

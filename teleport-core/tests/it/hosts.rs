@@ -288,6 +288,7 @@ async fn d4_a_node_takes_no_name_of_a_proxy() {
         name: node.name.clone(),
         address: address.to_owned(),
         labels: Labels::default(),
+        sub_kind: teleport_core::resource::NodeKind::Teleport,
         version: "1".to_owned(),
     };
     for address in ["proxy.example.net", "192.0.2.1", "gate"] {
@@ -316,6 +317,7 @@ async fn a_silent_node_goes_offline_and_then_away() {
         name: host.name.clone(),
         address: "192.0.2.7:3022".to_owned(),
         labels: Labels::default(),
+        sub_kind: teleport_core::resource::NodeKind::Teleport,
         version: "1".to_owned(),
     };
     cluster.as_host(&host).announce_node(record).await.unwrap();

@@ -34,6 +34,7 @@ fn record(host: &HostIdentity) -> NodeRecord {
         name: host.name.clone(),
         address: "192.0.2.7:3022".to_owned(),
         labels: Labels::default(),
+        sub_kind: teleport_core::resource::NodeKind::Teleport,
         version: "1".to_owned(),
     }
 }
@@ -157,6 +158,7 @@ async fn a8_a_locked_host_stays_out_and_gives_no_sign_of_life() {
         name: node.name.clone(),
         address: "192.0.2.7:3022".to_owned(),
         labels: Labels::default(),
+        sub_kind: teleport_core::resource::NodeKind::Teleport,
         version: String::new(),
     };
     let at_proxy = ProxyRecord {

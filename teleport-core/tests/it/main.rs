@@ -34,6 +34,7 @@ mod sessions;
 mod signing;
 mod slow;
 mod speed;
+mod stand_in;
 mod suite;
 mod uploads;
 mod watches;

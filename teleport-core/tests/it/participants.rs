@@ -2,27 +2,12 @@
 
 use teleport_core::api::{ApiErrorKind, AuditApi, RecordingApi, RecordingQuery, ResourceApi};
 use teleport_core::audit::{AuditEvent, EventKind};
-use teleport_core::cert::{HostIdentity, UserIdentity};
+use teleport_core::cert::UserIdentity;
 use teleport_core::clock::Timestamp;
 use teleport_core::id::{HostRole, SessionId};
-use teleport_core::recording::RecordingMeta;
 use teleport_core::resource::{Role, RoleConditions, RoleSpec, Rule, Verb};
 
 use crate::cluster::Cluster;
-
-fn meta(cluster: &Cluster, host: &HostIdentity) -> RecordingMeta {
-    RecordingMeta {
-        session: SessionId::from_uuid(uuid::Uuid::from_u64_pair(0x1234_5678_4000_8000, cluster.unique())),
-        cluster: host.cluster.clone(),
-        host_id: host.host_id,
-        host_name: host.name.clone(),
-        user: "alice".parse().unwrap(),
-        login: "root".parse().unwrap(),
-        started: cluster.now(),
-        command: None,
-        terminal: Some((80, 24)),
-    }
-}
 
 fn joins(session: SessionId, user: &str, mode: &str) -> AuditEvent {
     let event = AuditEvent::new(EventKind::SessionJoin).session(session).user(user);
@@ -59,7 +44,7 @@ async fn who_joined_a_session_has_its_recording_and_nobody_else() {
     cluster.admin().create_role(role).await.unwrap();
     let host = cluster.host("web-1", HostRole::Node);
     let node = cluster.as_host(&host);
-    let (one, other) = (meta(&cluster, &host), meta(&cluster, &host));
+    let (one, other) = (cluster.recording(&host), cluster.recording(&host));
     let session = one.session;
     // Some join before the auth service has anything of the recording, some later.
     let early =
@@ -116,7 +101,7 @@ async fn only_so_many_take_part_in_a_session() {
     let cluster = Cluster::new().await;
     let host = cluster.host("web-1", HostRole::Node);
     let node = cluster.as_host(&host);
-    let one = meta(&cluster, &host);
+    let one = cluster.recording(&host);
     node.create_recording(one.clone()).await.unwrap();
     for number in 0..300 {
         node.emit_events(vec![joins(one.session, &format!("user-{number}"), "observer")]).await.unwrap();

@@ -8,24 +8,10 @@ use teleport_core::audit::EventKind;
 use teleport_core::auth::{AuthHandle, Caller};
 use teleport_core::cert::{HostIdentity, Identity};
 use teleport_core::clock::Timestamp;
-use teleport_core::id::{HostRole, SessionId};
-use teleport_core::recording::{Encoding, MAX_PART_LEN, RecordingMeta};
+use teleport_core::id::HostRole;
+use teleport_core::recording::{Form, MAX_PART_LEN, RecordingMeta};
 
 use crate::cluster::{Cluster, at_once};
-
-fn meta(cluster: &Cluster, host: &HostIdentity, started: Timestamp) -> RecordingMeta {
-    RecordingMeta {
-        session: SessionId::from_uuid(uuid::Uuid::from_u64_pair(0x1234_5678_4000_8000, cluster.unique())),
-        cluster: host.cluster.clone(),
-        host_id: host.host_id,
-        host_name: host.name.clone(),
-        user: "alice".parse().unwrap(),
-        login: "root".parse().unwrap(),
-        started,
-        command: None,
-        terminal: None,
-    }
-}
 
 fn node(cluster: &Cluster) -> (HostIdentity, AuthHandle) {
     let mut host = cluster.host("web-1", HostRole::Node);
@@ -43,20 +29,20 @@ async fn a_host_hands_in_so_many_bytes_a_day() {
     const MIB: usize = 1 << 20;
     let cluster = Cluster::with(|config| config.recordings.host_day_bytes = 3 << 20).await;
     let (host, api) = node(&cluster);
-    let first = meta(&cluster, &host, cluster.now());
+    let first = cluster.recording(&host);
     api.create_recording(first.clone()).await.unwrap();
     api.put_recording_part(first.session, 0, part(MIB)).await.unwrap();
     // Half a day's is one user's: somebody else takes the other half.
-    let second = RecordingMeta { user: "bob".parse().unwrap(), ..meta(&cluster, &host, cluster.now()) };
+    let second = RecordingMeta { user: "bob".parse().unwrap(), ..cluster.recording(&host) };
     api.create_recording(second.clone()).await.unwrap();
     api.put_recording_part(second.session, 0, part(MIB)).await.unwrap();
     // What the description takes is counted, too.
-    let first = RecordingMeta { user: "carol".parse().unwrap(), ..meta(&cluster, &host, cluster.now()) };
+    let first = RecordingMeta { user: "carol".parse().unwrap(), ..cluster.recording(&host) };
     api.create_recording(first.clone()).await.unwrap();
     let mut refused = Vec::new();
     for number in 0..3 {
         let user = format!("dave-{number}").parse().unwrap();
-        let third = RecordingMeta { user, ..meta(&cluster, &host, cluster.now()) };
+        let third = RecordingMeta { user, ..cluster.recording(&host) };
         api.create_recording(third.clone()).await.unwrap();
         refused.push(api.put_recording_part(first.session, 0, part(MIB)).await.unwrap_err());
         // An auth service that starts anew or stands beside has the same limit.
@@ -77,7 +63,7 @@ async fn a_host_hands_in_so_many_bytes_a_day() {
 
     // Others are not concerned.
     let (other, other_api) = node(&cluster);
-    let its = meta(&cluster, &other, cluster.now());
+    let its = cluster.recording(&other);
     other_api.create_recording(its.clone()).await.unwrap();
     other_api.put_recording_part(its.session, 0, part(MIB)).await.unwrap();
 
@@ -98,7 +84,7 @@ async fn one_user_has_half_of_what_a_host_hands_in() {
     let mut taken = 0;
     // Over as many sessions as she likes.
     for _ in 0..6 {
-        let alice = meta(&cluster, &host, cluster.now());
+        let alice = cluster.recording(&host);
         api.create_recording(alice.clone()).await.unwrap();
         match api.put_recording_part(alice.session, 0, part(MIB)).await {
             Ok(()) => taken += 1,
@@ -110,7 +96,7 @@ async fn one_user_has_half_of_what_a_host_hands_in() {
     }
     assert_eq!(taken, 4);
     assert_eq!(cluster.audit.count(EventKind::SessionUploadFailure), 1, "one for the day");
-    let bob = RecordingMeta { user: "bob".parse().unwrap(), ..meta(&cluster, &host, cluster.now()) };
+    let bob = RecordingMeta { user: "bob".parse().unwrap(), ..cluster.recording(&host) };
     api.create_recording(bob.clone()).await.unwrap();
     for number in 0..3 {
         api.put_recording_part(bob.session, number, part(MIB)).await.unwrap();
@@ -124,13 +110,13 @@ async fn a_host_begins_so_many_recordings_a_day() {
     let cluster = Cluster::with(|config| config.recordings.host_day_recordings = 100).await;
     let (host, api) = node(&cluster);
     for _ in 0..100 {
-        let meta = meta(&cluster, &host, cluster.now());
+        let meta = cluster.recording(&host);
         api.create_recording(meta.clone()).await.unwrap();
         // An upload that goes on is no new recording.
         api.create_recording(meta).await.unwrap();
     }
     for _ in 0..2 {
-        let error = api.create_recording(meta(&cluster, &host, cluster.now())).await.unwrap_err();
+        let error = api.create_recording(cluster.recording(&host)).await.unwrap_err();
         assert_eq!(error.kind(), ApiErrorKind::TooMany);
         assert!(error.message().contains("100 recordings"), "{error}");
     }
@@ -141,7 +127,7 @@ async fn a_host_begins_so_many_recordings_a_day() {
 async fn many_tiny_parts_cost_what_they_occupy() {
     let cluster = Cluster::with(|config| config.recordings.host_day_bytes = 2 * 100 * 4096).await;
     let (host, api) = node(&cluster);
-    let first = meta(&cluster, &host, cluster.now());
+    let first = cluster.recording(&host);
     api.create_recording(first.clone()).await.unwrap();
     for number in 0..100 {
         api.put_recording_part(first.session, number, part(1)).await.unwrap();
@@ -155,9 +141,9 @@ async fn empty_recordings_cost_what_they_occupy() {
     let cluster = Cluster::with(|config| config.recordings.host_day_bytes = 10 * 16_384).await;
     let (host, api) = node(&cluster);
     for _ in 0..10 {
-        api.create_recording(meta(&cluster, &host, cluster.now())).await.unwrap();
+        api.create_recording(cluster.recording(&host)).await.unwrap();
     }
-    let error = api.create_recording(meta(&cluster, &host, cluster.now())).await.unwrap_err();
+    let error = api.create_recording(cluster.recording(&host)).await.unwrap_err();
     assert_eq!(error.kind(), ApiErrorKind::TooMany);
 }
 
@@ -168,7 +154,7 @@ async fn the_limit_holds_for_uploads_at_the_same_time() {
     let services = [cluster.auth.clone(), cluster.second()];
     let attempts = (0..120).map(|number| {
         let api = services[number % 2].acting_as(Caller::Identity(Identity::Host(host.clone()), None));
-        let meta = meta(&cluster, &host, cluster.now());
+        let meta = cluster.recording(&host);
         async move { api.create_recording(meta).await }
     });
     let outcomes = at_once(attempts).await;
@@ -186,7 +172,7 @@ async fn a_recording_has_an_end() {
     let limit = 2 * MAX_PART_LEN + 10;
     let cluster = Cluster::with(|config| config.recordings.recording_bytes = limit as u64).await;
     let (host, api) = node(&cluster);
-    let first = meta(&cluster, &host, cluster.now());
+    let first = cluster.recording(&host);
     api.create_recording(first.clone()).await.unwrap();
     api.put_recording_part(first.session, 0, part(MAX_PART_LEN)).await.unwrap();
     api.put_recording_part(first.session, 1, part(MAX_PART_LEN)).await.unwrap();
@@ -217,7 +203,7 @@ async fn a_recording_began_when_that_can_be_believed() {
         (Timestamp::MAX, now),
     ];
     for (said, listed) in cases {
-        let meta = meta(&cluster, &host, said);
+        let meta = RecordingMeta { started: said, ..cluster.recording(&host) };
         api.create_recording(meta.clone()).await.unwrap();
         // An upload that goes on later does not move it.
         cluster.clock.advance(Duration::from_secs(120));
@@ -235,12 +221,12 @@ async fn a_recording_began_when_that_can_be_believed() {
 async fn the_own_recordings_are_found_however_many_others_have() {
     let cluster = Cluster::new().await;
     let (host, api) = node(&cluster);
-    let own = meta(&cluster, &host, cluster.now());
+    let own = cluster.recording(&host);
     api.create_recording(own.clone()).await.unwrap();
     for later in 1..=60_000 {
         let started = cluster.now().saturating_add(Duration::from_millis(later));
-        let other = RecordingMeta { user: "bob".parse().unwrap(), ..meta(&cluster, &host, started) };
-        cluster.ports.recordings.create(&other, Encoding::Plain).await.unwrap();
+        let other = RecordingMeta { user: "bob".parse().unwrap(), started, ..cluster.recording(&host) };
+        cluster.ports.recordings.create(&other, &Form::PLAIN).await.unwrap();
     }
     let alice = CreateUser {
         name: "alice".parse().unwrap(),

@@ -7,25 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use data_encoding::BASE64;
 use serde_json::{Value, json};
-use teleport_core::clock::Timestamp;
 use teleport_core::recording::{
     Encoder, Ending, OutputStream, Reader, RecordedEvent, RecordingMeta, SessionEnd, Step,
 };
+use teleport_core::testing::recording_meta;
 
 const HEAD: usize = 24;
 
 fn meta() -> RecordingMeta {
-    RecordingMeta {
-        session: "6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f10".parse().unwrap(),
-        cluster: "example.com".parse().unwrap(),
-        host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
-        host_name: "web-1".parse().unwrap(),
-        user: "alice".parse().unwrap(),
-        login: "root".parse().unwrap(),
-        started: Timestamp::from_unix_secs(1_800_000_000),
-        command: None,
-        terminal: Some((80, 24)),
-    }
+    RecordingMeta { terminal: Some((80, 24)), ..recording_meta() }
 }
 
 fn output(at: u64, stream: OutputStream, text: &str) -> RecordedEvent {

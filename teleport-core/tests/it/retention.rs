@@ -1,18 +1,20 @@
 //! Deletion, legal hold, and how long recordings are kept.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use teleport_backend::memory::MemoryBackend;
 use teleport_core::api::{ApiErrorKind, RecordingApi, RecordingQuery, ResourceApi, RetentionApi};
 use teleport_core::audit::EventKind;
 use teleport_core::auth::AuthConfig;
 use teleport_core::clock::Timestamp;
 use teleport_core::entropy::EntropyExt;
 use teleport_core::id::{HostRole, SessionId};
-use teleport_core::recording::{Completion, Encoding, RecordingMeta};
+use teleport_core::recording::{Completion, Form, RecordingMeta};
 use teleport_core::resource::{Role, RoleConditions, RoleSpec, Rule, Verb};
 use teleport_core::storage::{BackendExt, Key};
-use teleport_core::testing::RepeatableEntropy;
+use teleport_core::testing::{ManualClock, MemoryRecordings, RepeatableEntropy};
 
 use crate::cluster::{Cluster, at_once};
 
@@ -30,16 +32,11 @@ async fn begun(cluster: &Cluster, number: u64, user: &str, age: Duration, len: u
     let host = cluster.host("web-1", HostRole::Node);
     let meta = RecordingMeta {
         session: SessionId::from_uuid(RepeatableEntropy::new(number).uuid().unwrap()),
-        cluster: host.cluster,
-        host_id: host.host_id,
-        host_name: host.name,
         user: user.parse().unwrap(),
-        login: "root".parse().unwrap(),
         started: cluster.now().saturating_sub(age),
-        command: None,
-        terminal: None,
+        ..cluster.recording(&host)
     };
-    cluster.ports.recordings.create(&meta, Encoding::Plain).await.unwrap();
+    cluster.ports.recordings.create(&meta, &Form::PLAIN).await.unwrap();
     if len > 0 {
         cluster.ports.recordings.put_part(meta.session, 0, Bytes::from(vec![0; len])).await.unwrap();
     }
@@ -123,6 +120,40 @@ async fn what_is_held_stays() {
     let event = serde_json::to_string(&cluster.audit.last(EventKind::RecordingDelete)).unwrap();
     assert!(event.contains("retention: too old"), "{event}");
     assert!(left(&cluster).await.is_empty());
+}
+
+/// One that the store does not let go of keeps no other, and is told of once.
+#[tokio::test]
+async fn what_cannot_be_deleted_keeps_no_other_recording() {
+    let clock = Arc::new(ManualClock::default());
+    let backend = Arc::new(MemoryBackend::new(clock.clone()));
+    let store = Arc::new(MemoryRecordings::new());
+    let keep = |config: &mut AuthConfig| config.retention.max_age = Some(HOUR);
+    let cluster = Cluster::storing(backend, clock, store.clone(), keep).await;
+    let stuck = recorded(&cluster, 1, "alice", HOUR * 3, 10).await;
+    store.refuse_to_delete(stuck);
+    let swept = cluster.auth.sweep_recordings().await.unwrap();
+    assert_eq!((swept.deleted, swept.failed), (0, 1));
+    for number in 2..5 {
+        recorded(&cluster, number, "alice", HOUR * 3, 10).await;
+        let swept = cluster.auth.sweep_recordings().await.unwrap();
+        assert_eq!((swept.deleted, swept.failed), (1, 2), "{swept:?}");
+    }
+    assert_eq!(left(&cluster).await, [stuck]);
+    assert_eq!(cluster.audit.count(EventKind::RecordingDelete), 4);
+}
+
+/// Nobody would ever learn who holds it and since when.
+#[tokio::test]
+async fn a_hold_that_cannot_be_written_down_is_not_given() {
+    let cluster = Cluster::new().await;
+    let session = recorded(&cluster, 1, "alice", HOUR, 10).await;
+    cluster.audit.set_broken(true);
+    refused(cluster.admin().hold_recording(session, None).await, ApiErrorKind::Unavailable);
+    cluster.audit.set_broken(false);
+    let held = cluster.admin().hold_recording(session, Some("lawsuit".to_owned())).await.unwrap();
+    assert_eq!(held.hold.unwrap().reason.as_deref(), Some("lawsuit"));
+    assert_eq!(cluster.audit.count(EventKind::RecordingHold), 1);
 }
 
 /// The own ones too: who may delete what was recorded of them was not recorded.
@@ -232,7 +263,9 @@ async fn a_deletion_that_was_interrupted_is_finished() {
     for removed in [false, true] {
         let cluster = Cluster::new().await;
         let session = recorded(&cluster, 1, "alice", HOUR, 10).await;
-        let fate = format!(r#"{{"session":"{session}","fate":{{"deleting":{{"reason":"asked for"}}}}}}"#);
+        let fate = format!(
+            r#"{{"session":"{session}","fate":{{"deleting":{{"reason":"asked for","told":false}}}}}}"#
+        );
         let key = Key::new(&format!("recording-fates/{session}")).unwrap();
         cluster.backend.put(&key, fate.into_bytes().into(), None).await.unwrap();
         if removed {

@@ -47,6 +47,7 @@ fn node(cluster: &Cluster) -> NodeRecord {
         name: host.name,
         address: "192.0.2.7:3022".to_owned(),
         labels: "env=prod".parse().unwrap(),
+        sub_kind: teleport_core::resource::NodeKind::Teleport,
         version: "1".to_owned(),
     }
 }

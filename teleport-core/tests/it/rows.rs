@@ -158,6 +158,7 @@ async fn c6_a_list_is_what_can_be_read_one_by_one() {
             name: host.name.clone(),
             address: "192.0.2.7:3022".to_owned(),
             labels: labels.parse().unwrap(),
+            sub_kind: teleport_core::resource::NodeKind::Teleport,
             version: "1".to_owned(),
         };
         cluster.as_host(&host).announce_node(record).await.unwrap();

@@ -4,7 +4,7 @@ use teleport_core::api::{AdminApi, ApiErrorKind, RecordingApi, RecordingQuery, R
 use teleport_core::clock::Timestamp;
 use teleport_core::entropy::EntropyExt;
 use teleport_core::id::{HostRole, SessionId, UserName};
-use teleport_core::recording::{Completion, Encoding, RecordingMeta};
+use teleport_core::recording::{Completion, Form, RecordingMeta};
 use teleport_core::resource::{Role, RoleConditions, RoleSpec, Rule, Verb};
 use teleport_core::testing::RepeatableEntropy;
 
@@ -51,19 +51,15 @@ fn recording(cluster: &Cluster, number: u64, user: &str) -> RecordingMeta {
     let host = cluster.host(["web-1", "web-2", "db-1"][number as usize % 3], HostRole::Node);
     RecordingMeta {
         session: SessionId::from_uuid(RepeatableEntropy::new(number).uuid().unwrap()),
-        cluster: host.cluster,
-        host_id: host.host_id,
-        host_name: host.name,
         user: user.parse().unwrap(),
         login: ["root", "deploy"][number as usize / 3 % 2].parse().unwrap(),
         started: cluster.now().saturating_add(std::time::Duration::from_millis(number)),
-        command: None,
-        terminal: None,
+        ..cluster.recording(&host)
     }
 }
 
 async fn put(cluster: &Cluster, meta: &RecordingMeta) {
-    cluster.ports.recordings.create(meta, Encoding::Plain).await.unwrap();
+    cluster.ports.recordings.create(meta, &Form::PLAIN).await.unwrap();
 }
 
 fn everything(limit: usize) -> RecordingQuery {

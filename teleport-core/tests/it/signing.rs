@@ -144,6 +144,7 @@ async fn a_server_gets_the_names_that_were_given_and_no_member_s() {
         name: node.name.clone(),
         address: "web1.example.net:3022".to_owned(),
         labels: Labels::default(),
+        sub_kind: teleport_core::resource::NodeKind::Teleport,
         version: "1".to_owned(),
     };
     from(node.clone(), "198.51.100.7:5001").announce_node(record).await.unwrap();

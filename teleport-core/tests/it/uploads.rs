@@ -1,36 +1,27 @@
 //! Recordings on their way: what is streamed, what is abandoned, what does not fit.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use teleport_backend::memory::MemoryBackend;
+use teleport_backend::wrap::FaultBackend;
 use teleport_core::api::{
-    AdminApi, ApiErrorKind, ApiResult, AuditApi, PresenceApi, RecordingApi, RecordingQuery,
+    AdminApi, ApiErrorKind, ApiResult, AuditApi, PresenceApi, RecordingApi, RecordingQuery, RunningSession,
+    SessionReport, SessionReportApi,
 };
 use teleport_core::audit::{AuditEvent, EventKind};
-use teleport_core::auth::{AuthHandle, Caller};
+use teleport_core::auth::{AuthHandle, AuthService, Caller, Ports};
 use teleport_core::cert::{HostIdentity, Identity};
 use teleport_core::id::{HostRole, SessionId};
 use teleport_core::label::Labels;
 use teleport_core::recording::{MAX_PART_LEN, RecordingInfo, RecordingMeta};
 use teleport_core::resource::NodeRecord;
+use teleport_core::testing::{ManualClock, MemoryRecordings};
 
 use crate::cluster::Cluster;
 
 const PART: u64 = MAX_PART_LEN as u64;
-
-fn meta(cluster: &Cluster, host: &HostIdentity) -> RecordingMeta {
-    RecordingMeta {
-        session: SessionId::from_uuid(uuid::Uuid::from_u64_pair(0x1234_5678_4000_8000, cluster.unique())),
-        cluster: host.cluster.clone(),
-        host_id: host.host_id,
-        host_name: host.name.clone(),
-        user: "alice".parse().unwrap(),
-        login: "root".parse().unwrap(),
-        started: cluster.now(),
-        command: None,
-        terminal: None,
-    }
-}
 
 fn node(cluster: &Cluster) -> (HostIdentity, AuthHandle) {
     let mut host = cluster.host("web-1", HostRole::Node);
@@ -45,6 +36,7 @@ async fn announce(api: &AuthHandle, host: &HostIdentity) {
         name: host.name.clone(),
         address: "192.0.2.7:3022".to_owned(),
         labels: Labels::default(),
+        sub_kind: teleport_core::resource::NodeKind::Teleport,
         version: "1".to_owned(),
     };
     api.announce_node(record).await.unwrap();
@@ -85,7 +77,7 @@ fn conflict(outcome: ApiResult<()>) {
 async fn what_is_streamed_is_there_at_once_and_becomes_a_part() {
     let cluster = Cluster::new().await;
     let (host, api) = node(&cluster);
-    let one = meta(&cluster, &host);
+    let one = cluster.recording(&host);
     let session = one.session;
     api.create_recording(one.clone()).await.unwrap();
     api.stream_recording(session, 0, bytes(1, 10)).await.unwrap();
@@ -129,6 +121,9 @@ async fn what_is_streamed_is_there_at_once_and_becomes_a_part() {
     assert_eq!(content(&cluster, session).await, whole);
     other.stream_recording(session, PART, bytes(7, 3)).await.unwrap();
     assert_eq!(content(&cluster, session).await.len(), MAX_PART_LEN + 3);
+    // Also for a service that has not seen it taken.
+    conflict(api.put_recording_part(session, 1, bytes(8, 4)).await);
+    conflict(api.complete_recording(session, 1).await);
     api.put_recording_part(session, 1, bytes(7, 4)).await.unwrap();
     api.complete_recording(session, 2).await.unwrap();
     assert_eq!(stored_pieces(&cluster).await, 0);
@@ -141,7 +136,7 @@ async fn what_is_streamed_is_there_at_once_and_becomes_a_part() {
 async fn h3_descriptions_have_a_bound_and_do_not_change() {
     let cluster = Cluster::new().await;
     let (host, api) = node(&cluster);
-    let mut one = meta(&cluster, &host);
+    let mut one = cluster.recording(&host);
     one.command = Some("x".repeat(20_000));
     let error = api.create_recording(one.clone()).await.unwrap_err();
     assert_eq!(error.kind(), ApiErrorKind::Invalid, "{error}");
@@ -169,7 +164,7 @@ async fn h3_parts_that_do_not_fit_are_refused_and_audited() {
         ("other bytes than were streamed", ApiErrorKind::Conflict, u32::MAX, PART),
     ] as [Try; 4]
     {
-        let one = meta(&cluster, &host);
+        let one = cluster.recording(&host);
         let session = one.session;
         api.create_recording(one).await.unwrap();
         api.put_recording_part(session, 0, bytes(1, MAX_PART_LEN)).await.unwrap();
@@ -196,7 +191,7 @@ async fn h3_parts_that_do_not_fit_are_refused_and_audited() {
         assert!(listed(&cluster, session).await.completed.is_none());
     }
     // Too long, empty, or of nobody.
-    let one = meta(&cluster, &host);
+    let one = cluster.recording(&host);
     let session = one.session;
     api.create_recording(one.clone()).await.unwrap();
     for (position, len) in [(0, 0), (0, (256 << 10) + 1), (PART - 1, 2), (u64::MAX, 1)] {
@@ -208,7 +203,7 @@ async fn h3_parts_that_do_not_fit_are_refused_and_audited() {
     assert_eq!(error.kind(), ApiErrorKind::Denied);
     assert_eq!(neighbour.create_recording(one.clone()).await.unwrap_err().kind(), ApiErrorKind::Denied);
     assert_eq!(cluster.audit.count(EventKind::ApiDenied), denied + 2);
-    let unknown = meta(&cluster, &host).session;
+    let unknown = cluster.recording(&host).session;
     assert_eq!(
         api.stream_recording(unknown, 0, bytes(1, 1)).await.unwrap_err().kind(),
         ApiErrorKind::NotFound
@@ -228,12 +223,12 @@ async fn h3_who_recorded_it_is_said_by_the_certificate() {
     let cluster = Cluster::new().await;
     let (host, api) = node(&cluster);
     let (other, _) = node(&cluster);
-    let forged = RecordingMeta { host_id: other.host_id, ..meta(&cluster, &host) };
+    let forged = RecordingMeta { host_id: other.host_id, ..cluster.recording(&host) };
     assert_eq!(api.create_recording(forged).await.unwrap_err().kind(), ApiErrorKind::Denied);
-    let forged = RecordingMeta { cluster: "other.example".parse().unwrap(), ..meta(&cluster, &host) };
+    let forged = RecordingMeta { cluster: "other.example".parse().unwrap(), ..cluster.recording(&host) };
     assert_eq!(api.create_recording(forged).await.unwrap_err().kind(), ApiErrorKind::Denied);
     assert_eq!(cluster.audit.count(EventKind::ApiDenied), 2);
-    let named = RecordingMeta { host_name: "bank".parse().unwrap(), ..meta(&cluster, &host) };
+    let named = RecordingMeta { host_name: "bank".parse().unwrap(), ..cluster.recording(&host) };
     api.create_recording(named.clone()).await.unwrap();
     assert_eq!(listed(&cluster, named.session).await.meta.host_name, host.name);
 }
@@ -255,7 +250,7 @@ async fn a_recording_whose_node_is_lost_is_abandoned_within_two_minutes_and_goes
     let (host, api) = node(&cluster);
     announce(&api, &host).await;
     let services = [cluster.auth.lost_uploads(), cluster.second().lost_uploads()];
-    let (lost, told, done) = (meta(&cluster, &host), meta(&cluster, &host), meta(&cluster, &host));
+    let (lost, told, done) = (cluster.recording(&host), cluster.recording(&host), cluster.recording(&host));
     for meta in [&lost, &told, &done] {
         api.create_recording(meta.clone()).await.unwrap();
         api.put_recording_part(meta.session, 0, bytes(1, MAX_PART_LEN)).await.unwrap();
@@ -326,7 +321,7 @@ async fn what_a_removed_host_streamed_is_kept() {
     let cluster = Cluster::new().await;
     let (host, api) = node(&cluster);
     announce(&api, &host).await;
-    let one = meta(&cluster, &host);
+    let one = cluster.recording(&host);
     api.create_recording(one.clone()).await.unwrap();
     api.stream_recording(one.session, 0, bytes(1, 100)).await.unwrap();
     let services = [cluster.auth.lost_uploads(), cluster.second().lost_uploads()];
@@ -349,7 +344,7 @@ async fn an_abandoned_recording_with_a_gap_is_closed_as_far_as_it_is_whole() {
     let cluster = Cluster::new().await;
     let (host, api) = node(&cluster);
     announce(&api, &host).await;
-    let one = meta(&cluster, &host);
+    let one = cluster.recording(&host);
     let session = one.session;
     api.create_recording(one).await.unwrap();
     let store = &cluster.ports.recordings;
@@ -369,13 +364,13 @@ async fn an_abandoned_recording_with_a_gap_is_closed_as_far_as_it_is_whole() {
 /// Calls that come at once, at one service or two, or after one that was interrupted anywhere: it is written down once.
 #[tokio::test]
 async fn that_a_recording_is_complete_is_told_once() {
-    let clock = std::sync::Arc::new(teleport_core::testing::ManualClock::default());
-    let backend = std::sync::Arc::new(crate::slow::Slow::new(clock.clone()));
+    let clock = Arc::new(ManualClock::default());
+    let backend = Arc::new(crate::slow::Slow::new(clock.clone()));
     let cluster = Cluster::over(backend, clock, |_| {}).await;
     let (host, api) = node(&cluster);
     let other = cluster.second().acting_as(Caller::Identity(Identity::Host(host.clone()), None));
     for round in 1..=8 {
-        let one = meta(&cluster, &host);
+        let one = cluster.recording(&host);
         let session = one.session;
         api.create_recording(one).await.unwrap();
         api.put_recording_part(session, 0, bytes(1, 9)).await.unwrap();
@@ -390,7 +385,7 @@ async fn that_a_recording_is_complete_is_told_once() {
         assert_eq!(cluster.audit.count(EventKind::SessionUpload), round);
     }
     // The service ended just after it was written down.
-    let one = meta(&cluster, &host);
+    let one = cluster.recording(&host);
     api.create_recording(one.clone()).await.unwrap();
     let key = teleport_core::storage::Key::new(&format!("recording-uploads/{}", one.session)).unwrap();
     let upload = cluster.backend.get(&key).await.unwrap().unwrap();
@@ -403,7 +398,7 @@ async fn that_a_recording_is_complete_is_told_once() {
     assert!(cluster.backend.get(&key).await.unwrap().is_none());
     // The service is stopped, by a future that is dropped after so many steps.
     for steps in 0..40 {
-        let one = meta(&cluster, &host);
+        let one = cluster.recording(&host);
         let session = one.session;
         api.create_recording(one).await.unwrap();
         api.put_recording_part(session, 0, bytes(1, 9)).await.unwrap();
@@ -424,6 +419,89 @@ async fn that_a_recording_is_complete_is_told_once() {
     }
 }
 
+/// However long it takes until somebody knows that nothing more comes.
+#[tokio::test]
+async fn what_was_streamed_is_there_until_its_recording_is_closed() {
+    let cluster = Cluster::new().await;
+    let (host, api) = node(&cluster);
+    let day = Duration::from_secs(86_400);
+    let one = cluster.recording(&host);
+    api.create_recording(one.clone()).await.unwrap();
+    api.stream_recording(one.session, 0, bytes(2, 10)).await.unwrap();
+    let running = |sessions| SessionReport::of_node(sessions);
+    let session = RunningSession {
+        id: one.session,
+        node: None,
+        user: one.user.clone(),
+        roles: Vec::new(),
+        login: one.login.clone(),
+        started: one.started,
+        command: None,
+        terminal: Some((80, 24)),
+        recorded: true,
+        participants: Vec::new(),
+    };
+    // A shell in which nothing happens, of a node that lives.
+    cluster.clock.advance(day * 45);
+    announce(&api, &host).await;
+    api.report_sessions(running(vec![session])).await.unwrap();
+    let service = cluster.auth.lost_uploads();
+    service.sweep().await.unwrap();
+    api.stream_recording(one.session, 10, bytes(3, 10)).await.unwrap();
+    // Then the node is gone. The service is started anew now and then.
+    api.report_sessions(running(Vec::new())).await.unwrap();
+    cluster.clock.advance(day * 29);
+    cluster.auth.lost_uploads().sweep().await.unwrap();
+    cluster.clock.advance(day * 29);
+    let service = cluster.auth.lost_uploads();
+    pass(&cluster, std::slice::from_ref(&service), 120).await;
+    assert!(listed(&cluster, one.session).await.abandoned);
+    assert!(listed(&cluster, one.session).await.completed.is_none());
+    cluster.clock.advance(day);
+    service.sweep().await.unwrap();
+    assert!(listed(&cluster, one.session).await.completed.is_some());
+    assert_eq!(content(&cluster, one.session).await, [vec![2; 10], vec![3; 10]].concat());
+    assert_eq!(stored_pieces(&cluster).await, 0);
+}
+
+/// Else a host makes the service look through its log for nothing.
+#[tokio::test]
+async fn the_log_is_not_searched_for_a_session_that_nobody_recorded() {
+    let cluster = Cluster::new().await;
+    let (_, api) = node(&cluster);
+    let event =
+        AuditEvent::new(EventKind::SessionEnd).session(SessionId::from_uuid(uuid::Uuid::from_u128(7)));
+    api.emit_events(vec![event.user("alice").field("recovered", true)]).await.unwrap();
+    assert_eq!(cluster.audit.count(EventKind::SessionEnd), 1);
+    assert_eq!(cluster.audit.searched().len(), 0);
+}
+
+/// Each service makes something credible of what the node's clock says; whichever is first counts for both.
+#[tokio::test(start_paused = true)]
+async fn two_services_agree_on_a_beginning_that_cannot_be_believed() {
+    let clock = Arc::new(ManualClock::default());
+    // Each looks whether the recording exists before the other has made it.
+    let backend = FaultBackend::new(Arc::new(MemoryBackend::new(clock.clone())));
+    let faults = backend.faults();
+    let cluster = Cluster::storing(Arc::new(backend), clock, Arc::new(MemoryRecordings::new()), |_| {}).await;
+    faults.delay_reads(Duration::from_millis(10));
+    let (host, api) = node(&cluster);
+    let mut one = cluster.recording(&host);
+    one.started = cluster.now().saturating_add(Duration::from_secs(86_400));
+    let late = Arc::new(ManualClock::new(cluster.now().saturating_add(Duration::from_secs(2))));
+    let ports = Ports { clock: late, ..cluster.ports.clone() };
+    let other = AuthService::new(ports, cluster.auth.config().clone());
+    let other = other.acting_as(Caller::Identity(Identity::Host(host.clone()), None));
+    let (first, second) =
+        tokio::join!(api.create_recording(one.clone()), other.create_recording(one.clone()));
+    first.unwrap();
+    second.unwrap();
+    assert_eq!(cluster.audit.count(EventKind::SessionUploadFailure), 0);
+    // What is not the same is refused as before.
+    one.command = Some("another".to_owned());
+    conflict(api.create_recording(one).await);
+}
+
 /// What is asked of the log for one recording does not grow with the age of the log.
 #[tokio::test]
 async fn the_log_is_searched_from_the_beginning_of_the_session_and_newest_first() {
@@ -431,7 +509,7 @@ async fn the_log_is_searched_from_the_beginning_of_the_session_and_newest_first(
     let (host, api) = node(&cluster);
     let early = cluster.now();
     cluster.clock.advance(Duration::from_secs(20 * 86_400));
-    let one = meta(&cluster, &host);
+    let one = cluster.recording(&host);
     api.create_recording(one.clone()).await.unwrap();
     api.put_recording_part(one.session, 0, bytes(1, 9)).await.unwrap();
     let end = || {

@@ -26,6 +26,7 @@ fn record(cluster: &Cluster, number: usize) -> NodeRecord {
         name: host.name,
         address: "192.0.2.7:3022".to_owned(),
         labels: Labels::default(),
+        sub_kind: teleport_core::resource::NodeKind::Teleport,
         version: "1".to_owned(),
     }
 }

@@ -40,6 +40,7 @@ fn trust(user_ca: &PrivateKey) -> TrustBundle {
     TrustBundle {
         cluster: ClusterName::new("example.com").unwrap(),
         user_ca: vec![public(user_ca)],
+        openssh_ca: Vec::new(),
         host_ca: vec![public(&private(2))],
         user_tls_ca: Vec::new(),
         host_tls_ca: Vec::new(),

@@ -6,16 +6,16 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use russh::ChannelMsg;
-use russh::client::{DisconnectReason, Handle, Msg, Session};
-use russh::keys::PublicKeyOrCertificate;
+use russh::client::{Handle, Msg};
 use russh::{Channel, ChannelOpenFailure};
 use ssh_key::Certificate;
-use teleport_core::cert::{CertRejected, HostCheck, HostIdentity, TrustBundle, UserCheck, proxy_principal};
+use teleport_core::cert::{CertRejected, HostIdentity, TrustBundle, UserCheck, proxy_principal};
 use teleport_core::clock::Clock;
 use teleport_core::id::{HostRole, OsLogin, UserName};
 use teleport_core::target::{DialTarget, TargetHost};
@@ -23,10 +23,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use super::error::{ConnectError, HostRejected};
+use super::forward::{Destination, Incoming};
+use super::handler::ClientHandler;
 use super::openssh::ProxyAddress;
+use super::resume::{GOODBYE, Resumption, Through, Wire};
 use crate::authn;
-use crate::engine;
+use crate::engine::{self, Cipher};
 use crate::keys::SshKeyPair;
+use crate::resume::ClientLane;
 use crate::rpc::{BoxedIo, Prefixed};
 use crate::session::JOIN_LOGIN;
 
@@ -42,90 +47,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// How long the last words of a host may take that has ended the connection.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// Why a host is not believed to be who it should be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum HostRejected {
-    /// Its certificate is not accepted.
-    #[error("its host certificate is not accepted: {reason}")]
-    Certificate {
-        /// Why.
-        reason: CertRejected,
-    },
-    /// It has no certificate.
-    #[error("it showed a plain key instead of a host certificate of the cluster")]
-    PlainKey,
-}
-
-/// Why a connection failed. The texts are for the user.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// The host let nobody in with this certificate.
-    #[error("{peer} denied access")]
-    Denied {
-        /// The host.
-        peer: String,
-    },
-    /// The proxy cannot be reached.
-    #[error("cannot reach the proxy at {address}")]
-    Dial {
-        /// Its address.
-        address: String,
-        /// The reason.
-        source: io::Error,
-    },
-    /// The host is not who it should be. Somebody may be in between.
-    #[error("cannot verify {peer}: {rejected}")]
-    Host {
-        /// The host.
-        peer: String,
-        /// The reason.
-        rejected: HostRejected,
-    },
-    /// A node is selected by labels, so nobody knows whose certificate to expect.
-    #[error("labels may match another node tomorrow: find the node first and connect to its name or id")]
-    Labels,
-    /// The proxy hangs up at once, again and again: too many others are at its door, or too many from this address.
-    #[error("the proxy at {address} is overloaded; try again in a moment")]
-    Overloaded {
-        /// Its address.
-        address: String,
-    },
-    /// The user's own certificate is of no use any more.
-    #[error("your certificate is not usable: {reason}; log in again")]
-    OwnCertificate {
-        /// Why.
-        reason: CertRejected,
-    },
-    /// The proxy refused, in its own words.
-    #[error("{message}")]
-    Refused {
-        /// Its words.
-        message: String,
-    },
-    /// The connection broke or the other side does not follow the protocol.
-    #[error("the connection to {peer} failed")]
-    Ssh {
-        /// The host.
-        peer: String,
-        /// The reason.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// It took too long.
-    #[error("{peer} did not answer within {} s", CONNECT_TIMEOUT.as_secs())]
-    Timeout {
-        /// The host.
-        peer: String,
-    },
-}
-
-impl ConnectError {
-    fn ssh(peer: &str, source: impl std::error::Error + Send + Sync + 'static) -> Self {
-        Self::Ssh { peer: peer.to_owned(), source: Box::new(source) }
-    }
-}
 
 /// What a user connects with.
 #[derive(Clone, Debug)]
@@ -146,28 +67,68 @@ pub struct Credentials {
 pub struct SshClient {
     credentials: Arc<Credentials>,
     clock: Arc<dyn Clock>,
+    cipher: Option<Cipher>,
+    resumption: Option<Resumption>,
+    /// How many messages may wait in a channel.
+    messages: usize,
 }
 
 /// An SSH connection to a proxy.
 pub struct ProxyConnection {
-    handle: Handle<HostKeyCheck>,
+    handle: Handle<ClientHandler>,
     farewell: Farewell,
     host: HostIdentity,
+    address: ProxyAddress,
 }
 
 /// An SSH connection to a node.
 pub struct NodeConnection {
-    handle: Handle<HostKeyCheck>,
+    pub(super) handle: Handle<ClientHandler>,
+    /// What the node may open.
+    pub(super) incoming: Arc<Incoming>,
     farewell: Farewell,
     host: HostIdentity,
-    /// Lives as long as the connection that runs through it.
-    proxy: Option<ProxyConnection>,
+    /// Lives as long as the connections that run through it.
+    proxy: Option<Arc<ProxyConnection>>,
+    /// What the connection runs over, if it can be resumed.
+    lane: Option<ClientLane>,
 }
 
 impl SshClient {
     /// With these credentials.
     pub fn new(credentials: Credentials, clock: Arc<dyn Clock>) -> Self {
-        Self { credentials: Arc::new(credentials), clock }
+        Self {
+            credentials: Arc::new(credentials),
+            clock,
+            cipher: None,
+            resumption: None,
+            messages: engine::CLIENT_MESSAGES,
+        }
+    }
+
+    /// With this cipher and no other, on every connection. Default: the fastest that both sides have.
+    #[must_use]
+    pub const fn with_cipher(mut self, cipher: Cipher) -> Self {
+        self.cipher = Some(cipher);
+        self
+    }
+
+    /// Connections to nodes are resumed when they break, if the node offers it. Default: they are not.
+    #[must_use]
+    pub fn with_resumption(mut self, resumption: Resumption) -> Self {
+        self.resumption = Some(resumption);
+        self
+    }
+
+    /// For connections that have one channel at a time: what nobody takes stays with the server.
+    pub(crate) const fn for_one_channel(mut self) -> Self {
+        self.messages = engine::ONE_CHANNELS_MESSAGES;
+        self
+    }
+
+    /// The same, over connections that end when they break.
+    pub(super) fn once(&self) -> Self {
+        Self { resumption: None, ..self.clone() }
     }
 
     /// Connects to a proxy's SSH port. A proxy that hangs up at once, as servers do that have too many strangers at the door, is
@@ -203,8 +164,13 @@ impl SshClient {
     ) -> Result<ProxyConnection, ConnectError> {
         let (login, name) =
             (self.credentials.user.as_str(), proxy_principal(&self.credentials.trust.cluster));
-        match self.handshake(stream, peer, &name, HostRole::Proxy, login).await {
-            Ok((handle, host, farewell)) => Ok(ProxyConnection { handle, farewell, host }),
+        // A proxy has nothing to open here.
+        let incoming = Arc::new(Incoming::default());
+        let config = engine::client_config(self.cipher, true, self.messages);
+        match self.handshake(config, stream, peer, &name, HostRole::Proxy, login, incoming).await {
+            Ok((handle, host, farewell)) => {
+                Ok(ProxyConnection { handle, farewell, host, address: address.clone() })
+            }
             Err(Failed::HungUp(_)) => Err(ConnectError::Overloaded { address: address.to_authority() }),
             Err(Failed::Otherwise(error)) => Err(error),
         }
@@ -220,11 +186,7 @@ impl SshClient {
         target: &DialTarget,
         login: &OsLogin,
     ) -> Result<NodeConnection, ConnectError> {
-        let name = expected_name(&target.host)?;
-        let stream = proxy.open(target).await?;
-        let mut node = self.node_over(stream, &name, login).await?;
-        node.proxy = Some(proxy);
-        Ok(node)
+        self.node_through(proxy.into(), target, login.as_str(), None).await
     }
 
     /// Connects to a node through a proxy, as no login of it: to join sessions of others there.
@@ -236,11 +198,55 @@ impl SshClient {
         proxy: ProxyConnection,
         target: &DialTarget,
     ) -> Result<NodeConnection, ConnectError> {
+        self.node_through(proxy.into(), target, JOIN_LOGIN, None).await
+    }
+
+    pub(super) async fn node_through(
+        &self,
+        by: Through,
+        target: &DialTarget,
+        login: &str,
+        shown: Option<&str>,
+    ) -> Result<NodeConnection, ConnectError> {
         let name = expected_name(&target.host)?;
-        let stream = proxy.open(target).await?;
-        let mut node = self.node_as(stream, &name, JOIN_LOGIN).await?;
-        node.proxy = Some(proxy);
-        Ok(node)
+        let (proxy, again) = by.begin(self).await?;
+        let io = proxy.open(target).await?;
+        let Some(resumption) = &self.resumption else {
+            let node = self.node_as(io, &name, login, true).await?;
+            return Ok(NodeConnection { proxy: Some(proxy), ..node });
+        };
+        let way = again.way(self, target);
+        let (stream, way) = resumption.begin(Wire { io, proxy }, way, &name, shown.unwrap_or(&name)).await?;
+        let node = self.node_as(stream, &name, login, way.is_err()).await?;
+        Ok(match way {
+            Ok(lane) => {
+                lane.keep();
+                NodeConnection { lane: Some(lane), ..node }
+            }
+            Err(proxy) => NodeConnection { proxy: Some(proxy), ..node },
+        })
+    }
+
+    /// A stream of bytes to the SSH server of a node through a proxy, as `ProxyCommand` needs it; one that can be resumed, if that is
+    /// wanted and the node offers it. Whoever ends it says so by [`Resumption::finish`].
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub async fn stream(&self, proxy: ProxyConnection, target: &DialTarget) -> Result<BoxedIo, ConnectError> {
+        let (proxy, again) = Through::from(proxy).begin(self).await?;
+        let io = proxy.open(target).await?;
+        let Some(resumption) = &self.resumption else { return Ok(Box::new(Wire { io, proxy })) };
+        let name = target.host.to_string();
+        let way = again.way(self, target);
+        let (stream, way) = resumption.begin(Wire { io, proxy }, way, &name, &name).await?;
+        Ok(match way {
+            // When the other program is let in is not seen here. Until then the node has nothing to resume, and says so.
+            Ok(lane) => {
+                lane.keep();
+                stream
+            }
+            Err(proxy) => Box::new(Wire { io: stream, proxy }),
+        })
     }
 
     /// Connects to the node `name` (a name or id in its certificate) over a stream that leads there.
@@ -253,7 +259,7 @@ impl SshClient {
         name: &str,
         login: &OsLogin,
     ) -> Result<NodeConnection, ConnectError> {
-        self.node_as(stream, name, login.as_str()).await
+        self.node_as(stream, name, login.as_str(), true).await
     }
 
     async fn node_as(
@@ -261,33 +267,41 @@ impl SshClient {
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         name: &str,
         login: &str,
+        keepalive: bool,
     ) -> Result<NodeConnection, ConnectError> {
         let peer = format!("node {name}");
-        let handshake = self.handshake(stream, &peer, name, HostRole::Node, login);
+        let incoming = Arc::new(Incoming::default());
+        let config = engine::client_config(self.cipher, keepalive, self.messages);
+        let handshake =
+            self.handshake(config, stream, &peer, name, HostRole::Node, login, Arc::clone(&incoming));
         let (handle, host, farewell) = within(&peer, async { Ok(handshake.await?) }).await?;
-        Ok(NodeConnection { handle, farewell, host, proxy: None })
+        Ok(NodeConnection { handle, incoming, farewell, host, proxy: None, lane: None })
     }
 
+    #[expect(clippy::too_many_arguments, reason = "each is another fact")]
     async fn handshake(
         &self,
+        config: Arc<russh::client::Config>,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         peer: &str,
         name: &str,
         role: HostRole,
         login: &str,
-    ) -> Result<(Handle<HostKeyCheck>, HostIdentity, Farewell), Failed> {
+        incoming: Arc<Incoming>,
+    ) -> Result<(Handle<ClientHandler>, HostIdentity, Farewell), Failed> {
         let certificate = self.own_certificate()?;
         let verdict = Arc::new(OnceLock::new());
         let (farewell, said) = watch::channel(None);
-        let check = HostKeyCheck {
+        let check = ClientHandler {
             farewell,
             credentials: Arc::clone(&self.credentials),
             clock: Arc::clone(&self.clock),
             name: name.to_owned(),
             role,
             verdict: Arc::clone(&verdict),
+            incoming,
         };
-        let connected = russh::client::connect_stream(engine::client_config(), stream, check).await;
+        let connected = russh::client::connect_stream(config, stream, check).await;
         let host = match verdict.get() {
             Some(Ok(host)) => host.clone(),
             Some(Err(rejected)) => {
@@ -382,11 +396,11 @@ fn expected_name(host: &TargetHost) -> Result<String, ConnectError> {
     }
 }
 
-async fn within<T>(
+pub(super) async fn within<T>(
     peer: &str,
     work: impl Future<Output = Result<T, ConnectError>>,
 ) -> Result<T, ConnectError> {
-    let late = |_| ConnectError::Timeout { peer: peer.to_owned() };
+    let late = |_| ConnectError::Timeout { peer: peer.to_owned(), after: CONNECT_TIMEOUT };
     tokio::time::timeout(CONNECT_TIMEOUT, work).await.map_err(late)?
 }
 
@@ -412,23 +426,57 @@ impl ProxyConnection {
         if let Err(error) = channel.request_subsystem(true, target.to_subsystem()).await {
             return Err(self.farewell.explain(peer, ConnectError::ssh(peer, error)).await);
         }
-        match within(peer, accepted(&mut channel)).await {
+        match within(peer, accepted(&mut channel, peer)).await {
             Ok(greeting) => Ok(Box::new(Prefixed::new(greeting, channel.into_stream()))),
             Err(refused) if self.handle.is_closed() => Err(self.farewell.explain(peer, refused).await),
             Err(refused) => Err(refused),
         }
     }
 
+    /// A round trip to the proxy. Cancel safe.
+    ///
+    /// # Errors
+    /// [`ConnectError::Ssh`] if the connection ended.
+    pub async fn ping(&self) -> Result<(), ConnectError> {
+        ping(&self.handle, "the proxy").await
+    }
+
+    /// Whether it has ended, as far as is known.
+    pub(super) fn is_closed(&self) -> bool {
+        self.handle.is_closed()
+    }
+
+    /// Where it is.
+    pub(super) const fn address(&self) -> &ProxyAddress {
+        &self.address
+    }
+
+    /// Says good-bye, after all that was said before, and waits until that is on its way.
+    pub(super) async fn end(mut self, limit: Duration) {
+        self.disconnect().await;
+        let _ = tokio::time::timeout(limit, &mut self.handle).await;
+    }
+
     /// Says good-bye.
-    pub async fn disconnect(self) {
+    pub async fn disconnect(&self) {
         // Whether it is heard does not matter.
         let _ = self.handle.disconnect(russh::Disconnect::ByApplication, "", "").await;
     }
 }
 
-/// Waits for the first bytes of the node, which speaks first as every SSH server does. What arrives on standard error
-/// instead are the proxy's words about a refusal.
-async fn accepted(channel: &mut Channel<Msg>) -> Result<Bytes, ConnectError> {
+async fn ping(handle: &Handle<ClientHandler>, peer: &str) -> Result<(), ConnectError> {
+    let ping = handle.send_ping().await;
+    // What the library says when the connection ended meanwhile is success.
+    match ping {
+        Ok(()) if handle.is_closed() => Err(ConnectError::ssh(peer, russh::Error::Disconnect)),
+        Ok(()) => Ok(()),
+        Err(error) => Err(ConnectError::ssh(peer, error)),
+    }
+}
+
+/// Waits for the first bytes of what is behind a channel: of a node, which speaks first as every SSH server does, or of a server of
+/// files. What arrives on standard error instead are the peer's words about a refusal.
+pub(super) async fn accepted(channel: &mut Channel<Msg>, peer: &str) -> Result<Bytes, ConnectError> {
     let mut words = Vec::new();
     loop {
         match channel.wait().await {
@@ -441,7 +489,7 @@ async fn accepted(channel: &mut Channel<Msg>) -> Result<Bytes, ConnectError> {
                 // A sentence; what follows is for those who see the whole screen.
                 let words = String::from_utf8_lossy(&words);
                 let said = words.lines().map(printable).find(|line| !line.is_empty()).unwrap_or_default();
-                let message = if said.is_empty() { "the proxy refused".to_owned() } else { said };
+                let message = if said.is_empty() { format!("{peer} refused") } else { said };
                 return Err(ConnectError::Refused { message });
             }
             Some(_) => {}
@@ -450,7 +498,7 @@ async fn accepted(channel: &mut Channel<Msg>) -> Result<Bytes, ConnectError> {
 }
 
 /// A peer's words without what a terminal would obey.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     text.trim().chars().take(MAX_MESSAGE).map(clean).collect()
 }
@@ -477,6 +525,31 @@ impl NodeConnection {
         &self.host
     }
 
+    /// The proxy through which it runs, if it was reached by [`SshClient::node`] and cannot be resumed through another.
+    pub fn proxy(&self) -> Option<&ProxyConnection> {
+        self.proxy.as_deref()
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.handle.is_closed()
+    }
+
+    /// A channel for a session, without a word of explanation.
+    pub(crate) async fn open_session(&self) -> Result<Channel<Msg>, russh::Error> {
+        self.handle.channel_open_session().await
+    }
+
+    /// A channel by which the host connects to `to`, for somebody at `from`.
+    pub(crate) async fn open_direct(
+        &self,
+        to: SocketAddr,
+        from: SocketAddr,
+    ) -> Result<Channel<Msg>, ConnectError> {
+        let destination = Destination::Tcp { host: to.ip().to_string(), port: to.port() };
+        self.direct(&destination, Some(from)).await
+    }
+
     /// A channel for a shell or a command.
     pub(super) async fn channel(&self) -> Result<Channel<Msg>, ConnectError> {
         let error = match self.handle.channel_open_session().await {
@@ -494,10 +567,74 @@ impl NodeConnection {
         format!("node {}", self.host.name)
     }
 
-    /// Says good-bye to the node and to the proxy.
-    pub async fn disconnect(self) {
+    /// A channel through which the node connects to somebody else, for whoever came to us from there.
+    pub(super) async fn direct(
+        &self,
+        to: &Destination,
+        from: Option<SocketAddr>,
+    ) -> Result<Channel<Msg>, ConnectError> {
+        let opened = match to {
+            Destination::Tcp { host, port } => {
+                let (address, origin) = from.map_or(("127.0.0.1".to_owned(), 0), |from| {
+                    (from.ip().to_canonical().to_string(), from.port())
+                });
+                self.handle
+                    .channel_open_direct_tcpip(host.as_str(), (*port).into(), address, origin.into())
+                    .await
+            }
+            Destination::Unix(path) => {
+                self.handle.channel_open_direct_streamlocal(path.to_string_lossy()).await
+            }
+        };
+        opened.map_err(|error| match error {
+            russh::Error::ChannelOpenFailure(ChannelOpenFailure::Other { reason, .. }) => {
+                ConnectError::Refused {
+                    message: format!("{} did not connect to {to}: {}", self.peer(), printable(&reason)),
+                }
+            }
+            error => ConnectError::ssh(&self.peer(), error),
+        })
+    }
+
+    /// A round trip to the node, through the proxy. Cancel safe.
+    ///
+    /// # Errors
+    /// [`ConnectError::Ssh`] if the connection ended.
+    pub async fn ping(&self) -> Result<(), ConnectError> {
+        ping(&self.handle, &self.peer()).await
+    }
+
+    /// Waits for the end of the connection; returns the last words of the node. Cancel safe.
+    pub async fn closed(&self) -> Option<String> {
+        let mut said = self.farewell.0.clone();
+        // Whoever may say something lives as long as the connection.
+        while said.changed().await.is_ok() {}
+        said.borrow_and_update().clone()
+    }
+
+    /// Why the connection broke and could not be resumed, if that is so.
+    pub fn lost(&self) -> Option<String> {
+        self.lane.as_ref()?.failure().map(|why| printable(&why))
+    }
+
+    /// Says good-bye to the node, and waits until that is said. Whoever has no patience drops the future.
+    pub(crate) async fn end(mut self) {
+        self.disconnect().await;
+        let _ = (&mut self.handle).await;
+    }
+
+    /// Whether nothing carries the connection now: it was lost, and goes on once the node is reached again.
+    pub fn is_interrupted(&self) -> bool {
+        self.lane.as_ref().is_some_and(ClientLane::is_interrupted)
+    }
+
+    /// Says good-bye to the node, and to the proxy if nothing else runs through it.
+    pub async fn disconnect(&self) {
         let _ = self.handle.disconnect(russh::Disconnect::ByApplication, "", "").await;
-        if let Some(proxy) = self.proxy {
+        if let Some(lane) = &self.lane {
+            lane.finish(GOODBYE).await;
+        }
+        if let Some(proxy) = self.proxy.as_ref().filter(|proxy| Arc::strong_count(proxy) == 1) {
             proxy.disconnect().await;
         }
     }
@@ -512,54 +649,5 @@ impl fmt::Debug for ProxyConnection {
 impl fmt::Debug for NodeConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NodeConnection").field("host", &self.host).finish_non_exhaustive()
-    }
-}
-
-/// Decides about the host's certificate, once, and remembers the verdict for the caller: the library's own error says only
-/// that it was no.
-struct HostKeyCheck {
-    /// Takes the other side's last words.
-    farewell: watch::Sender<Option<String>>,
-    credentials: Arc<Credentials>,
-    clock: Arc<dyn Clock>,
-    name: String,
-    role: HostRole,
-    verdict: Arc<OnceLock<Result<HostIdentity, HostRejected>>>,
-}
-
-impl russh::client::Handler for HostKeyCheck {
-    type Error = russh::Error;
-
-    async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
-        let verdict = match shown {
-            PublicKeyOrCertificate::Certificate(certificate) => {
-                let check = HostCheck { name: &self.name, role: self.role, now: self.clock.now() };
-                authn::host(certificate, &self.credentials.trust, check)
-                    .map_err(|reason| HostRejected::Certificate { reason })
-            }
-            PublicKeyOrCertificate::PublicKey { .. } => Err(HostRejected::PlainKey),
-        };
-        let accepted = verdict.is_ok();
-        // The library asks once; a second verdict could not replace the first.
-        let first = self.verdict.set(verdict).is_ok();
-        Ok(first && accepted)
-    }
-
-    async fn disconnected(&mut self, reason: DisconnectReason<Self::Error>) -> Result<(), Self::Error> {
-        match reason {
-            DisconnectReason::ReceivedDisconnect(said) => {
-                let words = printable(&said.message);
-                if !words.is_empty() {
-                    self.farewell.send_replace(Some(words));
-                }
-                Ok(())
-            }
-            DisconnectReason::Error(error) => Err(error),
-        }
-    }
-
-    async fn auth_banner(&mut self, banner: &str, _session: &mut Session) -> Result<(), Self::Error> {
-        tracing::info!(banner = printable(banner), "the server says");
-        Ok(())
     }
 }

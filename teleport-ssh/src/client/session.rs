@@ -1,12 +1,18 @@
 //! A shell or a command on a node.
 
+use std::sync::Arc;
+
 use bytes::BytesMut;
 use futures_util::{Stream, StreamExt};
 use russh::client::Msg;
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::connect::{ConnectError, NodeConnection};
+use super::connect::{NodeConnection, accepted, within};
+use super::error::ConnectError;
+use super::forward::{ForwardedDisplay, X11_PROTOCOL};
+use crate::rpc::Prefixed;
+use crate::sftp::Sftp;
 
 const STDERR: u32 = 1;
 /// How much is read from standard input at once, at most.
@@ -33,7 +39,7 @@ pub struct Terminal {
 }
 
 /// What runs on the node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 #[expect(clippy::exhaustive_structs, reason = "callers build it")]
 pub struct SessionRequest {
     /// The command, for the user's shell; the shell itself if there is none.
@@ -42,6 +48,10 @@ pub struct SessionRequest {
     pub env: Vec<(String, String)>,
     /// A terminal. Without one, standard output and standard error stay apart.
     pub terminal: Option<Terminal>,
+    /// Programs in it may ask the agent of [`NodeConnection::forward_agent`]. The node may refuse, and the session begins without.
+    pub agent: bool,
+    /// Programs in it may use the display of [`NodeConnection::forward_x11`]. The node may refuse, and the session begins without.
+    pub display: Option<Arc<ForwardedDisplay>>,
 }
 
 /// How it ended.
@@ -93,6 +103,17 @@ const SIGNALS: [(&str, u8); 13] = [
 #[derive(Debug)]
 pub struct ClientSession {
     channel: Channel<Msg>,
+    without: Vec<Without>,
+}
+
+/// What a session was asked for and has not got: the node refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Without {
+    /// The agent of [`SessionRequest::agent`].
+    Agent,
+    /// The display of [`SessionRequest::display`].
+    Display,
 }
 
 impl NodeConnection {
@@ -110,12 +131,47 @@ impl NodeConnection {
             channel.request_pty(true, term, size.columns, size.rows, 0, 0, &[]).await.map_err(broken)?;
             self.answer(&mut channel, "no terminal").await?;
         }
+        let mut without = Vec::new();
+        if request.agent {
+            channel.agent_forward(true).await.map_err(broken)?;
+            if self.answer(&mut channel, "no agent").await.is_err() {
+                without.push(Without::Agent);
+            }
+        }
+        if let Some(display) = &request.display {
+            let (cookie, screen) = (display.shown(), display.screen());
+            channel.request_x11(true, false, X11_PROTOCOL, cookie, screen).await.map_err(broken)?;
+            if self.answer(&mut channel, "no display").await.is_err() {
+                without.push(Without::Display);
+            }
+        }
         match &request.command {
             Some(command) => channel.exec(true, command.as_bytes()).await.map_err(broken)?,
             None => channel.request_shell(true).await.map_err(broken)?,
         }
         self.answer(&mut channel, "the session was refused").await?;
-        Ok(ClientSession { channel })
+        Ok(ClientSession { channel, without })
+    }
+
+    /// Begins to work on files. Several may on one connection.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; [`ConnectError::Refused`] with the node's words if it has some, such as that roles permit no copying.
+    pub async fn sftp(&self) -> Result<Sftp, ConnectError> {
+        let mut channel = self.channel().await?;
+        let broken = |error| ConnectError::Ssh { peer: self.peer(), source: Box::new(error) };
+        channel.request_subsystem(true, "sftp").await.map_err(broken)?;
+        self.answer(&mut channel, "files are not served there").await?;
+        channel.data_bytes(Sftp::hello()).await.map_err(broken)?;
+        let peer = self.peer();
+        let greeting = within(&peer, accepted(&mut channel, &peer)).await?;
+        let (reader, writer) = tokio::io::split(Prefixed::new(greeting, channel.into_stream()));
+        let begun = within(&peer, async {
+            Sftp::greeted(reader, writer)
+                .await
+                .map_err(|error| ConnectError::Ssh { peer: self.peer(), source: Box::new(error) })
+        });
+        begun.await
     }
 
     async fn answer(&self, channel: &mut Channel<Msg>, refusal: &str) -> Result<(), ConnectError> {
@@ -133,6 +189,11 @@ impl NodeConnection {
 }
 
 impl ClientSession {
+    /// What the node refused of what was asked for.
+    pub fn without(&self) -> &[Without] {
+        &self.without
+    }
+
     /// Passes bytes between the session and the caller's streams until it ends. `sizes` are the new sizes of the caller's
     /// terminal; without one, pass [`futures_util::stream::pending`] or an empty stream.
     ///

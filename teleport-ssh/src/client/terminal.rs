@@ -43,13 +43,14 @@ impl std::fmt::Debug for RawTerminal {
     }
 }
 
-/// Signals that ask this program to end. While it lives they do not end it by themselves.
+/// Signals that ask this program to end. While it lives they do not end it by themselves. Those that were ignored when the program
+/// began, as `nohup` and shells do it for the background, stay ignored.
 #[derive(Debug)]
 pub struct Ending {
-    hangup: Signal,
-    interrupt: Signal,
-    quit: Signal,
-    terminate: Signal,
+    hangup: Option<Signal>,
+    interrupt: Option<Signal>,
+    quit: Option<Signal>,
+    terminate: Option<Signal>,
 }
 
 impl Ending {
@@ -58,23 +59,46 @@ impl Ending {
     /// # Errors
     /// Those of the system.
     pub fn listen() -> io::Result<Self> {
+        let ignored = ignored();
+        let listen = |kind: SignalKind| {
+            let bit = u32::try_from(kind.as_raw_value() - 1).unwrap_or(u32::MAX);
+            let ignored = ignored.checked_shr(bit).unwrap_or(0) & 1 == 1;
+            (!ignored).then(|| signal(kind)).transpose()
+        };
         Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            quit: signal(SignalKind::quit())?,
-            terminate: signal(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+            interrupt: listen(SignalKind::interrupt())?,
+            quit: listen(SignalKind::quit())?,
+            terminate: listen(SignalKind::terminate())?,
         })
     }
 
     /// The next signal, as the status that a shell reports for a program that it killed. Cancel safe.
     pub async fn next(&mut self) -> u8 {
         tokio::select! {
-            _ = self.hangup.recv() => 129,
-            _ = self.interrupt.recv() => 130,
-            _ = self.quit.recv() => 131,
-            _ = self.terminate.recv() => 143,
+            () = next(&mut self.hangup) => 129,
+            () = next(&mut self.interrupt) => 130,
+            () = next(&mut self.quit) => 131,
+            () = next(&mut self.terminate) => 143,
         }
     }
+}
+
+async fn next(signal: &mut Option<Signal>) {
+    let came = match signal {
+        Some(signal) => signal.recv().await,
+        None => None,
+    };
+    if came.is_none() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// The signals that this process ignores, as a set of bits; none where the system does not tell.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -11,11 +11,17 @@ use russh::{MethodKind, MethodSet, SshId};
 use ssh_key::{Certificate, PrivateKey};
 
 use crate::identity::HostMaterial;
+use crate::resume::MARK;
 
+pub use self::algorithms::{Cipher, UnknownCipher};
 pub(crate) use self::algorithms::{client_preferred, server_preferred};
 
 /// How both our servers and clients introduce themselves.
 const SSH_ID: &str = concat!("SSH-2.0-Teleport_", env!("CARGO_PKG_VERSION"));
+
+/// How nodes do that can resume connections: with [`MARK`] behind it.
+const SSH_ID_RESUMES: &str = concat!("SSH-2.0-Teleport_", env!("CARGO_PKG_VERSION"), " teleport-resume-v1");
+const _: () = assert!(SSH_ID_RESUMES.len() == SSH_ID.len() + 1 + MARK.len());
 
 /// Silence after which the other side is asked for a sign of life.
 pub(crate) const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -32,6 +38,10 @@ const EVENTS: usize = 16;
 /// Messages that may wait in one channel. Never reached: [`transport::Link`] bounds what waits by its bytes, because a full
 /// queue would stop the whole connection, also what is needed to empty the queue.
 const MESSAGES: usize = 1 << 19;
+/// The same for clients, where it is the bound.
+pub(crate) const CLIENT_MESSAGES: usize = 1024;
+/// The same for a client that has one channel and no more: when half a megabyte waits, TCP slows the server down, and nobody else waits.
+pub(crate) const ONE_CHANNELS_MESSAGES: usize = 16;
 
 /// Rekey after 1 GiB or an hour.
 fn limits() -> russh::Limits {
@@ -48,18 +58,34 @@ pub struct ConfigError {
 }
 
 /// A server that shows this identity.
-pub(crate) fn server_config_for(material: &HostMaterial) -> Result<Arc<russh::server::Config>, ConfigError> {
+pub(crate) fn server_config_for(
+    material: &HostMaterial,
+    resumes: bool,
+) -> Result<Arc<russh::server::Config>, ConfigError> {
     let certificate = Certificate::from_openssh(&material.ssh_certificate)
         .map_err(|error| ConfigError { source: error.into() })?;
-    Ok(server_config(material.ssh.private().clone(), certificate))
+    let id = if resumes { SSH_ID_RESUMES } else { SSH_ID };
+    Ok(named(id, material.ssh.private().clone(), certificate))
+}
+
+/// What a server with this configuration says first.
+pub(crate) fn greeting(config: &russh::server::Config) -> Vec<u8> {
+    match &config.server_id {
+        SshId::Standard(id) => [id.as_bytes(), b"\r\n"].concat(),
+        SshId::Raw(id) => id.as_bytes().to_vec(),
+    }
 }
 
 /// A server that shows `certificate`, which is about the key `private`.
 ///
 /// Dead peers are found by [`transport`], which knows whether reading was stopped on purpose.
 pub(crate) fn server_config(private: PrivateKey, certificate: Certificate) -> Arc<russh::server::Config> {
+    named(SSH_ID, private, certificate)
+}
+
+fn named(id: &'static str, private: PrivateKey, certificate: Certificate) -> Arc<russh::server::Config> {
     Arc::new(russh::server::Config {
-        server_id: SshId::Standard(Cow::Borrowed(SSH_ID)),
+        server_id: SshId::Standard(Cow::Borrowed(id)),
         methods: MethodSet::from(&[MethodKind::PublicKey][..]),
         // Certificates are public: no secret is compared whose comparison could be timed.
         auth_rejection_time: Duration::ZERO,
@@ -81,17 +107,24 @@ pub(crate) fn server_config(private: PrivateKey, certificate: Certificate) -> Ar
     })
 }
 
-/// A client. It accepts host certificates only; see [`crate::authn`].
-pub(crate) fn client_config() -> Arc<russh::client::Config> {
+/// A client, with only this cipher if one is said. It accepts host certificates only; see [`crate::authn`]. Without `keepalive`
+/// somebody else finds out whether the server is there. So many `messages` may wait in each channel.
+pub(crate) fn client_config(
+    cipher: Option<Cipher>,
+    keepalive: bool,
+    messages: usize,
+) -> Arc<russh::client::Config> {
     Arc::new(russh::client::Config {
         client_id: SshId::Standard(Cow::Borrowed(SSH_ID)),
         limits: limits(),
         window_size: WINDOW,
         maximum_packet_size: MAX_PACKET,
-        channel_buffer_size: 128,
-        preferred: client_preferred(),
+        // Whoever does not read what a forward brings stops the others, when 32 MiB wait for him: nothing else bounds what a server
+        // makes us keep.
+        channel_buffer_size: messages,
+        preferred: client_preferred(cipher),
         inactivity_timeout: None,
-        keepalive_interval: Some(KEEPALIVE),
+        keepalive_interval: keepalive.then_some(KEEPALIVE),
         keepalive_max: 3,
         nodelay: true,
         ..russh::client::Config::default()

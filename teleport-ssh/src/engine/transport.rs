@@ -47,6 +47,8 @@ struct State {
     moved: AtomicU64,
     /// Bytes that were read and not taken.
     waiting: AtomicIsize,
+    /// How many channels there are.
+    accounts: AtomicUsize,
     /// How many writers wait for window or for their turn.
     writers: AtomicUsize,
     /// Of the task that runs the connection.
@@ -60,6 +62,7 @@ impl Default for State {
             born: Instant::now(),
             moved: AtomicU64::default(),
             waiting: AtomicIsize::default(),
+            accounts: AtomicUsize::default(),
             writers: AtomicUsize::default(),
             waker: AtomicWaker::default(),
         }
@@ -95,6 +98,7 @@ impl Link {
 
     /// An account for a new channel.
     pub(crate) fn account(&self) -> Account {
+        self.0.accounts.fetch_add(1, Ordering::SeqCst);
         Account(Arc::new(Channel {
             link: self.clone(),
             waiting: AtomicIsize::new(0),
@@ -124,11 +128,28 @@ impl Link {
         waiting > HARD_LIMIT || (waiting > SOFT_LIMIT && self.0.writers.load(Ordering::SeqCst) == 0)
     }
 
+    /// Whether nothing is read because too much waits, of which this much at least is of one channel, and others wait for it to be
+    /// taken.
+    pub(crate) fn is_held_up_by(&self, account: &Account, share: usize) -> bool {
+        let own = usize::try_from(account.0.waiting.load(Ordering::SeqCst)).unwrap_or_default();
+        self.must_wait() && own >= share && self.0.accounts.load(Ordering::SeqCst) > 1
+    }
+
     fn check(&self) -> io::Result<()> {
         if self.0.closed.load(Ordering::SeqCst) {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the connection was cut"));
         }
         Ok(())
+    }
+}
+
+/// Cuts the connection when it is dropped. The SSH library runs each in a task that nobody owns, and which ends when its stream does.
+#[derive(Debug)]
+pub(crate) struct CutOnDrop(pub(crate) Link);
+
+impl Drop for CutOnDrop {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 
@@ -154,6 +175,12 @@ struct Channel {
     closed: AtomicBool,
 }
 
+impl Drop for Channel {
+    fn drop(&mut self) {
+        self.link.0.accounts.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 impl Account {
     /// A message with so many bytes of [`payload`] was put in the channel's queue. Returns how much waits in it now, in bytes.
     pub(crate) fn arrived(&self, data: usize) -> usize {
@@ -170,7 +197,14 @@ impl Account {
 
     /// A message with so many bytes of [`payload`] was taken out of the queue.
     pub(crate) fn taken(&self, data: usize) {
+        // What arrives after the end is not counted, so that it must not be given back: that would be credit for all other channels.
+        if self.0.closed.load(Ordering::SeqCst) {
+            return;
+        }
         self.change(-cost(data));
+        if self.0.closed.load(Ordering::SeqCst) {
+            self.settle();
+        }
     }
 
     /// Nobody takes anything any more; what arrives is thrown away.
@@ -234,7 +268,8 @@ pub(crate) struct Transport<S> {
     stream: S,
     link: Link,
     last: Instant,
-    check: Pin<Box<Sleep>>,
+    /// When to look whether the peer is dead, if that is found out here.
+    check: Option<Pin<Box<Sleep>>>,
     paused: bool,
     blocked: bool,
 }
@@ -245,18 +280,29 @@ impl<S> Transport<S> {
     /// # Panics
     /// Outside a tokio runtime with time enabled.
     pub(crate) fn new(stream: S, link: Link) -> Self {
-        let check = Box::pin(tokio::time::sleep(DEAD_AFTER));
+        let check = Some(Box::pin(tokio::time::sleep(DEAD_AFTER)));
         Self { stream, link, last: Instant::now(), check, paused: false, blocked: false }
     }
 
+    /// The same, over a stream that finds dead peers by itself.
+    pub(crate) fn over_lively(stream: S, link: Link) -> Self {
+        Self { stream, link, last: Instant::now(), check: None, paused: false, blocked: false }
+    }
+
+    /// What controls it.
+    pub(crate) const fn link(&self) -> &Link {
+        &self.link
+    }
+
     fn poll_dead(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let Some(check) = &mut self.check else { return Poll::Pending };
         loop {
-            ready!(self.check.as_mut().poll(cx));
+            ready!(check.as_mut().poll(cx));
             let deadline = self.last + DEAD_AFTER;
             if Instant::now() >= deadline {
                 return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, "no sign of life"));
             }
-            self.check.as_mut().reset(deadline);
+            check.as_mut().reset(deadline);
         }
     }
 }

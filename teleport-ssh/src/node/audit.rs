@@ -4,24 +4,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use teleport_core::api::{ApiError, ApiErrorKind, AuditApi};
+use teleport_core::api::AuditApi;
 use teleport_core::audit::AuditEvent;
 use teleport_core::entropy::Entropy;
 use teleport_core::recording::Recorder;
 use teleport_core::task::Shutdown;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
-use crate::batch::{Batches, name};
-use crate::view::jitter;
+use crate::batch::{Batches, deliver};
 
 /// Events that may wait.
 const QUEUE: usize = 4096;
 /// Events of one call.
 const BATCH: usize = 256;
+/// How long events gather that nobody waits for. A client that copies many small files causes thousands a second, and each batch is a
+/// request and a write to disk.
+const GATHER: Duration = Duration::from_millis(20);
 /// How long a session waits for its start to be written before it is refused.
 pub(super) const DURABLE_LIMIT: Duration = Duration::from_secs(10);
-const FIRST_BACKOFF: Duration = Duration::from_millis(250);
-const MAX_BACKOFF: Duration = Duration::from_secs(15);
 
 /// An event could not be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +43,10 @@ struct Entry {
 impl Entry {
     fn new(event: AuditEvent) -> Self {
         Self { event, written: None, recorder: None }
+    }
+
+    fn is_awaited(&self) -> bool {
+        self.written.is_some()
     }
 }
 
@@ -119,6 +124,12 @@ impl AuditQueue {
 }
 
 impl AuditWorker {
+    /// What waits now.
+    #[cfg(test)]
+    pub(super) fn waiting(&mut self) -> Vec<AuditEvent> {
+        std::iter::from_fn(|| self.entries.try_recv().ok().map(|entry| entry.event)).collect()
+    }
+
     /// Sends what is queued to `api`, in order, again and again until it is taken; ends when every sender is gone and the
     /// queue is empty, or when `shutdown` aborts.
     pub(super) async fn run<A: AuditApi + ?Sized>(
@@ -137,6 +148,21 @@ impl AuditWorker {
         }
     }
 
+    /// Lets a batch grow for a moment, unless somebody waits for it.
+    async fn gather(&mut self, batch: &mut Vec<Entry>) {
+        let until = Instant::now() + GATHER;
+        let mut seen = 0;
+        while batch.len() < BATCH
+            && !batch.iter().skip(std::mem::replace(&mut seen, batch.len())).any(Entry::is_awaited)
+        {
+            let more = self.entries.recv_many(batch, BATCH - batch.len());
+            // At the end of the queue nothing more comes.
+            if !matches!(tokio::time::timeout_at(until, more).await, Ok(1..)) {
+                return;
+            }
+        }
+    }
+
     async fn forward<A: AuditApi + ?Sized>(&mut self, api: &A, entropy: &dyn Entropy) {
         let mut batch = Vec::new();
         loop {
@@ -145,6 +171,7 @@ impl AuditWorker {
             if self.entries.recv_many(&mut batch, BATCH).await == 0 {
                 return;
             }
+            self.gather(&mut batch).await;
             let lost = self.lost.swap(0, Ordering::Relaxed);
             if lost > 0 {
                 tracing::error!(
@@ -169,34 +196,74 @@ impl AuditWorker {
     }
 }
 
-/// Whether the events were written.
-async fn deliver<A: AuditApi + ?Sized>(api: &A, mut events: Vec<AuditEvent>, entropy: &dyn Entropy) -> bool {
-    name(&mut events, entropy);
-    let mut backoff = FIRST_BACKOFF;
-    loop {
-        match api.emit_events(events.clone()).await {
-            Ok(()) => return true,
-            Err(error) if is_final(&error) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    events = events.len(),
-                    "the auth service refuses audit events"
-                );
-                return false;
-            }
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "audit events cannot be written now"
-                );
-            }
-        }
-        tokio::time::sleep(jitter(backoff, entropy)).await;
-        backoff = (backoff * 2).min(MAX_BACKOFF);
-    }
-}
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use std::sync::Mutex;
 
-/// Whether asking again would change nothing.
-fn is_final(error: &ApiError) -> bool {
-    matches!(error.kind(), ApiErrorKind::Denied | ApiErrorKind::Evicted | ApiErrorKind::Invalid)
+    use async_trait::async_trait;
+    use teleport_core::api::{ApiError, ApiResult};
+    use teleport_core::audit::{AuditPage, AuditQuery, EventKind};
+    use teleport_core::task::TaskScope;
+    use teleport_core::testing::RepeatableEntropy;
+
+    use super::*;
+
+    /// How many events came at a time, and when.
+    #[derive(Debug)]
+    struct Log {
+        began: Instant,
+        calls: Mutex<Vec<(usize, Duration)>>,
+    }
+
+    #[async_trait]
+    impl AuditApi for Log {
+        async fn emit_events(&self, events: Vec<AuditEvent>) -> ApiResult<()> {
+            self.calls.lock().unwrap().push((events.len(), self.began.elapsed()));
+            Ok(())
+        }
+
+        async fn search_events(&self, _query: AuditQuery) -> ApiResult<AuditPage> {
+            Err(ApiError::denied())
+        }
+    }
+
+    fn event() -> AuditEvent {
+        AuditEvent::new(EventKind::SessionStart)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn events_gather_unless_somebody_waits() {
+        let (queue, worker) = queue();
+        let log = Arc::new(Log { began: Instant::now(), calls: Mutex::default() });
+        let tasks = TaskScope::new();
+        let entropy: Arc<dyn Entropy> = Arc::new(RepeatableEntropy::new(1));
+        tasks.spawn(worker.run(Arc::clone(&log), entropy, Shutdown::new()));
+        let calls = || std::mem::take(&mut *log.calls.lock().unwrap());
+
+        for _ in 0..15 {
+            queue.send(event()).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(GATHER).await;
+        assert_eq!(calls(), [(15, GATHER)], "one write for all");
+        // The start of a session takes along what is there.
+        queue.send(event()).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let began = log.began.elapsed();
+        queue.send_durably(event()).await.unwrap();
+        assert_eq!(calls(), [(2, began)]);
+        // As many as one call has room for wait for no more.
+        let began = log.began.elapsed();
+        for _ in 0..BATCH {
+            queue.send(event()).await;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(calls(), [(BATCH, began)]);
+        // Nor does the end.
+        queue.send(event()).await;
+        drop(queue);
+        tasks.join().await;
+        assert_eq!(calls(), [(1, log.began.elapsed())]);
+    }
 }

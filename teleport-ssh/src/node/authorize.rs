@@ -11,7 +11,7 @@ use teleport_core::lock::Locked;
 use teleport_core::resource::{JoinMode, NodeRecord};
 
 use crate::authn;
-use crate::origin::Arrival;
+use crate::origin::{Arrival, Whence};
 use crate::session::{JOIN_LOGIN, LoginRefused, Running};
 use crate::view::{AccessCache, NoView};
 
@@ -77,8 +77,8 @@ impl Pass {
 pub(super) struct Entry {
     pub(super) pass: Pass,
     pub(super) authority: PublicKey,
-    /// From where.
-    pub(super) arrival: Arrival,
+    /// From where, now.
+    pub(super) whence: Whence,
 }
 
 impl Refusal {
@@ -113,12 +113,13 @@ impl Refusal {
 pub(super) fn login(
     certificate: &Certificate,
     login: &str,
-    arrival: &Arrival,
+    whence: &Whence,
     now: Timestamp,
     cache: &AccessCache,
     node: &NodeRecord,
 ) -> Result<Entry, Refusal> {
     let view = cache.usable()?;
+    let arrival = &whence.arrival();
     // Whoever only joins sessions needs no login.
     let login = if login == JOIN_LOGIN { None } else { Some(OsLogin::new(login)?) };
     let check = UserCheck { login: login.as_ref(), peer: arrival.address(&view, now), now };
@@ -129,7 +130,7 @@ pub(super) fn login(
         Some(login) => Pass::Login(view.admit_login(&identity, node, login, fresh)?),
         None => Pass::Visit(view.admit_visit(&identity, node, fresh)?),
     };
-    Ok(Entry { pass, authority, arrival: arrival.clone() })
+    Ok(Entry { pass, authority, whence: whence.clone() })
 }
 
 /// Whether who comes that way may be here.
@@ -157,6 +158,22 @@ pub(super) fn again(
     })
 }
 
+/// Whether a connection may go on from another place: its certificate may be used there, the proxy that carries it is one, and its
+/// client would still be kept.
+pub(super) fn resume(
+    entry: &Entry,
+    arrival: &Arrival,
+    now: Timestamp,
+    cache: &AccessCache,
+    node: &NodeRecord,
+) -> Result<(), Refusal> {
+    let view = cache.usable()?;
+    entry.pass.identity().may_come_from(arrival.address(&view, now))?;
+    way(&view, arrival, now)?;
+    keep(&view, entry, now, node)?;
+    Ok(())
+}
+
 /// What the view says now of who was let in, whether or not the certificate has ended.
 pub(super) fn newest(
     entry: &Entry,
@@ -168,7 +185,7 @@ pub(super) fn newest(
 }
 
 fn keep(view: &AccessView, entry: &Entry, now: Timestamp, node: &NodeRecord) -> Result<Pass, Unwelcome> {
-    way(view, &entry.arrival, now)?;
+    way(view, &entry.whence.arrival(), now)?;
     Ok(match &entry.pass {
         Pass::Login(grant) => Pass::Login(view.keep_login(grant, &entry.authority, node, now)?),
         Pass::Visit(visit) => Pass::Visit(view.keep_visit(visit, &entry.authority, node, now)?),
@@ -194,7 +211,7 @@ pub(super) fn join(
 }
 
 /// The text of an error and of what caused it, for the audit event.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

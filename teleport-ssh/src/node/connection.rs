@@ -4,23 +4,29 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use russh::Disconnect;
 use russh::server::run_stream;
 use teleport_core::audit::EventKind;
 use teleport_core::origin::OriginRejected;
+use teleport_core::task::TaskScope;
 use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::either::Either;
 
 use super::Shared;
 use super::authorize::chain;
-use super::handler::{Connection, ConnectionError, Progress, Slots};
+use super::handler::{Activity, Connection, ConnectionError, Progress};
 use super::lifetime::{self, Tether};
-use crate::engine::transport::{Link, Transport};
+use super::opening::{self, Greeted, Opened, Owner};
+use crate::engine::transport::{CutOnDrop, Link, Transport};
 use crate::engine::{ConfigError, server_config_for};
 use crate::identity::{HostIdentityHandle, HostMaterial};
-use crate::listener::Accepted;
 use crate::listener::limits::Outcome;
-use crate::origin::{Arrival, Entrance, Whence};
+use crate::listener::{Accepted, Admitted};
+use crate::origin::Whence;
+use crate::resume::{Claim, Hello, ResumeStream};
+use crate::rpc::BoxedIo;
 
 /// How long a client has to say that it speaks SSH.
 const BANNER_LIMIT: Duration = Duration::from_secs(10);
@@ -43,21 +49,25 @@ const URGENT_LIMITS: (Duration, Duration, Duration) =
     (Duration::from_millis(400), Duration::from_millis(250), Duration::from_millis(200));
 
 /// The library's configuration of the newest identity.
-pub(super) struct ConfigCache(Mutex<(Arc<HostMaterial>, Arc<russh::server::Config>)>);
+pub(super) struct ConfigCache {
+    newest: Mutex<(Arc<HostMaterial>, Arc<russh::server::Config>)>,
+    resumes: bool,
+}
 
 impl ConfigCache {
-    pub(super) fn new(identity: &HostIdentityHandle) -> Result<Self, ConfigError> {
+    /// For a node that can resume connections, or cannot.
+    pub(super) fn new(identity: &HostIdentityHandle, resumes: bool) -> Result<Self, ConfigError> {
         let material = identity.current();
-        let config = server_config_for(&material)?;
-        Ok(Self(Mutex::new((material, config))))
+        let config = server_config_for(&material, resumes)?;
+        Ok(Self { newest: Mutex::new((material, config)), resumes })
     }
 
     /// For a new connection: with the identity of this moment, so that a rotation needs no restart.
     fn current(&self, identity: &HostIdentityHandle) -> Arc<russh::server::Config> {
         let newest = identity.current();
-        let mut cached = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cached = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&cached.0, &newest) {
-            match server_config_for(&newest) {
+            match server_config_for(&newest, self.resumes) {
                 Ok(config) => cached.1 = config,
                 Err(error) => tracing::error!(
                     error = &error as &dyn std::error::Error,
@@ -67,15 +77,6 @@ impl ConfigCache {
             cached.0 = newest;
         }
         Arc::clone(&cached.1)
-    }
-}
-
-/// The library runs each connection in a task of its own, which ends when its stream is cut.
-struct CutOnDrop(Link);
-
-impl Drop for CutOnDrop {
-    fn drop(&mut self) {
-        self.0.close();
     }
 }
 
@@ -90,13 +91,118 @@ impl Drop for EndedOnDrop {
 
 /// Serves one connection to its end.
 pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
-    let Accepted { stream, peer, local, mut admitted } = accepted;
+    let Accepted { stream, peer, local, admitted } = accepted;
+    serve(node, Box::new(stream), (peer, local), Blame(Some(admitted))).await;
+}
+
+/// To whom it is counted how a connection begins and ends.
+pub(super) struct Blame(Option<Admitted>);
+
+impl Blame {
+    /// For what comes through another door, which has let it in.
+    pub(super) const fn nobody() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn record(&mut self, outcome: Outcome) {
+        if let Some(admitted) = &mut self.0 {
+            admitted.record(outcome);
+        }
+    }
+
+    fn crashed(&self) {
+        if let Some(admitted) = &self.0 {
+            admitted.crashed();
+        }
+    }
+}
+
+/// Serves what comes from `peer` on a stream, to its end, or hands it to the connection that it resumes.
+pub(super) async fn serve(
+    node: Arc<Shared>,
+    stream: BoxedIo,
+    (peer, local): (SocketAddr, SocketAddr),
+    mut admitted: Blame,
+) {
     let whence = Whence::new(peer);
-    let grace = Instant::now() + node.login_grace;
-    let link = Link::new();
+    let (config, now) = (node.configs.current(&node.identity), Instant::now());
+    let by = now + BANNER_LIMIT.min(node.login_grace);
+    let opened = tokio::select! {
+        opened = tokio::time::timeout_at(by, opening::open(&node, &config, stream, &whence)) => opened,
+        () = node.shutdown.draining() => {
+            admitted.record(Outcome::Unblamed);
+            return;
+        }
+    };
+    let Opened { stream, read, hello } = match opened {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(_)) => {
+            // Others are port scanners and those who speak something else.
+            if let Some(why) = whence.rejected() {
+                admitted.record(Outcome::Failed);
+                turned_away(&node, peer, local, why);
+            }
+            return;
+        }
+        Err(_) => {
+            admitted.record(Outcome::GraceExceeded);
+            return;
+        }
+    };
+    let begun = Begun { admitted, whence, local, config, by, grace: now + node.login_grace };
+    match hello {
+        None => {
+            let stream = Greeted::new(&begun.config, read.freeze(), Either::Left(stream));
+            speak(node, begun, Transport::new(stream, Link::new()), None).await;
+        }
+        Some(Hello::New { key }) => resumable(node, begun, key, stream, read).await,
+        Some(Hello::Again(again)) => opening::resume(&node, begun, again, stream, read).await,
+    }
+}
+
+/// A connection whose client has said its first word.
+pub(super) struct Begun {
+    pub(super) admitted: Blame,
+    pub(super) whence: Whence,
+    pub(super) local: SocketAddr,
+    config: Arc<russh::server::Config>,
+    /// Until when the client has to say that it speaks SSH, and to log in.
+    by: Instant,
+    grace: Instant,
+}
+
+/// Serves a connection that survives the loss of what carries it, once its client is let in.
+async fn resumable(node: Arc<Shared>, mut begun: Begun, key: [u8; 32], stream: BoxedIo, read: BytesMut) {
+    let carrier = match node.resumable.begin(key, &*node.entropy) {
+        Ok(carrier) => carrier,
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "a connection cannot be served");
+            return begun.admitted.record(Outcome::Unblamed);
+        }
+    };
+    let Some((carrier, lane, claim)) = carrier else { return begun.admitted.record(Outcome::Failed) };
+    let (lasting, leaving) = (carrier.lane(), node.shutdown.clone());
+    let lane = Greeted::new(&begun.config, Bytes::new(), Either::Right(lane));
+    let carrying = TaskScope::new();
+    let table = Arc::clone(&node.resumable);
+    carrying.spawn(carrier.run(stream, read, table, async move { leaving.draining().await }));
+    let patience = speak(node, begun, Transport::over_lively(lane, Link::new()), Some(claim)).await;
+    // What the session said last.
+    lasting.finished(patience).await;
+}
+
+/// Speaks SSH to the end of a connection. Says how long its last words may take.
+async fn speak(
+    node: Arc<Shared>,
+    begun: Begun,
+    transport: Transport<Greeted<Either<BoxedIo, ResumeStream>>>,
+    claim: Option<Claim>,
+) -> Duration {
+    let Begun { mut admitted, whence, local, config, by, grace } = begun;
+    let link = transport.link().clone();
     let cut = CutOnDrop(link.clone());
     let (progress, mut progressed) = watch::channel(Progress::Connected);
-    let slots = Slots::default();
+    let activity = Activity::default();
     let tether = Tether::new();
     let _ended = EndedOnDrop(tether.clone());
     let handler = Connection::new(
@@ -105,32 +211,22 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
         whence.clone(),
         local,
         progress,
-        slots.clone(),
+        activity.clone(),
         tether.clone(),
     );
-    let config = node.configs.current(&node.identity);
-    let transport = Transport::new(entrance(&node, stream, &whence), link.clone());
-    let banner =
-        tokio::time::timeout(BANNER_LIMIT.min(node.login_grace), run_stream(config, transport, handler));
+    let banner = tokio::time::timeout_at(by, run_stream(config, transport, handler));
     let mut session = tokio::select! {
         session = banner => match session {
             Ok(Ok(session)) => session,
-            Ok(Err(_)) => {
-                // Others are port scanners and those who speak something else.
-                if let Some(why) = whence.rejected() {
-                    admitted.record(Outcome::Failed);
-                    turned_away(&node, peer, local, why);
-                }
-                return;
-            }
+            Ok(Err(_)) => return GOODBYE_LIMIT,
             Err(_) => {
                 admitted.record(Outcome::GraceExceeded);
-                return;
+                return GOODBYE_LIMIT;
             }
         },
         () = node.shutdown.draining() => {
             admitted.record(Outcome::Unblamed);
-            return;
+            return GOODBYE_LIMIT;
         }
     };
     let peer = whence.arrival().client();
@@ -151,11 +247,11 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
         () = tokio::time::sleep_until(grace) => {
             tracing::info!(%peer, "the client took too long to log in");
             admitted.record(Outcome::GraceExceeded);
-            return;
+            return GOODBYE_LIMIT;
         }
         () = node.shutdown.draining() => {
             admitted.record(Outcome::Unblamed);
-            return;
+            return GOODBYE_LIMIT;
         }
     };
     if let Some(ended) = ended {
@@ -169,9 +265,11 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
                 _ => {}
             }
         }
-        return;
+        return GOODBYE_LIMIT;
     }
     link.moves();
+    let owner = || Owner { tether: tether.clone(), whence: whence.clone() };
+    let _kept = claim.map(|claim| node.resumable.keep(claim, owner()));
     let ended = tokio::select! {
         ended = &mut session => ended,
         over = lifetime::over(&node, &tether, &link) => {
@@ -182,8 +280,8 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
             };
             let goodbye = async {
                 // Their terminals show why before the connection goes.
-                let heard = slots.count() > 0;
-                let _ = tokio::time::timeout(last_words, slots.none()).await;
+                let heard = activity.sessions.count() > 0;
+                let _ = tokio::time::timeout(last_words, activity.sessions.none()).await;
                 if heard && tokio::time::timeout(show, &mut session).await.is_ok() {
                     return;
                 }
@@ -191,36 +289,24 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
                 let _ = tokio::time::timeout(limit, async { (goodbye.await, (&mut session).await) }).await;
                 drop(cut);
             };
-            tokio::join!(goodbye, lifetime::announce(&node, &tether, peer, local, &over));
-            return;
+            tokio::join!(goodbye, lifetime::announce(&node, &tether, whence.arrival().client(), local, &over));
+            return if over.is_urgent() { URGENT_LIMITS.2 } else { GOODBYE_LIMIT };
         }
-        () = idle_and_draining(&node, &slots) => {
+        () = idle_and_draining(&node, &activity) => {
             if tokio::time::timeout(HANG_UP_LIMIT, &mut session).await.is_ok() {
-                return;
+                return GOODBYE_LIMIT;
             }
             let goodbye = handle.disconnect(Disconnect::ByApplication, "the node goes away".into(), String::new());
             let _ = tokio::time::timeout(GOODBYE_LIMIT, async { (goodbye.await, (&mut session).await) }).await;
-            return;
+            return GOODBYE_LIMIT;
         }
-        () = node.shutdown.aborted() => return,
+        () = node.shutdown.aborted() => return URGENT_LIMITS.2,
     };
     if !report(&ended, peer) {
         admitted.crashed();
     }
     drop(cut);
-}
-
-/// The stream without the statement that a proxy begins it with. It is judged by the newest view.
-fn entrance<S>(node: &Arc<Shared>, stream: S, whence: &Whence) -> Entrance<S> {
-    let (node, whence) = (Arc::clone(node), whence.clone());
-    Entrance::new(stream, move |header| {
-        let arrival = || {
-            let view = node.view.usable().map_err(|_| OriginRejected::Trust)?;
-            let origin = node.origins.verify(header, &view.trust)?;
-            Ok(Arrival::carried(whence.peer(), origin, &view, node.clock.now()))
-        };
-        whence.hear(arrival())
-    })
+    GOODBYE_LIMIT
 }
 
 /// Tells of a connection that was cut for what it said of its client.
@@ -231,9 +317,9 @@ fn turned_away(node: &Shared, peer: SocketAddr, local: SocketAddr, why: OriginRe
     node.audit.note(event.field("addr.local", local.to_string()));
 }
 
-async fn idle_and_draining(node: &Shared, slots: &Slots) {
+async fn idle_and_draining(node: &Shared, activity: &Activity) {
     node.shutdown.draining().await;
-    slots.none().await;
+    activity.none().await;
 }
 
 /// Logs how a connection ended; says whether that was without a defect of ours.

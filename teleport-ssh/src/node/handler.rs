@@ -2,6 +2,7 @@
 //! a session.
 
 mod channels;
+mod forwards;
 mod login;
 mod requests;
 
@@ -19,16 +20,18 @@ use teleport_core::lock::Locked;
 use tokio::sync::watch;
 
 use self::channels::Open;
-pub(super) use self::channels::{Slot, Slots};
+pub(super) use self::channels::{Activity, Slot, Slots};
 pub(super) use self::login::Progress;
 use self::requests::{signal_name, terminal_size};
 use super::Shared;
 use super::authorize::Entry;
+use super::forward::Forwards;
 use super::lifetime::Tether;
+use super::refusals::Refusals;
 use crate::engine::transport::{Link, pty_payload, signal_payload};
 use crate::origin::Whence;
-use crate::session::Terminal;
 use crate::session::machine::Request;
+use crate::session::{Terminal, X11Auth};
 use crate::sys::modes::TerminalModes;
 
 /// Why a connection is ended by us.
@@ -48,7 +51,9 @@ pub(super) struct Connection {
     whence: Whence,
     local: SocketAddr,
     progress: watch::Sender<Progress>,
-    slots: Slots,
+    activity: Activity,
+    /// Of what is asked for once the client was let in.
+    refusals: Refusals,
     tether: Tether,
     failures: u32,
     probes: u32,
@@ -62,6 +67,8 @@ pub(super) struct Connection {
     /// The lock that is in force for a client that is let in no further than to hear of it.
     locked: Option<Locked>,
     channels: HashMap<ChannelId, Open>,
+    /// What the connection forwards, which ends with it.
+    forwards: Forwards,
 }
 
 impl Connection {
@@ -71,16 +78,19 @@ impl Connection {
         whence: Whence,
         local: SocketAddr,
         progress: watch::Sender<Progress>,
-        slots: Slots,
+        activity: Activity,
         tether: Tether,
     ) -> Self {
+        let forwards =
+            Forwards::new(node.max_forwarded, node.forward_room.clone(), activity.forwarded.clone());
         Self {
+            refusals: Refusals::new(node.audit.clone()),
             node,
             link,
             whence,
             local,
             progress,
-            slots,
+            activity,
             tether,
             failures: 0,
             probes: 0,
@@ -89,6 +99,7 @@ impl Connection {
             entry: None,
             locked: None,
             channels: HashMap::new(),
+            forwards,
         }
     }
 
@@ -179,13 +190,13 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), ConnectionError> {
-        self.no_channel(reply, "x11", originator_address.to_owned()).await;
+        self.reversed(reply, "x11", originator_address).await;
         Ok(())
     }
 
     async fn channel_open_direct_tcpip(
         &mut self,
-        _channel: Channel<Msg>,
+        channel: Channel<Msg>,
         host_to_connect: &str,
         port_to_connect: u32,
         _originator_address: &str,
@@ -193,7 +204,7 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), ConnectionError> {
-        self.no_channel(reply, "direct-tcpip", format!("{host_to_connect}:{port_to_connect}")).await;
+        self.open_tcp(channel, host_to_connect, port_to_connect, reply).await;
         Ok(())
     }
 
@@ -207,18 +218,18 @@ impl Handler for Connection {
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), ConnectionError> {
-        self.no_channel(reply, "forwarded-tcpip", format!("{host_to_connect}:{port_to_connect}")).await;
+        self.reversed(reply, "forwarded-tcpip", &format!("{host_to_connect}:{port_to_connect}")).await;
         Ok(())
     }
 
     async fn channel_open_direct_streamlocal(
         &mut self,
-        _channel: Channel<Msg>,
+        channel: Channel<Msg>,
         socket_path: &str,
         reply: ChannelOpenHandle,
         _session: &mut Session,
     ) -> Result<(), ConnectionError> {
-        self.no_channel(reply, "direct-streamlocal", socket_path.to_owned()).await;
+        self.open_socket(channel, socket_path, reply).await;
         Ok(())
     }
 
@@ -226,19 +237,34 @@ impl Handler for Connection {
         &mut self,
         address: &str,
         port: &mut u32,
+        session: &mut Session,
+    ) -> Result<bool, ConnectionError> {
+        self.listen_tcp(address, port, session).await
+    }
+
+    async fn cancel_tcpip_forward(
+        &mut self,
+        address: &str,
+        port: u32,
         _session: &mut Session,
     ) -> Result<bool, ConnectionError> {
-        self.no_forwarding("tcpip-forward", format!("{address}:{port}"));
-        Ok(false)
+        Ok(self.close_tcp(address, port).await)
     }
 
     async fn streamlocal_forward(
         &mut self,
         socket_path: &str,
+        session: &mut Session,
+    ) -> Result<bool, ConnectionError> {
+        self.listen_socket(socket_path, session).await
+    }
+
+    async fn cancel_streamlocal_forward(
+        &mut self,
+        socket_path: &str,
         _session: &mut Session,
     ) -> Result<bool, ConnectionError> {
-        self.no_forwarding("streamlocal-forward", socket_path.to_owned());
-        Ok(false)
+        Ok(self.close_socket(socket_path).await)
     }
 
     async fn channel_close(
@@ -308,15 +334,16 @@ impl Handler for Connection {
     async fn x11_request(
         &mut self,
         channel: ChannelId,
-        _single_connection: bool,
+        single_connection: bool,
         x11_auth_protocol: &str,
         x11_auth_cookie: &str,
-        _x11_screen_number: u32,
+        x11_screen_number: u32,
         session: &mut Session,
     ) -> Result<(), ConnectionError> {
         self.arrived(channel, x11_auth_protocol.len().saturating_add(x11_auth_cookie.len()))?;
-        self.not_offered(EventKind::X11ForwardFailure, "this node does not forward X11");
-        Ok(session.channel_failure(channel)?)
+        let asked = X11Auth::new(x11_auth_protocol, x11_auth_cookie, x11_screen_number);
+        let given = self.display(channel, asked.map(|auth| (auth, single_connection)), session).await?;
+        Ok(if given { session.channel_success(channel) } else { session.channel_failure(channel) }?)
     }
 
     async fn env_request(
@@ -373,11 +400,10 @@ impl Handler for Connection {
     async fn agent_request(
         &mut self,
         channel: ChannelId,
-        _session: &mut Session,
+        session: &mut Session,
     ) -> Result<bool, ConnectionError> {
         self.arrived(channel, 0)?;
-        self.not_offered(EventKind::AgentForwardFailure, "this node does not forward agents");
-        Ok(false)
+        self.agent(channel, session).await
     }
 
     async fn signal(

@@ -95,6 +95,11 @@ impl Tether {
         }
     }
 
+    /// Who was let in, if somebody was.
+    pub(super) fn entry(&self) -> Option<&Entry> {
+        self.entry.get()
+    }
+
     /// The connection has ended.
     pub(super) fn ended(&self) {
         if let Some(place) = self.place.get() {
@@ -162,9 +167,9 @@ fn rest(
 pub(super) async fn over(node: &Shared, tether: &Tether, link: &Link) -> Over {
     let Some(entry) = tether.entry.get() else { return std::future::pending().await };
     let mut policy = entry.pass.policy().clone();
-    let mut changes = node.view.changes();
+    let (mut changes, mut records) = (node.view.changes(), node.record.subscribe());
     loop {
-        let record = node.record.borrow().clone();
+        let record = records.borrow_and_update().clone();
         match authorize::newest(entry, node.clock.now(), &node.view, &record) {
             Ok(newest) => policy = newest.policy().clone(),
             Err(Refusal::Access(why)) => return Over::Unwelcome(Arc::new(why)),
@@ -185,6 +190,8 @@ pub(super) async fn over(node: &Shared, tether: &Tether, link: &Link) -> Over {
             tokio::select! {
                 () = look => {}
                 () = changes.next() => break,
+                // Its labels are others now. The node keeps the other end.
+                Ok(()) = records.changed() => break,
                 why = tether.displaced() => return why.into(),
             }
         }

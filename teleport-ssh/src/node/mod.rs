@@ -12,13 +12,17 @@ mod audit;
 mod authorize;
 mod connection;
 mod files;
+mod forward;
 mod handler;
 mod join_task;
 mod lifetime;
 mod not_started;
+mod opening;
 mod places;
+mod refusals;
 mod report;
 mod session_task;
+mod stand_in;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -29,6 +33,7 @@ use teleport_core::api::{ConnectionApi, NodeAccess, SessionReportApi};
 use teleport_core::audit::{AuditEvent, EventKind};
 use teleport_core::clock::Clock;
 use teleport_core::entropy::Entropy;
+use teleport_core::id::HostId;
 use teleport_core::label::Labels;
 use teleport_core::origin::Audience;
 use teleport_core::resource::NodeRecord;
@@ -38,8 +43,13 @@ use tokio::sync::watch;
 
 pub use self::audit::NotAudited;
 use self::audit::{AuditQueue, AuditWorker};
+pub(crate) use self::authorize::chain;
 use self::connection::ConfigCache;
+pub use self::forward::{Displays, GatewayPorts, InvalidDisplays, MAX_FORWARDED};
+use self::opening::Owner;
 use self::places::Places;
+pub use self::stand_in::StandIns;
+pub(crate) use self::stand_in::{NotShown, OfProxy, Reach, Standing};
 pub use crate::engine::ConfigError;
 use crate::heartbeat;
 use crate::identity::HostIdentityHandle;
@@ -47,12 +57,17 @@ use crate::listener::limits::Limits;
 use crate::listener::{self, BindError, Counts, Door};
 use crate::origin::OriginVerifier;
 use crate::record::{NoRecorders, Recorders};
+use crate::resume::Table;
 use crate::session::{SessionRegistry, SessionService};
 use crate::sys::environment::AllowList;
 use crate::view::{AccessCache, DEFAULT_MAX_AGE};
 
 /// Sessions of one connection, if nothing else is configured.
-const MAX_SESSIONS: usize = 10;
+const MAX_SESSIONS: usize = 128;
+/// How long a connection that was lost is kept for its client, if nothing else is configured.
+pub const RESUME_FOR: Duration = Duration::from_secs(600);
+/// How many are kept at a time.
+const MAX_DETACHED: usize = 1000;
 /// How long the last events may take to be written when the node stops.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
 
@@ -60,9 +75,9 @@ const LAST_EVENTS: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AuditPolicy {
-    /// Sessions begin; their events are kept in memory and sent when they can be.
+    /// Sessions and forwarded connections begin; their events are kept in memory and sent when they can be.
     BestEffort,
-    /// A session begins once its start is durable in the audit log, or not at all.
+    /// A session or forwarded connection begins once its start is durable in the audit log, or not at all.
     #[default]
     Required,
 }
@@ -112,9 +127,13 @@ impl NodeServer {
             recorders: Arc::new(NoRecorders),
             limits: Limits::default(),
             max_sessions: MAX_SESSIONS,
+            max_forwarded: MAX_FORWARDED,
+            gateway_ports: GatewayPorts::default(),
+            displays: None,
             max_view_age: DEFAULT_MAX_AGE,
             audit_policy: AuditPolicy::default(),
             env: AllowList::default(),
+            resume_for: RESUME_FOR,
         }
     }
 }
@@ -133,9 +152,13 @@ pub struct NodeBuilder {
     recorders: Arc<dyn Recorders>,
     limits: Limits,
     max_sessions: usize,
+    max_forwarded: usize,
+    gateway_ports: GatewayPorts,
+    displays: Option<Displays>,
     max_view_age: Duration,
     audit_policy: AuditPolicy,
     env: AllowList,
+    resume_for: Duration,
 }
 
 impl NodeBuilder {
@@ -183,6 +206,28 @@ impl NodeBuilder {
         self
     }
 
+    /// The most forwarded connections of one connection at a time, in both directions together. Default: 4096.
+    #[must_use]
+    pub fn max_forwarded(mut self, connections: usize) -> Self {
+        self.max_forwarded = connections;
+        self
+    }
+
+    /// On which addresses the node listens for its users (`ssh -R`). Default: loopback.
+    #[must_use]
+    pub fn gateway_ports(mut self, ports: GatewayPorts) -> Self {
+        self.gateway_ports = ports;
+        self
+    }
+
+    /// The displays that sessions may have (`ssh -X`), on loopback; `None` for nobody. Roles and certificates have to permit it as
+    /// well. Default: nobody.
+    #[must_use]
+    pub fn displays(mut self, displays: Option<Displays>) -> Self {
+        self.displays = displays;
+        self
+    }
+
     /// How long the node decides by its last view of trust and roles while the auth service is silent; zero is strict.
     /// Default: 5 minutes.
     #[must_use]
@@ -205,6 +250,14 @@ impl NodeBuilder {
         self
     }
 
+    /// How long a connection of `tsh` that was lost is kept, with all that runs on it, for `tsh` to come back; zero is not at all.
+    /// Default: 10 minutes.
+    #[must_use]
+    pub fn resume_for(mut self, time: Duration) -> Self {
+        self.resume_for = time;
+        self
+    }
+
     /// Opens the port. Clients that come now wait until [`BoundNode::serve`] runs.
     ///
     /// # Errors
@@ -214,7 +267,9 @@ impl NodeBuilder {
     /// Outside a tokio runtime with I/O enabled.
     // Async, so that a bind that must ask somebody stays possible without another signature.
     pub async fn bind(self) -> Result<BoundNode, NodeError> {
-        let configs = ConfigCache::new(&self.identity).map_err(|source| NodeError::Identity { source })?;
+        let resumable = Table::new(self.resume_for, MAX_DETACHED);
+        let configs = ConfigCache::new(&self.identity, resumable.offers())
+            .map_err(|source| NodeError::Identity { source })?;
         let bind_error = |source| NodeError::Bind { source };
         let listener = listener::bind(self.listen).map_err(bind_error)?;
         let local =
@@ -229,6 +284,7 @@ impl NodeBuilder {
             name: material.name.clone(),
             address,
             labels: self.labels,
+            sub_kind: teleport_core::resource::NodeKind::Teleport,
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let (audit, worker) = audit::queue();
@@ -250,8 +306,15 @@ impl NodeBuilder {
             sessions: SessionRegistry::default(),
             tasks: TaskScope::new(),
             max_sessions: self.max_sessions,
+            max_forwarded: self.max_forwarded,
+            forward_room: forward::NodeRoom::of_this_process(),
+            gateway_ports: self.gateway_ports,
+            displays: self.displays,
             login_grace: self.limits.login_grace,
             env: self.env,
+            resumable: Arc::new(resumable),
+            presented: None,
+            stands_in_for: None,
             // Replaced by the one that `serve` is given.
             shutdown: Shutdown::new(),
         };
@@ -277,8 +340,17 @@ pub(crate) struct Shared {
     sessions: SessionRegistry,
     tasks: TaskScope,
     max_sessions: usize,
+    max_forwarded: usize,
+    forward_room: forward::NodeRoom,
+    gateway_ports: GatewayPorts,
+    displays: Option<Displays>,
     login_grace: Duration,
     env: AllowList,
+    resumable: Arc<Table<Owner>>,
+    /// Where a stand-in keeps the certificate by which a user was let in.
+    presented: Option<stand_in::Presented>,
+    /// The node in whose place this one is.
+    stands_in_for: Option<HostId>,
     shutdown: Shutdown,
 }
 
@@ -287,6 +359,17 @@ impl Shared {
     fn event(&self, kind: EventKind) -> AuditEvent {
         let material = self.identity.current();
         AuditEvent::new(kind).server(material.host_id, &material.name)
+    }
+
+    /// Tells the audit log that something is about to begin, as far as the policy demands it.
+    async fn announce(&self, event: AuditEvent) -> Result<(), NotAudited> {
+        match self.audit_policy {
+            AuditPolicy::Required => self.audit.send_durably(event).await,
+            AuditPolicy::BestEffort => {
+                self.audit.send(event).await;
+                Ok(())
+            }
+        }
     }
 }
 
@@ -320,6 +403,11 @@ impl NodeStatus {
         self.door.counts()
     }
 
+    /// The same, as somebody who asks again and again keeps it.
+    pub fn door(&self) -> Door {
+        self.door.clone()
+    }
+
     /// The sessions that are alive.
     pub fn sessions(&self) -> &SessionRegistry {
         &self.sessions
@@ -346,8 +434,8 @@ impl BoundNode {
         }
     }
 
-    /// Serves until `shutdown` drains: then accepts nothing more, ends connections without sessions, waits for the
-    /// sessions, and writes the last audit events. Aborting ends the sessions at once.
+    /// Serves until `shutdown` drains: then accepts nothing more, ends connections without sessions and forwarded connections, waits for
+    /// those, and writes the last audit events. Aborting ends the sessions at once.
     ///
     /// Dropping the future ends everything, without the last events.
     pub async fn serve(self, shutdown: Shutdown) {
@@ -367,7 +455,7 @@ impl BoundNode {
         let (view, sessions) = (shared.view.clone(), shared.sessions.clone());
         scope.spawn(async move { view.for_each(|view| report::obey(view, &sessions)).await });
         let reports = Arc::clone(&access) as Arc<dyn SessionReportApi>;
-        scope.spawn(report::run(Arc::clone(&reports), shared.sessions.clone()));
+        scope.spawn(report::run(Arc::clone(&reports), shared.sessions.clone(), 1));
         let places = shared.places.clone();
         scope.spawn({
             let places = places.clone();

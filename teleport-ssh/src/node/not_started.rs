@@ -12,7 +12,7 @@ use super::session_task::{Start, command};
 use crate::session::{SessionInput, SessionKind, SessionOutput};
 
 /// The exit status of a session that was not begun.
-const NOT_BEGUN: u32 = 254;
+pub(super) const NOT_BEGUN: u32 = 254;
 
 /// Why what was asked for on a channel is not started.
 #[derive(Debug, thiserror::Error)]
@@ -65,15 +65,20 @@ pub(super) fn check(policy: &SessionPolicy, kind: &SessionKind) -> Result<(), No
     match kind {
         SessionKind::Shell if policy.shell() => Ok(()),
         SessionKind::Shell => Err(NotStarted::Shell),
-        SessionKind::Exec(line) => match std::str::from_utf8(line) {
-            Ok(line) if !policy.commands.permit(line) => Err(NotStarted::Command),
-            // What is no text is on no list.
-            Err(_) if !policy.commands.is_unrestricted() => Err(NotStarted::Command),
-            _ if policy.forbids_as_copy(&String::from_utf8_lossy(line)) => Err(NotStarted::Copy),
-            _ => Ok(()),
-        },
+        SessionKind::Exec(line) => check_command(policy, line),
+        SessionKind::Scp(command) => check_command(policy, command.line()),
         SessionKind::Sftp if !policy.file_copy => Err(NotStarted::Copy),
         SessionKind::Sftp => Ok(()),
+    }
+}
+
+fn check_command(policy: &SessionPolicy, line: &[u8]) -> Result<(), NotStarted> {
+    match std::str::from_utf8(line) {
+        Ok(line) if !policy.commands.permit(line) => Err(NotStarted::Command),
+        // What is no text is on no list.
+        Err(_) if !policy.commands.is_unrestricted() => Err(NotStarted::Command),
+        _ if policy.forbids_as_copy(&String::from_utf8_lossy(line)) => Err(NotStarted::Copy),
+        _ => Ok(()),
     }
 }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use teleport_core::api::{AccessView, RunningSession, SESSION_LEASE, SessionReport, SessionReportApi};
+use teleport_core::api::{
+    AccessView, ApiResult, RunningSession, SESSION_LEASE, SessionReport, SessionReportApi,
+};
 use tokio::time::Instant;
 
 use crate::session::{EndedBy, SessionRegistry};
@@ -17,36 +19,60 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// How long an answer is waited for.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
-/// What fits into a report: the oldest sessions.
-fn fitting(sessions: Vec<RunningSession>) -> Vec<RunningSession> {
+/// What fits into so many reports: the oldest sessions. There is one at least, which may be empty.
+fn pages(sessions: Vec<RunningSession>, most: u16) -> Vec<SessionReport> {
     // Commas and what stands around.
-    let mut room = SessionReport::MAX_LEN - 1024;
-    let mut kept = Vec::with_capacity(sessions.len().min(SessionReport::MAX));
-    for session in sessions.into_iter().take(SessionReport::MAX) {
+    const ROOM: usize = SessionReport::MAX_LEN - 1024;
+    let mut pages = Vec::new();
+    let (mut page, mut room) = (SessionReport::default(), ROOM);
+    for session in sessions {
         let length = serde_json::to_vec(&session).map_or(usize::MAX, |json| json.len() + 1);
-        match room.checked_sub(length) {
-            Some(left) => room = left,
-            None => break,
+        if length > ROOM {
+            continue;
         }
-        kept.push(session);
+        if length > room || page.sessions.len() >= SessionReport::MAX {
+            let next = SessionReport { page: page.page + 1, sessions: Vec::new() };
+            if next.page >= most {
+                break;
+            }
+            pages.push(std::mem::replace(&mut page, next));
+            room = ROOM;
+        }
+        room -= length;
+        page.sessions.push(session);
     }
-    kept
+    pages.push(page);
+    pages
 }
 
-/// Reports what runs, for ever: soon after each change, and often enough that it stays known. Dropping the future ends it.
-pub(super) async fn run(api: Arc<dyn SessionReportApi>, sessions: SessionRegistry) {
-    // What an earlier run has left behind is not there any more.
-    let mut told: Option<Vec<RunningSession>> = None;
+/// Tells of all pages, also that those are empty which had something before.
+async fn tell(api: &dyn SessionReportApi, mut pages: Vec<SessionReport>, before: u16) -> ApiResult<()> {
+    for page in u16::try_from(pages.len()).unwrap_or(u16::MAX)..before {
+        pages.push(SessionReport { page, sessions: Vec::new() });
+    }
+    for page in pages {
+        api.report_sessions(page).await?;
+    }
+    Ok(())
+}
+
+/// Reports what runs, for ever: soon after each change, and often enough that it stays known. In so many pages at most. Dropping the
+/// future ends it.
+pub(super) async fn run(api: Arc<dyn SessionReportApi>, sessions: SessionRegistry, most: u16) {
+    // What an earlier run has left behind is not there any more. If it had more pages, they run out by themselves.
+    let mut told = 1;
     loop {
-        let running = fitting(sessions.report());
-        let empty = running.is_empty();
-        let report = SessionReport { sessions: running.clone() };
-        let next = if empty && told.as_ref().is_some_and(Vec::is_empty) {
+        let running = pages(sessions.report(), most);
+        let empty = running.iter().all(|page| page.sessions.is_empty());
+        let now = if empty { 0 } else { u16::try_from(running.len()).unwrap_or(most) };
+        let next = if empty && told == 0 {
             None
         } else {
-            match tokio::time::timeout(ANSWER_LIMIT, api.report_sessions(report)).await {
+            // What may be there until it is known what is.
+            told = told.max(now);
+            match tokio::time::timeout(ANSWER_LIMIT, tell(&*api, running, told)).await {
                 Ok(Ok(())) => {
-                    told = Some(running);
+                    told = now;
                     if empty { None } else { Some(Instant::now() + REPEAT) }
                 }
                 Ok(Err(error)) => {
@@ -82,5 +108,49 @@ pub(super) fn obey(view: &AccessView, sessions: &SessionRegistry) {
             tracing::info!(session = %ended.session, by = %ended.by, "session ended by an administrator");
             running.end(EndedBy { by: ended.by.clone(), message: ended.message.clone() });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use super::*;
+
+    fn sessions(count: usize, command: usize) -> Vec<RunningSession> {
+        let session = |number: usize| RunningSession {
+            id: format!("6f0e1a3c-7d1f-4b5e-9a53-{number:012x}").parse().unwrap(),
+            node: None,
+            user: "alice".parse().unwrap(),
+            roles: Vec::new(),
+            login: "root".parse().unwrap(),
+            started: teleport_core::clock::Timestamp::EPOCH,
+            command: Some("x".repeat(command)),
+            terminal: None,
+            recorded: true,
+            participants: Vec::new(),
+        };
+        (0..count).map(session).collect()
+    }
+
+    #[test]
+    fn pages_are_as_long_as_they_may_be_and_no_more_than_there_may_be() {
+        for (count, command, most, expected) in [
+            (0, 1, 1, &[0][..]),
+            (1024, 1, 1, &[1024]),
+            (1025, 1, 1, &[1024]),
+            (2500, 1, 16, &[1024, 1024, 452]),
+            (2500, 1, 2, &[1024, 1024]),
+            // Too long to be told of; the others are.
+            (3, SessionReport::MAX_LEN, 16, &[0]),
+        ] {
+            let pages = pages(sessions(count, command), most);
+            let lengths: Vec<_> = pages.iter().map(|page| page.sessions.len()).collect();
+            assert_eq!(lengths, expected, "{count} {command} {most}");
+            assert!((0..).zip(&pages).all(|(number, page)| page.page == number));
+        }
+        let long = pages(sessions(2000, 1000), 16);
+        assert!(long.len() > 2);
+        assert!(long.iter().all(|page| serde_json::to_vec(page).unwrap().len() <= SessionReport::MAX_LEN));
+        assert_eq!(long.iter().map(|page| page.sessions.len()).sum::<usize>(), 2000);
     }
 }

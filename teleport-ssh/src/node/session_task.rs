@@ -15,12 +15,13 @@ use teleport_core::recording::{NoRecorder, RecordingMeta, SessionEnd};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use super::Shared;
 use super::authorize::{Entry, chain};
 use super::files::FileEvents;
+use super::forward::{AgentSocket, DisplayDoor};
 use super::handler::Slot;
 use super::lifetime::{self, Over};
-use super::not_started::tell;
-use super::{AuditPolicy, Shared};
+use super::not_started::{NOT_BEGUN, tell};
 use crate::engine::transport::{Account, Link};
 use crate::session::machine::Launch;
 use crate::session::{
@@ -43,6 +44,10 @@ pub(super) struct Start {
     pub(super) sizes: Sizes,
     pub(super) account: Account,
     pub(super) link: Link,
+    /// Leads to the user's agent as long as the session lasts.
+    pub(super) agent: Option<AgentSocket>,
+    /// Leads to the user's display as long as the session lasts.
+    pub(super) display: Option<DisplayDoor>,
     pub(super) closed: CancellationToken,
     pub(super) ending: watch::Receiver<Option<Over>>,
     pub(super) peer: SocketAddr,
@@ -61,6 +66,8 @@ pub(super) async fn run(start: Start, grant: LoginGrant) {
         sizes,
         account,
         link,
+        agent,
+        display,
         closed,
         mut ending,
         peer,
@@ -108,13 +115,14 @@ pub(super) async fn run(start: Start, grant: LoginGrant) {
         Arc::new(Party::new(owner, output.clone(), sizes, input.share(), changed))
     });
     let live = LiveSession { id, user: grant.identity.user.clone(), login: grant.login.clone(), started };
-    let registered = node.sessions.enter(Running::new(
+    let running = Running::new(
         live,
         grant.identity.roles.clone(),
         command(&kind),
         recording != SessionRecording::Off,
         party.clone(),
-    ));
+    );
+    let registered = node.sessions.enter(running.on(node.stands_in_for));
     let interactive = terminal.is_some();
     let material = node.identity.current();
     let request = SessionRequest {
@@ -123,6 +131,8 @@ pub(super) async fn run(start: Start, grant: LoginGrant) {
         original_command,
         terminal,
         env,
+        agent_socket: agent.as_ref().map(|agent| agent.path().to_owned()),
+        display: display.as_ref().map(|door| door.display().clone()),
         client: peer,
         server: local,
         host_id: material.host_id,
@@ -133,7 +143,7 @@ pub(super) async fn run(start: Start, grant: LoginGrant) {
     let channel = SessionChannel { request, input, output: output.clone(), events, files: reporter };
     let event = node.event(EventKind::Resize).user(&grant.identity.user).login(&grant.login);
     let event = event.session(id).remote(Some(peer)).field("addr.local", local.to_string());
-    let mut files = FileEvents::new(Arc::clone(&node), event.clone(), files);
+    let mut files = FileEvents::new(node.audit.clone(), event.clone(), files);
     // If this task is dropped or the service panics, the end is told all the same.
     let mut guard = Ending { output: Some(output.clone()), node: Arc::clone(&node), details, started, party };
     let session = node.service.run(grant, channel);
@@ -155,6 +165,7 @@ pub(super) async fn run(start: Start, grant: LoginGrant) {
     } else if let Some(over) = over {
         guard.details.event = guard.details.event.clone().field("reason", over.internal());
     }
+    drop((agent, display));
     guard.end(&handle, status, slot).await;
     drop(registered);
 }
@@ -194,7 +205,7 @@ async fn begin(id: SessionId, node: &Shared, grant: &LoginGrant, launch: &Launch
     let view = node.view.usable().map_err(|error| chain(&error))?;
     let mode = match launch.kind {
         // What is done to files is in the audit log; what is in them is no output.
-        SessionKind::Sftp => SessionRecording::Off,
+        SessionKind::Scp(_) | SessionKind::Sftp => SessionRecording::Off,
         _ => view.recording.decide(&node.record.borrow().labels, grant.policy.recording),
     };
     if mode == SessionRecording::Off {
@@ -216,6 +227,7 @@ async fn begin(id: SessionId, node: &Shared, grant: &LoginGrant, launch: &Launch
 pub(super) fn command(kind: &SessionKind) -> Option<String> {
     match kind {
         SessionKind::Exec(line) => Some(String::from_utf8_lossy(line).into_owned()),
+        SessionKind::Scp(command) => Some(String::from_utf8_lossy(command.line()).into_owned()),
         SessionKind::Shell => None,
         SessionKind::Sftp => Some("sftp".to_owned()),
     }
@@ -255,7 +267,7 @@ impl Details {
         };
         let terminal = launch.terminal.as_ref().map(|terminal| terminal.size.cells());
         let ran = match launch.kind {
-            SessionKind::Exec(_) => Some((EventKind::Exec, EventKind::ExecFailure)),
+            SessionKind::Exec(_) | SessionKind::Scp(_) => Some((EventKind::Exec, EventKind::ExecFailure)),
             SessionKind::Shell | SessionKind::Sftp => None,
         };
         Self { event, session, command: command(&launch.kind), ran, terminal }
@@ -274,13 +286,7 @@ impl Details {
         if let Some((columns, rows)) = self.terminal {
             event = event.field("terminal_size", format!("{columns}:{rows}"));
         }
-        match node.audit_policy {
-            AuditPolicy::Required => node.audit.send_durably(event).await,
-            AuditPolicy::BestEffort => {
-                node.audit.send(event).await;
-                Ok(())
-            }
-        }
+        node.announce(event).await
     }
 }
 
@@ -299,6 +305,10 @@ impl Ending {
         self.leave_others(&status);
         let recorder = output.finish(recorded(&status));
         close(handle, output.channel(), &status, slot).await;
+        if let ExitStatus::Refused { reason } = &status {
+            let refused = self.details.of(EventKind::SessionRejected).error(reason.as_str());
+            self.node.audit.send(refused).await;
+        }
         let (command, end) = self.events(&status);
         if let Some(command) = command {
             self.node.audit.send(command).await;
@@ -363,6 +373,9 @@ pub(super) async fn close(handle: &Handle, channel: &ChannelWriteHalf<Msg>, stat
                 .exit_signal_request(channel.id(), signal, *core_dumped, String::new(), String::new())
                 .await;
         }
+        ExitStatus::Refused { .. } => {
+            let _ = channel.exit_status(NOT_BEGUN).await;
+        }
         ExitStatus::Disconnected => {}
     }
     let _ = channel.eof().await;
@@ -375,6 +388,7 @@ fn recorded(status: &ExitStatus) -> SessionEnd {
     match status {
         ExitStatus::Code(code) => SessionEnd::Exited(*code),
         ExitStatus::Disconnected => SessionEnd::Disconnected,
+        ExitStatus::Refused { .. } => SessionEnd::Exited(NOT_BEGUN),
         ExitStatus::Signal { name, .. } => SessionEnd::Signaled(name.clone()),
     }
 }
@@ -383,6 +397,7 @@ fn with_status(event: AuditEvent, status: &ExitStatus) -> AuditEvent {
     match status {
         ExitStatus::Code(code) => event.field("exit_code", code.to_string()),
         ExitStatus::Disconnected => event.field("exit_reason", "disconnected"),
+        ExitStatus::Refused { .. } => event.field("exit_code", NOT_BEGUN.to_string()),
         ExitStatus::Signal { name, .. } => event.field("exit_signal", name.as_str()),
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! What is said, and what is believed, is in [`teleport_core::origin`].
 
-mod entrance;
 mod sign;
 mod verify;
 
@@ -10,6 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwapOption;
 use bytes::{Bytes, BytesMut};
 use teleport_core::api::AccessView;
 use teleport_core::cert::HostIdentity;
@@ -17,7 +17,6 @@ use teleport_core::clock::Timestamp;
 use teleport_core::origin::{Beginning, Origin, OriginRejected, beginning};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-pub(crate) use self::entrance::Entrance;
 pub(crate) use self::sign::{CannotState, OriginSigner};
 pub(crate) use self::verify::OriginVerifier;
 
@@ -65,12 +64,14 @@ impl Arrival {
 pub(crate) struct Whence {
     peer: SocketAddr,
     heard: Arc<OnceLock<Result<Arrival, OriginRejected>>>,
+    /// Where it comes from since it was resumed.
+    moved: Arc<ArcSwapOption<Arrival>>,
 }
 
 impl Whence {
     /// A connection from `peer`, of which nothing is heard yet.
     pub(crate) fn new(peer: SocketAddr) -> Self {
-        Self { peer, heard: Arc::default() }
+        Self { peer, heard: Arc::default(), moved: Arc::default() }
     }
 
     /// The other end of the socket.
@@ -90,10 +91,18 @@ impl Whence {
 
     /// Where the connection comes from, by what is known.
     pub(crate) fn arrival(&self) -> Arrival {
+        if let Some(arrival) = &*self.moved.load() {
+            return Arrival::clone(arrival);
+        }
         match self.heard.get() {
             Some(Ok(arrival)) => arrival.clone(),
             _ => Arrival::direct(self.peer),
         }
+    }
+
+    /// The connection goes on from there.
+    pub(crate) fn moves(&self, arrival: Arrival) {
+        self.moved.store(Some(Arc::new(arrival)));
     }
 
     /// Why the connection was cut, if it was for a statement.
@@ -102,8 +111,8 @@ impl Whence {
     }
 }
 
-/// Reads the statement that a connection begins with, if it does, whole and unverified; and what came behind it. For protocols in which the
-/// client speaks first. Not cancel safe: what was read is lost.
+/// Reads the statement that a connection begins with, if it does, whole and unverified; and what came behind it. Waits for the client's
+/// first word. Not cancel safe: what was read is lost.
 pub(crate) async fn take_header(
     stream: &mut (impl AsyncRead + Unpin),
 ) -> io::Result<(Option<Bytes>, BytesMut)> {

@@ -5,21 +5,18 @@
 //! then nothing may be done any more either, and connections are refused.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use teleport_core::api::{ApiErrorKind, ProxyAccess};
+use teleport_core::api::ProxyAccess;
 use teleport_core::audit::AuditEvent;
 use teleport_core::entropy::Entropy;
 use tokio::sync::mpsc;
 
-use crate::batch::{Batches, name};
+use crate::batch::{Batches, deliver};
 
 /// How many events may wait: some minutes of a busy proxy.
 const QUEUE: usize = 4096;
 /// How many events travel together.
 const BATCH: usize = 100;
-/// The pause before a batch is sent again.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// The queue is full, or the server is ending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -37,7 +34,7 @@ impl Journal {
         entropy: Arc<dyn Entropy>,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        (Self(sender), deliver(receiver, access, entropy))
+        (Self(sender), empty(receiver, access, entropy))
     }
 
     /// Queues an event about something that is going to happen.
@@ -57,7 +54,7 @@ impl Journal {
     }
 }
 
-async fn deliver(
+async fn empty(
     mut queue: mpsc::Receiver<AuditEvent>,
     access: Arc<dyn ProxyAccess>,
     entropy: Arc<dyn Entropy>,
@@ -66,9 +63,8 @@ async fn deliver(
     while queue.recv_many(&mut batch, BATCH).await > 0 {
         let mut batches = Batches::of(batch.drain(..).map(Queued));
         while let Some(batch) = batches.next() {
-            let mut events: Vec<_> = batch.iter().map(|queued| queued.0.clone()).collect();
-            name(&mut events, &*entropy);
-            if !send(&*access, events).await
+            let events = batch.iter().map(|queued| queued.0.clone()).collect();
+            if !deliver(&*access, events, &*entropy).await
                 && let Err(Some(lost)) = batches.refused(batch)
             {
                 tracing::error!(code = %lost.0.code, "an audit event was lost");
@@ -83,28 +79,4 @@ impl AsRef<AuditEvent> for Queued {
     fn as_ref(&self) -> &AuditEvent {
         &self.0
     }
-}
-
-/// Sends until the auth service has taken the events (`true`) or does not want them.
-async fn send(access: &dyn ProxyAccess, events: Vec<AuditEvent>) -> bool {
-    while let Err(error) = access.emit_events(events.clone()).await {
-        let worth_trying = matches!(
-            error.kind(),
-            ApiErrorKind::Unavailable
-                | ApiErrorKind::TooMany
-                | ApiErrorKind::Internal
-                | ApiErrorKind::Conflict
-        );
-        if !worth_trying {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                events = events.len(),
-                "the auth service does not take audit events"
-            );
-            return false;
-        }
-        tracing::warn!(error = &error as &dyn std::error::Error, "audit events wait for the auth service");
-        tokio::time::sleep(RETRY).await;
-    }
-    true
 }

@@ -12,6 +12,9 @@
 //!   ssh ◄═══ splice ═══► node   a second handshake, end to end: the proxy has none of its keys
 //! ```
 //!
+//! To a registered SSH server that is none of ours the second handshake ends here, too: the proxy is a node in the server's place
+//! ([`StandIns`](crate::node::StandIns)).
+//!
 //! The proxy decides who may knock at a node; the node itself decides who may enter. There is no shell here, no command, no
 //! file transfer, and no forwarding to anything but nodes.
 
@@ -21,7 +24,6 @@ mod journal;
 mod nodes;
 pub mod route;
 mod server;
-mod splice;
 mod visitor;
 
 pub use self::dial::{DIAL_TIMEOUT, DialError, Direct, NodeDialer};

@@ -208,6 +208,7 @@ mod tests {
                 name: NodeName::new(name).unwrap(),
                 address: "127.0.0.1:3022".to_owned(),
                 labels: Labels::default(),
+                sub_kind: teleport_core::resource::NodeKind::Teleport,
                 version: "0".to_owned(),
             },
             last_seen: Timestamp::EPOCH,

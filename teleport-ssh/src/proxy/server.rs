@@ -21,10 +21,11 @@ use super::journal::Journal;
 use super::nodes::NodeView;
 use super::visitor::Visitor;
 use crate::engine;
-use crate::engine::transport::{Link, Transport};
+use crate::engine::transport::{CutOnDrop, Link, Transport};
 use crate::identity::{HostIdentityHandle, HostMaterial};
 use crate::listener::limits::{Limits, Outcome};
 use crate::listener::{self, Accepted, BindError, Door};
+use crate::node::{OfProxy, StandIns, Standing};
 use crate::origin::OriginSigner;
 use crate::view::{AccessCache, DEFAULT_MAX_AGE};
 
@@ -45,6 +46,8 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) journal: Journal,
     pub(super) origins: OriginSigner,
+    /// In the place of registered SSH servers.
+    pub(super) standing: Option<Standing>,
     identity: HostIdentityHandle,
     config: Mutex<Option<(Arc<HostMaterial>, Arc<russh::server::Config>)>>,
     login_grace: Duration,
@@ -62,6 +65,7 @@ pub struct ProxyBuilder {
     limits: Limits,
     nodes: NodeView,
     max_age: Duration,
+    stand_ins: Option<StandIns>,
 }
 
 /// The SSH server of a proxy. See the [module](super).
@@ -88,6 +92,7 @@ impl ProxyServer {
             limits: Limits::default(),
             nodes: NodeView::new(),
             max_age: DEFAULT_MAX_AGE,
+            stand_ins: None,
         }
     }
 }
@@ -104,6 +109,13 @@ impl ProxyBuilder {
     #[must_use]
     pub fn dialer(mut self, dialer: Arc<dyn NodeDialer>) -> Self {
         self.dialer = dialer;
+        self
+    }
+
+    /// Stands in for registered SSH servers, which know nothing of roles. Otherwise nobody is led to them.
+    #[must_use]
+    pub fn stand_ins(mut self, stand_ins: StandIns) -> Self {
+        self.stand_ins = Some(stand_ins);
         self
     }
 
@@ -132,7 +144,8 @@ impl ProxyBuilder {
         let listener = listener::bind(self.address)?;
         let local = listener.local_addr().map_err(|source| BindError { address: self.address, source })?;
         let view = AccessCache::new(self.max_age);
-        Ok(BoundProxy { builder: self, listener, local, view })
+        let door = Door::new(self.limits.clone(), Arc::clone(&self.entropy));
+        Ok(BoundProxy { builder: self, listener, local, view, door })
     }
 }
 
@@ -143,6 +156,7 @@ pub struct BoundProxy {
     listener: TcpListener,
     local: SocketAddr,
     view: AccessCache,
+    door: Door,
 }
 
 impl BoundProxy {
@@ -161,10 +175,16 @@ impl BoundProxy {
         self.view.clone()
     }
 
+    /// What happens at its port, also while it serves.
+    pub fn door(&self) -> Door {
+        self.door.clone()
+    }
+
     /// Serves until `shutdown`: when it drains, no more connections are accepted; those there are go on until they end or
     /// it aborts. Dropping the future ends everything at once.
     pub async fn serve(self, shutdown: Shutdown) {
-        let ProxyBuilder { identity, access, clock, entropy, dialer, limits, nodes, .. } = self.builder;
+        let ProxyBuilder { identity, access, clock, entropy, dialer, limits, nodes, stand_ins, .. } =
+            self.builder;
         // Ends with this future: whatever follows the auth service.
         let followers = TaskScope::new();
         let cache = self.view;
@@ -177,6 +197,17 @@ impl BoundProxy {
         let journalist = TaskScope::new();
         journalist.spawn(delivery);
         let login_grace = limits.login_grace;
+        let (standing, background) = stand_ins
+            .map(|stand_ins| {
+                stand_ins.start(OfProxy {
+                    view: cache.clone(),
+                    nodes: nodes.clone(),
+                    clock: Arc::clone(&clock),
+                    entropy: Arc::clone(&entropy),
+                    shutdown: shutdown.clone(),
+                })
+            })
+            .unzip();
         let shared = Arc::new(Shared {
             access: cache,
             nodes,
@@ -184,15 +215,18 @@ impl BoundProxy {
             origins: OriginSigner::new(identity.clone(), Arc::clone(&clock), Arc::clone(&entropy)),
             clock,
             journal,
+            standing,
             identity,
             config: Mutex::default(),
             login_grace,
         });
-        let door = Door::new(limits, entropy);
-        listener::serve(self.listener, door, shutdown, {
+        listener::serve(self.listener, self.door, shutdown, {
             move |accepted| handle(accepted, Arc::clone(&shared))
         })
         .await;
+        if let Some(background) = background {
+            background.end().await;
+        }
         // The last entrance to the journal is gone with the connections; what is queued is delivered if it can be.
         if tokio::time::timeout(LAST_WORDS, journalist.join()).await.is_err() {
             tracing::error!("the proxy ends with audit events that could not be delivered");
@@ -314,12 +348,4 @@ async fn handle(accepted: Accepted, shared: Arc<Shared>) {
         }
     }
     tasks.abort().await;
-}
-
-struct CutOnDrop(Link);
-
-impl Drop for CutOnDrop {
-    fn drop(&mut self) {
-        self.0.close();
-    }
 }

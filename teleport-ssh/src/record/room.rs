@@ -69,6 +69,11 @@ impl Room {
         self.lock().owners.insert(session, user);
     }
 
+    /// Whose recording a session's is, if it is in the spool.
+    pub(super) fn owner(&self, session: SessionId) -> Option<UserName> {
+        self.lock().owners.get(&session).cloned()
+    }
+
     /// So much was written.
     pub(super) fn add(&self, session: SessionId, bytes: u64) {
         self.lock().add(session, bytes);
@@ -137,17 +142,32 @@ impl Room {
     pub(super) fn disk_failed(&self, session: SessionId, error: &io::Error) {
         self.failing.fetch_add(1, Ordering::Relaxed);
         tracing::error!(%session, error = error as &dyn std::error::Error, "the disk does not take a recording");
-        let mut state = self.lock();
-        let now = Instant::now();
-        if state.told_of_disk.is_some_and(|told| now < told + TOLD_EVERY) {
+        if !self.is_time_to_tell_of_the_disk() {
             return;
         }
-        state.told_of_disk = Some(now);
-        drop(state);
         self.tell(format!(
             "the disk does not take recordings ({error}): they get gaps, sessions that must be recorded wait and then end, and new \
              sessions are refused until it does"
         ));
+    }
+
+    /// The disk says late that it has not taken everything; nobody knows what.
+    pub(super) fn disk_lost(&self, session: SessionId, error: &io::Error) {
+        if self.is_time_to_tell_of_the_disk() {
+            self.tell(format!(
+                "the disk may have lost a part of recordings, of session {session} at first ({error})"
+            ));
+        }
+    }
+
+    fn is_time_to_tell_of_the_disk(&self) -> bool {
+        let mut state = self.lock();
+        let now = Instant::now();
+        if state.told_of_disk.is_some_and(|told| now < told + TOLD_EVERY) {
+            return false;
+        }
+        state.told_of_disk = Some(now);
+        true
     }
 
     /// The disk takes what it did not take before.

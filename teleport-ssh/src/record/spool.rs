@@ -100,6 +100,8 @@ struct Inner {
     room: Arc<Room>,
     sessions: Arc<Sessions>,
     thread: Option<JoinHandle<()>>,
+    #[cfg(test)]
+    looks: AtomicUsize,
 }
 
 impl std::fmt::Debug for Spool {
@@ -225,7 +227,18 @@ impl Spool {
             .name("recording-spool".into())
             .spawn(|| worker.run())
             .map_err(fail)?;
-        Ok(Self(Arc::new(Inner { dir, limits, queue, queued, news, room, sessions, thread: Some(thread) })))
+        Ok(Self(Arc::new(Inner {
+            dir,
+            limits,
+            queue,
+            queued,
+            news,
+            room,
+            sessions,
+            thread: Some(thread),
+            #[cfg(test)]
+            looks: AtomicUsize::default(),
+        })))
     }
 
     /// The directory.
@@ -260,7 +273,15 @@ impl Spool {
 
     /// The recordings that wait for their upload.
     pub(super) fn waiting(&self) -> io::Result<Vec<PathBuf>> {
+        #[cfg(test)]
+        self.0.looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         waiting(&self.0.dir)
+    }
+
+    /// How often all that waits was looked at.
+    #[cfg(test)]
+    pub(super) fn looks(&self) -> usize {
+        self.0.looks.load(std::sync::atomic::Ordering::Relaxed)
     }
 
     pub(super) fn room(&self) -> &Room {
@@ -306,7 +327,9 @@ impl Recorders for Spool {
             let mut encoder = Encoder::new(&meta)?;
             // The header is on disk before the session begins: no session without a trace.
             let header = encoder.take(true)?;
-            if let Err(error) = file.write_all(&header).and_then(|()| file.sync_data()) {
+            let durable = file.write_all(&header).and_then(|()| file.sync_data());
+            // The name as well.
+            if let Err(error) = durable.and_then(|()| File::open(&self.0.dir)?.sync_all()) {
                 // Nothing has begun, so there is nothing to deliver.
                 let _ = fs::remove_file(&path);
                 return Err(error);

@@ -25,6 +25,7 @@ use self::file::{Source, UploadError};
 use self::jobs::{Job, Jobs};
 use super::room::REFUSED;
 use super::{Spool, TooOld};
+use crate::batch::deliver;
 
 /// How many recordings are delivered at the same time, beside those that are streamed.
 const PARALLEL: usize = 4;
@@ -68,12 +69,8 @@ impl Uploader {
             let text = self.spool.room().news().await;
             let Some(audit) = &self.audit else { continue };
             let event = AuditEvent::new(EventKind::SessionUploadFailure).error(text);
-            if let Err(error) = audit.emit_events(vec![event]).await {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    "what the spool has to say could not be audited"
-                );
-            }
+            // Until it is taken: the spool fills when the auth service is away.
+            deliver(&**audit, vec![event], &*self.entropy).await;
         }
     }
 
@@ -131,8 +128,18 @@ impl Uploader {
         loop {
             let now = Instant::now();
             let is_held = |name: &str| self.spool.sessions().is_held(name);
-            for job in jobs.due(self.sources(), is_held, now, PARALLEL.saturating_sub(running.len())) {
-                running.push(self.attempt(job));
+            let owner = |name: &str| self.spool.room().owner(name.parse().ok()?);
+            let mut listed = false;
+            while running.len() < PARALLEL {
+                if let Some(job) = jobs.due(is_held, owner, now) {
+                    running.push(self.attempt(job));
+                } else if listed {
+                    break;
+                } else {
+                    // Only when what was seen is used up: a thousand that wait are not looked through for each that goes.
+                    jobs.see(self.sources());
+                    listed = true;
+                }
             }
             if running.is_empty() && shutdown.is_draining() && jobs.is_done() {
                 return;

@@ -325,6 +325,11 @@ impl SessionEvents {
         self.output = Some(output.clone());
     }
 
+    /// Cancelled when the client has closed the channel, for whoever cannot ask for the next event all the time.
+    pub(crate) fn closing(&self) -> CancellationToken {
+        self.closed.clone()
+    }
+
     /// The next event; after [`SessionEvent::Closed`] nothing else comes. Cancel safe.
     pub async fn next(&mut self) -> SessionEvent {
         tokio::select! {

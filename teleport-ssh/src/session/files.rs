@@ -33,6 +33,11 @@ impl FileReporter {
         let _ = self.0.send(FileReport::Done(operation)).await;
     }
 
+    /// Tells of an operation if there is room now.
+    pub(crate) fn note(&self, operation: FileOperation) {
+        let _ = self.0.try_send(FileReport::Done(operation));
+    }
+
     /// Tells at the end how many files were opened, and how many bytes the client was given and sent. When it is dropped early,
     /// nothing is told.
     pub async fn totals(&self, files: u64, read: u64, written: u64) {

@@ -4,6 +4,7 @@
 use teleport_core::id::SessionId;
 use teleport_core::resource::JoinMode;
 
+use crate::scp::ScpCommand;
 use crate::session::{SessionKind, Terminal, TerminalSize};
 use crate::sys::environment::{AllowList, ClientEnv};
 
@@ -31,6 +32,16 @@ pub(crate) struct SessionPolicy {
     pub(crate) env: AllowList,
     /// Whether there is an SFTP server.
     pub(crate) sftp: bool,
+}
+
+impl SessionPolicy {
+    /// What a command line starts: files are served without a shell where that is all it asks for.
+    fn kind(&self, line: Vec<u8>) -> SessionKind {
+        match ScpCommand::parse(&line).filter(|_| self.sftp) {
+            Some(command) => SessionKind::Scp(command),
+            None => SessionKind::Exec(line),
+        }
+    }
 }
 
 /// A request on a channel.
@@ -201,7 +212,10 @@ impl Machine {
                     Request::Exec(_) if join.is_asked() => {
                         Verdict::Refuse("nothing is started in a session that is joined")
                     }
-                    Request::Exec(command) => self.start(SessionKind::Exec(command)),
+                    Request::Exec(command) => {
+                        let kind = self.policy.kind(command);
+                        self.start(kind)
+                    }
                     Request::Shell => self.start(SessionKind::Shell),
                     Request::Subsystem(_) if join.is_asked() => {
                         Verdict::Refuse("nothing is started in a session that is joined")
@@ -230,10 +244,11 @@ impl Machine {
                 let kind = if forced == INTERNAL_SFTP && self.policy.sftp {
                     SessionKind::Sftp
                 } else {
-                    SessionKind::Exec(forced.clone().into_bytes())
+                    self.policy.kind(forced.clone().into_bytes())
                 };
                 let original = match asked {
                     SessionKind::Exec(command) => Some(command),
+                    SessionKind::Scp(command) => Some(command.line().to_vec()),
                     SessionKind::Sftp => Some(SFTP.as_bytes().to_vec()),
                     SessionKind::Shell => None,
                 };
@@ -241,7 +256,7 @@ impl Machine {
             }
         };
         // The protocol's bytes must pass unchanged.
-        let terminal = terminal.filter(|_| kind != SessionKind::Sftp);
+        let terminal = terminal.filter(|_| !matches!(kind, SessionKind::Scp(_) | SessionKind::Sftp));
         self.state = State::Running { terminal: terminal.is_some() };
         Verdict::Start(Box::new(Launch { kind, original_command, terminal, env, join }))
     }

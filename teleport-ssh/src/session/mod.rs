@@ -5,15 +5,20 @@
 //! operating system's users.
 
 mod channel;
+mod display;
 mod files;
+#[cfg(target_os = "linux")]
+mod greeting;
 pub(crate) mod machine;
 #[cfg(target_os = "linux")]
 mod os;
 mod registry;
 mod request;
 mod share;
+mod sockets;
 
 use std::fmt;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use teleport_core::access::LoginGrant;
@@ -23,6 +28,7 @@ pub(crate) use self::channel::EventSender;
 pub use self::channel::{
     OutputClosed, SessionChannel, SessionEvent, SessionEvents, SessionInput, SessionOutput,
 };
+pub use self::display::{InvalidX11, X11Auth, X11Display};
 pub use self::files::FileReporter;
 pub(crate) use self::files::{FileReport, FileReports};
 #[cfg(target_os = "linux")]
@@ -31,6 +37,7 @@ pub(crate) use self::registry::{EndedBy, Running};
 pub use self::registry::{LiveSession, SessionRegistry};
 pub use self::request::{ExitStatus, SessionKind, SessionRequest, Terminal, TerminalSize};
 pub(crate) use self::share::{Party, Seat, Sizes, TooMany, View};
+pub use self::sockets::{InvalidPath, MadeSocket, SocketPath, Sockets};
 
 /// The name by which clients log in that only want to join a session: no [`OsLogin`](teleport_core::id::OsLogin) can be it. (The
 /// original's begins with a dash, which stock `ssh` refuses to send.)
@@ -75,6 +82,29 @@ pub trait SessionService: fmt::Debug + Send + Sync + 'static {
     /// subsystem.
     fn offers_sftp(&self) -> bool {
         false
+    }
+
+    /// Whether programs of sessions can be told of the user's display ([`SessionRequest::display`]). Where they cannot, no display is
+    /// forwarded.
+    ///
+    /// # Errors
+    /// Why not: a sentence for the user.
+    fn offers_x11(&self) -> Result<(), &'static str> {
+        Err("this node does not forward X11")
+    }
+
+    /// What opens the sockets of connections that are forwarded for a login, and checks once more that it can be served; `None`
+    /// if this service forwards nothing.
+    ///
+    /// # Errors
+    /// [`LoginRefused`]; the connection is then not forwarded.
+    async fn sockets(
+        &self,
+        grant: &LoginGrant,
+        now: Timestamp,
+    ) -> Result<Option<Arc<dyn Sockets>>, LoginRefused> {
+        let (_, _) = (grant, now);
+        Ok(None)
     }
 
     /// Runs one session to its end and says how it ended.

@@ -1,42 +1,41 @@
 //! Sessions as processes of the operating system's users.
 
+mod leader;
+mod process;
+mod sockets;
+mod xauth;
+
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
+use bytes::Bytes;
 use teleport_core::access::LoginGrant;
 use teleport_core::clock::{Clock, Timestamp};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-use tokio_util::sync::CancellationToken;
 
+use self::leader::Leader;
+use self::process::{Process, attend, closed, serve_scp, window};
+use self::sockets::OsSockets;
+use self::xauth::XauthError;
+use super::greeting;
 use super::{
-    ExitStatus, LoginRefused, OutputClosed, SessionChannel, SessionEvent, SessionEvents, SessionInput,
-    SessionKind, SessionOutput, SessionRequest, SessionService, TerminalSize,
+    ExitStatus, LoginRefused, SessionChannel, SessionKind, SessionOutput, SessionRequest, SessionService,
+    Sockets, X11Display,
 };
-use crate::bulk::{self, Buffers, MAX_BATCH};
+use crate::node::chain;
+use crate::pam::{self, Opened, Opening, PamConfig, PamRefusal};
 use crate::sftp::Watched;
 use crate::sys::accounts::{self, Account, LoginDefs, LoginRules};
-use crate::sys::child::{Child, Exit};
 use crate::sys::environment::{Connection, Environment, Source, Terminal as TerminalDevice};
-use crate::sys::pty::{Pty, PtyControl, WindowSize};
-use crate::sys::signal::Signal;
-use crate::sys::spawn::Command;
+use crate::sys::host;
+use crate::sys::login_records::{LoggedIn, Login, LoginRecords};
+use crate::sys::pty::{Pty, PtyMaster};
+use crate::sys::spawn::{Command, Pipes};
 
-/// How long a process has between the hang-up and the kill.
-const HANG_UP_GRACE: Duration = Duration::from_secs(5);
-/// After the program's end its output is read on until nothing has come for so long. Something in the background may hold it
-/// open for ever.
-const DRAIN_IDLE: Duration = Duration::from_secs(5);
 /// The exit status when nothing could be started, as shells use it.
 const CANNOT_START: u32 = 126;
-
-/// The output buffer of a session at the beginning, in bytes. Most sessions print little.
-const SMALL_BUFFER: usize = 8 << 10;
-/// The output buffer of a session that fills the small one.
-const LARGE_BUFFER: usize = 128 << 10;
 
 /// Login shells and commands of the users of this machine, on terminals or pipes.
 #[derive(Clone, Debug)]
@@ -44,14 +43,48 @@ pub struct OsSessions {
     rules: LoginRules,
     defs: Arc<LoginDefs>,
     clock: Arc<dyn Clock>,
-    /// The SFTP server with its arguments, of which the first is its name.
-    sftp: Option<(PathBuf, Vec<Vec<u8>>)>,
+    /// The SFTP server.
+    sftp: Option<Program>,
+    /// What opens sockets in the file system.
+    opener: Option<Program>,
+    records: Option<LoginRecords>,
+    messages: Vec<PathBuf>,
+    /// What PAM is asked, and by which program.
+    pam: Option<(PamConfig, Program)>,
 }
 
+/// A program with its arguments, of which the first is its name.
+type Program = (PathBuf, Vec<Vec<u8>>);
+
 impl OsSessions {
-    /// With the system's own rules: expired accounts and `/etc/nologin` are refused, `PATH` comes from `/etc/login.defs`.
+    /// With the system's own rules: expired accounts and `/etc/nologin` are refused, `PATH` comes from `/etc/login.defs`. Sessions
+    /// with a terminal are in the system's login records if this process is root's, and their shells begin with the messages of
+    /// the day, as `pam_motd` shows them: `/run/motd.dynamic` and `/etc/motd`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { rules: LoginRules::default(), defs: Arc::new(LoginDefs::load()), clock, sftp: None }
+        Self {
+            rules: LoginRules::default(),
+            defs: Arc::new(LoginDefs::load()),
+            clock,
+            sftp: None,
+            opener: None,
+            records: host::is_root().then(LoginRecords::default),
+            messages: vec!["/run/motd.dynamic".into(), "/etc/motd".into()],
+            pam: None,
+        }
+    }
+
+    /// With other login records, or none.
+    #[must_use]
+    pub fn with_login_records(mut self, records: Option<LoginRecords>) -> Self {
+        self.records = records;
+        self
+    }
+
+    /// With the messages of the day in these files, in this order.
+    #[must_use]
+    pub fn with_messages(mut self, files: impl IntoIterator<Item = impl Into<PathBuf>>) -> Self {
+        self.messages = files.into_iter().map(Into::into).collect();
+        self
     }
 
     /// With other rules for accounts.
@@ -75,12 +108,75 @@ impl OsSessions {
         self
     }
 
+    /// With a program that opens sockets in the file system: one that calls [`crate::opener::serve`] with the arguments that follow
+    /// these; it becomes the user by itself. `arguments` begin with the program's name. Default: such sockets, and agents, are not forwarded.
+    #[must_use]
+    pub fn with_socket_opener(
+        mut self,
+        program: impl Into<PathBuf>,
+        arguments: impl IntoIterator<Item = impl Into<Vec<u8>>>,
+    ) -> Self {
+        self.opener = Some((program.into(), arguments.into_iter().map(Into::into).collect()));
+        self
+    }
+
+    /// With PAM asked about each session, by a program that calls [`crate::pam::serve`]; `arguments` begin with its name. It begins and
+    /// stays the daemon's user's. The modules of `account` say whether there may be a session, after the rules of this service; those of
+    /// `session` are opened before its process starts, which has what they changed, and closed at its end. What modules say is shown on
+    /// terminals instead of the messages of the day. Default: PAM is not asked, and its library is not needed.
+    ///
+    /// # Errors
+    /// When PAM cannot be used: this process is not root's, there is no library or no such service.
+    pub async fn with_pam(
+        mut self,
+        config: PamConfig,
+        program: impl Into<PathBuf>,
+        arguments: impl IntoIterator<Item = impl Into<Vec<u8>>>,
+    ) -> Result<Self, PamRefusal> {
+        let program = (program.into(), arguments.into_iter().map(Into::into).collect());
+        let unusable = |reason: &str| PamRefusal::Unusable { reason: reason.to_owned() };
+        if !host::is_root() {
+            return Err(unusable("the node does not run as root"));
+        }
+        let root = accounts::resolve("root", 0, &LoginRules::default()).await;
+        let root = root.map_err(|error| unusable(&error.to_string()))?;
+        pam::check(&program, config.service(), &root).await?;
+        self.pam = Some((config, program));
+        Ok(self)
+    }
+
+    /// Asks PAM, if it is asked, and opens a session of its.
+    async fn open_pam(
+        &self,
+        grant: &LoginGrant,
+        account: &Account,
+        client: SocketAddr,
+        terminal: Option<&Path>,
+    ) -> Result<Option<Opened>, PamRefusal> {
+        let Some((config, program)) = &self.pam else { return Ok(None) };
+        let opening = Opening {
+            service: config.service(),
+            account,
+            client,
+            user: grant.identity.user.as_str(),
+            terminal,
+            variables: config.variables_for(&grant.identity, grant.login.as_str()),
+        };
+        pam::open(program, opening).await.map(Some)
+    }
+
     async fn account(&self, grant: &LoginGrant, now: Timestamp) -> Result<Account, Refusal> {
         let seconds = i64::try_from(now.unix_secs()).unwrap_or(i64::MAX);
         Ok(accounts::resolve(grant.login.as_str(), seconds, &self.rules).await?)
     }
 
-    async fn start(&self, grant: &LoginGrant, request: &SessionRequest) -> Result<Process, Refusal> {
+    /// `output` is told what the session has to do without.
+    async fn start(
+        &self,
+        grant: &LoginGrant,
+        request: &SessionRequest,
+        output: &SessionOutput,
+    ) -> Result<Process, Refusal> {
         let account = self.account(grant, self.clock.now()).await?;
         let path = self.defs.path_for(account.uid);
         let session = request.id.to_string();
@@ -93,6 +189,17 @@ impl OsSessions {
             ("SSH_TELEPORT_HOST_UUID", host.as_str()),
             ("SSH_TELEPORT_CLUSTER_NAME", request.cluster.as_str()),
         ];
+        let agent = request.agent_socket.as_deref().map(Path::to_string_lossy);
+        if let Some(agent) = &agent {
+            platform.push(("SSH_AUTH_SOCK", agent));
+        }
+        // Whoever serves files shows nothing.
+        let serves_files = matches!(request.kind, SessionKind::Scp(_) | SessionKind::Sftp);
+        let display = request.display.as_ref().filter(|_| !serves_files);
+        let display_name = display.map(X11Display::name);
+        if let Some(name) = &display_name {
+            platform.push(("DISPLAY", name));
+        }
         if let Some(original) = &original {
             platform.push(("SSH_ORIGINAL_COMMAND", original));
         }
@@ -106,22 +213,89 @@ impl OsSessions {
         source.platform = &platform;
         source.connection = Some(Connection { client: request.client, server: request.server });
         source.terminal = pty.as_ref().map(|(pty, kind)| TerminalDevice { kind, device: pty.device() });
-        let environment = Environment::build(&source)?;
+        let mut environment = Environment::build(&source)?;
+        let device = pty.as_ref().map(|(pty, _)| pty.device());
+        let mut opened = self.open_pam(grant, &account, request.client, device).await?;
+        let mut said = None;
+        if let Some(opened) = &mut opened {
+            environment.extend(std::mem::take(&mut opened.variables));
+            said = Some(lines(&opened.messages));
+        }
+        let told = match display {
+            Some(display) => xauth::tell(&account, &environment, display).await.map(Some),
+            None => Ok(None),
+        };
+        let told = match told {
+            Ok(told) => told,
+            Err(error) => {
+                without_display(&error, output).await;
+                environment.remove("DISPLAY");
+                None
+            }
+        };
+        let started =
+            self.launch(request, &account, environment, pty.map(|(pty, _)| pty), (opened, said)).await;
+        match started {
+            Ok(process) => Ok(Process { display: told, ..process }),
+            Err(refusal) => {
+                if let Some(told) = told {
+                    told.forget().await;
+                }
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Starts the process, for which all else stands: `said` is what PAM's modules said, if it was asked.
+    async fn launch(
+        &self,
+        request: &SessionRequest,
+        account: &Account,
+        environment: Environment,
+        pty: Option<Pty>,
+        (opened, said): (Option<Opened>, Option<String>),
+    ) -> Result<Process, Refusal> {
         let command = match &request.kind {
-            SessionKind::Exec(line) => Command::shell_command(&account, environment, line)?,
-            SessionKind::Shell => Command::login_shell(&account, environment)?,
-            SessionKind::Sftp => {
+            SessionKind::Exec(line) => Command::shell_command(account, environment, line)?,
+            SessionKind::Shell => Command::login_shell(account, environment)?,
+            SessionKind::Scp(_) | SessionKind::Sftp => {
                 let (program, arguments) = self.sftp.as_ref().ok_or(Refusal::NoSftp)?;
                 // Whoever may begin nothing gets at files neither, as where the shell starts the server.
                 if !may_log_in(&account.shell) {
                     return Err(Refusal::NoShell);
                 }
-                Command::program(&account, environment, program, arguments.iter().cloned())?
+                Command::program(account, environment, program, arguments.iter().cloned())?
             }
         };
         Ok(match pty {
-            Some((pty, _)) => {
-                let (child, master) = command.spawn_pty(pty).await?;
+            Some(pty) => {
+                let login = Login::new(pty.device(), &account.name, request.client);
+                // Where PAM is asked, the messages of the day are those of its modules.
+                let is_greeted = request.kind == SessionKind::Shell && said.is_none();
+                // Before the program, which may ask who is there.
+                let (logged_in, greeting) = self.welcome(login, is_greeted, account.home.clone()).await;
+                let greeting = said.map_or(greeting, Bytes::from);
+                let (child, master) = match opened {
+                    None => {
+                        let (child, master) = command.spawn_pty(pty).await?;
+                        (Leader::Own(child), master)
+                    }
+                    Some(opened) => {
+                        let (master, slave) = pty.into_parts();
+                        let master = PtyMaster::new(master)?;
+                        (Leader::Pam(opened.start(command, vec![slave]).await?), master)
+                    }
+                };
+                let pid = child.pid();
+                let lead = tokio::task::spawn_blocking(move || {
+                    let mut logged_in = logged_in;
+                    if let Some(logged_in) = &mut logged_in {
+                        logged_in.lead_by(pid);
+                    }
+                    logged_in
+                });
+                // It fails only when the runtime ends.
+                let logged_in = lead.await.unwrap_or_default();
                 let control = master.control();
                 let (reader, writer) = master.into_split();
                 Process {
@@ -130,19 +304,41 @@ impl OsSessions {
                     stdin: Box::new(writer),
                     stdout: Box::new(reader),
                     stderr: None,
+                    greeting,
+                    display: None,
+                    _logged_in: logged_in,
                 }
             }
             None => {
-                let piped = command.spawn_piped().await?;
+                let Pipes { theirs, stdin, stdout, stderr } = command.pipes()?;
+                let child = match opened {
+                    None => Leader::Own(command.spawn_on(theirs).await?),
+                    Some(opened) => Leader::Pam(opened.start(command, theirs.into()).await?),
+                };
                 Process {
-                    child: piped.child,
+                    child,
                     control: None,
-                    stdin: Box::new(piped.stdin),
-                    stdout: Box::new(piped.stdout),
-                    stderr: Some(Box::new(piped.stderr)),
+                    stdin: Box::new(stdin),
+                    stdout: Box::new(stdout),
+                    stderr: Some(Box::new(stderr)),
+                    greeting: Bytes::new(),
+                    display: None,
+                    _logged_in: None,
                 }
             }
         })
+    }
+
+    /// Records a login on a terminal, and finds what its shell begins with.
+    async fn welcome(&self, login: Login, is_shell: bool, home: PathBuf) -> (Option<LoggedIn>, Bytes) {
+        let Self { records, messages, clock, .. } = self.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let logged_in = records.map(|records| records.log_in(login, clock));
+            let greeting = if is_shell { greeting::messages(&messages, &home) } else { Bytes::new() };
+            (logged_in, greeting)
+        });
+        // It fails only when the runtime ends, and the session with it.
+        work.await.unwrap_or_default()
     }
 }
 
@@ -157,18 +353,12 @@ enum Refusal {
     NoShell,
     #[error("files are not served here")]
     NoSftp,
+    #[error("this host does not let the login begin a session")]
+    Pam(#[from] PamRefusal),
     #[error(transparent)]
     Spawn(#[from] crate::sys::spawn::SpawnError),
     #[error("no terminal can be made")]
     Terminal(#[from] io::Error),
-}
-
-struct Process {
-    child: Child,
-    control: Option<PtyControl>,
-    stdin: Box<dyn AsyncWrite + Send + Unpin>,
-    stdout: Box<dyn AsyncRead + Send + Unpin>,
-    stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
 }
 
 #[async_trait]
@@ -181,18 +371,40 @@ impl SessionService for OsSessions {
         self.sftp.is_some()
     }
 
+    fn offers_x11(&self) -> Result<(), &'static str> {
+        xauth::find().map(drop).ok_or("this node does not forward X11: xauth is not installed on it")
+    }
+
+    async fn sockets(
+        &self,
+        grant: &LoginGrant,
+        now: Timestamp,
+    ) -> Result<Option<Arc<dyn Sockets>>, LoginRefused> {
+        let account = self.account(grant, now).await.map_err(LoginRefused::new)?;
+        Ok(Some(Arc::new(OsSockets::new(account, self.opener.clone()))))
+    }
+
     async fn run(&self, grant: LoginGrant, channel: SessionChannel) -> ExitStatus {
         let SessionChannel { request, input, output, mut events, files } = channel;
-        let watched = (request.kind == SessionKind::Sftp).then(|| Watched::new(files));
+        let watched = (request.kind == SessionKind::Sftp).then(|| Watched::new(files.clone()));
         let started = tokio::select! {
-            started = self.start(&grant, &request) => started,
+            started = self.start(&grant, &request, &output) => started,
             () = closed(&mut events) => return ExitStatus::Disconnected,
         };
         match started {
-            Ok(process) => {
-                let status = attend(process, input, output, events, watched.as_ref()).await;
+            Ok(mut process) => {
+                let display = process.display.take();
+                let status = match &request.kind {
+                    SessionKind::Scp(command) => {
+                        serve_scp(process, command, input, output, events, &files).await
+                    }
+                    _ => attend(process, input, output, events, watched.as_ref()).await,
+                };
                 if let Some(watched) = watched {
                     watched.finish().await;
+                }
+                if let Some(told) = display {
+                    told.forget().await;
                 }
                 status
             }
@@ -203,167 +415,36 @@ impl SessionService for OsSessions {
                     session = %request.id,
                     "no process could be started"
                 );
+                if let Refusal::Pam(PamRefusal::Denied { messages, .. }) = &error {
+                    let _ = output.stderr(lines(messages)).await;
+                }
                 let _ = output.stderr(format!("teleport: {error}\r\n")).await;
-                ExitStatus::Code(CANNOT_START)
+                match error {
+                    Refusal::Pam(why) => ExitStatus::Refused { reason: chain(&why) },
+                    _ => ExitStatus::Code(CANNOT_START),
+                }
             }
         }
     }
+}
+
+/// What modules of PAM have said, for a terminal.
+fn lines(messages: &[String]) -> String {
+    let mut text = String::new();
+    for line in messages.iter().flat_map(|message| message.lines()) {
+        text.push_str(line);
+        text.push_str("\r\n");
+    }
+    text
+}
+
+/// Tells the user that programs find no display, and why.
+async fn without_display(why: &XauthError, output: &SessionOutput) {
+    tracing::warn!(error = why as &dyn std::error::Error, "X11 is not forwarded");
+    let _ = output.stderr(format!("teleport: there is no display here: {why}\r\n")).await;
 }
 
 /// Whether a shell is one, and not a program that says that there is none.
 fn may_log_in(shell: &Path) -> bool {
     shell.file_name().is_none_or(|name| name != "nologin" && name != "false")
-}
-
-async fn closed(events: &mut SessionEvents) {
-    while events.next().await != SessionEvent::Closed {}
-}
-
-/// Carries bytes, sizes and signals until the program has ended and its output is told.
-async fn attend(
-    process: Process,
-    input: SessionInput,
-    output: SessionOutput,
-    mut events: SessionEvents,
-    watched: Option<&Watched>,
-) -> ExitStatus {
-    let Process { mut child, control, stdin, stdout, stderr } = process;
-    let terminal = control.is_some();
-    let exited = CancellationToken::new();
-    let mut typing = std::pin::pin!(feed(input, stdin, terminal, watched));
-    let mut showing = std::pin::pin!(async {
-        // Until both have ended, or one of them may not be shown any more.
-        let both = tokio::try_join!(show(stdout, &output, false, &exited, watched), async {
-            match stderr {
-                Some(stderr) => show(stderr, &output, true, &exited, None).await,
-                None => Ok(()),
-            }
-        });
-        both.map(|_| ())
-    });
-    let (mut shown, mut fed) = (false, false);
-    let exit = loop {
-        tokio::select! {
-            ended = child.wait() => break ended,
-            told = &mut showing, if !shown => match told {
-                Ok(()) => shown = true,
-                // Nobody to show it to, or nobody may be shown it: as if the client had gone.
-                Err(_) => return hang_up(child).await,
-            },
-            () = &mut typing, if !fed => fed = true,
-            event = events.next() => match event {
-                SessionEvent::Closed => return hang_up(child).await,
-                SessionEvent::Resize(size) => {
-                    if let Some(control) = &control {
-                        // Fails only when the terminal is gone, and then the session is about to end.
-                        let _ = control.resize(window(size));
-                    }
-                }
-                SessionEvent::Signal(name) => {
-                    if let Some(signal) = Signal::from_ssh_name(&name) {
-                        let _ = child.signal_group(signal);
-                    }
-                }
-            },
-        }
-    };
-    exited.cancel();
-    if !shown {
-        tokio::select! {
-            _ = &mut showing => {}
-            () = closed(&mut events) => {}
-        }
-    }
-    match exit {
-        Ok(exit) => status(exit),
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "the end of a process is not known");
-            ExitStatus::Code(255)
-        }
-    }
-}
-
-async fn hang_up(mut child: Child) -> ExitStatus {
-    let _ = child.terminate(HANG_UP_GRACE).await;
-    ExitStatus::Disconnected
-}
-
-fn status(exit: Exit) -> ExitStatus {
-    match exit {
-        Exit::Code(code) => ExitStatus::Code(code.into()),
-        Exit::Signal { signal, core_dumped } => {
-            ExitStatus::Signal { name: signal.ssh_name().to_owned(), core_dumped }
-        }
-    }
-}
-
-fn window(size: TerminalSize) -> WindowSize {
-    WindowSize::from_client(size.columns, size.rows, size.width, size.height)
-}
-
-/// Types what the client sends. The end of the input closes a pipe; a terminal stays open, as it has other ends.
-async fn feed(
-    mut input: SessionInput,
-    mut stdin: Box<dyn AsyncWrite + Send + Unpin>,
-    terminal: bool,
-    watched: Option<&Watched>,
-) {
-    let mut batch = Vec::with_capacity(MAX_BATCH);
-    while let Some(data) = input.next().await {
-        batch.push(data);
-        while batch.len() < MAX_BATCH
-            && let Some(Some(data)) = input.next().now_or_never()
-        {
-            batch.push(data);
-        }
-        if let Some(watched) = watched {
-            watched.client(&batch);
-        }
-        if bulk::write_all(&mut stdin, &mut batch).await.is_err() {
-            // The program does not read any more; what else comes is thrown away.
-            break;
-        }
-    }
-    // What else comes is thrown away: it must not wait for somebody to take it.
-    drop(input);
-    if terminal {
-        // Letting go of the terminal would hang up.
-        std::future::pending::<()>().await;
-    }
-}
-
-/// Shows what comes until it ends, or pauses for too long after the program's end.
-async fn show(
-    mut from: Box<dyn AsyncRead + Send + Unpin>,
-    output: &SessionOutput,
-    stderr: bool,
-    exited: &CancellationToken,
-    watched: Option<&Watched>,
-) -> Result<(), OutputClosed> {
-    let mut buffers = Buffers::new(SMALL_BUFFER, LARGE_BUFFER);
-    loop {
-        let read = tokio::select! {
-            biased;
-            read = from.read_buf(buffers.current()) => read,
-            () = silence(exited) => return Ok(()),
-        };
-        if let Ok(0) | Err(_) = read {
-            return Ok(());
-        }
-        let data = buffers.take();
-        if let Some(watched) = watched {
-            watched.server(&data).await;
-        }
-        if stderr {
-            output.stderr(data).await?;
-        } else {
-            output.stdout(data).await?;
-        }
-    }
-}
-
-/// Too long a pause, counted from the program's end or from now, whichever is later.
-async fn silence(exited: &CancellationToken) {
-    exited.cancelled().await;
-    tokio::time::sleep(DRAIN_IDLE).await;
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use teleport_core::api::RunningSession;
 use teleport_core::clock::Timestamp;
-use teleport_core::id::{OsLogin, RoleName, SessionId, UserName};
+use teleport_core::id::{HostId, OsLogin, RoleName, SessionId, UserName};
 use tokio::sync::{Notify, watch};
 
 use super::share::Party;
@@ -39,6 +39,8 @@ pub(crate) struct EndedBy {
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) live: LiveSession,
+    /// The node that it runs on, if that is not the host which tells of it.
+    pub(crate) node: Option<HostId>,
     /// By which it was begun.
     pub(crate) roles: Vec<RoleName>,
     pub(crate) command: Option<String>,
@@ -56,7 +58,12 @@ impl Running {
         recorded: bool,
         party: Option<Arc<Party>>,
     ) -> Self {
-        Self { live, roles, command, recorded, party, ended: watch::Sender::new(None) }
+        Self { live, node: None, roles, command, recorded, party, ended: watch::Sender::new(None) }
+    }
+
+    /// Says that it runs on this node, which does not tell of it itself.
+    pub(crate) fn on(self, node: Option<HostId>) -> Self {
+        Self { node, ..self }
     }
 
     /// Ends it. The first who does counts.
@@ -86,6 +93,7 @@ impl Running {
         }
         RunningSession {
             id: self.live.id,
+            node: self.node,
             user: self.live.user.clone(),
             roles: self.roles.clone(),
             login: self.live.login.clone(),

@@ -1,9 +1,12 @@
 //! What a client asks for, free of any SSH library.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use teleport_core::id::{ClusterName, HostId, NodeName, SessionId};
 
+use super::X11Display;
+use crate::scp::ScpCommand;
 use crate::sys::environment::ClientEnv;
 use crate::sys::modes::TerminalModes;
 
@@ -13,6 +16,8 @@ use crate::sys::modes::TerminalModes;
 pub enum SessionKind {
     /// A command line, as sent: any bytes.
     Exec(Vec<u8>),
+    /// Files, by the older protocol of `scp`. Asked of services that [offer SFTP](super::SessionService::offers_sftp) only.
+    Scp(ScpCommand),
     /// The interactive shell, or whatever stands for it.
     Shell,
     /// Files, by [SFTP](crate::sftp). Asked of services that [offer it](super::SessionService::offers_sftp) only.
@@ -70,6 +75,10 @@ pub struct SessionRequest {
     pub terminal: Option<Terminal>,
     /// Variables that the client may set.
     pub env: ClientEnv,
+    /// Where the user's agent is, if it is forwarded.
+    pub agent_socket: Option<PathBuf>,
+    /// The user's display, if it is forwarded.
+    pub display: Option<X11Display>,
     /// The client's end of the connection.
     pub client: SocketAddr,
     /// Our end of the connection.
@@ -90,6 +99,11 @@ pub enum ExitStatus {
     Code(u32),
     /// The client was gone before the end.
     Disconnected,
+    /// Nothing was started, for the machine does not permit it; the user was told.
+    Refused {
+        /// Why, for the audit log.
+        reason: String,
+    },
     /// A signal ended it.
     Signal {
         /// The signal's name without `SIG`.

@@ -21,11 +21,11 @@ const PERMISSIONS: u32 = 0o7777;
 /// How much of a file is copied on the server at a time, in bytes.
 const COPIED_AT_ONCE: usize = 256 << 10;
 
-pub(super) fn path(bytes: &[u8]) -> &Path {
+pub(crate) fn path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
 }
 
-pub(super) fn attributes(metadata: &Metadata) -> Attributes {
+pub(crate) fn attributes(metadata: &Metadata) -> Attributes {
     // The protocol's times end in 2106.
     let seconds = |time: i64| u32::try_from(time.max(0)).unwrap_or(u32::MAX);
     Attributes {

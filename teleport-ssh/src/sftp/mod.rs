@@ -2,7 +2,8 @@
 //!
 //! [`serve`] is the server. It runs as a process of the user, so that the kernel decides what it may do.
 
-mod files;
+pub(crate) mod client;
+pub(crate) mod files;
 #[doc(hidden)]
 pub mod fuzzing;
 mod listing;
@@ -14,6 +15,7 @@ pub(crate) mod watch;
 mod watched;
 pub(crate) mod wire;
 
+pub use self::client::{Refusal, Sftp, SftpError};
 pub use self::operation::{FileAction, FileOperation};
 pub use self::server::{ServeError, serve};
 pub(crate) use self::watched::Watched;

@@ -18,6 +18,11 @@ pub struct FileOperation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FileAction {
+    /// A file was sent to the client by the older protocol of `scp`.
+    Download {
+        /// How much of it.
+        bytes: u64,
+    },
     /// A file was opened.
     Open {
         /// To be read.
@@ -34,6 +39,11 @@ pub enum FileAction {
         /// The new size.
         size: Option<u64>,
     },
+    /// A file was taken from the client by the older protocol of `scp`.
+    Upload {
+        /// How much of it.
+        bytes: u64,
+    },
     /// A file was removed.
     Remove,
     /// A directory was made.
@@ -49,7 +59,7 @@ pub enum FileAction {
 }
 
 impl FileOperation {
-    pub(super) fn failed(mut self, error: &str) -> Self {
+    pub(crate) fn failed(mut self, error: &str) -> Self {
         self.error = Some(if error.is_empty() { "it failed".to_owned() } else { error.to_owned() });
         self
     }

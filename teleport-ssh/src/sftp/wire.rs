@@ -221,7 +221,7 @@ impl<'a> Packet<'a> {
         let value = value.as_ref();
         let length = u32::try_from(value.len()).unwrap_or(u32::MAX);
         self.u32(length);
-        self.out.extend(value.iter().take(length as usize));
+        self.out.extend_from_slice(value.get(..length as usize).unwrap_or(value));
         self
     }
 

@@ -106,6 +106,13 @@ impl Child {
         self.wait().await
     }
 
+    /// Lets it end by itself, and leaves the reaping to a thread in the background.
+    pub(crate) fn let_go(mut self) {
+        if let Some(process) = self.process.take() {
+            reaper::adopt(process.into_inner());
+        }
+    }
+
     async fn ended(&mut self, flags: i32) -> io::Result<Exit> {
         if let Some(exit) = self.exit {
             return Ok(exit);

@@ -127,6 +127,37 @@ impl Environment {
         self.0.iter().find_map(|entry| entry.to_bytes().strip_prefix(name.as_bytes())?.strip_prefix(b"="))
     }
 
+    /// Of these entries, `NAME=value`.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux starts processes"))]
+    pub(crate) const fn from_entries(entries: Vec<CString>) -> Self {
+        Self(entries)
+    }
+
+    /// Sets what the host has for sessions. What this server tells of the session and the account stays as it is.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux starts processes"))]
+    pub(crate) fn extend(&mut self, entries: impl IntoIterator<Item = CString>) {
+        const OURS: [&[u8]; 6] = [b"DISPLAY", b"HOME", b"LOGNAME", b"SHELL", b"TERM", b"USER"];
+        for entry in entries {
+            let mut parts = entry.to_bytes().splitn(2, |byte| *byte == b'=');
+            let (Some(name), Some(_)) = (parts.next(), parts.next()) else { continue };
+            if name.is_empty() || name.starts_with(b"SSH_") || OURS.contains(&name) {
+                continue;
+            }
+            let name = [name, b"="].concat();
+            self.0.retain(|entry| !entry.to_bytes().starts_with(&name));
+            self.0.push(entry);
+        }
+        self.0.sort();
+    }
+
+    /// Takes a variable out.
+    pub fn remove(&mut self, name: &str) {
+        let is = |entry: &CString| {
+            entry.to_bytes().strip_prefix(name.as_bytes()).is_some_and(|rest| rest.starts_with(b"="))
+        };
+        self.0.retain(|entry| !is(entry));
+    }
+
     #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "only Linux starts processes"))]
     pub(super) fn into_entries(self) -> Vec<CString> {
         self.0

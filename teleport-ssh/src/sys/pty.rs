@@ -128,14 +128,14 @@ impl Pty {
     }
 
     /// The two sides: the server's, and the one for the process.
-    pub(super) fn into_parts(self) -> (OwnedFd, OwnedFd) {
+    pub(crate) fn into_parts(self) -> (OwnedFd, OwnedFd) {
         (self.master, self.slave)
     }
 }
 
 impl PtyMaster {
     /// Registers the master with the runtime; it is non-blocking already.
-    pub(super) fn new(master: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn new(master: OwnedFd) -> io::Result<Self> {
         // SAFETY: an owned descriptor, which stays in its place until the `AsyncFd` closes it.
         Ok(Self { fd: Arc::new(unsafe { AsyncFd::register(master)? }) })
     }

@@ -14,9 +14,10 @@ mod plan;
 mod stage;
 mod steps;
 
+use std::ffi::CString;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,10 +29,11 @@ use tokio::net::unix::pipe;
 use tokio::task::JoinHandle;
 
 use super::accounts::{Account, AccountError};
-use super::child::Child;
+use super::child::{self, Child, Exit};
 use super::environment::Environment;
 use super::host;
 use super::pty::{Pty, PtyMaster};
+use super::signal::Signal;
 use plan::Plan;
 use stage::{Launched, Ticket};
 
@@ -60,6 +62,45 @@ pub struct Piped {
     pub stdout: pipe::Receiver,
     /// Its standard error.
     pub stderr: pipe::Receiver,
+}
+
+/// Three pipes, for a process that is not started yet.
+#[derive(Debug)]
+pub(crate) struct Pipes {
+    pub(crate) theirs: [OwnedFd; 3],
+    pub(crate) stdin: pipe::Sender,
+    pub(crate) stdout: pipe::Receiver,
+    pub(crate) stderr: pipe::Receiver,
+}
+
+/// A process that was started without a runtime. Whoever has it waits for its end.
+#[derive(Debug)]
+pub(crate) struct Waited {
+    pid: i32,
+    process: OwnedFd,
+}
+
+impl Waited {
+    /// Its number, which is also that of its process group.
+    pub(crate) const fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// How it has ended, if it has.
+    pub(crate) fn ended(&self) -> io::Result<Option<Exit>> {
+        child::look(&self.process, 0)
+    }
+
+    /// Sends a signal to every process of the group, as far as there is one. Not after the end was seen.
+    pub(crate) fn signal_group(&self, signal: Signal) {
+        let _ = child::kill(-self.pid, signal);
+    }
+}
+
+impl AsFd for Waited {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.process.as_fd()
+    }
 }
 
 /// The steps of a child, in their order.
@@ -174,6 +215,19 @@ impl Command {
         Self::new(account, environment, program, arguments.into_iter().map(Into::into).collect())
     }
 
+    /// A program of the daemon's own, which takes the account's ids by itself ([`Ids::take`](super::ids::Ids::take)), so that no other
+    /// process of the account can ever look into it. Until then it is the daemon's user's, with no environment, in `/`.
+    pub(crate) fn trusted(
+        account: &Account,
+        program: &Path,
+        arguments: impl IntoIterator<Item = impl Into<Vec<u8>>>,
+    ) -> Result<Self, SpawnError> {
+        let mut command = Self::program(account, Environment::default(), program, arguments)?;
+        command.plan.takes_ids = false;
+        command.plan.home = c"/".to_owned();
+        Ok(command)
+    }
+
     fn new(
         account: &Account,
         environment: Environment,
@@ -201,6 +255,34 @@ impl Command {
     pub fn copying_memory(mut self) -> Self {
         self.plan.copies_memory = true;
         self
+    }
+
+    /// Lets the new process have this one's limits and umask, instead of those of a fresh one: what modules of PAM have made of them.
+    #[must_use]
+    pub(crate) fn keeping_limits(mut self) -> Self {
+        self.plan.keeps_limits = true;
+        self
+    }
+
+    /// The program, its arguments and its environment, for another process to start.
+    pub(crate) fn into_parts(self) -> (Vec<u8>, Vec<Vec<u8>>, Vec<Vec<u8>>) {
+        let bytes = |texts: Vec<CString>| texts.into_iter().map(CString::into_bytes).collect();
+        let Plan { program, arguments, environment, .. } = self.plan;
+        (program.into_bytes(), bytes(arguments), bytes(environment))
+    }
+
+    /// Starts the process without a runtime, with these descriptors: one terminal, or three. The calling thread sleeps until it has
+    /// become the program.
+    ///
+    /// # Errors
+    /// Any [`SpawnError`] but [`SpawnError::Account`] and [`SpawnError::Invalid`].
+    pub(crate) fn spawn_waited(self, stdio: Vec<OwnedFd>) -> Result<Waited, SpawnError> {
+        let resources = |source| SpawnError::Resources { what: "process", source };
+        let held = stdio.into_iter().map(above_stdio).collect::<io::Result<Vec<_>>>().map_err(resources)?;
+        let numbers = numbers(&held).map_err(resources)?;
+        let launched = stage::launch(self.plan, numbers, held.len() == 1, &Ticket::default());
+        let (pid, process) = launched.map_err(resources)?.into_parts()?;
+        Ok(Waited { pid, process })
     }
 
     /// Starts the process on a terminal, which becomes its controlling one.
@@ -231,6 +313,25 @@ impl Command {
     /// # Panics
     /// Outside a tokio runtime with I/O and time enabled.
     pub async fn spawn_piped(self) -> Result<Piped, SpawnError> {
+        let Pipes { theirs, stdin, stdout, stderr } = self.pipes()?;
+        let child = start(self, Stdio::Pipes(theirs)).await?;
+        Ok(Piped { child, stdin, stdout, stderr })
+    }
+
+    /// Starts the process with these as its three standard descriptors, in a session of its own. Cancel safe as
+    /// [`spawn_piped`](Self::spawn_piped).
+    ///
+    /// # Errors
+    /// Any [`SpawnError`] but [`SpawnError::Account`] and [`SpawnError::Invalid`].
+    pub(crate) async fn spawn_on(self, stdio: [OwnedFd; 3]) -> Result<Child, SpawnError> {
+        start(self, Stdio::Pipes(stdio)).await
+    }
+
+    /// Three pipes for the process.
+    ///
+    /// # Errors
+    /// [`SpawnError::Resources`].
+    pub(crate) fn pipes(&self) -> Result<Pipes, SpawnError> {
         let no_pipe = |source| SpawnError::Resources { what: "pipe", source };
         let (stdin, to_stdin) = self.pipe().map_err(no_pipe)?;
         let (from_stdout, stdout) = self.pipe().map_err(no_pipe)?;
@@ -245,8 +346,25 @@ impl Command {
         let to_stdin = pipe::Sender::from_owned_fd_unchecked(to_stdin).map_err(no_pipe)?;
         let from_stdout = pipe::Receiver::from_owned_fd_unchecked(from_stdout).map_err(no_pipe)?;
         let from_stderr = pipe::Receiver::from_owned_fd_unchecked(from_stderr).map_err(no_pipe)?;
-        let child = start(self, Stdio::Pipes([stdin, stdout, stderr])).await?;
-        Ok(Piped { child, stdin: to_stdin, stdout: from_stdout, stderr: from_stderr })
+        let theirs = [stdin, stdout, stderr];
+        Ok(Pipes { theirs, stdin: to_stdin, stdout: from_stdout, stderr: from_stderr })
+    }
+
+    /// Starts the process in a session of its own with this descriptor as its standard input. What it says goes nowhere.
+    ///
+    /// Cancel safe: a dropped call ends the process, if it was already made.
+    ///
+    /// # Errors
+    /// Any [`SpawnError`] but [`SpawnError::Account`] and [`SpawnError::Invalid`].
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O and time enabled.
+    pub async fn spawn_with(self, stdin: OwnedFd) -> Result<Child, SpawnError> {
+        let nothing = || std::fs::File::options().write(true).open("/dev/null").map(OwnedFd::from);
+        let no_null = |source| SpawnError::Resources { what: "descriptor", source };
+        let said = [nothing().map_err(no_null)?, nothing().map_err(no_null)?];
+        let [stdout, stderr] = said;
+        start(self, Stdio::Pipes([stdin, stdout, stderr])).await
     }
 
     /// A pipe that belongs to the user: otherwise its programs could not open `/dev/stdout` and the like.
@@ -320,11 +438,7 @@ async fn start(command: Command, stdio: Stdio) -> Result<Child, SpawnError> {
             Stdio::Terminal(slave) => (above_stdio(slave).map(|slave| vec![slave]), true),
         };
         let held = held?;
-        let numbers = match held.as_slice() {
-            [stdin, stdout, stderr] => [stdin, stdout, stderr].map(AsRawFd::as_raw_fd),
-            [slave, ..] => [slave.as_raw_fd(); 3],
-            [] => return Err(io::ErrorKind::NotFound.into()),
-        };
+        let numbers = numbers(&held)?;
         stage::launch(plan, numbers, terminal, &handed)
     });
     let mut starting = Starting { work, ticket };
@@ -347,6 +461,15 @@ async fn start(command: Command, stdio: Stdio) -> Result<Child, SpawnError> {
             launched.map_err(|source| SpawnError::Resources { what: "process", source })?.into_child()
         }
         Err(gone) => Err(SpawnError::Resources { what: "thread", source: io::Error::other(gone) }),
+    }
+}
+
+/// The descriptors for standard input, output and error.
+fn numbers(held: &[OwnedFd]) -> io::Result<[RawFd; 3]> {
+    match held {
+        [stdin, stdout, stderr] => Ok([stdin, stdout, stderr].map(AsRawFd::as_raw_fd)),
+        [slave, ..] => Ok([slave.as_raw_fd(); 3]),
+        [] => Err(io::ErrorKind::NotFound.into()),
     }
 }
 

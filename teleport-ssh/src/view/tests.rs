@@ -15,6 +15,7 @@ fn view() -> AccessView {
     let trust = TrustBundle {
         cluster: ClusterName::new("example.com").unwrap(),
         user_ca: Vec::new(),
+        openssh_ca: Vec::new(),
         host_ca: Vec::new(),
         user_tls_ca: Vec::new(),
         host_tls_ca: Vec::new(),

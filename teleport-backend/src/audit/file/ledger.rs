@@ -1,29 +1,29 @@
 //! The files and the chain: what the writer's thread owns.
 
+mod checkpoints;
+mod open;
+mod sync;
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use teleport_core::audit::chain::{
-    Chain, CheckpointDraft, CheckpointKey, CheckpointReason, Hasher, StoredCheckpoint,
-};
-use teleport_core::audit::{AuditEvent, AuditForwarder, EventKind};
+use teleport_core::audit::chain::{Chain, CheckpointReason, StoredCheckpoint};
+use teleport_core::audit::{AuditEvent, AuditForwarder};
 use teleport_core::clock::{Clock, Timestamp};
 use teleport_core::entropy::{Entropy, EntropyExt};
-use teleport_core::storage::{Condition, Repo};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::writer::Rendered;
-use super::{Checkpoints, FileAuditConfig, Place, SyncPolicy, Synced, days_of, file_of, tail};
+use super::{Checkpoints, FileAuditConfig, SyncPolicy, Synced};
 use crate::shared::files;
-
-/// How long the key and the storage may take. The log does not wait longer; it tries again later.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether a checkpoint is due, while entries wait for one.
 const TICK: Duration = Duration::from_secs(1);
@@ -37,6 +37,8 @@ pub(super) struct Setup {
     pub(super) config: FileAuditConfig,
     pub(super) checkpoints: Option<Checkpoints>,
     pub(super) forwarders: Vec<Arc<dyn AuditForwarder>>,
+    /// Waits until what was written is on the disk: [`File::sync_data`].
+    pub(super) sync_data: fn(&File) -> io::Result<()>,
 }
 
 /// The log could not be written. Cloned to everyone whose events were in the group.
@@ -91,8 +93,10 @@ pub(super) struct Ledger {
     noted: Vec<u64>,
     /// A checkpoint that storage is to remember.
     unstored: Option<StoredCheckpoint>,
-    /// With [`SyncPolicy::Interval`]: when something was written that is not synced.
+    /// With [`SyncPolicy::Interval`]: when something was written that is not synced, or when that failed the last time.
     unsynced_since: Option<Instant>,
+    /// The disk did not take what was written.
+    sync_failed: bool,
     /// Whoever follows the log reads no further: what is not on the disk may be taken back.
     synced: watch::Sender<Option<Synced>>,
 }
@@ -102,7 +106,17 @@ impl Ledger {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let dropped = vec![0; setup.forwarders.len()];
         let noted = dropped.clone();
-        Ok(Self { setup, runtime, tail: None, dropped, noted, unstored: None, unsynced_since: None, synced })
+        Ok(Self {
+            setup,
+            runtime,
+            tail: None,
+            dropped,
+            noted,
+            unstored: None,
+            unsynced_since: None,
+            sync_failed: false,
+            synced,
+        })
     }
 
     /// Finds the end of the log.
@@ -194,18 +208,6 @@ impl Ledger {
         }
     }
 
-    /// A checkpoint, by itself.
-    fn conclude(&mut self, reason: CheckpointReason) {
-        let Some(mut tail) = self.tail.take() else { return };
-        let result =
-            self.checkpoint(&mut tail, reason, std::convert::identity).and_then(|_| self.flush(&mut tail));
-        let result = result.map_err(|error| WriteError::new(&tail.day, error));
-        if let Err(error) = self.keep(tail, result) {
-            let error: &dyn std::error::Error = &error;
-            tracing::error!(error, "a checkpoint of the audit log was not written");
-        }
-    }
-
     fn append<'a>(
         &mut self,
         tail: &mut Tail,
@@ -261,7 +263,7 @@ impl Ledger {
         let file = tail.file.as_mut().ok_or(io::ErrorKind::NotFound)?;
         file.write_all(&tail.pending)?;
         match self.setup.config.sync {
-            SyncPolicy::Always => file.sync_data()?,
+            SyncPolicy::Always => (self.setup.sync_data)(file)?,
             SyncPolicy::Interval(_) => {
                 self.unsynced_since.get_or_insert_with(Instant::now);
             }
@@ -279,261 +281,6 @@ impl Ledger {
             self.publish(tail);
         }
         Ok(())
-    }
-
-    /// What is written is on the disk.
-    fn publish(&self, tail: &Tail) {
-        let end = Place { day: tail.day.clone(), offset: tail.written.len };
-        self.synced.send_replace(Some(Synced { end, log: tail.written.log.unwrap_or_default() }));
-    }
-
-    /// Says whether what is in the file is on the disk.
-    fn sync(&mut self) -> bool {
-        if self.unsynced_since.take().is_none() {
-            return true;
-        }
-        let file = self.tail.as_ref().and_then(|tail| tail.file.as_ref());
-        if let Some(Err(error)) = file.map(File::sync_data) {
-            // What was acknowledged cannot be taken back; the interval is the promise that was broken.
-            let error: &dyn std::error::Error = &error;
-            tracing::error!(error, "audit events of the last interval may not be durable");
-            return false;
-        }
-        if let Some(tail) = &self.tail {
-            self.publish(tail);
-        }
-        true
-    }
-
-    /// Begins the file of `day`.
-    fn roll(&mut self, tail: &mut Tail, day: &str, lost: Option<&StoredCheckpoint>) -> io::Result<()> {
-        self.sync_file(tail)?;
-        let (file, len) = self.open_file(day)?;
-        tail.file = Some(file);
-        day.clone_into(&mut tail.day);
-        tail.next.len = len;
-        tail.written.len = len;
-        let begins = tail.next.chain.head().is_none();
-        let reason = if begins { CheckpointReason::Begin } else { CheckpointReason::Day };
-        self.checkpoint(tail, reason, naming(lost))?;
-        self.retain(tail)
-    }
-
-    fn sync_file(&mut self, tail: &Tail) -> io::Result<()> {
-        if self.unsynced_since.take().is_some()
-            && let Some(file) = &tail.file
-        {
-            file.sync_data()?;
-        }
-        Ok(())
-    }
-
-    fn open_file(&self, day: &str) -> io::Result<(File, u64)> {
-        let path = file_of(&self.setup.directory, day);
-        let is_new = !path.exists();
-        let file = files::private().read(true).append(true).open(&path)?;
-        if is_new {
-            files::sync_directory(&self.setup.directory)?;
-        }
-        let len = file.metadata()?.len();
-        Ok((file, len))
-    }
-
-    /// Finds the end of the log, and makes it one that can be continued.
-    fn open(&mut self) -> io::Result<Tail> {
-        self.forget_noted();
-        let days = days_of(&self.setup.directory)?;
-        let keys: Vec<CheckpointKey> =
-            self.setup.checkpoints.iter().map(|checkpoints| checkpoints.signer.key()).collect();
-        let stored = self.stored()?;
-        let end = tail::find(&self.setup.directory, &days, &keys, &stored)?;
-        let now = self.setup.clock.now();
-        let chain = match (&end.head, &end.lost) {
-            (Some(head), None) => Chain::after(*head),
-            _ => Chain::new(),
-        };
-        let log = end.log.filter(|_| end.lost.is_none());
-        let mark = Mark {
-            chain,
-            log,
-            len: 0,
-            unsigned: u32::from(!end.signed && chain.head().is_some()),
-            unsigned_since: now,
-        };
-        let mut tail = Tail {
-            day: days.last().cloned().unwrap_or_default(),
-            file: None,
-            written: mark,
-            next: mark,
-            pending: Vec::new(),
-        };
-        let mut empty = true;
-        if let Some(day) = days.last() {
-            let (file, len) = self.open_file(day)?;
-            empty = len == 0;
-            tail.file = Some(file);
-            tail.next.len = len;
-            tail.written.len = len;
-        }
-        if end.unterminated {
-            tail.pending.push(b'\n');
-        }
-        if let Some(lost) = &end.lost {
-            tracing::error!(
-                log = %lost.log,
-                entries = lost.head.index.saturating_add(1),
-                "THE AUDIT LOG WAS CUT OR CHANGED: entries that storage knows of are not in its files; a new chain begins"
-            );
-            if tail.file.is_none() {
-                let today = files::day(self.setup.clock.now());
-                self.roll(&mut tail, &today, Some(lost))?;
-            } else {
-                self.checkpoint(&mut tail, CheckpointReason::Begin, naming(Some(lost)))?;
-            }
-        } else if let Some((bytes, digest)) = end.gap {
-            self.recovered(&mut tail, bytes, digest, end.unterminated)?;
-        }
-        if tail.file.is_some() && (tail.next.unsigned > 0 || empty || tail.next.chain.head().is_none()) {
-            let reason = if end.head.is_some() { CheckpointReason::Start } else { CheckpointReason::Begin };
-            self.checkpoint(&mut tail, reason, std::convert::identity)?;
-        }
-        self.retain(&mut tail)?;
-        self.flush(&mut tail)?;
-        if let Some(file) = &tail.file
-            && self.unsynced_since.is_none()
-        {
-            // Of what an earlier process has left, nobody knows whether it is on the disk.
-            file.sync_data()?;
-        }
-        if self.unsynced_since.is_none() {
-            self.publish(&tail);
-        }
-        Ok(tail)
-    }
-
-    /// Accounts for what a crash has left.
-    fn recovered(
-        &self,
-        tail: &mut Tail,
-        mut bytes: u64,
-        mut digest: Hasher,
-        unterminated: bool,
-    ) -> io::Result<()> {
-        if unterminated {
-            digest.update(b"\n");
-            bytes += 1;
-        }
-        tracing::warn!(
-            bytes,
-            day = tail.day,
-            "the audit log ends with something that is no entry; the next one says so"
-        );
-        let event = AuditEvent::new(EventKind::AuditRecovered)
-            .field("bytes", bytes)
-            .field("sha256", digest.finish().to_string());
-        self.note(tail, event)
-    }
-
-    /// Adds a checkpoint, if they are signed. One that cannot be made now is made later.
-    /// Writes a checkpoint, with what `says` adds to it. If it cannot be signed now, the log goes on without: `false`.
-    pub(super) fn checkpoint(
-        &mut self,
-        tail: &mut Tail,
-        reason: CheckpointReason,
-        says: impl FnOnce(AuditEvent) -> AuditEvent,
-    ) -> io::Result<bool> {
-        let Some(checkpoints) = self.setup.checkpoints.clone() else { return Ok(false) };
-        self.note_dropped(tail)?;
-        let log = match tail.next.log {
-            Some(log) => log,
-            None => self.setup.entropy.uuid().map_err(io::Error::other)?,
-        };
-        let key = checkpoints.signer.key();
-        let event = self.stamped(says(CheckpointDraft::event(&tail.next.chain, log, &key, reason)))?;
-        let draft = CheckpointDraft::new(&tail.next.chain, &event).map_err(io::Error::other)?;
-        let signing =
-            async { tokio::time::timeout(PATIENCE, checkpoints.signer.sign(draft.message())).await };
-        let signature: Result<_, Box<dyn std::error::Error>> = match self.runtime.block_on(signing) {
-            Ok(Ok(signature)) => {
-                draft.finish(&signature).ok_or_else(|| "the signature has a wrong form".into())
-            }
-            Ok(Err(error)) => Err(error.into()),
-            Err(late) => Err(late.into()),
-        };
-        let (line, chain) = match signature {
-            Ok(signed) => signed,
-            Err(error) => {
-                tracing::error!(
-                    error,
-                    "a checkpoint of the audit log was not signed; the log goes on without it"
-                );
-                // Not with every event again.
-                tail.next.unsigned = 1;
-                tail.next.unsigned_since = self.setup.clock.now();
-                return Ok(false);
-            }
-        };
-        tail.pending.extend_from_slice(&line);
-        tail.next.chain = chain;
-        tail.next.log = Some(log);
-        tail.next.unsigned = 0;
-        self.unstored = chain.head().map(|head| StoredCheckpoint::new(log, head, event.time));
-        Ok(true)
-    }
-
-    fn note_dropped(&mut self, tail: &mut Tail) -> io::Result<()> {
-        let drops = self.setup.forwarders.iter().zip(&mut self.dropped).zip(&mut self.noted);
-        let mut events = Vec::new();
-        for ((forwarder, dropped), noted) in drops.filter(|((_, dropped), _)| **dropped > 0) {
-            let event = AuditEvent::new(EventKind::AuditForwardDropped).field("forwarder", forwarder.name());
-            events.push(event.field("dropped", *dropped));
-            *noted = noted.saturating_add(std::mem::take(dropped));
-        }
-        events.into_iter().try_for_each(|event| self.note(tail, event))
-    }
-
-    /// What storage remembers.
-    fn stored(&self) -> io::Result<Vec<StoredCheckpoint>> {
-        let Some(checkpoints) = &self.setup.checkpoints else { return Ok(Vec::new()) };
-        let records = Repo::<StoredCheckpoint>::new(Arc::clone(&checkpoints.storage));
-        let listed = async { tokio::time::timeout(PATIENCE, records.list()).await };
-        // Without it a log that was cut would be continued as if it were whole.
-        let listed = self.runtime.block_on(listed).map_err(io::Error::other)?.map_err(io::Error::other)?;
-        Ok(listed.into_iter().map(|stored| stored.record).collect())
-    }
-
-    /// Lets storage remember the newest checkpoint that is written.
-    fn store(&mut self) {
-        let written = self.tail.as_ref().map(|tail| tail.written.chain.next_index()).unwrap_or_default();
-        let Some(checkpoint) = self.unstored.take_if(|checkpoint| checkpoint.head.index < written) else {
-            return;
-        };
-        // Storage must not know what a loss of power can take from the file.
-        if !self.sync() {
-            return;
-        }
-        let Some(checkpoints) = &self.setup.checkpoints else { return };
-        let records = Repo::<StoredCheckpoint>::new(Arc::clone(&checkpoints.storage));
-        let write =
-            async { tokio::time::timeout(PATIENCE, records.write(&checkpoint, Condition::Any)).await };
-        let error: Option<Box<dyn std::error::Error>> = match self.runtime.block_on(write) {
-            Ok(Ok(_)) => None,
-            Ok(Err(error)) => Some(error.into()),
-            Err(error) => Some(error.into()),
-        };
-        if let Some(error) = error {
-            tracing::warn!(error, "the newest checkpoint of the audit log is not in storage yet");
-            self.unstored = Some(checkpoint);
-        }
-    }
-}
-
-/// Says in the checkpoint of a new chain which log was lost before it.
-fn naming(lost: Option<&StoredCheckpoint>) -> impl FnOnce(AuditEvent) -> AuditEvent {
-    let lost = lost.map(|lost| (lost.log.to_string(), lost.head.index.saturating_add(1)));
-    move |event| match lost {
-        Some((log, entries)) => event.field("lost_log", log).field("lost_entries", entries),
-        None => event,
     }
 }
 

@@ -36,6 +36,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 pub(in crate::audit) use self::gaps::Place;
 use self::ledger::{Ledger, Setup};
+use self::search::SearchError;
 pub use self::verify::{Observed, VerifyError, verify};
 pub(in crate::audit) use self::walk::{Synced, Walk, is_at};
 use self::writer::{Rendered, Submission, Writer};
@@ -98,7 +99,9 @@ pub struct Checkpoints {
     pub cluster: ClusterName,
     /// The key.
     pub signer: Arc<dyn CheckpointSigner>,
-    /// Where the newest one is remembered, beside the log.
+    /// Where the newest one is remembered, beside the log: of one service. A log whose files are gone has no name any more, so what is
+    /// remembered here without being in the files is taken for what was cut from this one. Services that share a backend
+    /// each give a part of it, by [`PrefixBackend`](crate::wrap::PrefixBackend).
     pub storage: Arc<dyn Backend>,
 }
 
@@ -201,6 +204,7 @@ impl FileAuditLog {
                 config: FileAuditConfig::default(),
                 checkpoints: None,
                 forwarders: Vec::new(),
+                sync_data: std::fs::File::sync_data,
             },
         }
     }
@@ -319,6 +323,9 @@ impl AuditLog for FileAuditLog {
         tokio::task::spawn_blocking(move || search::search(&directory, &query))
             .await
             .map_err(AuditError::new)?
-            .map_err(AuditError::new)
+            .map_err(|error| match error {
+                SearchError::InvalidCursor => AuditError::invalid(error),
+                SearchError::Io { .. } => AuditError::new(error),
+            })
     }
 }

@@ -50,6 +50,11 @@ pub(super) enum FollowError {
     Storage(#[from] StorageError),
     #[error("storage failed")]
     Record(#[from] RepoError),
+    /// The index was deleted, or the answer to the last commit was lost. Once; over and over, another process is at it.
+    #[error(
+        "the place of this log in its index was changed: if that goes on, another service has a copy of this one's data directory"
+    )]
+    Changed(#[source] StorageError),
     #[error("storage did not answer")]
     Late(#[from] tokio::time::error::Elapsed),
     #[error("the work was ended")]
@@ -146,8 +151,9 @@ impl Follower {
         let is_new = portion.place != state.record.place || state.record.behind != more;
         if is_new || self.stale || state.written.elapsed() >= SEEN_EVERY {
             match self.commit(&mut state, portion, false).await {
-                // The index was deleted, or the answer to the last commit was lost: where it is says storage.
-                Err(FollowError::Storage(error)) if error.is_conflict() => return Ok(Step::More),
+                Err(FollowError::Storage(error)) if error.is_conflict() => {
+                    return Err(FollowError::Changed(error));
+                }
                 outcome => outcome?,
             }
         }

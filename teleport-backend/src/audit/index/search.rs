@@ -38,7 +38,8 @@ struct Search<'a> {
 
 pub(super) async fn search(log: &IndexedAuditLog, query: AuditQuery) -> Result<AuditPage, AuditError> {
     let limit = if query.limit == 0 { DEFAULT_LIMIT } else { query.limit.min(MAX_EVENTS) };
-    let after: Option<Rank> = query.after.as_deref().map(str::parse).transpose().map_err(AuditError::new)?;
+    let after: Option<Rank> =
+        query.after.as_deref().map(str::parse).transpose().map_err(AuditError::invalid)?;
     let newest_first = query.newest_first;
     let mut search = Search {
         ports: &log.ports,

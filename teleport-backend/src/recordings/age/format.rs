@@ -220,11 +220,13 @@ fn header(
         let ours = StaticSecret::from(entropy.bytes::<32>()?);
         let share = PublicKey::from(&ours).to_bytes();
         let shared = ours.diffie_hellman(&PublicKey::from(recipient.0));
-        let mut wrapped = file_key.to_vec();
-        wrap_key(&share, recipient, shared.as_bytes())
-            .seal_in_place_append_tag(Nonce::assume_unique_for_key([0; 12]), Aad::empty(), &mut wrapped)
+        // In a copy that is overwritten whatever happens, and does not grow.
+        let mut wrapped = file_key.clone();
+        let tag = wrap_key(&share, recipient, shared.as_bytes())
+            .seal_in_place_separate_tag(Nonce::assume_unique_for_key([0; 12]), Aad::empty(), &mut *wrapped)
             .map_err(|_| EntropyError::new())?;
-        text.push_str(&format!("{STANZA}{X25519} {}\n{}\n", BASE64.encode(&share), BASE64.encode(&wrapped)));
+        let wrapped = BASE64.encode(&[&wrapped[..], tag.as_ref()].concat());
+        text.push_str(&format!("{STANZA}{X25519} {}\n{wrapped}\n", BASE64.encode(&share)));
     }
     text.push_str(&format!("{STANZA}{OWN} {} {} ", set_id(recipients), BASE64.encode(seal)));
     // Behind the padding: two ends of lines, the word, a blank, 32 bytes and an end of line.

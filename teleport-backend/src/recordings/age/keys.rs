@@ -38,7 +38,10 @@ impl std::str::FromStr for AgeRecipient {
     type Err = AgeKeyError;
 
     fn from_str(text: &str) -> Result<Self, AgeKeyError> {
-        decode(text, PUBLIC).map(Self).ok_or(AgeKeyError::Recipient)
+        let key = decode(text, PUBLIC).ok_or(AgeKeyError::Recipient)?;
+        // With a point of low order everybody has the key of what is encrypted for it; any secret shows that.
+        let shared = StaticSecret::from([1; 32]).diffie_hellman(&PublicKey::from(key));
+        if shared.was_contributory() { Ok(Self(key)) } else { Err(AgeKeyError::Recipient) }
     }
 }
 
@@ -125,6 +128,30 @@ mod tests {
         assert_eq!(public.to_string(), "age154dqw4shzca7sw7tcreymkm032qzmaxcuezchmz6c54aeh820gjqh7394s");
         assert_eq!(public.to_string().parse::<AgeRecipient>().unwrap(), public);
         assert!(!format!("{keys:?}").to_uppercase().contains("NEPRZP7G"), "the private key is not shown");
+    }
+
+    /// What is encrypted for one of these everybody can read.
+    #[test]
+    fn points_of_low_order_are_no_recipients() {
+        let hex = |text: &str| {
+            let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap();
+            <[u8; 32]>::try_from(bytes).unwrap()
+        };
+        let mut one = [0; 32];
+        one[0] = 1;
+        for point in [
+            [0; 32],
+            one,
+            // Of order 8, then -1, 0 and 1 written as p - 1, p and p + 1.
+            hex("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"),
+            hex("5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157"),
+            hex("ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
+            hex("edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
+            hex("eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
+        ] {
+            let text = AgeRecipient(point).to_string();
+            assert_eq!(text.parse::<AgeRecipient>(), Err(AgeKeyError::Recipient), "{text}");
+        }
     }
 
     #[test]

@@ -5,6 +5,11 @@
 //! that comes again is recognised without any identity, and what somebody else has put into the store, or into another place
 //! of it, is not shown as a recording.
 //!
+//! Whether a recording is encrypted at all is sealed in the same way, with its description ([`Form`]), and also of those that are
+//! not: otherwise whoever writes to the store would say of any recording that it is stored in clear, and put there what they like.
+//! While there are recipients, a recording without that seal is no recording: it is neither listed nor read, and nothing is added
+//! to it. Without recipients only what is said to be encrypted needs it.
+//!
 //! What is not encrypted: the description of the session (user, login, node, command, times, sizes).
 
 mod format;
@@ -16,11 +21,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use data_encoding::BASE64_NOPAD;
 use teleport_core::audit::chain::Digest;
 use teleport_core::entropy::Entropy;
-use teleport_core::id::SessionId;
+use teleport_core::id::{SessionId, UserName};
 use teleport_core::recording::{
-    Completion, Encoding, Listing, MAX_PART_LEN, MAX_STORED_PART_LEN, PartDigests, RecordingError,
+    Completion, Encoding, Form, Listing, MAX_PART_LEN, MAX_STORED_PART_LEN, PartDigests, RecordingError,
     RecordingInfo, RecordingMeta, RecordingStore, Rewrite,
 };
 use teleport_core::secret::Sealer;
@@ -63,18 +69,20 @@ impl fmt::Debug for Inner {
     }
 }
 
-/// A stored part is not what was put there.
+/// What is stored is not what was put there.
 #[derive(Debug, thiserror::Error)]
-#[error("part {number} of the recording was changed or put into this place by somebody else")]
-struct Forged {
-    number: u32,
+enum Forged {
+    #[error("the description of the recording was changed or put into this place by somebody else")]
+    Description,
+    #[error("part {0} of the recording was changed or put into this place by somebody else")]
+    Part(u32),
 }
 
 fn refused(unreadable: AgeError, number: u32) -> RecordingError {
     match unreadable {
         AgeError::NoIdentity => RecordingError::Encrypted,
         // We write nothing for passphrases.
-        AgeError::Damaged | AgeError::Passphrase => RecordingError::unavailable(Forged { number }),
+        AgeError::Damaged | AgeError::Passphrase => RecordingError::unavailable(Forged::Part(number)),
     }
 }
 
@@ -89,7 +97,71 @@ fn context(session: SessionId, number: u32) -> String {
     format!("recording-part/{session}/{number}")
 }
 
+/// Where a description belongs, for the seal of its form.
+fn form_context(session: SessionId) -> String {
+    format!("recording-form/{session}")
+}
+
+/// Where the end of a recording belongs, for its seal.
+fn completion_context(session: SessionId) -> String {
+    format!("recording-completion/{session}")
+}
+
+/// What is sealed of the end: who took part may see the recording.
+fn completion_statement(abandoned: bool, participants: &[UserName]) -> Result<Digest, RecordingError> {
+    let text = serde_json::to_vec(&(abandoned, participants)).map_err(RecordingError::unavailable)?;
+    Ok(Digest::of(&[&text]))
+}
+
+/// What is sealed of a recording as a whole.
+fn statement(meta: &RecordingMeta, encoding: Encoding) -> Result<Digest, RecordingError> {
+    let text = serde_json::to_vec(&(encoding, meta)).map_err(RecordingError::unavailable)?;
+    Ok(Digest::of(&[&text]))
+}
+
 impl Inner {
+    /// The form of a new recording.
+    fn form(&self, meta: &RecordingMeta, encoding: Encoding) -> Result<Form, RecordingError> {
+        Ok(Form { encoding, seal: Some(self.say(&form_context(meta.session), statement(meta, encoding)?)?) })
+    }
+
+    /// Seals a statement, as text.
+    fn say(&self, context: &str, statement: Digest) -> Result<String, RecordingError> {
+        let seal = self.sealer.seal(context, statement.as_bytes()).map_err(RecordingError::unavailable)?;
+        Ok(BASE64_NOPAD.encode(&seal))
+    }
+
+    /// Whether a text seals that statement.
+    fn is_said(&self, context: &str, seal: Option<&String>, statement: Digest) -> bool {
+        seal.and_then(|seal| BASE64_NOPAD.decode(seal.as_bytes()).ok())
+            .and_then(|seal| self.sealer.open(context, &seal).ok())
+            .is_some_and(|sealed| sealed.expose() == statement.as_bytes())
+    }
+
+    /// Whether this cluster has said that a recording with this description is stored in this form.
+    fn has_said(&self, info: &RecordingInfo) -> Result<bool, RecordingError> {
+        let statement = statement(&info.meta, info.encoding)?;
+        Ok(self.is_said(&form_context(info.meta.session), info.seal.as_ref(), statement))
+    }
+
+    /// Refuses what others have written to the store or changed there.
+    fn checked(&self, mut info: RecordingInfo) -> Result<RecordingInfo, RecordingError> {
+        if self.keys.recipients.is_empty() && info.encoding == Encoding::Plain {
+            return Ok(info);
+        }
+        if !self.has_said(&info)? {
+            return Err(RecordingError::unavailable(Forged::Description));
+        }
+        let statement = completion_statement(info.abandoned, &info.participants)?;
+        let context = completion_context(info.meta.session);
+        if info.completed.is_some() && !self.is_said(&context, info.completion_seal.as_ref(), statement) {
+            // It is played all the same, for those whose right to it is elsewhere.
+            tracing::warn!(session = %info.meta.session, "who is said to have taken part in a recorded session is not believed");
+            info.participants.clear();
+        }
+        Ok(info)
+    }
+
     fn encrypt(&self, session: SessionId, number: u32, plain: &[u8]) -> Result<Bytes, RecordingError> {
         if self.keys.recipients.is_empty() {
             return Err(RecordingError::Encrypted);
@@ -158,14 +230,14 @@ impl EncryptedRecordingStore {
         Ok(Self(Arc::new(Inner { store, keys, sealer, entropy, encodings })))
     }
 
-    /// How a recording is stored, which never changes while it exists.
+    /// How a recording is stored, by the word of this cluster; it never changes while the recording exists.
     async fn encoding(&self, session: SessionId) -> Result<Encoding, RecordingError> {
         let lock = || self.0.encodings.lock().unwrap_or_else(PoisonError::into_inner);
         let known = lock().iter().find(|(of, _)| *of == session).map(|(_, encoding)| *encoding);
         if let Some(known) = known {
             return Ok(known);
         }
-        let encoding = self.0.store.info(session).await?.encoding;
+        let encoding = self.0.checked(self.0.store.info(session).await?)?.encoding;
         let mut encodings = lock();
         encodings.truncate(REMEMBERED - 1);
         encodings.push_front((session, encoding));
@@ -214,10 +286,10 @@ pub struct TooManyRecipients;
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
 impl RecordingStore for EncryptedRecordingStore {
-    async fn create(&self, meta: &RecordingMeta, encoding: Encoding) -> Result<(), RecordingError> {
-        let encoding = if self.0.keys.recipients.is_empty() { encoding } else { Encoding::Age };
+    async fn create(&self, meta: &RecordingMeta, form: &Form) -> Result<(), RecordingError> {
+        let encoding = if self.0.keys.recipients.is_empty() { form.encoding } else { Encoding::Age };
         self.forget(meta.session);
-        self.0.store.create(meta, encoding).await
+        self.0.store.create(meta, &self.0.form(meta, encoding)?).await
     }
 
     async fn put_part(&self, session: SessionId, number: u32, part: Bytes) -> Result<(), RecordingError> {
@@ -263,11 +335,15 @@ impl RecordingStore for EncryptedRecordingStore {
     }
 
     async fn complete(&self, session: SessionId, completion: &Completion) -> Result<(), RecordingError> {
-        self.0.store.complete(session, completion).await
+        // Nothing is bound into the audit log that could not be read.
+        self.encoding(session).await?;
+        let statement = completion_statement(completion.abandoned, &completion.participants)?;
+        let seal = self.0.say(&completion_context(session), statement)?;
+        self.0.store.complete(session, &Completion { seal: Some(seal), ..completion.clone() }).await
     }
 
     async fn info(&self, session: SessionId) -> Result<RecordingInfo, RecordingError> {
-        self.0.store.info(session).await
+        self.0.checked(self.0.store.info(session).await?)
     }
 
     async fn read(&self, session: SessionId, offset: u64, len: usize) -> Result<Bytes, RecordingError> {
@@ -288,7 +364,27 @@ impl RecordingStore for EncryptedRecordingStore {
     }
 
     async fn list(&self, listing: &Listing) -> Result<Vec<RecordingInfo>, RecordingError> {
-        self.0.store.list(listing).await
+        let (mut rest, mut found) = (listing.clone(), Vec::new());
+        loop {
+            let page = self.0.store.list(&rest).await?;
+            let last = page.last().filter(|_| page.len() >= rest.limit).map(RecordingInfo::place);
+            for info in page {
+                let session = info.meta.session;
+                match self.0.checked(info) {
+                    Ok(info) => found.push(info),
+                    // What others put there must not hide what is ours.
+                    Err(error) => {
+                        let error: &dyn std::error::Error = &error;
+                        tracing::warn!(%session, error, "a recording is left out of the list");
+                    }
+                }
+            }
+            rest.limit = listing.limit.saturating_sub(found.len());
+            match last {
+                Some(place) if rest.limit > 0 => rest.after = Some(place),
+                _ => return Ok(found),
+            }
+        }
     }
 
     async fn delete(&self, session: SessionId) -> Result<(), RecordingError> {

@@ -15,25 +15,23 @@
 
 mod session;
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use teleport_core::clock::Timestamp;
 use teleport_core::id::{SessionId, UserName};
 use teleport_core::recording::{
-    Completion, Encoding, Listing, PartDigests, Place, RecordingError, RecordingInfo, RecordingMeta,
+    Completion, Form, Listing, PartDigests, Place, RecordingError, RecordingInfo, RecordingMeta,
     RecordingStore, Rewrite,
 };
 
 use self::session::Session;
 use crate::shared::files;
 
-/// How many sessions can be written at the same time; more share locks by chance.
-const STRIPES: usize = 64;
 const DAYS: &str = "days";
 const USERS: &str = "users";
 const SESSIONS: &str = "sessions";
@@ -45,8 +43,8 @@ pub struct FsRecordingStore(Arc<Store>);
 
 #[derive(Debug)]
 struct Store {
-    /// Writes to one session exclude each other.
-    locks: [Mutex<()>; STRIPES],
+    /// Writes to one session exclude each other, and nobody else's: completing a long one takes long. Of those that are written now.
+    locks: Mutex<HashMap<SessionId, Weak<Mutex<()>>>>,
     root: PathBuf,
 }
 
@@ -70,10 +68,7 @@ impl FsRecordingStore {
 
     /// The store in `directory` as it is: nothing is made or written to read from it.
     pub fn existing(directory: impl AsRef<Path>) -> Self {
-        Self(Arc::new(Store {
-            locks: std::array::from_fn(|_| Mutex::new(())),
-            root: directory.as_ref().to_owned(),
-        }))
+        Self(Arc::new(Store { locks: Mutex::default(), root: directory.as_ref().to_owned() }))
     }
 
     /// Runs file operations on the blocking pool. Dropping the future does not stop them.
@@ -132,11 +127,21 @@ impl Store {
         session: SessionId,
         run: impl FnOnce(Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
-        let mut hasher = DefaultHasher::new();
-        session.hash(&mut hasher);
-        let stripe = usize::try_from(hasher.finish() % (STRIPES as u64)).unwrap_or_default();
-        let _guard = self.locks.get(stripe).map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
+        let lock = self.lock_of(session);
+        let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
         run(self.session(session))
+    }
+
+    fn lock_of(&self, session: SessionId) -> Arc<Mutex<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = locks.get(&session).and_then(Weak::upgrade) {
+            return lock;
+        }
+        // As many stay as threads of the blocking pool write.
+        locks.retain(|_, lock| lock.strong_count() > 0);
+        let lock = Arc::default();
+        locks.insert(session, Arc::downgrade(&lock));
+        lock
     }
 
     /// The list of all recordings.
@@ -158,10 +163,7 @@ impl Store {
     /// Puts it into the list of one user.
     fn mark_for(&self, user: &UserName, meta: &RecordingMeta) -> Result<(), Failure> {
         let own = self.days_of(user);
-        if !own.exists() {
-            files::create_directory(&own)?;
-            files::sync_directory(&self.root.join(USERS))?;
-        }
+        files::create_durable_directory(&own)?;
         mark(&own, meta)
     }
 
@@ -183,10 +185,13 @@ impl Store {
                     continue;
                 }
                 match self.session(place.session).info() {
-                    Ok(info) if listing.user.as_ref().is_none_or(|user| info.has_participant(user)) => {
+                    Ok(info)
+                        if info.place() == place
+                            && listing.user.as_ref().is_none_or(|user| info.has_participant(user)) =>
+                    {
                         found.push(info);
                     }
-                    // The mark of a user who did not take part after all, or of what was deleted.
+                    // The mark of a user who did not take part after all, of another place, or of what was deleted.
                     Ok(_) | Err(Failure::NotFound) => {}
                     // One damaged recording must not hide the others.
                     Err(failure) => left_out(place.session, failure),
@@ -243,10 +248,7 @@ fn unmark(days: &Path, meta: &RecordingMeta) -> Result<(), Failure> {
 /// Puts a recording into the list `days`, which exists.
 fn mark(days: &Path, meta: &RecordingMeta) -> Result<(), Failure> {
     let day = days.join(files::day(meta.started));
-    if !day.exists() {
-        files::create_directory(&day)?;
-        files::sync_directory(days)?;
-    }
+    files::create_durable_directory(&day)?;
     files::private().write(true).truncate(false).open(day.join(marker(meta)))?.sync_all()?;
     Ok(files::sync_directory(&day)?)
 }
@@ -280,10 +282,10 @@ fn names(directory: &Path) -> Result<Vec<String>, Failure> {
 
 #[async_trait]
 impl RecordingStore for FsRecordingStore {
-    async fn create(&self, meta: &RecordingMeta, encoding: Encoding) -> Result<(), RecordingError> {
-        let meta = meta.clone();
+    async fn create(&self, meta: &RecordingMeta, form: &Form) -> Result<(), RecordingError> {
+        let (meta, form) = (meta.clone(), form.clone());
         self.run(move |store| {
-            store.locked(meta.session, |session| session.create(&meta, encoding))?;
+            store.locked(meta.session, |session| session.create(&meta, &form))?;
             // Last, and again if it was begun before: without it the recording would not be listed.
             store.mark(&meta)
         })

@@ -10,8 +10,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use teleport_core::id::UserName;
 use teleport_core::recording::{
-    Completion, Encoding, MAX_PARTS, MAX_STORED_PART_LEN, RecordingError, RecordingInfo, RecordingMeta,
-    Rewrite,
+    Completion, Form, MAX_PARTS, MAX_STORED_PART_LEN, RecordingError, RecordingInfo, RecordingMeta, Rewrite,
 };
 
 use super::Failure;
@@ -31,7 +30,8 @@ const META: &str = "meta.json";
 #[derive(Serialize, Deserialize)]
 struct MetaFile {
     version: u32,
-    encoding: Encoding,
+    #[serde(flatten)]
+    form: Form,
     meta: RecordingMeta,
 }
 
@@ -94,16 +94,16 @@ impl Session {
         document(&self.path.join(COMPLETE))
     }
 
-    pub(super) fn create(&self, meta: &RecordingMeta, encoding: Encoding) -> Result<(), Failure> {
+    pub(super) fn create(&self, meta: &RecordingMeta, form: &Form) -> Result<(), Failure> {
         match self.meta() {
             Ok(existing) if existing == *meta => Ok(()),
             Ok(_) => Err(Failure::Conflict("another recording has this session id")),
             Err(Failure::NotFound) => {
-                files::create_directory(&self.path)?;
-                if let Some(sessions) = self.path.parent() {
-                    files::sync_directory(sessions)?;
-                }
-                self.write_document(META, &MetaFile { version: VERSION, encoding, meta: meta.clone() })
+                files::create_durable_directory(&self.path)?;
+                self.write_document(
+                    META,
+                    &MetaFile { version: VERSION, form: form.clone(), meta: meta.clone() },
+                )
             }
             Err(failure) => Err(failure),
         }
@@ -283,7 +283,7 @@ impl Session {
     }
 
     pub(super) fn info(&self) -> Result<RecordingInfo, Failure> {
-        let MetaFile { meta, encoding, .. } = self.meta_file()?;
+        let MetaFile { meta, form, .. } = self.meta_file()?;
         let (completion, len) = match self.completion()? {
             Some(CompleteFile { completion, len, .. }) => (Some(completion), len),
             None => {
@@ -295,7 +295,7 @@ impl Session {
                 }
             }
         };
-        Ok(RecordingInfo::new(meta, encoding, len, completion))
+        Ok(RecordingInfo::new(meta, form, len, completion))
     }
 
     /// Who is listed as having taken part, beside the user, and must be forgotten.

@@ -47,27 +47,32 @@ impl Layout {
 
     /// The list of all recordings, or of one user's.
     pub(super) fn index(&self, user: Option<&UserName>) -> Path {
-        match user {
-            None => self.path("index/all"),
-            Some(user) => self.path(format_args!("index/user/{user}")),
-        }
+        self.path(index(user))
+    }
+
+    /// A name in a list. Not made of [`Layout::index`]: in a path of this kind the prefix is encoded already, and would be once more.
+    fn listed(&self, user: Option<&UserName>, name: impl std::fmt::Display) -> Path {
+        self.path(format_args!("{}/{name}", index(user)))
     }
 
     pub(super) fn marker(&self, user: Option<&UserName>, meta: &RecordingMeta) -> Path {
-        let name = name(Place { started: meta.started, session: meta.session });
-        Path::from(format!("{}/{name}", self.index(user)))
+        self.listed(user, name(Place { started: meta.started, session: meta.session }))
     }
 
     /// After this name comes what is listed after `place`.
     pub(super) fn after(&self, user: Option<&UserName>, place: Place) -> Path {
-        Path::from(format!("{}/{}", self.index(user), name(place)))
+        self.listed(user, name(place))
     }
 
     /// After this name comes what began before `time`.
     pub(super) fn before(&self, user: Option<&UserName>, time: Timestamp) -> Path {
         // Behind all ids, whose digits are less than a letter `z`.
-        Path::from(format!("{}/{}-z", self.index(user), backwards(time)))
+        self.listed(user, format_args!("{}-z", backwards(time)))
     }
+}
+
+fn index(user: Option<&UserName>) -> String {
+    user.map_or_else(|| "index/all".to_owned(), |user| format!("index/user/{user}"))
 }
 
 /// Such that names sort like the list, newest first: object storages list forwards only.
@@ -84,4 +89,31 @@ pub(super) fn place(marker: &str) -> Option<Place> {
     let (backwards, session) = marker.split_once('-')?;
     let millis = FAR.checked_sub(backwards.parse().ok()?)?;
     Some(Place { started: Timestamp::from_unix_millis(millis), session: session.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use teleport_core::testing::recording_meta;
+
+    use super::*;
+
+    /// What is listed is below the list, whatever characters the prefix has.
+    #[test]
+    fn markers_are_below_the_list_that_is_asked_for() {
+        let meta = recording_meta();
+        let place = Place { started: meta.started, session: meta.session };
+        for prefix in ["", "some/prefix", "team~a", "100%", "a b", "#[x]", "{y}^|*<", "größe/日本"] {
+            let layout = Layout::new(prefix);
+            for user in [None, Some(&meta.user)] {
+                let index = layout.index(user);
+                let marker = layout.marker(user, &meta);
+                assert!(marker.prefix_matches(&index), "{prefix:?}: {marker} is not below {index}");
+                assert_eq!(marker.filename().and_then(super::place), Some(place), "{prefix:?}");
+                assert_eq!(layout.after(user, place), marker);
+                assert!(layout.before(user, meta.started) > marker, "{prefix:?}");
+                assert!(layout.before(user, meta.started).prefix_matches(&index), "{prefix:?}");
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use teleport_core::id::SessionId;
-use teleport_core::recording::{Completion, Encoding, RecordingInfo, RecordingMeta};
+use teleport_core::recording::{Completion, Form, RecordingInfo, RecordingMeta};
 
 use super::layout::{COMPLETE, DELETED, Layout, META};
 
@@ -23,13 +23,14 @@ pub(super) trait Versioned {
 #[derive(Serialize, Deserialize)]
 pub(super) struct MetaFile {
     version: u32,
-    pub(super) encoding: Encoding,
+    #[serde(flatten)]
+    pub(super) form: Form,
     pub(super) meta: RecordingMeta,
 }
 
 impl MetaFile {
-    pub(super) const fn new(meta: RecordingMeta, encoding: Encoding) -> Self {
-        Self { version: VERSION, encoding, meta }
+    pub(super) const fn new(meta: RecordingMeta, form: Form) -> Self {
+        Self { version: VERSION, form, meta }
     }
 }
 
@@ -43,7 +44,8 @@ impl Versioned for MetaFile {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Manifest {
     version: u32,
-    encoding: Encoding,
+    #[serde(flatten)]
+    form: Form,
     meta: RecordingMeta,
     pub(super) completion: Completion,
     pub(super) lengths: Vec<u32>,
@@ -51,12 +53,12 @@ pub(super) struct Manifest {
 
 impl Manifest {
     pub(super) fn new(file: MetaFile, completion: Completion, lengths: Vec<u32>) -> Self {
-        Self { version: VERSION, encoding: file.encoding, meta: file.meta, completion, lengths }
+        Self { version: VERSION, form: file.form, meta: file.meta, completion, lengths }
     }
 
     pub(super) fn info(&self) -> RecordingInfo {
         let len = self.lengths.iter().copied().map(u64::from).sum();
-        RecordingInfo::new(self.meta.clone(), self.encoding, len, Some(self.completion.clone()))
+        RecordingInfo::new(self.meta.clone(), self.form.clone(), len, Some(self.completion.clone()))
     }
 }
 

@@ -13,7 +13,8 @@
 //! order, and the newest come first. All names begin with the configured prefix.
 //!
 //! "Made once" is a conditional write (`If-None-Match: *`), which the server must obey: so several auth services may use one
-//! bucket, and every step can be repeated after a crash. There are no renames and no multipart uploads that could be left behind.
+//! bucket, and every step can be repeated after a crash. New recipients of a part's encryption are another one (`If-Match`), so that
+//! what is deleted meanwhile stays deleted. There are no renames and no multipart uploads that could be left behind.
 
 mod config;
 mod layout;
@@ -29,8 +30,8 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, future};
 use teleport_core::id::{SessionId, UserName};
 use teleport_core::recording::{
-    Completion, Encoding, Listing, MAX_PARTS, MAX_STORED_PART_LEN, PartDigests, RecordingError,
-    RecordingInfo, RecordingMeta, RecordingStore, Rewrite,
+    Completion, Form, Listing, MAX_PARTS, MAX_STORED_PART_LEN, PartDigests, RecordingError, RecordingInfo,
+    RecordingMeta, RecordingStore, Rewrite,
 };
 
 pub use self::config::{PARAMETERS, S3Config, S3ConfigError, S3Credentials};
@@ -125,14 +126,14 @@ impl S3RecordingStore {
         self.objects.replace(&self.objects.layout.marker(user, meta), Bytes::new()).await
     }
 
-    async fn begin(&self, meta: &RecordingMeta, encoding: Encoding) -> Result<(), Failure> {
+    async fn begin(&self, meta: &RecordingMeta, form: &Form) -> Result<(), Failure> {
         let session = meta.session;
         let gone = self.objects.layout.document(session, DELETED);
         if self.objects.bytes(&gone).await?.is_some() {
             // A removal that was interrupted: its remains would be taken for parts of the new one.
             self.remove(session).await?;
         }
-        let file = MetaFile::new(meta.clone(), encoding);
+        let file = MetaFile::new(meta.clone(), form.clone());
         if !self.objects.make_document(session, META, &file).await? && self.meta(session).await?.meta != *meta
         {
             return Err(conflict("another recording has this session id"));
@@ -214,7 +215,7 @@ impl S3RecordingStore {
             return Ok(self.manifest(session).await?.ok_or(Failure::NotFound)?.info());
         }
         let len = so_far.gapless().into_iter().map(u64::from).sum();
-        Ok(RecordingInfo::new(meta.meta, meta.encoding, len, None))
+        Ok(RecordingInfo::new(meta.meta, meta.form, len, None))
     }
 
     async fn all_lengths(&self, session: SessionId) -> Result<Vec<u32>, Failure> {
@@ -262,8 +263,12 @@ impl S3RecordingStore {
             .try_take_while(|place| future::ok(place.started >= from))
             .map_ok(|place| async move {
                 match self.known(place.session).await {
-                    Ok(info) if user.is_none_or(|user| info.has_participant(user)) => Ok(Some(info)),
-                    // The mark of a user who did not take part after all, or of what was deleted.
+                    Ok(info)
+                        if info.place() == place && user.is_none_or(|user| info.has_participant(user)) =>
+                    {
+                        Ok(Some(info))
+                    }
+                    // The mark of a user who did not take part after all, of another place, or of what was deleted.
                     Ok(_) | Err(Failure::NotFound) => Ok(None),
                     // One damaged recording must not hide the others.
                     Err(Failure::Damaged(path)) => {
@@ -311,13 +316,17 @@ impl S3RecordingStore {
             return Err(conflict("the recording is not complete"));
         };
         for number in 0..manifest.completion.parts {
-            let old = self.stored_part(session, number).await?;
+            let path = self.objects.layout.part(session, number);
+            let (old, version) = self.objects.version(&path).await?;
             let new = change(number, old.clone()).map_err(Failure::Refused)?;
             if new.len() != old.len() {
                 return Err(conflict("the part has another length"));
             }
-            if new != old {
-                self.objects.replace(&self.objects.layout.part(session, number), new).await?;
+            // Unconditionally, a part would come back that is being deleted, when nobody looks for it any more.
+            if new != old && !self.objects.exchange(&path, version, new).await? {
+                self.manifests.forget(session);
+                self.meta(session).await?;
+                return Err(conflict("the part was changed or deleted meanwhile"));
             }
         }
         Ok(())
@@ -333,8 +342,8 @@ impl S3RecordingStore {
 
 #[async_trait]
 impl RecordingStore for S3RecordingStore {
-    async fn create(&self, meta: &RecordingMeta, encoding: Encoding) -> Result<(), RecordingError> {
-        self.told(self.begin(meta, encoding).await)
+    async fn create(&self, meta: &RecordingMeta, form: &Form) -> Result<(), RecordingError> {
+        self.told(self.begin(meta, form).await)
     }
 
     async fn put_part(&self, session: SessionId, number: u32, part: Bytes) -> Result<(), RecordingError> {

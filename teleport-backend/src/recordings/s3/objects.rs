@@ -11,7 +11,7 @@ use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::path::Path;
-use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, RetryConfig};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, RetryConfig, UpdateVersion};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use teleport_core::id::SessionId;
@@ -165,6 +165,13 @@ impl Objects {
         optional(read.await)
     }
 
+    /// The object's content, and which one it is: for [`Objects::exchange`].
+    pub(super) async fn version(&self, path: &Path) -> Result<(Bytes, UpdateVersion), Failure> {
+        let found = self.store.get(path).await?;
+        let version = UpdateVersion { e_tag: found.meta.e_tag.clone(), version: found.meta.version.clone() };
+        Ok((found.bytes().await?, version))
+    }
+
     pub(super) async fn range(&self, path: &Path, range: Range<u64>) -> Result<Bytes, Failure> {
         Ok(self.store.get_range(path, range).await?)
     }
@@ -204,6 +211,20 @@ impl Objects {
 
     pub(super) async fn replace(&self, path: &Path, content: Bytes) -> Result<(), Failure> {
         self.store.put(path, content.into()).await.map(drop).map_err(Failure::from)
+    }
+
+    /// Puts other content into the place of this version; `false` if it is not there any more.
+    pub(super) async fn exchange(
+        &self,
+        path: &Path,
+        version: UpdateVersion,
+        content: Bytes,
+    ) -> Result<bool, Failure> {
+        match self.store.put_opts(path, content.into(), PutMode::Update(version).into()).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::Precondition { .. } | object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// What is below a name, in ascending order, behind `after`.

@@ -69,11 +69,6 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
         }
     };
     let mut explanation = with_locks(context, explanation, &subject, mode).await?;
-    if let Some(terms) = &explanation.session
-        && (terms.policy.local_forwarding || terms.policy.remote_forwarding || terms.policy.agent_forwarding)
-    {
-        explanation.notes.push(NO_FORWARDING.to_owned());
-    }
     if let Some(at) = user.metadata.expires {
         explanation.notes.push(format!("the user ends at {at}, and so does every certificate by then"));
     }
@@ -81,10 +76,6 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
     format
         .print(&explanation, || explanation.to_string().lines().map(sanitize).collect::<Vec<_>>().join("\n"))
 }
-
-/// What roles say about it is asked for by nodes that come later.
-const NO_FORWARDING: &str =
-    "nodes of this version forward neither connections nor agents, whatever roles allow";
 
 /// What is to be explained.
 enum Question {

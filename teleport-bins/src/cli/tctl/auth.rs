@@ -51,8 +51,10 @@ enum Authority {
     User,
     /// Of hosts, as lines for known_hosts
     Host,
-    /// Of users, as lines for the file of sshd's TrustedUserCAKeys
+    /// Of logins by way of a proxy, as lines for TrustedUserCAKeys of an sshd that is registered as a node
     Openssh,
+    /// Of users, as lines for TrustedUserCAKeys of an sshd that is not: it knows nothing of roles
+    UserSshd,
     /// Of hosts' X.509 identities, as PEM
     TlsHost,
     /// Of users' X.509 identities, as PEM
@@ -220,7 +222,10 @@ fn exported(trust: &TrustBundle, audit: &[CheckpointKey], options: &Export) -> R
             }
             Authority::Host => ssh(&trust.host_ca, &|key| host_authority(cluster, key)),
             Authority::Openssh => {
-                ssh(&trust.user_ca, &|key| format!("{key} clustername={cluster}&type=openssh"))
+                ssh(&trust.openssh_ca, &|key| format!("{key} clustername={cluster}&type=openssh"))
+            }
+            Authority::UserSshd => {
+                ssh(&trust.user_ca, &|key| format!("{key} clustername={cluster}&type=user"))
             }
             Authority::TlsHost => tls(&trust.host_tls_ca),
             Authority::TlsUser => tls(&trust.user_tls_ca),

@@ -3,6 +3,7 @@
 mod access;
 mod audit;
 mod auth;
+mod backend;
 mod connect;
 mod events;
 mod lock;
@@ -78,6 +79,11 @@ enum Command {
     Auth {
         #[command(subcommand)]
         command: auth::Command,
+    },
+    /// Where the cluster keeps its state
+    Backend {
+        #[command(subcommand)]
+        command: backend::Command,
     },
     /// Make resources from documents (YAML or JSON, one or many): role, user, token, lock
     Create(resources::Create),
@@ -165,13 +171,14 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         let command = match command {
             // Without the auth service too.
             Command::Audit { command } => return audit::run(&options, command).await,
+            Command::Backend { command } => return backend::run(command).await,
             command => command,
         };
         let context = connect::connect(&options)?;
         let outcome = match command {
             Command::Access { command } => access::run(&context, command).await,
             // Run above.
-            Command::Audit { .. } => Ok(()),
+            Command::Audit { .. } | Command::Backend { .. } => Ok(()),
             Command::Auth { command } => auth::run(&context, command).await,
             Command::Create(create) => resources::create(&context, create).await,
             Command::Edit(edit) => resources::edit(&context, edit).await,

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use teleport_core::clock::{Clock, SystemClock};
 use teleport_core::id::{HostId, HostRole};
 use teleport_core::label::Labels;
-use teleport_core::resource::Node;
+use teleport_core::resource::{Node, NodeKind};
 
 use super::super::node_list::NodeFilter;
 use super::super::{Format, table};
@@ -123,7 +123,10 @@ fn list(nodes: &[Node]) -> String {
                 record.host_id.to_string(),
                 record.address.clone(),
                 record.labels.to_string(),
-                record.version.clone(),
+                match record.sub_kind {
+                    NodeKind::OpenSsh => record.sub_kind.as_str().to_owned(),
+                    NodeKind::Teleport => record.version.clone(),
+                },
                 seen,
             ]
         }),

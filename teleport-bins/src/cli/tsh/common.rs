@@ -1,18 +1,23 @@
 //! What the commands of `tsh` share.
 
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use clap::builder::FalseyValueParser;
 use teleport_core::api::Ping;
 use teleport_core::clock::{Clock, SystemClock};
 use teleport_core::entropy::{Entropy, SystemEntropy};
 use teleport_ssh::client::openssh::ProxyAddress;
-use teleport_ssh::client::{IdentityFile, Profile, ProfileStore, ProxyAddresses, SshClient, ssh_address};
+use teleport_ssh::client::{
+    IdentityFile, Notice, Profile, ProfileStore, ProxyAddresses, Resumption, SshClient, ssh_address,
+};
 use teleport_ssh::proxy_web::{WebClient, WebError, WebTrust};
 use teleport_ssh::rpc::AuthClient;
 
-use super::super::user;
+use super::super::{sanitize, user};
 
 /// Where logins are, and which proxy is meant.
 pub(super) struct Context {
@@ -20,19 +25,26 @@ pub(super) struct Context {
     pub(super) proxy: Option<ProxyAddress>,
     /// Who is meant instead of whoever is logged in, and from which file that is.
     pub(super) identity: Option<(PathBuf, Profile)>,
+    /// Whether this process is the background of another one.
+    pub(super) in_background: bool,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) entropy: Arc<dyn Entropy>,
+    /// Of all connections to nodes that can be resumed.
+    pub(super) resumption: Resumption,
 }
 
 impl Context {
     pub(super) fn new(home: Option<PathBuf>, proxy: Option<String>) -> Result<Self> {
         let home = user::home(home)?;
+        let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy::new());
         Ok(Self {
             profiles: ProfileStore::at(home),
             proxy: proxy.as_deref().map(user::parse_proxy).transpose()?,
             identity: None,
+            in_background: false,
             clock: Arc::new(SystemClock::new()),
-            entropy: Arc::new(SystemEntropy::new()),
+            resumption: Resumption::new(Arc::clone(&entropy), |notice| tell(&notice)),
+            entropy,
         })
     }
 
@@ -104,10 +116,72 @@ impl Context {
         user::auth_client(profile, &profile.web_address.to_authority(), Arc::clone(&self.clock))
     }
 
-    /// SSH as the user.
-    pub(super) fn ssh(&self, profile: &Profile) -> SshClient {
+    /// SSH as the user, over connections that end when they break.
+    pub(super) fn ssh_once(&self, profile: &Profile) -> SshClient {
         SshClient::new(profile.credentials(), Arc::clone(&self.clock))
     }
+
+    /// SSH as the user.
+    pub(super) fn ssh(&self, profile: &Profile, resume: &Resume) -> SshClient {
+        let client = self.ssh_once(profile);
+        if resume.no_resume { client } else { client.with_resumption(self.resumption.clone()) }
+    }
+}
+
+/// Whether connections to nodes are resumed when they break.
+#[derive(Clone, Copy, Debug, Args)]
+pub(super) struct Resume {
+    /// End when the connection breaks, instead of resuming it
+    #[arg(long, env = "TELEPORT_NO_RESUME", value_parser = FalseyValueParser::new(), hide_env_values = true)]
+    no_resume: bool,
+}
+
+/// Says what happens to a connection. The terminal may be one that makes no lines by itself.
+fn tell(notice: &Notice) {
+    use std::io::IsTerminal as _;
+    let end = if std::io::stderr().is_terminal() { "\r\n" } else { "\n" };
+    let text = match notice {
+        Notice::Lost { node, why } => {
+            let ends = if is_raw() { "~. ends" } else { "Ctrl-C ends" };
+            format!(
+                "the connection to {} was lost ({}): trying to resume it; {ends}",
+                sanitize(node),
+                sanitize(why)
+            )
+        }
+        Notice::Resumed { node } => format!("the connection to {} goes on", sanitize(node)),
+        _ => return,
+    };
+    let start = if end == "\n" { "" } else { end };
+    eprint!("{start}tsh: {text}{end}");
+}
+
+/// Whether a session has the terminal, so that Ctrl-C is for its program.
+fn is_raw() -> bool {
+    use nix::sys::termios::{LocalFlags, tcgetattr};
+    tcgetattr(std::io::stdin()).is_ok_and(|terminal| !terminal.local_flags.contains(LocalFlags::ISIG))
+}
+
+/// Makes the standard streams wait until there is room, as writes of this program expect. Whoever starts it as rsync does hands over
+/// streams that answer that there is none.
+///
+/// # Errors
+/// Those of the system.
+pub(super) fn streams_wait() -> Result<()> {
+    use nix::errno::Errno;
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    for stream in [std::io::stdin().as_fd(), std::io::stdout().as_fd(), std::io::stderr().as_fd()] {
+        let flags = match fcntl(stream, FcntlArg::F_GETFL) {
+            Ok(flags) => OFlag::from_bits_retain(flags),
+            // It was started without.
+            Err(Errno::EBADF) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        if flags.contains(OFlag::O_NONBLOCK) {
+            fcntl(stream, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+        }
+    }
+    Ok(())
 }
 
 /// Asks for a secret on the terminal, without echo; reads a line of standard input where there is no terminal.

@@ -10,7 +10,7 @@ use teleport_core::resource::JoinMode;
 use teleport_core::target::DialTarget;
 
 use super::super::{Format, session_list};
-use super::common::Context;
+use super::common::{Context, Resume};
 use super::session;
 
 #[derive(Debug, Subcommand)]
@@ -31,6 +31,8 @@ pub(super) struct Join {
     /// Why, for the audit log
     #[arg(long, default_value = "", hide_default_value = true)]
     reason: String,
+    #[command(flatten)]
+    resume: Resume,
     /// The session's id, as `tsh sessions ls` shows it
     session: SessionId,
 }
@@ -63,7 +65,7 @@ pub(super) async fn run(context: &Context, join: Join) -> Result<ExitCode> {
         }
     }
     let target: DialTarget = found.host_id.to_string().parse()?;
-    let client = context.ssh(&profile);
+    let client = context.ssh(&profile, &join.resume);
     let proxy = client.proxy(&profile.ssh_address).await?;
     let node = client.visit(proxy, &target).await.context(format!("node {}", found.host_name))?;
     let keys = match join.mode {

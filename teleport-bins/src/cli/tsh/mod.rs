@@ -1,15 +1,21 @@
 //! `tsh`: the user's client.
 
 mod accept;
+mod agent;
+mod background;
 mod common;
+mod env;
 mod escape;
 mod join;
+mod latency;
 mod login;
 mod mfa;
 mod nodes;
 mod passwd;
 mod pins;
 mod recordings;
+mod resolve;
+mod scp;
 pub(crate) mod session;
 mod ssh;
 
@@ -37,6 +43,9 @@ pub struct Cli {
     /// Log more
     #[arg(short, long, global = true)]
     debug: bool,
+    /// This process is the background of another tsh, to which its standard input leads
+    #[arg(long, hide = true)]
+    in_background: bool,
     #[command(subcommand)]
     command: Commands<Command>,
 }
@@ -45,10 +54,18 @@ pub struct Cli {
 enum Command {
     /// Accept an invite: set a password and a second factor
     Accept(accept::Accept),
+    /// Serve your certificates to ssh and other programs, as ssh-agent does
+    Agent(agent::Agent),
+    /// The cluster that you are logged in to
+    Clusters(resolve::Clusters),
     /// Print a block for ~/.ssh/config with which plain `ssh node.cluster` works
     Config,
+    /// Print lines that make a shell use this proxy and cluster
+    Env(env::Env),
     /// Take part in a session that runs
     Join(join::Join),
+    /// Measure round trips to the proxy and to a node, until Ctrl-C
+    Latency(latency::Latency),
     /// Log in with password and one-time code
     Login(login::Login),
     /// Forget the login at a proxy, or all of them
@@ -74,6 +91,10 @@ enum Command {
         #[command(subcommand)]
         command: recordings::Command,
     },
+    /// Say which node a name means, without connecting to it
+    Resolve(resolve::Resolve),
+    /// Copy files to and from nodes
+    Scp(scp::Scp),
     /// Sessions that run
     Sessions {
         #[command(subcommand)]
@@ -94,9 +115,14 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Commands::Common(common) => return Ok(common.run::<Cli>()),
         Commands::Own(command) => command,
     };
+    common::streams_wait()?;
     super::start_logging(if cli.debug { "debug" } else { "error" }, false)?;
     let mut context = common::Context::new(cli.home, cli.proxy)?;
-    let runtime = super::client_runtime()?;
+    context.in_background = cli.in_background;
+    let runtime = match command {
+        Command::Scp(_) => super::transfer_runtime()?,
+        _ => super::client_runtime()?,
+    };
     let result = runtime.block_on(async {
         if let Some(path) = cli.identity.filter(|path| !path.as_os_str().is_empty()) {
             if matches!(command, Command::Accept(_) | Command::Config | Command::Login(_) | Command::Logout) {
@@ -107,10 +133,14 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             }
             context.use_identity(path).await?;
         }
-        match command {
+        let result = match command {
             Command::Accept(accept) => accept::run(&context, accept).await,
+            Command::Agent(agent) => agent::run(&context, agent).await,
+            Command::Clusters(clusters) => resolve::clusters(&context, clusters).await,
             Command::Config => login::config(&context),
+            Command::Env(env) => env::run(&context, &env),
             Command::Join(join) => join::run(&context, join).await,
+            Command::Latency(latency) => latency::run(&context, latency).await,
             Command::Login(login) => login::run(&context, login).await,
             Command::Logout => login::logout(&context).await,
             Command::Ls(ls) => nodes::run(&context, ls).await,
@@ -119,10 +149,15 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Play(play) => recordings::play(&context, play).await,
             Command::Proxy { command } => ssh::proxy(&context, command).await,
             Command::Recordings { command } => recordings::run(&context, command).await,
+            Command::Resolve(resolve) => resolve::run(&context, resolve).await,
+            Command::Scp(scp) => scp::run(&context, scp).await,
             Command::Sessions { command } => join::sessions(&context, command).await,
             Command::Ssh(ssh) => ssh::run(&context, ssh).await,
             Command::Status(status) => login::status(&context, status),
-        }
+        };
+        // However it ended: nodes keep what may come back.
+        context.resumption.finish().await;
+        result
     });
     // A read of standard input that is still waiting must not keep the program.
     runtime.shutdown_background();

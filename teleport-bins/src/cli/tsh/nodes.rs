@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use teleport_core::api::PresenceApi;
-use teleport_core::resource::Node;
+use teleport_core::resource::{Node, NodeKind};
 
 use super::super::node_list::NodeFilter;
 use super::super::{Format as Document, fit, table};
@@ -43,8 +43,10 @@ pub(super) async fn run(context: &Context, ls: Ls) -> Result<ExitCode> {
         Format::Names | Format::Text => Document::Text,
     };
     format.print(&nodes, || {
-        let address = |node: &Node| {
-            if node.is_online(now) { node.record.address.clone() } else { "offline".to_owned() }
+        let address = |node: &Node| match (node.is_online(now), node.record.sub_kind) {
+            (false, _) => "offline".to_owned(),
+            (true, NodeKind::OpenSsh) => format!("{} (openssh)", node.record.address),
+            (true, NodeKind::Teleport) => node.record.address.clone(),
         };
         if ls.format == Format::Names {
             let names = nodes.iter().map(|node| node.record.name.as_str());

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
-use teleport_bins::config::Settings;
+use teleport_bins::config::{NodeSettings, Settings};
 use teleport_bins::daemon::{Daemon, Os};
 use teleport_core::api::{AcceptInvite, AuthApi, CreateToken, CreateUser};
 use teleport_core::audit::{AuditEvent, AuditQuery, EventKind};
@@ -128,7 +128,17 @@ impl TestCluster {
 
     /// Lets a node join and waits until the cluster lists it. Returns where it listens.
     pub(crate) fn add_node(&self, name: &str, labels: &str) -> SocketAddr {
-        let node = Self::block_on(self.node_daemon(name, labels, self.os.clone())).unwrap();
+        self.add_node_as(name, labels, |_| ())
+    }
+
+    /// The same, with something to change about its settings.
+    pub(crate) fn add_node_as(
+        &self,
+        name: &str,
+        labels: &str,
+        change: impl FnOnce(&mut NodeSettings),
+    ) -> SocketAddr {
+        let node = Self::block_on(self.node_daemon(name, labels, self.os.clone(), change)).unwrap();
         let (address, id) = (node.node.unwrap(), node.node_id.unwrap());
         self.nodes.lock().unwrap().push(node);
         wait_for("the node in the list", || {
@@ -138,7 +148,13 @@ impl TestCluster {
         address
     }
 
-    async fn node_daemon(&self, name: &str, labels: &str, os: Os) -> anyhow::Result<Daemon> {
+    async fn node_daemon(
+        &self,
+        name: &str,
+        labels: &str,
+        os: Os,
+        change: impl FnOnce(&mut NodeSettings),
+    ) -> anyhow::Result<Daemon> {
         // Several nodes may have one name.
         let dirs = std::iter::once(name.to_owned()).chain((2..).map(|number| format!("{name}-{number}")));
         let dir = dirs.map(|dir| self.dir().join(dir)).find(|dir| !dir.exists()).unwrap();
@@ -151,13 +167,25 @@ impl TestCluster {
             self.daemon().ca_pins.clone(),
         );
         // This process is none of the product's programs.
-        settings.node.as_mut().unwrap().program = env!("CARGO_BIN_EXE_teleport").into();
+        let node = settings.node.as_mut().unwrap();
+        node.program = env!("CARGO_BIN_EXE_teleport").into();
+        change(node);
         Daemon::start(settings, os).await
     }
 
     /// Lets a node join whose machine is not as it should be; says what it says.
     pub(crate) fn try_node(&self, name: &str, os: Os) -> Result<(), String> {
-        let started = Self::block_on(self.node_daemon(name, "", os));
+        let started = Self::block_on(self.node_daemon(name, "", os, |_| ()));
+        started.map(drop).map_err(|error| format!("{error:#}"))
+    }
+
+    /// The same with other settings.
+    pub(crate) fn try_node_as(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut NodeSettings),
+    ) -> Result<(), String> {
+        let started = Self::block_on(self.node_daemon(name, "", self.os.clone(), change));
         started.map(drop).map_err(|error| format!("{error:#}"))
     }
 

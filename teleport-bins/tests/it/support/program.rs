@@ -45,8 +45,19 @@ impl Output {
     /// The one line of a program that could not do what it was told to.
     #[track_caller]
     pub(crate) fn refusal(self) -> String {
+        self.refusal_with(1)
+    }
+
+    /// The same of `tsh ssh` when there is no session at the node.
+    #[track_caller]
+    pub(crate) fn unreached(self) -> String {
+        self.refusal_with(255)
+    }
+
+    #[track_caller]
+    fn refusal_with(self, code: i32) -> String {
         let text = &self.stderr;
-        assert_eq!(self.code(), 1, "{text}");
+        assert_eq!(self.code(), code, "{text}");
         let line = text.strip_suffix('\n').unwrap_or(text);
         assert!(line.starts_with("ERROR: ") && !line.contains('\n'), "one clear line: {text:?}");
         assert!(!text.contains("panicked"), "{text}");

@@ -69,16 +69,26 @@ pub(crate) struct Relay {
 
 impl Relay {
     pub(crate) fn start(to: u16) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Self::between(0, (Ipv4Addr::LOCALHOST, to).into())
+    }
+
+    /// On this port, or any if it is 0.
+    pub(crate) fn between(port: u16, to: SocketAddr) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::<Shared>::default();
         let relayed = Arc::clone(&shared);
-        std::thread::spawn(move || accept(&listener, (Ipv4Addr::LOCALHOST, to).into(), &relayed));
+        std::thread::spawn(move || accept(&listener, to, &relayed));
         Self { port, shared }
     }
 
     pub(crate) fn port(&self) -> u16 {
         self.port
+    }
+
+    /// How many connections there were so far.
+    pub(crate) fn connections(&self) -> u64 {
+        self.shared.lock().connections
     }
 
     /// Breaks the network.

@@ -276,6 +276,15 @@ impl Wire {
         let _ = self.stream.write_all(&sealed);
     }
 
+    /// The same, for at most so long: `false` once the other side takes nothing, or has hung up.
+    pub(crate) fn send_within(&mut self, limit: Duration, payload: &[u8]) -> bool {
+        let sealed = self.seal(payload);
+        self.stream.set_write_timeout(Some(limit)).unwrap();
+        let sent = self.stream.write_all(&sealed).is_ok();
+        self.stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        sent
+    }
+
     /// The packet of a message.
     fn seal(&mut self, payload: &[u8]) -> Vec<u8> {
         let block = if self.keys.is_some() { 16 } else { 8 };

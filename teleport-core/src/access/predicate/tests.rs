@@ -137,6 +137,7 @@ fn queries_are_about_nodes_alone() {
             name: "web-1".parse().unwrap(),
             address: "192.0.2.7:3022".to_owned(),
             labels: "env=prod,aws/region=eu-1".parse().unwrap(),
+            sub_kind: crate::resource::NodeKind::Teleport,
             version: "1".to_owned(),
         };
         let mut labels = node.labels.as_map().clone();

@@ -46,6 +46,7 @@ fn node(labels: &str) -> NodeRecord {
         name: NodeName::new("web-1").unwrap(),
         address: "192.0.2.7:3022".to_owned(),
         labels: labels.parse().unwrap(),
+        sub_kind: crate::resource::NodeKind::Teleport,
         version: "1".to_owned(),
     }
 }
@@ -66,8 +67,8 @@ fn holder(roles: &[Role]) -> UserIdentity {
 
 fn access_view(roles: impl Into<RoleSet>) -> AccessView {
     let cluster = "example.com".parse().unwrap();
-    let (user_ca, host_ca, user_tls_ca, host_tls_ca) = Default::default();
-    AccessView::new(TrustBundle { cluster, user_ca, host_ca, user_tls_ca, host_tls_ca }, roles)
+    let (user_ca, host_ca, openssh_ca, user_tls_ca, host_tls_ca) = Default::default();
+    AccessView::new(TrustBundle { cluster, user_ca, host_ca, openssh_ca, user_tls_ca, host_tls_ca }, roles)
 }
 
 /// Decides as a user with all of `roles`.

@@ -296,3 +296,81 @@ fn options_are_merged_as_the_table_says() {
         assert_eq!(value(&check.options(), &check, rule.name), expected, "{}", rule.name);
     }
 }
+
+/// What lacks is named: the certificate first, for a new one is needed whatever the roles say.
+#[test]
+fn a_permit_to_forward_needs_certificate_and_role() {
+    let mut forwarding = role("fwd", conditions(&["root"], r#"{"*":"*"}"#), none());
+    for (cert, by_role) in [(true, true), (true, false), (false, true), (false, false)] {
+        let options = &mut forwarding.spec.options;
+        options.forward_agent = by_role;
+        options.permit_x11_forwarding = by_role;
+        options.ssh_port_forwarding =
+            PortForwarding { local: if by_role { YES } else { NO }, remote: if by_role { YES } else { NO } };
+        let mut identity = identity(&["fwd"], &["root"]);
+        identity.permits.agent_forwarding = cert;
+        identity.permits.port_forwarding = cert;
+        identity.permits.x11_forwarding = cert;
+        let roles = RoleSet::new([forwarding.clone()]);
+        let check = AccessChecker::for_identity(&identity, &roles);
+        let grant = check.check_login(&identity, &node(""), &login("root")).unwrap();
+        let expected = |what| match (cert, by_role) {
+            (true, true) => None,
+            (true, false) => Some(NotForwarded::Roles(what)),
+            (false, _) => Some(NotForwarded::Certificate(what)),
+        };
+        assert_eq!(grant.local_forwarding().err(), expected(Forwarding::Local));
+        assert_eq!(grant.remote_forwarding().err(), expected(Forwarding::Remote));
+        assert_eq!(grant.agent_forwarding().err(), expected(Forwarding::Agent));
+        assert_eq!(grant.x11_forwarding().err(), expected(Forwarding::X11));
+    }
+    let told = NotForwarded::Roles(Forwarding::Remote).to_string();
+    assert_eq!(
+        told,
+        "the roles do not permit remote port forwarding (port_forwarding, ssh_port_forwarding.remote)"
+    );
+}
+
+/// Each address is asked for, and no way to write this machine leads around what is said of it.
+#[test]
+fn a_permit_to_connect_is_for_one_address() {
+    let mut narrow = role("narrow", conditions(&["root"], r#"{"*":"*"}"#), none());
+    narrow.spec.allow.permit_open = Some(texts(&["*.example.com:443", "127.0.0.1:80", "10.0.0.0/8:*"]));
+    narrow.spec.deny.permit_open = Some(texts(&["10.0.0.1:*"]));
+    let mut local = grant(&[narrow], "", "root").unwrap();
+    local.identity.permits.port_forwarding = true;
+    local.policy.local_forwarding = true;
+    let local = local.local_forwarding().unwrap();
+    for (host, address, expected) in [
+        ("www.example.com", "192.0.2.1:443", Some("192.0.2.1:443")),
+        ("www.example.com", "10.0.0.1:443", None),
+        ("www.example.com", "192.0.2.1:80", None),
+        ("db", "10.2.3.4:5432", Some("10.2.3.4:5432")),
+        ("db", "[::ffff:10.0.0.1]:5432", None),
+        ("127.0.0.1", "127.0.0.1:80", Some("127.0.0.1:80")),
+        ("0.0.0.0", "0.0.0.0:80", Some("127.0.0.1:80")),
+        ("0", "0.0.0.0:80", Some("127.0.0.1:80")),
+        ("::ffff:0.0.0.0", "[::ffff:0.0.0.0]:80", Some("127.0.0.1:80")),
+        ("0.0.0.0", "0.0.0.0:81", None),
+        ("::", "[::]:80", None),
+    ] {
+        let permitted = local.to(host, address.parse().unwrap());
+        assert_eq!(permitted.as_ref().ok().map(|to| to.get().to_string()).as_deref(), expected, "{host}");
+    }
+    assert!(local.to_socket("/run/docker.sock").is_err(), "a list of hosts names no sockets");
+    let mut free = grant(&[role("free", conditions(&["root"], r#"{"*":"*"}"#), none())], "", "root").unwrap();
+    free.identity.permits.port_forwarding = true;
+    free.policy.local_forwarding = true;
+    assert!(free.local_forwarding().unwrap().to_socket("/run/docker.sock").is_ok());
+}
+
+#[test]
+fn certificates_permit_x11_where_a_role_does() {
+    let mut windows = role("windows", conditions(&["root"], r#"{"*":"*"}"#), none());
+    for by_role in [true, false] {
+        windows.spec.options.permit_x11_forwarding = by_role;
+        let identity = identity(&["windows"], &["root"]);
+        let roles = RoleSet::new([windows.clone()]);
+        assert_eq!(AccessChecker::for_identity(&identity, &roles).permits().x11_forwarding, by_role);
+    }
+}

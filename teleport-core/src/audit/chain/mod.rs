@@ -4,6 +4,7 @@
 //! pure: a writer asks [`Chain`] for the next line, a reader feeds lines to [`Verifier`].
 
 mod checkpoint;
+mod finding;
 mod key;
 mod verify;
 
@@ -17,8 +18,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub use self::checkpoint::{
     Checkpoint, CheckpointDraft, CheckpointReason, CheckpointSigner, StoredCheckpoint,
 };
+pub use self::finding::{Finding, Flaw, Interruption, Proven};
 pub use self::key::{CheckpointKey, CheckpointKeyId, InvalidCheckpointKey};
-pub use self::verify::{Finding, Flaw, Interruption, Proven, Verifier};
+pub use self::verify::Verifier;
 
 /// The names of fields that the chain owns. Events that have one of their own are not written.
 pub const CHAIN_FIELDS: [&str; 2] = ["chain", "index"];

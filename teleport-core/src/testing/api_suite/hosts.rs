@@ -145,6 +145,7 @@ pub async fn nodes_come_and_go(fixture: &dyn ApiFixture) {
         name: NodeName::new("another-name").unwrap(),
         address: "192.0.2.7:3022".to_owned(),
         labels: "env=prod,os=linux".parse().unwrap(),
+        sub_kind: crate::resource::NodeKind::Teleport,
         version: "1.0".to_owned(),
     };
     node.announce_node(record.clone()).await.unwrap();
@@ -223,6 +224,7 @@ pub async fn watchers_see_changes(fixture: &dyn ApiFixture) {
         name: identity.name.clone(),
         address: "192.0.2.7:3022".to_owned(),
         labels: Labels::default(),
+        sub_kind: crate::resource::NodeKind::Teleport,
         version: "1.0".to_owned(),
     };
     let seen = async {

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use super::{ApiFixture, fresh_name, host, user, uuid};
 use crate::api::{
     AcceptInvite, AddMfaDevice, ApiError, ApiErrorKind, AuthApi, ChangePassword, CreateToken, CreateUser,
-    EndSession, HoldConnections, JoinRequest, LoginRequest, ProxyRecord, RecordingQuery, ReissueRequest,
-    ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, SessionReport, SignHost, SignUser,
-    UpdateUser,
+    EndSession, HoldConnections, JoinRequest, LoginRequest, OpenSshLogin, ProxyRecord, RecordingQuery,
+    ReissueRequest, ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, SessionReport, SignHost,
+    SignUser, StandIn, UpdateUser,
 };
 use crate::audit::AuditQuery;
 use crate::auth::Caller;
@@ -138,6 +138,7 @@ pub async fn call(
                 name: name(),
                 address: "nowhere".to_owned(),
                 labels: Labels::default(),
+                sub_kind: crate::resource::NodeKind::Teleport,
                 version: String::new(),
             };
             api.announce_node(record).await
@@ -248,6 +249,20 @@ pub async fn call(
         Operation::Secrets => api.secrets().await.map(drop),
         Operation::SignUser => {
             api.sign_user(SignUser { user: unknown(), keys: keys(), ttl: None }).await.map(drop)
+        }
+        Operation::StandIn => {
+            let request = StandIn { node: host_id, key: keys().ssh };
+            api.stand_in(request).await.map(drop)
+        }
+        Operation::OpenSshLogin => {
+            let request = OpenSshLogin {
+                node: host_id,
+                login: "root".parse().unwrap(),
+                certificate: String::new(),
+                client_ip: None,
+                key: keys().ssh,
+            };
+            api.openssh_login(request).await.map(drop)
         }
         Operation::SignHost => {
             api.sign_host(SignHost { names: Vec::new(), key: keys().ssh, ttl: None }).await.map(drop)

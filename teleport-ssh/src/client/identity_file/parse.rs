@@ -178,6 +178,7 @@ impl Parts {
         let trust = TrustBundle {
             cluster,
             user_ca: self.user_ca,
+            openssh_ca: Vec::new(),
             host_ca: self.host_ca,
             user_tls_ca: Vec::new(),
             host_tls_ca,

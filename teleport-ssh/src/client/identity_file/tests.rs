@@ -64,7 +64,7 @@ async fn what_is_written_is_read_and_private() {
     assert_eq!(read.ssh.public(), written.ssh.public());
     assert_eq!(read.tls.to_pkcs8().expose(), written.tls.to_pkcs8().expose());
     assert_eq!((&read.certificates, &read.proxy), (&written.certificates, &written.proxy));
-    let trust = TrustBundle { user_tls_ca: Vec::new(), ..written.trust.clone() };
+    let trust = TrustBundle { openssh_ca: Vec::new(), user_tls_ca: Vec::new(), ..written.trust.clone() };
     assert_eq!(read.trust, trust);
     // What was read is written as it was.
     assert_eq!(*read.to_text(), fs::read_to_string(&path).unwrap());

@@ -25,6 +25,7 @@ fn profile(web: &str) -> Profile {
         trust: TrustBundle {
             cluster: ClusterName::new("example.com").unwrap(),
             user_ca: Vec::new(),
+            openssh_ca: Vec::new(),
             host_ca: vec![ssh.public()],
             user_tls_ca: Vec::new(),
             host_tls_ca: Vec::new(),

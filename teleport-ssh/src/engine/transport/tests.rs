@@ -50,6 +50,9 @@ async fn the_hard_limit_holds_in_any_case_and_a_closed_channel_frees_it() {
     assert_eq!(reading.await.unwrap(), b'x');
     assert_eq!(account.arrived(1 << 30), 0, "thrown away, so not counted");
     assert_eq!(link.0.waiting.load(Ordering::SeqCst), cost(100));
+    // Nor is it given back when somebody empties the queue: it would be credit for all other channels.
+    account.taken(1 << 30);
+    assert_eq!(link.0.waiting.load(Ordering::SeqCst), cost(100));
 }
 
 #[tokio::test]

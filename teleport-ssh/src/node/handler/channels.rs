@@ -1,4 +1,4 @@
-//! The channels of a connection: sessions, which are counted, and everything else, which is refused.
+//! The session channels of a connection, which are counted.
 
 use std::sync::{Arc, Weak};
 
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::Connection;
 use crate::engine::transport::Account;
 use crate::node::authorize::{self, Entry, Refusal, chain};
+use crate::node::forward::{AgentSocket, DisplayDoor};
 use crate::node::lifetime::Over;
 use crate::session::EventSender;
 use crate::session::machine::{Machine, SessionPolicy};
@@ -60,6 +61,10 @@ pub(super) struct Open {
     /// Until a session takes both.
     pub(super) channel: Option<(Channel<Msg>, Slot)>,
     pub(super) events: Option<EventSender>,
+    /// Leads to the user's agent, until a session takes it.
+    pub(super) agent: Option<AgentSocket>,
+    /// Leads to the user's display, until a session takes it.
+    pub(super) display: Option<DisplayDoor>,
     slot: Weak<Taken>,
 }
 
@@ -79,12 +84,30 @@ impl Drop for Open {
     }
 }
 
-/// How many sessions a connection has: counted from the opening of a channel to the end of what ran on it.
+/// What a connection is there for.
+#[derive(Clone, Debug, Default)]
+pub(in crate::node) struct Activity {
+    /// Counted from the opening of a channel to the end of what ran on it.
+    pub(in crate::node) sessions: Slots,
+    /// Connections that it forwards, not what listens for some.
+    pub(in crate::node) forwarded: Slots,
+}
+
+impl Activity {
+    /// Waits until there is none of what cannot begin any more. Cancel safe.
+    pub(in crate::node) async fn none(&self) {
+        self.sessions.none().await;
+        self.forwarded.none().await;
+    }
+}
+
+/// How many there are of something.
 #[derive(Clone, Debug, Default)]
 pub(in crate::node) struct Slots(Arc<watch::Sender<usize>>);
 
 impl Slots {
-    fn take(&self) -> Slot {
+    /// One more.
+    pub(in crate::node) fn take(&self) -> Slot {
         self.0.send_modify(|count| *count += 1);
         Slot(Arc::new(Taken(self.clone())))
     }
@@ -101,7 +124,7 @@ impl Slots {
     }
 }
 
-/// One session of a connection.
+/// One of those that are counted.
 #[derive(Debug)]
 pub(in crate::node) struct Slot(Arc<Taken>);
 
@@ -123,7 +146,7 @@ impl Connection {
         if let Err(why) = self.may_open(entry) {
             tracing::info!(peer = %self.peer(), reason = %chain(&why), "session refused");
             let event = self.event(EventKind::SessionRejected).error(chain(&why));
-            self.node.audit.note(match why {
+            self.refusals.note(match why {
                 NoSession::TooMany { limit } => event.field("reason", "max_sessions").field("max", limit),
                 _ => event,
             });
@@ -140,12 +163,14 @@ impl Connection {
         // The library tells of the client's closing only where we have not closed before.
         self.channels.retain(|_, open| !open.is_over());
         let id = channel.id();
-        let slot = self.slots.take();
+        let slot = self.activity.sessions.take();
         let open = Open {
             machine: Machine::new(policy),
             account: self.link.account(),
             closed: CancellationToken::new(),
             events: None,
+            agent: None,
+            display: None,
             slot: Arc::downgrade(&slot.0),
             channel: Some((channel, slot)),
         };
@@ -168,27 +193,6 @@ impl Connection {
             .max_sessions
             .map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
         let limit = self.node.max_sessions.min(roles);
-        if self.slots.count() >= limit { Err(NoSession::TooMany { limit }) } else { Ok(()) }
-    }
-
-    /// Refuses a channel that would lead elsewhere.
-    pub(super) async fn no_channel(&self, reply: ChannelOpenHandle, kind: &str, target: String) {
-        self.no_forwarding(kind, target);
-        reply
-            .reject(ChannelOpenFailure::Other {
-                code: ADMINISTRATIVELY_PROHIBITED,
-                reason: "forwarding is administratively prohibited on this node".to_owned(),
-            })
-            .await;
-    }
-
-    /// Tells the audit log that forwarding was asked for.
-    pub(super) fn no_forwarding(&self, kind: &str, target: String) {
-        let event = self
-            .event(EventKind::PortFailure)
-            .error("this node does not forward connections")
-            .field("kind", kind)
-            .field("addr", target);
-        self.node.audit.note(event);
+        if self.activity.sessions.count() >= limit { Err(NoSession::TooMany { limit }) } else { Ok(()) }
     }
 }

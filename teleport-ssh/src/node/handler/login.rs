@@ -53,8 +53,7 @@ impl Connection {
         let now = node.clock.now();
         let record = node.record.borrow().clone();
         let granted = async {
-            let entry =
-                authorize::login(certificate, login, &self.whence.arrival(), now, &node.view, &record)?;
+            let entry = authorize::login(certificate, login, &self.whence, now, &node.view, &record)?;
             if let Pass::Login(grant) = &entry.pass {
                 node.service.prepare(grant, now).await?;
             }
@@ -62,6 +61,9 @@ impl Connection {
         };
         match granted.await {
             Ok(entry) => {
+                if let (Some(presented), Ok(certificate)) = (&node.presented, certificate.to_openssh()) {
+                    presented.set(certificate);
+                }
                 tracing::info!(peer = %self.peer(), user = %entry.pass.identity().user, login, "login");
                 self.entry = Some(entry);
                 Ok(Auth::Accept)

@@ -37,7 +37,7 @@ impl Connection {
             Verdict::Accept => true,
             Verdict::Denied(reason) => {
                 let event = self.event(EventKind::SessionRejected).error(reason);
-                self.node.audit.note(event);
+                self.refusals.note(event);
                 false
             }
             Verdict::Refuse(reason) => {
@@ -50,7 +50,7 @@ impl Connection {
             }),
             Verdict::Signal(name) => open.events.as_ref().is_some_and(|events| events.signal(name)),
             Verdict::UnknownSubsystem(name) => {
-                self.node.audit.note(self.no_subsystem(name));
+                self.refusals.note(self.no_subsystem(name));
                 false
             }
             Verdict::Start(launch) => self.start(id, *launch, session),
@@ -76,11 +76,6 @@ impl Connection {
             _ => self.event(EventKind::SubsystemFailure).error("this node offers no such subsystem"),
         };
         event.field("name", name)
-    }
-
-    /// Refuses a request of a channel for something that this node does not offer.
-    pub(super) fn not_offered(&self, kind: EventKind, what: &'static str) {
-        self.node.audit.note(self.event(kind).error(what));
     }
 
     /// Begins a session in a task of its own, or tells there why it is not begun; `false` if there is nothing to begin it on.
@@ -109,6 +104,8 @@ impl Connection {
             sizes,
             account: open.account.clone(),
             link: self.link.clone(),
+            agent: open.agent.take(),
+            display: open.display.take(),
             closed: open.closed.clone(),
             ending: self.tether.ending(),
             peer,
@@ -138,7 +135,13 @@ impl Connection {
 
     /// Counts what the library has put into a channel's queue.
     pub(super) fn arrived(&self, id: ChannelId, data: usize) -> Result<(), ConnectionError> {
-        let Some(open) = self.channels.get(&id) else { return Ok(()) };
+        let Some(open) = self.channels.get(&id) else {
+            // Somebody always takes it there.
+            if let Some(account) = self.forwards.account(id) {
+                account.arrived(data);
+            }
+            return Ok(());
+        };
         if open.account.arrived(data) > EARLY_INPUT && !open.machine.is_running() {
             return Err(ConnectionError::EarlyInput);
         }

@@ -21,6 +21,7 @@ fn policy(change: impl FnOnce(&mut RoleOptions)) -> SessionPolicy {
         name: NodeName::new("web-1").unwrap(),
         address: "192.0.2.7:3022".to_owned(),
         labels: "a=b".parse().unwrap(),
+        sub_kind: teleport_core::resource::NodeKind::Teleport,
         version: "1".to_owned(),
     };
     let checker = AccessChecker::for_identity(&identity, &roles);

@@ -7,6 +7,7 @@ use teleport_core::audit::EventKind;
 use teleport_core::target::InvalidTarget;
 
 use super::{Connection, MAX_CHANNELS};
+use crate::node::NotShown;
 use crate::origin::CannotState;
 use crate::proxy::dial::DialError;
 use crate::proxy::journal::NotRecorded;
@@ -34,7 +35,9 @@ pub(super) enum Refusal {
     Route(RouteError),
     Unreachable(DialError),
     CannotState(CannotState),
+    NoStandIns,
     NotRecorded,
+    NotShown(NotShown),
     NoView(NoView),
     Expired,
     TooManyChannels,
@@ -51,7 +54,10 @@ impl Refusal {
             Self::Route(error) => error.to_string(),
             // Where the node announced to be, and how that failed, is for administrators.
             Self::Unreachable(_) => "the node cannot be reached".to_owned(),
-            Self::NotRecorded | Self::NoView(_) | Self::CannotState(_) => {
+            Self::NoStandIns => {
+                "this proxy does not lead to SSH servers without software of the cluster".to_owned()
+            }
+            Self::NotRecorded | Self::NoView(_) | Self::CannotState(_) | Self::NotShown(_) => {
                 "the proxy cannot work at the moment; try again later".to_owned()
             }
             Self::Expired => "your certificate has expired; log in again".to_owned(),
@@ -75,6 +81,7 @@ impl Refusal {
             Self::Route(error) => error.internal(),
             Self::CannotState(error) => with_source(error),
             Self::Unreachable(error) => with_source(error),
+            Self::NotShown(error) => with_source(error),
             Self::NoView(error) => error.to_string(),
             other => other.public(),
         }
@@ -89,7 +96,11 @@ impl Refusal {
             | Self::NoView(_)
             | Self::Expired
             | Self::Unwelcome(_) => PROHIBITED,
-            Self::Unreachable(_) | Self::CannotState(_) | Self::NotRecorded => CONNECT_FAILED,
+            Self::Unreachable(_)
+            | Self::CannotState(_)
+            | Self::NoStandIns
+            | Self::NotRecorded
+            | Self::NotShown(_) => CONNECT_FAILED,
             Self::TooManyChannels => RESOURCE_SHORTAGE,
         };
         ChannelOpenFailure::Other { code, reason: self.public() }

@@ -4,23 +4,28 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use russh::server::{ChannelOpenHandle, Msg, Session};
 use russh::{Channel, ChannelId};
 use teleport_core::access::Unwelcome;
 use teleport_core::audit::{AuditEvent, EventKind};
+use teleport_core::cert::UserIdentity;
 use teleport_core::origin::Audience;
+use teleport_core::resource::NodeKind;
 use teleport_core::target::{DialTarget, InvalidTarget};
 
 use super::refusal::{REFUSED, Refusal, STDERR, say};
 use super::{Connection, MAX_CHANNELS};
 use crate::engine::transport::Account;
+use crate::node::Reach;
+use crate::proxy::dial::{DialError, NodeDialer};
 use crate::proxy::journal::NotRecorded;
 use crate::proxy::route::{NodeRoute, resolve};
 use crate::proxy::server::Shared;
-use crate::proxy::splice::splice;
 use crate::proxy::visitor::Visitor;
 use crate::rpc::BoxedIo;
+use crate::splice::{Rules, Spliced, splice};
 use crate::view::NoView;
 
 /// How long a connection has, after the ways that it leads, to tell the user why it ends.
@@ -86,11 +91,28 @@ impl Attempt {
     }
 
     async fn dial(&self, user: &Visitor, route: &NodeRoute) -> Result<(BoxedIo, Bytes), Refusal> {
-        let stream = self.shared.dialer.dial(route, &user.identity).await.map_err(Refusal::Unreachable)?;
+        let stream = match route.record().sub_kind {
+            NodeKind::Teleport => {
+                self.shared.dialer.dial(route, &user.identity).await.map_err(Refusal::Unreachable)?
+            }
+            NodeKind::OpenSsh => self.stand_in(user, route).await?,
+        };
         // What the node is to hear before it hears the client.
         let opening = self.shared.origins.header(self.client, Audience::Node(route.host_id()))?;
         self.opened(route)?;
         Ok((stream, opening.into()))
+    }
+
+    /// The stream of a user to whoever is here in the place of a registered SSH server.
+    async fn stand_in(&self, user: &Visitor, route: &NodeRoute) -> Result<BoxedIo, Refusal> {
+        let standing = self.shared.standing.as_ref().ok_or(Refusal::NoStandIns)?;
+        let reach = Way {
+            dialer: Arc::clone(&self.shared.dialer),
+            route: route.clone(),
+            user: user.identity.clone(),
+        };
+        let stream = standing.open(route.record(), self.client, Arc::new(reach)).await;
+        Ok(Box::new(stream.map_err(Refusal::NotShown)?))
     }
 
     /// Refuses the channel that the attempt came as.
@@ -98,6 +120,21 @@ impl Attempt {
         let failure = why.failure();
         self.refused(&why);
         reply.reject(failure).await;
+    }
+}
+
+/// The way to a server, for when its user needs it.
+#[derive(Debug)]
+struct Way {
+    dialer: Arc<dyn NodeDialer>,
+    route: NodeRoute,
+    user: UserIdentity,
+}
+
+#[async_trait]
+impl Reach for Way {
+    async fn reach(&self) -> Result<BoxedIo, DialError> {
+        self.dialer.dial(&self.route, &self.user).await
     }
 }
 
@@ -172,9 +209,10 @@ impl Connection {
                 Ok((node, opening)) => {
                     reply.accept().await;
                     let (from_client, to_client) = channel.split();
-                    let spliced = splice(from_client, &to_client, node, opening, &link, &account);
+                    let (rules, count) = (Rules::node(opening), Spliced::default());
+                    let spliced = splice(from_client, &to_client, node, rules, &link, &account, &count);
                     match attempt.shared.while_welcome(&user, route.record(), spliced).await {
-                        Ok(ended) => report(&route, ended.map(drop)),
+                        Ok(ended) => report(&route, ended),
                         Err(why) => {
                             attempt.cut(&route, &why);
                             // This channel has no room for words. If all of the connection ends, its last words come first:
@@ -219,11 +257,12 @@ impl Connection {
                 Ok((node, opening)) => {
                     // Errors mean that the connection is gone; then nothing is left to say.
                     let _ = handle.channel_success(id).await;
-                    let spliced = splice(from_client, &to_client, node, opening, &link, &account);
+                    let (rules, count) = (Rules::node(opening), Spliced::default());
+                    let spliced = splice(from_client, &to_client, node, rules, &link, &account, &count);
                     let status = match attempt.shared.while_welcome(&user, route.record(), spliced).await {
                         Ok(ended) => {
                             let status = u32::from(ended.is_err());
-                            report(&route, ended.map(drop));
+                            report(&route, ended);
                             status
                         }
                         Err(why) => {

@@ -23,6 +23,7 @@ fn node(number: u128, name: &str, address: &str, labels: &str, last_seen: Timest
             name: NodeName::new(name).unwrap(),
             address: address.to_owned(),
             labels: labels.parse().unwrap(),
+            sub_kind: teleport_core::resource::NodeKind::Teleport,
             version: "0".to_owned(),
         },
         last_seen,

@@ -62,6 +62,10 @@ impl SpoolRecorder {
         self.is_strict() || self.spool.0.queued.load(Ordering::Relaxed) + cost(event) <= MAX_QUEUED
     }
 
+    fn is_crowded(&self) -> bool {
+        self.spool.0.queued.load(Ordering::Relaxed) > MAX_QUEUED / 2
+    }
+
     /// Sends what there was no room for: how much is missing, and the newest size.
     fn close_gap(&mut self) {
         match std::mem::take(&mut self.lost) {
@@ -98,7 +102,8 @@ impl Recorder for SpoolRecorder {
 
     fn resize(&mut self, at: Duration, columns: u16, rows: u16) {
         let event = RecordedEvent::Resize { at, columns, rows };
-        if !self.has_room(&event) {
+        // Output waits; changes of the size cannot, and a client makes as many of them as it likes.
+        if !self.has_room(&event) || self.live.is_ahead(self.is_crowded()) {
             // The newest stands for all of them.
             self.resized = Some(event);
             return;
@@ -113,7 +118,7 @@ impl Recorder for SpoolRecorder {
         if self.live.is_streamed() {
             return Some(Box::pin(live.acknowledged(self.told)));
         }
-        let crowded = self.spool.0.queued.load(Ordering::Relaxed) > MAX_QUEUED / 2;
+        let crowded = self.is_crowded();
         live.is_ahead(crowded).then(|| Box::pin(live.caught_up(crowded)) as Kept)
     }
 
@@ -162,19 +167,9 @@ mod tests {
             room: Arc::new(Room::new(PathBuf::new(), 0)),
             sessions: Arc::default(),
             thread: None,
+            looks: Default::default(),
         }));
-        let meta = teleport_core::recording::RecordingMeta {
-            session: "6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f01".parse().unwrap(),
-            cluster: "example.com".parse().unwrap(),
-            host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
-            host_name: "web-1".parse().unwrap(),
-            user: "alice".parse().unwrap(),
-            login: "root".parse().unwrap(),
-            started: teleport_core::clock::Timestamp::EPOCH,
-            command: None,
-            terminal: None,
-        };
-        let live = Live::new(meta, mode);
+        let live = Live::new(teleport_core::testing::recording_meta(), mode);
         (SpoolRecorder::new(spool, Arc::clone(&live)), live, messages)
     }
 
@@ -208,6 +203,32 @@ mod tests {
         assert!(matches!(gap, RecordedEvent::Gap { lost, .. } if *lost > 0), "{gap:?}");
         assert!(matches!(resize, RecordedEvent::Resize { columns: 132, rows: 43, .. }), "{resize:?}");
         assert!(matches!(end, RecordedEvent::End { .. }), "{end:?}");
+    }
+
+    /// Nobody waits for them, so what a client sends of them must not gather while the disk takes nothing.
+    #[tokio::test(start_paused = true)]
+    async fn changes_of_the_size_do_not_gather_where_nothing_may_be_lost() {
+        for mode in [SessionRecording::Strict, SessionRecording::Sync] {
+            let (mut recorder, live, messages) = recorder(mode);
+            recorder.resize(Duration::ZERO, 80, 24);
+            recorder.output(Duration::ZERO, OutputStream::Stdout, &Bytes::from_static(b"x"));
+            live.stalled(true);
+            for number in 0..10_000 {
+                recorder.resize(Duration::from_secs(1), 132, number);
+            }
+            recorder.finish(Duration::from_secs(2), SessionEnd::Exited(0));
+            let events = messages.try_iter().filter_map(|message| match message {
+                Message::Event { event, .. } => Some(event),
+                _ => None,
+            });
+            let sizes: Vec<_> = events
+                .filter_map(|event| match event {
+                    RecordedEvent::Resize { columns, rows, .. } => Some((columns, rows)),
+                    _ => None,
+                })
+                .collect();
+            assert_eq!(sizes, [(80, 24), (132, 9_999)], "{mode:?}");
+        }
     }
 
     /// Whoever prints faster than a busy machine records is slowed down, and nothing is left out.

@@ -141,7 +141,7 @@ impl Running {
         let Some(writing) = self.files.get_mut(&session) else { return };
         let part = |writing: &Writing| writing.durable() / MAX_PART_LEN as u64;
         let before = part(writing);
-        writing.synced(synced);
+        writing.synced(synced, &self.worker.room);
         if part(writing) > before {
             self.worker.news.notify_one();
         }

@@ -136,7 +136,7 @@ impl Writing {
         self.write(true, held, room);
         // On the disk first: after a loss of power nobody may have more of it than the file.
         if let Some(sync) = self.rest() {
-            self.synced(sync.run());
+            self.synced(sync.run(), room);
         }
         if !self.stalled {
             let (written, len) = (self.taken, self.len);
@@ -238,12 +238,13 @@ impl Writing {
     }
 
     /// How a sync went.
-    pub(super) fn synced(&mut self, Synced { len, result, .. }: Synced) {
+    pub(super) fn synced(&mut self, Synced { len, result, .. }: Synced, room: &Room) {
         self.syncing = false;
         // Asking again would say nothing: an error is told once.
         self.synced = self.synced.max(len);
         if let Err(error) = result {
             self.give_up(&error);
+            room.disk_lost(self.live.meta.session, &error);
         }
         let synced = self.synced;
         self.live.advance(|progress| progress.synced = synced);

@@ -98,6 +98,7 @@ impl Uploader {
             .user(&meta.user)
             .login(&meta.login)
             .session(meta.session)
+            .server(meta.host_id, &meta.host_name)
             .field("interactive", meta.terminal.is_some())
             .field("reason", "the node was interrupted")
             .field("recovered", true)

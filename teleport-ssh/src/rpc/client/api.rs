@@ -7,13 +7,14 @@ use teleport_core::api::{
     AcceptInvite, AccessView, AccountApi, ActiveSession, ActiveSessionApi, AddMfaDevice, AdminApi, ApiResult,
     AuditAnchors, AuditApi, ChangePassword, ClusterStatus, ConnectionApi, CreateToken, CreateUser,
     CreatedToken, EndSession, HeldConnections, HoldConnections, HostCredentials, IdentityApi, Invite,
-    InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, Ping,
-    PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest, ReleaseConnections,
-    RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, RetentionApi, SessionReport, SessionReportApi,
-    SignHost, SignUser, SignedHost, SigningApi, TokenInfo, TrustApi, UpdateUser, UserInfo,
+    InviteInfo, JoinRequest, LoginRequest, LoginResponse, MfaDevice, NewMfaDevice, NodeEvent, OpenSshLogin,
+    Ping, PresenceApi, ProxyRecord, PublicApi, RecordingApi, RecordingQuery, ReissueRequest,
+    ReleaseConnections, RemoveMfaDevice, RenewRequest, ResetUser, ResourceApi, RetentionApi, SessionReport,
+    SessionReportApi, SignHost, SignUser, SignedHost, SigningApi, StandIn, StandInApi, TokenInfo, TrustApi,
+    UpdateUser, UserInfo,
 };
 use teleport_core::audit::{AuditEvent, AuditPage, AuditQuery};
-use teleport_core::cert::TrustBundle;
+use teleport_core::cert::{IssuedSshCertificate, TrustBundle};
 use teleport_core::id::{DeviceName, HostId, LockName, RoleName, SessionId, UserName};
 use teleport_core::recording::{RecordingInfo, RecordingMeta};
 use teleport_core::resource::{Lock, Node, NodeRecord, Role, Secrets, Token, User};
@@ -112,6 +113,17 @@ impl ConnectionApi for AuthClient {
 
     async fn release_connections(&self, request: ReleaseConnections) -> ApiResult<()> {
         self.order(Route::ReleaseConnections, &request).await
+    }
+}
+
+#[async_trait]
+impl StandInApi for AuthClient {
+    async fn stand_in(&self, request: StandIn) -> ApiResult<IssuedSshCertificate> {
+        self.call(Route::StandIn, &request).await
+    }
+
+    async fn openssh_login(&self, request: OpenSshLogin) -> ApiResult<IssuedSshCertificate> {
+        self.call(Route::OpenSshLogin, &request).await
     }
 }
 

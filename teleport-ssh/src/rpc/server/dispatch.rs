@@ -132,6 +132,8 @@ pub(super) async fn dispatch(
         Route::Roles => ok(&api.roles().await?),
         Route::SearchEvents => ok(&api.search_events(parse(&body().await?)?).await?),
         Route::Secrets => ok(&api.secrets().await?),
+        Route::StandIn => ok(&api.stand_in(parse(&body().await?)?).await?),
+        Route::OpenSshLogin => ok(&api.openssh_login(parse(&body().await?)?).await?),
         Route::SignHost => ok(&api.sign_host(parse(&body().await?)?).await?),
         Route::SignUser => ok(&api.sign_user(parse(&body().await?)?).await?),
         Route::AuditAnchors => ok(&api.audit_anchors().await?),

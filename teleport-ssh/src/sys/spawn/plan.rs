@@ -27,6 +27,8 @@ pub(super) struct Plan {
     pub(super) takes_ids: bool,
     /// Whether the child must not borrow our memory.
     pub(super) copies_memory: bool,
+    /// Whether the child's limits and umask are as this process has them.
+    pub(super) keeps_limits: bool,
 }
 
 impl Plan {
@@ -57,6 +59,7 @@ impl Plan {
             groups: account.groups.clone(),
             takes_ids: host::is_root(),
             copies_memory: false,
+            keeps_limits: false,
         })
     }
 

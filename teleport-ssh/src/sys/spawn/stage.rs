@@ -167,7 +167,13 @@ impl Launched {
     }
 
     /// The running program; or why there is none. Call within the runtime.
-    pub(super) fn into_child(mut self) -> Result<Child, SpawnError> {
+    pub(super) fn into_child(self) -> Result<Child, SpawnError> {
+        let (pid, process) = self.into_parts()?;
+        Child::new(pid, process).map_err(|source| SpawnError::Resources { what: "watch", source })
+    }
+
+    /// Its number and its pidfd; or why there is none.
+    pub(super) fn into_parts(mut self) -> Result<(i32, OwnedFd), SpawnError> {
         if self.errno != 0 {
             return Err(SpawnError::Failed {
                 step: self.step,
@@ -178,7 +184,7 @@ impl Launched {
             return Err(SpawnError::Killed { step: self.step });
         }
         let Some(process) = self.process.take() else { return Err(SpawnError::Killed { step: self.step }) };
-        Child::new(self.pid, process).map_err(|source| SpawnError::Resources { what: "watch", source })
+        Ok((self.pid, process))
     }
 }
 

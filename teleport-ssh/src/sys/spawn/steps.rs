@@ -82,7 +82,9 @@ unsafe fn become_program(orders: &Orders, plan: &Plan, report: &Report) -> Outco
         begin(Step::Signals);
         reset_signals()?;
         begin(Step::Limits);
-        reset_limits(orders)?;
+        if !plan.keeps_limits {
+            reset_limits(orders)?;
+        }
         if plan.takes_ids {
             begin(Step::Groups);
             check_long(libc::syscall(SYS_SETGROUPS, plan.groups.len(), plan.groups.as_ptr()))?;

@@ -2,6 +2,7 @@
 
 mod bulk;
 mod client;
+mod forward;
 mod impostors;
 mod locks;
 mod openssh;
@@ -234,7 +235,8 @@ impl World {
         let mut grant = danger::unchecked_user_grant(user.clone(), Duration::from_secs(6 * 3600));
         grant.logins = vec![OsLogin::new(&os_user()).unwrap()];
         grant.roles = vec!["access".parse().unwrap()];
-        grant.permits = Permits { pty: true, port_forwarding: true, ..Permits::default() };
+        grant.permits =
+            Permits { pty: true, port_forwarding: true, agent_forwarding: true, x11_forwarding: true };
         let keys = SubjectKeys { ssh: ssh.public(), tls: tls.public() };
         let issued = self.ca.issue_user(grant, &keys).await.unwrap();
         let dir = self.dir.path().join(name);
@@ -284,7 +286,7 @@ impl World {
         let mut config = format!(
             "HostKey {dir}/host_key\nTrustedUserCAKeys {dir}/user_ca\nAuthorizedKeysFile none\nPasswordAuthentication no\n\
              KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nStrictModes no\nUsePAM no\nPidFile none\n\
-             LogLevel VERBOSE\n",
+             LogLevel VERBOSE\nX11Forwarding yes\n",
             dir = dir.display()
         );
         if certified {
@@ -327,6 +329,7 @@ impl World {
                 name: NodeName::new(name).unwrap(),
                 address: address.to_string(),
                 labels: labels.parse().unwrap(),
+                sub_kind: teleport_core::resource::NodeKind::Teleport,
                 version: "0".to_owned(),
             },
             last_seen: SystemClock::new().now(),

@@ -36,6 +36,7 @@ fn trust() -> TrustBundle {
     TrustBundle {
         cluster: ClusterName::new("example.com").unwrap(),
         user_ca: vec![neutral(&user_ca())],
+        openssh_ca: Vec::new(),
         host_ca: vec![neutral(&host_ca())],
         user_tls_ca: Vec::new(),
         host_tls_ca: Vec::new(),

@@ -106,6 +106,11 @@ impl TestAuth {
         }
     }
 
+    /// All with this code so far.
+    pub(crate) fn events(&self, code: &str) -> Vec<AuditEvent> {
+        self.events.borrow().iter().filter(|event| event.code.code() == code).cloned().collect()
+    }
+
     pub(crate) fn count(&self, code: &str) -> usize {
         self.events.borrow().iter().filter(|event| event.code.code() == code).count()
     }
@@ -270,6 +275,13 @@ impl UserCert {
         self
     }
 
+    /// With these extensions besides, which say nothing.
+    pub(crate) fn with(mut self, extensions: &[&str]) -> Self {
+        self.extensions.extend(extensions.iter().map(|name| ((*name).to_owned(), String::new())));
+        self.extensions.sort();
+        self
+    }
+
     pub(crate) fn critical(mut self, name: &str, value: &str) -> Self {
         self.critical.push((name.into(), value.into()));
         self
@@ -406,7 +418,9 @@ impl TestNode {
             .args(["-o", "StrictHostKeyChecking=yes", "-o", "GlobalKnownHostsFile=none"])
             .args(["-o", "PreferredAuthentications=publickey"])
             // A shell within a shell: it then leaves alone the start files of whoever runs the tests.
-            .args(["-o", "SetEnv=SHLVL=5"])
+            // And cookies of displays are in a file of the test, where nobody else waits for the lock of the user's own.
+            .arg("-o")
+            .arg(format!("SetEnv=SHLVL=5 XAUTHORITY={}", self.xauthority().display()))
             .arg("-o")
             .arg(format!("UserKnownHostsFile={}", self.path("known_hosts").display()))
             .arg("-i")
@@ -426,6 +440,11 @@ impl TestNode {
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Where programs look for cookies of displays, on a node that takes `XAUTHORITY` of clients.
+    pub(crate) fn xauthority(&self) -> PathBuf {
+        self.path("xauthority")
     }
 
     /// Runs the stock client with these arguments before the host, and this command.
@@ -464,6 +483,16 @@ pub(crate) async fn run(command: &mut Command) -> Output {
         .await
         .unwrap()
         .unwrap()
+}
+
+/// Every byte value, without a short period.
+pub(crate) fn bytes(length: usize) -> Vec<u8> {
+    let mut state = 1_u32;
+    let next = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    };
+    (0..length).map(next).collect()
 }
 
 pub(crate) fn text(bytes: &[u8]) -> String {

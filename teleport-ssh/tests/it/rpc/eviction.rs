@@ -31,6 +31,7 @@ async fn a_removed_host_stops_asking() {
         name: other.current().name.clone(),
         address: "127.0.0.1:3022".to_owned(),
         labels: teleport_core::label::Labels::default(),
+        sub_kind: teleport_core::resource::NodeKind::Teleport,
         version: "0".to_owned(),
     };
     node.announce_node(listed).await.unwrap();

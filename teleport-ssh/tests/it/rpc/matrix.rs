@@ -172,6 +172,7 @@ fn record(host_id: HostId, name: &str) -> NodeRecord {
         name: name.parse().unwrap(),
         address: "127.0.0.1:3022".to_owned(),
         labels: Labels::default(),
+        sub_kind: teleport_core::resource::NodeKind::Teleport,
         version: "1".to_owned(),
     }
 }

@@ -4,28 +4,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use teleport_core::recording::{Decoder, OutputStream, RecordingMeta, SessionEnd};
+use futures_util::FutureExt;
+use teleport_core::recording::{Decoder, OutputStream, SessionEnd};
+use teleport_core::testing::recording_meta;
 
 use super::*;
 
-fn meta() -> RecordingMeta {
-    RecordingMeta {
-        session: "6f0e1a3c-7d1f-4b5e-9a53-5d5a1f9f3f02".parse().unwrap(),
-        cluster: "example.com".parse().unwrap(),
-        host_id: "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap(),
-        host_name: "web-1".parse().unwrap(),
-        user: "alice".parse().unwrap(),
-        login: "root".parse().unwrap(),
-        started: teleport_core::clock::Timestamp::EPOCH,
-        command: None,
-        terminal: None,
-    }
-}
-
 fn begin(path: &Path, mode: SessionRecording, max_len: u64) -> (Writing, Arc<Live>) {
     let file = File::options().create(true).truncate(true).write(true).open(path).unwrap();
-    let live = Live::new(meta(), mode);
-    (Writing::new(Arc::clone(&live), Box::new(Encoder::new(&meta()).unwrap()), file, 0, max_len), live)
+    let live = Live::new(recording_meta(), mode);
+    (
+        Writing::new(Arc::clone(&live), Box::new(Encoder::new(&recording_meta()).unwrap()), file, 0, max_len),
+        live,
+    )
 }
 
 fn output(millis: u64, text: &'static str) -> RecordedEvent {
@@ -66,7 +57,7 @@ fn when_it_is_full_sizes_are_left_out_and_the_newest_comes_before_what_is_shown_
     writing.event(&resize(8, 100), true, &room);
     writing.event(&end(9), true, &room);
     assert!(!writing.is_over(), "not before it is on the disk");
-    sync(&mut writing);
+    sync(&mut writing, &room);
     assert!(writing.is_over());
     let gap = RecordedEvent::Gap { at: Duration::from_millis(5), lost: 7 };
     let expected = [output(1, "a"), resize(2, 59_999), gap, output(5, "d"), resize(7, 90), end(9)];
@@ -79,10 +70,10 @@ fn break_disk(writing: &mut Writing, path: &Path) -> Arc<File> {
 }
 
 /// The disk does what it is asked to.
-fn sync(writing: &mut Writing) {
+fn sync(writing: &mut Writing, room: &Room) {
     let sync = writing.sync().expect("something to sync");
     assert!(writing.sync().is_none(), "one at a time");
-    writing.synced(sync.run());
+    writing.synced(sync.run(), room);
 }
 
 #[test]
@@ -104,10 +95,32 @@ fn what_the_disk_does_not_take_is_a_gap_and_goes_on_with_the_disk() {
     writing.file = good;
     writing.flush(&room);
     assert!(!writing.is_over() && !room.is_failing());
-    sync(&mut writing);
+    sync(&mut writing, &room);
     assert!(writing.is_over());
     let gap = RecordedEvent::Gap { at: Duration::from_millis(1001), lost: 998 * 4 };
     assert_eq!(read(&path), [output(1, "before "), gap, end(1001)]);
+}
+
+/// The kernel says it once, and nobody knows what is missing: somebody has to hear of it.
+#[test]
+fn a_disk_that_lost_something_is_told_of() {
+    for mode in [SessionRecording::BestEffort, SessionRecording::Strict] {
+        let dir = tempfile::tempdir().unwrap();
+        let room = Room::new(dir.path().to_owned(), u64::MAX);
+        let (mut writing, live) = begin(&dir.path().join("recording"), mode, u64::MAX);
+        writing.event(&output(1, "a"), false, &room);
+        writing.flush(&room);
+        for _ in 0..2 {
+            let sync = writing.rest().unwrap();
+            let synced =
+                Synced { session: sync.session, len: 0, result: Err(io::ErrorKind::StorageFull.into()) };
+            writing.synced(synced, &room);
+        }
+        let told = room.news().now_or_never().expect("it is told");
+        assert!(told.contains("may have lost") && told.contains(&live.meta.session.to_string()), "{told}");
+        assert!(room.news().now_or_never().is_none(), "once for all");
+        assert_eq!(live.failed(), mode.is_strict());
+    }
 }
 
 #[test]
@@ -139,7 +152,7 @@ fn a_strict_recording_has_no_gaps_and_its_session_waits() {
     writing.flush(&room);
     assert!(!live.is_ahead(false) && !room.is_failing());
     told(&mut writing, &end(6), true);
-    sync(&mut writing);
+    sync(&mut writing, &room);
     assert!(writing.is_over());
     let all = [
         output(1, "a"),
