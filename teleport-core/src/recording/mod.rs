@@ -95,6 +95,9 @@ impl RecordingMeta {
 /// nothing.
 pub type Kept = Pin<Box<dyn Future<Output = bool> + Send>>;
 
+/// Resolves when a [`Recorder`] cannot go on, and its session must not either.
+pub type Failure = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Takes what happens in a session, on the byte path: its calls never wait, and [`Recorder::kept`] says when the session has to.
 ///
 /// # Contract
@@ -118,6 +121,10 @@ pub trait Recorder: fmt::Debug + Send + 'static {
 
     /// Whether something was lost that must not be lost.
     fn failed(&self) -> bool;
+
+    /// Resolves when [`Recorder::failed`] has become true, for sessions that show nothing just then; `None` if it never does.
+    /// Dropping it changes nothing.
+    fn failure(&self) -> Option<Failure>;
 }
 
 /// A [`Recorder`] that keeps nothing: for sessions that are not recorded.
@@ -138,5 +145,8 @@ impl Recorder for NoRecorder {
     fn finish(&mut self, _at: Duration, _end: SessionEnd) {}
     fn failed(&self) -> bool {
         false
+    }
+    fn failure(&self) -> Option<Failure> {
+        None
     }
 }

@@ -219,7 +219,7 @@ pub(super) async fn announce(
 }
 
 /// Runs a session to its end, which may be that of its connection, or that somebody else wants: the user is told, and the session
-/// is asked to end and then made to.
+/// is asked to end and then made to. So is one that can no longer be recorded and must be, whose user the caller tells.
 pub(super) async fn attend(
     session: impl Future<Output = ExitStatus>,
     output: &SessionOutput,
@@ -232,6 +232,12 @@ pub(super) async fn attend(
     let over = tokio::select! {
         status = &mut session => return (status, None),
         over = said(ending) => over,
+        // It may show nothing for hours, and would learn of it only then.
+        () = output.unrecorded() => {
+            closed.cancel();
+            let status = tokio::time::timeout(END_LIMIT, &mut session).await;
+            return (status.unwrap_or(ExitStatus::Disconnected), None);
+        }
         EndedBy { by, message } = ended => Over::Ended { by, message },
     };
     let (text, end_limit) = match over {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use teleport_core::access::SessionRecording;
 use teleport_core::recording::RecordingMeta;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// The most bytes that a session shows before the spool's thread has dealt with them. More wait for it, and the program for them.
 const AHEAD: usize = 4 << 20;
@@ -49,6 +50,8 @@ pub(super) struct Live {
     /// Whether a session that may lose something has waited in vain.
     in_vain: AtomicBool,
     failed: AtomicBool,
+    /// Tells so to whoever waits for it.
+    failure: CancellationToken,
     progress: watch::Sender<Progress>,
 }
 
@@ -61,6 +64,7 @@ impl Live {
             stalled: AtomicBool::new(false),
             in_vain: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            failure: CancellationToken::new(),
             progress: watch::Sender::new(Progress::default()),
         })
     }
@@ -70,7 +74,13 @@ impl Live {
         if !self.failed.swap(true, Ordering::Relaxed) {
             tracing::error!(session = %self.meta.session, "a session that must be recorded cannot be any longer: {why}");
         }
+        self.failure.cancel();
         self.progress.send_modify(|_| {});
+    }
+
+    /// Cancelled when the session is to end.
+    pub(super) fn failure(&self) -> CancellationToken {
+        self.failure.clone()
     }
 
     pub(super) fn failed(&self) -> bool {

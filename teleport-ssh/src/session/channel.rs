@@ -230,6 +230,15 @@ impl SessionOutput {
         self.tap().recorder.failed()
     }
 
+    /// Resolves when the session must be recorded, and cannot be any more. Cancel safe.
+    pub(crate) async fn unrecorded(&self) {
+        let failure = self.tap().recorder.failure();
+        match failure {
+            Some(failure) => failure.await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Shows a word of the node itself, which is in no recording.
     pub(crate) async fn notice(&self, text: &'static str, terminal: bool) {
         let channel = &self.0.channel;

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use teleport_core::recording::{Kept, OutputStream, RecordedEvent, Recorder, SessionEnd};
+use teleport_core::recording::{Failure, Kept, OutputStream, RecordedEvent, Recorder, SessionEnd};
 
 use super::Spool;
 use super::worker::Message;
@@ -130,6 +130,10 @@ impl Recorder for SpoolRecorder {
 
     fn failed(&self) -> bool {
         self.live.failed()
+    }
+
+    fn failure(&self) -> Option<Failure> {
+        self.is_strict().then(|| Box::pin(self.live.failure().cancelled_owned()) as Failure)
     }
 }
 

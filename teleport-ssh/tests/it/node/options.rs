@@ -1,9 +1,16 @@
 //! What roles say of copying files and of recordings; and that everything which is refused is in the audit log.
 
+use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
+use teleport_core::access::SessionRecording;
+use teleport_core::recording::{Failure, OutputStream, Recorder, RecordingMeta, SessionEnd};
 use teleport_core::resource::{RecordSession, RecordingMode, RoleOptions};
-use teleport_ssh::record::{Spool, SpoolLimits};
+use teleport_ssh::record::{Recorders, Spool, SpoolError, SpoolLimits};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio_util::sync::CancellationToken;
 
 use super::commands::access;
 use super::hostile::client;
@@ -87,6 +94,58 @@ async fn a_session_that_must_be_recorded_ends_when_it_cannot_be() {
     let output = node.run(&[], &["head -c 1000000 /dev/urandom; echo over; exit 4"]).await;
     assert!(output.stdout.ends_with(b"over\n"));
     assert_eq!((output.stdout.len(), output.status.code()), (1_000_005, Some(4)));
+}
+
+/// Recorders that fail when the test says so.
+#[derive(Debug, Default)]
+struct Failing(CancellationToken);
+
+impl Recorders for Failing {
+    fn start(&self, _: RecordingMeta, _: SessionRecording) -> Result<Box<dyn Recorder>, SpoolError> {
+        Ok(Box::new(FailingRecorder(self.0.clone())))
+    }
+}
+
+#[derive(Debug)]
+struct FailingRecorder(CancellationToken);
+
+impl Recorder for FailingRecorder {
+    fn output(&mut self, _: Duration, _: OutputStream, _: &Bytes) {}
+    fn resize(&mut self, _: Duration, _: u16, _: u16) {}
+    fn finish(&mut self, _: Duration, _: SessionEnd) {}
+    fn failed(&self) -> bool {
+        self.0.is_cancelled()
+    }
+    fn failure(&self) -> Option<Failure> {
+        Some(Box::pin(self.0.clone().cancelled_owned()))
+    }
+}
+
+/// What is recorded is written a little later than it is shown, and fails then: a session that shows nothing more must not go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_cannot_be_recorded_any_more_ends_while_it_shows_nothing() {
+    for terminal in [&[][..], &["-tt"]] {
+        let failing = Failing::default();
+        let failure = failing.0.clone();
+        let node = TestNode::with(|builder| builder.recorders(Arc::new(failing))).await;
+        options(&node, recording(RecordingMode::Strict)).await;
+        let mut client = node.ssh();
+        client.args(terminal).args(["127.0.0.1", "echo up; exec sleep 300"]);
+        let mut client = client.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
+        let up = tokio::time::timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
+        assert_eq!(up.as_deref(), Some("up"));
+        failure.cancel();
+        let ended = tokio::time::timeout(PATIENCE, client.wait_with_output()).await.unwrap().unwrap();
+        assert_eq!(ended.status.code(), Some(255));
+        let mut told = text(&ended.stderr);
+        while let Some(line) = lines.next_line().await.unwrap() {
+            told.push_str(&line);
+        }
+        assert!(told.contains("the session can no longer be recorded, so it ends"), "{told}");
+        let event = node.auth.event("T2004I", |_| true).await;
+        assert_eq!(event.fields["reason"], "the session could not be recorded");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
