@@ -113,4 +113,5 @@ pub mod sftp;
 mod socket_file;
 mod splice;
 pub mod sys;
+pub mod tunnel;
 pub mod view;

@@ -49,7 +49,7 @@ impl NodeRoute {
     }
 
     /// All that is known of it.
-    pub(super) fn record(&self) -> &NodeRecord {
+    pub(crate) fn record(&self) -> &NodeRecord {
         &self.node.record
     }
 

@@ -47,6 +47,12 @@ impl TcpConnector {
         Self { addresses: addresses.into_iter().map(Into::into).collect(), next: AtomicUsize::new(0) }
     }
 
+    /// To the address behind the one that was dialled last: to all of them in turns.
+    pub(crate) async fn next(&self) -> io::Result<TcpStream> {
+        self.next.fetch_add(1, Ordering::Relaxed);
+        self.tcp().await
+    }
+
     pub(crate) async fn tcp(&self) -> io::Result<TcpStream> {
         let mut failure = io::Error::new(io::ErrorKind::NotFound, "no address is known");
         let first = self.next.load(Ordering::Relaxed);
