@@ -36,6 +36,8 @@ pub struct Overrides {
     pub nodename: Option<String>,
     /// `--auth-server`
     pub auth_server: Option<String>,
+    /// `--proxy-server`
+    pub proxy_server: Option<String>,
     /// `--token`
     pub token: Option<String>,
     /// `--ca-pin`
@@ -171,7 +173,9 @@ pub struct ProxySettings {
 /// The node.
 #[derive(Clone, Debug)]
 pub struct NodeSettings {
-    /// Where it listens.
+    /// Whether it listens nowhere and has tunnels to the proxies, which are where the way to the auth service begins.
+    pub tunnels: bool,
+    /// Where it listens, if it does.
     pub listen: SocketAddr,
     /// Names and addresses that proxies reach it by.
     pub public_addresses: Vec<String>,
@@ -310,7 +314,10 @@ impl Settings {
     pub fn resolve(file: FileConfig, flags: Overrides) -> Result<Self> {
         let enabled = |section: Option<YesNo>| section.is_none_or(|yes| yes.0);
         let shared = file.teleport;
-        let auth_server = flags.auth_server.clone().or(shared.auth_server).or(shared.proxy_server);
+        let Server { name: auth_server, is_proxy } = Server::of(
+            (flags.proxy_server.clone(), flags.auth_server.clone()),
+            (shared.proxy_server, shared.auth_server),
+        );
         let roles = match flags.roles {
             Some(roles) => roles,
             None => {
@@ -319,6 +326,7 @@ impl Settings {
                 if enabled(file.auth_service.enabled)
                     && (auth_server.is_none() || file.auth_service.enabled.is_some())
                     && flags.auth_server.is_none()
+                    && flags.proxy_server.is_none()
                 {
                     roles.push(HostRole::Auth);
                 }
@@ -412,6 +420,8 @@ impl Settings {
                 None => Labels::new(file.ssh_service.labels).context("ssh_service.labels")?,
             };
             Some(NodeSettings {
+                // Whoever says where it listens wants it to listen.
+                tunnels: is_proxy && file.ssh_service.listen_addr.is_none(),
                 listen: address(
                     file.ssh_service.listen_addr.as_deref(),
                     3022,
@@ -434,7 +444,7 @@ impl Settings {
         } else {
             None
         };
-        let auth_servers: Vec<String> = auth_server.iter().map(|text| with_port(text, 3025)).collect();
+        let auth_servers: Vec<String> = auth_server.into_iter().collect();
         if auth.is_none() && auth_servers.is_empty() {
             bail!(
                 "where is the auth service? say --auth-server=host:3025 (or run it here: --roles=auth,proxy,node)"
@@ -458,6 +468,30 @@ impl Settings {
             require_ca_pin: flags.require_ca_pin || shared.require_ca_pin,
             diag_addr: diag_addr(flags.diag_addr.or(shared.diag_addr).as_deref())?,
         })
+    }
+}
+
+/// The way to the auth service, `host:port`, and whether it begins at the web port of a proxy.
+struct Server {
+    name: Option<String>,
+    is_proxy: bool,
+}
+
+impl Server {
+    /// What the command line says, or else the file; each a proxy and an auth service. The web ports that everybody uses say by themselves that
+    /// a proxy is meant.
+    fn of(flags: (Option<String>, Option<String>), file: (Option<String>, Option<String>)) -> Self {
+        let said = |(proxy, auth): (Option<String>, Option<String>)| match (proxy, auth) {
+            (Some(proxy), _) => Some((with_port(&proxy, 3080), true)),
+            (None, Some(auth)) => {
+                let name = with_port(&auth, 3025);
+                let is_proxy = name.ends_with(":3080") || name.ends_with(":443");
+                Some((name, is_proxy))
+            }
+            (None, None) => None,
+        };
+        let (name, is_proxy) = said(flags).or_else(|| said(file)).unzip();
+        Self { name, is_proxy: is_proxy.unwrap_or_default() }
     }
 }
 

@@ -13,6 +13,7 @@ use teleport_ssh::proxy::{Direct, ProxyServer};
 use teleport_ssh::proxy_web::{ProxyWeb, WebCertificate};
 use teleport_ssh::record::{Spool, SpoolLimits, Uploader};
 use teleport_ssh::rpc::AuthClient;
+use teleport_ssh::tunnel::Tunnels;
 
 use super::data_dir::DataDir;
 use super::diagnostics::{Diagnostics, Needs, Service};
@@ -36,6 +37,8 @@ pub(super) async fn start(
     (services, diagnostics): (&Services, &Diagnostics),
 ) -> Result<(SocketAddr, SocketAddr)> {
     let access: Arc<dyn ProxyAccess> = Arc::<AuthClient>::clone(&member.api);
+    let direct = Direct::new().openssh_local_addresses(proxy.openssh_local_addresses);
+    let tunnels = Tunnels::new(Arc::new(direct));
     let ssh = ProxyServer::builder(
         member.identity.clone(),
         Arc::clone(&access),
@@ -43,7 +46,7 @@ pub(super) async fn start(
         Arc::clone(&os.entropy),
     )
     .listen(proxy.ssh_listen)
-    .dialer(Arc::new(Direct::new().openssh_local_addresses(proxy.openssh_local_addresses)))
+    .dialer(Arc::new(tunnels.clone()))
     .stand_ins(stand_ins(member, data_dir, os, back)?)
     .bind()
     .await
@@ -53,6 +56,7 @@ pub(super) async fn start(
     let mut web = ProxyWeb::builder(access, member.identity.clone(), Arc::clone(&os.clock))
         .listen(proxy.web_listen)
         .pass_to(Arc::clone(&member.connector))
+        .tunnels(tunnels.clone())
         .ssh_address(ssh_public.clone());
     if let Some((key, chain)) = &proxy.https {
         let read = |path: &std::path::Path| {

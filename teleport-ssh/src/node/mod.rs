@@ -411,7 +411,7 @@ pub struct BoundNode {
 
 impl fmt::Debug for BoundNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BoundNode").field("local", &self.local_addr()).finish_non_exhaustive()
+        f.debug_struct("BoundNode").field("local", &self.local_addr().ok()).finish_non_exhaustive()
     }
 }
 
@@ -446,11 +446,14 @@ impl NodeStatus {
 }
 
 impl BoundNode {
-    /// Where the node listens; nowhere if it has tunnels.
-    pub const fn local_addr(&self) -> Option<SocketAddr> {
+    /// Where the node listens.
+    ///
+    /// # Errors
+    /// [`AddrNotAvailable`](std::io::ErrorKind::AddrNotAvailable) if it has tunnels instead.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
         match &self.way {
-            Way::Port(_, local) => Some(*local),
-            Way::Tunnels(_) => None,
+            Way::Port(_, local) => Ok(*local),
+            Way::Tunnels(_) => Err(std::io::ErrorKind::AddrNotAvailable.into()),
         }
     }
 
