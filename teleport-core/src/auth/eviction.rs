@@ -1,20 +1,20 @@
 //! Hosts are removed: from then on nothing is done for them, whatever certificates they still hold.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::stream::{self, BoxStream, StreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::context::{OpContext, contended};
 use super::policy::Permit;
-use super::{Caller, Inner, active};
+use super::{Inner, active};
 use crate::api::{ApiError, ApiErrorKind, ApiResult};
 use crate::audit::{AuditEvent, EventKind};
+use crate::cert::HostIdentity;
 use crate::clock::Timestamp;
 use crate::id::{HostId, HostRole};
-use crate::storage::{Action, BackendExt, Batch, Condition, Item, Record, Repo, Watch, WatchEnd, WatchEvent};
+use crate::storage::{Action, BackendExt, Batch, Condition, Item, Record, Repo, WatchEnd, WatchEvent};
 
 /// How often an eviction is tried again when the host changes at the same moment.
 const ATTEMPTS: usize = 16;
@@ -157,57 +157,21 @@ pub(super) async fn evict(call: &OpContext<'_>, _permit: Permit<'_>, host: HostI
     Err(contended())
 }
 
-/// Tells when a host is removed.
-struct Membership {
-    auth: Arc<Inner>,
-    host: HostId,
-    watch: Option<Watch>,
-}
-
-impl Membership {
-    /// Waits until the host is removed. Cancel safe.
-    async fn evicted(&mut self) -> ApiResult<()> {
+/// Resolves when the host is removed.
+pub(super) async fn removed(auth: &Inner, host: &HostIdentity) -> ApiResult<()> {
+    loop {
+        // Watched first and asked then, so that nothing falls between.
+        let mut watch = auth.evicted.watch().await?;
+        if is_evicted(auth, host.host_id).await? {
+            return Ok(());
+        }
         loop {
-            let Some(watch) = &mut self.watch else {
-                // Watched first and asked then, so that nothing falls between. Kept only once the answer is there: who drops
-                // this in between, as each item of the stream does, has to be answered by the next call.
-                let watch = self.auth.evicted.watch().await?;
-                if is_evicted(&self.auth, self.host).await? {
-                    return Ok(());
-                }
-                self.watch = Some(watch);
-                continue;
-            };
             match watch.next().await {
-                Ok(WatchEvent::Put(item)) if item.key.leaf() == self.host.to_string() => return Ok(()),
+                Ok(WatchEvent::Put(item)) if item.key.leaf() == host.host_id.to_string() => return Ok(()),
                 Ok(_) => {}
-                Err(WatchEnd::Lagged) => self.watch = None,
+                Err(WatchEnd::Lagged) => break,
                 Err(end @ WatchEnd::Closed) => return Err(ApiError::unavailable(end)),
             }
         }
     }
-}
-
-/// The stream as it is for the caller: that of a host ends when the host is removed, with the error that says so and before
-/// anything that comes later.
-pub(super) fn while_member<T: Send + 'static>(
-    auth: &Arc<Inner>,
-    caller: &Caller,
-    items: BoxStream<'static, ApiResult<T>>,
-) -> BoxStream<'static, ApiResult<T>> {
-    let Some(host) = caller.host().filter(|host| host.role != HostRole::Auth) else { return items };
-    let mut membership = Membership { auth: Arc::clone(auth), host: host.host_id, watch: None };
-    // One future for all items: items that come faster than the storage answers must not put the question off for ever.
-    let evicted = Box::pin(async move { membership.evicted().await });
-    stream::unfold(Some((evicted, items)), |state| async move {
-        let (mut evicted, mut items) = state?;
-        let item = tokio::select! {
-            biased;
-            outcome = &mut evicted => Some(Err(outcome.err().unwrap_or_else(ApiError::evicted))),
-            item = items.next() => item,
-        }?;
-        let goes_on = item.is_ok();
-        Some((item, goes_on.then_some((evicted, items))))
-    })
-    .boxed()
 }

@@ -1,22 +1,19 @@
 //! What locks mean for the auth service itself: no certificates, no calls, no signs of life.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::stream::{self, BoxStream, StreamExt};
-
+use super::Inner;
 use super::context::OpContext;
 use super::follow::{self, Followed, change};
 use super::policy::Operation;
-use super::{Caller, Inner};
 use crate::access::{AccessChecker, Subject};
 use crate::api::{ApiError, ApiResult};
-use crate::cert::{Identity, UserGrant};
+use crate::cert::{HostIdentity, Identity, UserGrant};
 use crate::clock::Timestamp;
 use crate::id::{HostId, HostRole, NodeName, RoleName};
 use crate::lock::{Knowledge, LockSet, LockSubject, Locked};
 use crate::resource::{Lock, LockMode};
-use crate::storage::{Item, Revision, Watch, WatchEnd};
+use crate::storage::{Item, Revision, WatchEnd};
 
 /// Of one that cannot be read it is not known whom it targets.
 impl Followed for Lock {
@@ -105,68 +102,24 @@ pub(super) async fn check_host(
     Ok(call.locks().await?.check(&LockSubject::default().node(id, name), call.now))
 }
 
-/// Tells when a host is locked.
-struct Lookout {
-    auth: Arc<Inner>,
-    host: HostId,
-    name: NodeName,
-    watch: Option<Watch>,
-}
-
-impl Lookout {
-    /// Waits until the host is locked. Cancel safe.
-    async fn locked(&mut self) -> ApiResult<Locked> {
+/// Resolves when the host is locked.
+pub(super) async fn locked(auth: &Inner, host: &HostIdentity) -> ApiResult<Locked> {
+    loop {
+        // Watched first and asked then, so that nothing falls between.
+        let mut watch = auth.locks.watch().await?;
+        let mut told = Revision::ZERO;
         loop {
-            let Some(watch) = &mut self.watch else {
-                // Watched first and asked then, so that nothing falls between.
-                self.watch = Some(self.auth.locks.watch().await?);
-                if let Err(locked) = self.check(Revision::ZERO).await? {
-                    return Ok(locked);
-                }
-                continue;
-            };
-            let told = match watch.next().await {
-                Ok(event) => change(&event),
-                Err(WatchEnd::Lagged) => {
-                    self.watch = None;
-                    continue;
-                }
-                Err(end @ WatchEnd::Closed) => return Err(ApiError::unavailable(end)),
-            };
-            if let Err(locked) = self.check(told).await? {
+            // By what is at least as new as the commit that was told of.
+            let now = auth.ports.clock.now();
+            let locks = auth.lock_cache.current_since(now, told).await?;
+            if let Err(locked) = locks.check(&LockSubject::default().node(host.host_id, &host.name), now) {
                 return Ok(locked);
+            }
+            match watch.next().await {
+                Ok(event) => told = change(&event),
+                Err(WatchEnd::Lagged) => break,
+                Err(end @ WatchEnd::Closed) => return Err(ApiError::unavailable(end)),
             }
         }
     }
-
-    /// By what is at least as new as the commit that was told of.
-    async fn check(&self, told: Revision) -> ApiResult<Result<(), Locked>> {
-        let now = self.auth.ports.clock.now();
-        let locks = self.auth.lock_cache.current_since(now, told).await?;
-        Ok(locks.check(&LockSubject::default().node(self.host, &self.name), now))
-    }
-}
-
-/// The stream as it is for the caller: that of a host ends when the host is locked, with the error that says so.
-pub(super) fn while_unlocked<T: Send + 'static>(
-    auth: &Arc<Inner>,
-    caller: &Caller,
-    items: BoxStream<'static, ApiResult<T>>,
-) -> BoxStream<'static, ApiResult<T>> {
-    let Some(host) = caller.host().filter(|host| host.role != HostRole::Auth) else { return items };
-    let mut lookout =
-        Lookout { auth: Arc::clone(auth), host: host.host_id, name: host.name.clone(), watch: None };
-    // One future for all items, as with removed hosts.
-    let locked = Box::pin(async move { lookout.locked().await });
-    stream::unfold(Some((locked, items)), |state| async move {
-        let (mut locked, mut items) = state?;
-        let item = tokio::select! {
-            biased;
-            outcome = &mut locked => Some(Err(outcome.map_or_else(|error| error, |locked| ApiError::locked(&locked)))),
-            item = items.next() => item,
-        }?;
-        let goes_on = item.is_ok();
-        Some((item, goes_on.then_some((locked, items))))
-    })
-    .boxed()
 }

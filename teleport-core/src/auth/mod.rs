@@ -19,6 +19,7 @@ mod devices;
 mod documents;
 mod eviction;
 mod follow;
+mod guarded;
 mod guessers;
 mod handle;
 mod invites;

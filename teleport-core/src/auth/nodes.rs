@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::{self, BoxStream};
 
 use super::context::OpContext;
-use super::eviction::while_member;
+use super::guarded::{Until, guarded};
 use super::policy::{Permit, Scope};
-use super::{Caller, Inner, locks, withdrawn};
+use super::{Caller, Inner, withdrawn};
 use crate::access::{AccessChecker, Subject};
 use crate::api::{ApiError, ApiResult, NodeEvent};
 use crate::clock::Timestamp;
@@ -118,6 +118,5 @@ pub(super) async fn watch(
         watching.over = event.is_err();
         Some((event, watching))
     });
-    let events = locks::while_unlocked(auth, call.caller, events.boxed());
-    Ok(while_member(auth, call.caller, events))
+    Ok(guarded(auth, call.caller, Until::RemovedOrLocked, events))
 }

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use futures_util::stream::{self, BoxStream, StreamExt};
+use futures_util::stream::{self, BoxStream};
 
 use super::context::OpContext;
-use super::eviction::{self, while_member};
 use super::follow::change;
+use super::guarded::{Until, guarded};
 use super::policy::Permit;
 use super::presence::ProxySources;
-use super::{Caller, Inner, active, nodes, withdrawn};
+use super::{Caller, Inner, active, eviction, nodes, withdrawn};
 use crate::api::{AccessView, ApiError, ApiResult, ClusterStatus, Ping, Proxy, ProxyRecord};
 use crate::clock::Timestamp;
 use crate::resource::{NODE_ONLINE_FOR, NODE_RETENTION};
@@ -233,5 +233,5 @@ pub(super) async fn watch(
         watching.over = view.is_err();
         Some((view, watching))
     });
-    Ok(while_member(auth, call.caller, views.boxed()))
+    Ok(guarded(auth, call.caller, Until::Removed, views))
 }

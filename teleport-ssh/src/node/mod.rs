@@ -285,8 +285,7 @@ impl NodeBuilder {
             proxies if proxies.is_empty() => {
                 let listener = listener::bind(self.listen).map_err(bind_error)?;
                 let local = listener.local_addr();
-                let local =
-                    local.map_err(|source| bind_error(BindError { address: self.listen, source }))?;
+                let local = local.map_err(|source| bind_error(BindError { address: self.listen, source }))?;
                 Way::Port(listener, local)
             }
             proxies => Way::Tunnels(proxies),

@@ -153,12 +153,7 @@ pub fn candidates_table<'n>(nodes: impl IntoIterator<Item = &'n Node>) -> String
             labels.truncate(at);
             labels.push('…');
         }
-        [
-            record.name.to_string(),
-            record.host_id.to_string(),
-            record.shown_address().to_owned(),
-            labels,
-        ]
+        [record.name.to_string(), record.host_id.to_string(), record.shown_address().to_owned(), labels]
     };
     let headings = ["Node Name", "Node ID", "Address", "Labels"].map(str::to_owned);
     let rows: Vec<[String; 4]> = std::iter::once(headings).chain(nodes.into_iter().map(cells)).collect();

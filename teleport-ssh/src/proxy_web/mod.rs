@@ -197,9 +197,9 @@ impl ProxyWebBuilder {
         let throttle = Throttle::new(self.rates, Arc::clone(&self.clock));
         let connections = Connections {
             routes: Arc::new(Routes::new(Arc::clone(&self.api), throttle, self.ssh_address)),
-            tunnels: self.tunnels.map(|tunnels| {
-                TunnelDoor::new(tunnels, self.identity.clone(), Arc::clone(&self.clock))
-            }),
+            tunnels: self
+                .tunnels
+                .map(|tunnels| TunnelDoor::new(tunnels, self.identity.clone(), Arc::clone(&self.clock))),
             tls: certificate::server_config(self.identity.clone(), self.certificate, self.clock),
             passes: self
                 .auth

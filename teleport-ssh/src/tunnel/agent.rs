@@ -23,8 +23,8 @@ use super::health::{self, Health};
 use super::stream::{TunnelStream, failure};
 use super::{ALL_WINDOWS, ALPN, FRAME, MAX_HEADERS, MAX_STREAMS, SEND_BUFFER, WINDOW, path};
 use crate::identity::HostMaterial;
-use crate::rpc::tls::{ServerTrust, TlsIdentity, client_config, server_roles};
 use crate::rpc::BoxedIo;
+use crate::rpc::tls::{ServerTrust, TlsIdentity, client_config, server_roles};
 use crate::rpc::x509::named_host;
 
 /// How long TLS and the beginning of HTTP/2 may take, each.
@@ -59,9 +59,8 @@ pub(super) async fn connect(
     let identity =
         TlsIdentity { certificate: material.tls_certificate.clone(), key: material.tls.to_rustls() };
     let trust = ServerTrust::Bundle(material.trust.clone());
-    let config =
-        client_config(trust, server_roles::PROXY, Some(identity), vec![ALPN.to_vec()], clock, None)
-            .map_err(io::Error::other)?;
+    let config = client_config(trust, server_roles::PROXY, Some(identity), vec![ALPN.to_vec()], clock, None)
+        .map_err(io::Error::other)?;
     let ends = (tcp.peer_addr()?, tcp.local_addr()?);
     let name = ServerName::try_from(SERVICE_DNS_NAME).map_err(io::Error::other)?;
     let shaking = TlsConnector::from(Arc::new(config)).connect(name, tcp);

@@ -65,11 +65,7 @@ fn is_missing(known: &BTreeSet<HostId>, held: &BTreeSet<HostId>) -> bool {
 
 /// Keeps tunnels to all proxies until `shutdown` drains, and then those that have streams, until it aborts. `accept` takes each stream, and
 /// returns soon.
-pub(crate) async fn serve(
-    pool: Pool,
-    shutdown: Shutdown,
-    accept: Arc<dyn Fn(BoxedIo, Ends) + Send + Sync>,
-) {
+pub(crate) async fn serve(pool: Pool, shutdown: Shutdown, accept: Arc<dyn Fn(BoxedIo, Ends) + Send + Sync>) {
     let connector = TcpConnector::new(pool.addresses.iter().cloned());
     let scope = TaskScope::new();
     let (news, mut changed) = mpsc::channel(1);
