@@ -20,6 +20,7 @@
 //! | [`storing_recordings`] | where recordings lie, who can read them there, how long they stay |
 //! | [`backends`] | where the state is: redb, etcd, PostgreSQL; how a cluster moves |
 //! | [`diagnostics`] | how a daemon is watched: whether it is well, and its figures |
+//! | [`tunnels`] | nodes that open no port: how they are reached, and what happens when networks break |
 //! | [`defaults`] | every number, and its reason |
 
 #[doc = include_str!("audit_events.md")]
@@ -62,3 +63,5 @@ pub mod storing_recordings {}
 pub mod threat_model {}
 #[doc = include_str!("trust_and_keys.md")]
 pub mod trust_and_keys {}
+#[doc = include_str!("tunnels.md")]
+pub mod tunnels {}

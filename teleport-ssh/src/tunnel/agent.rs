@@ -13,6 +13,7 @@ use rustls::pki_types::ServerName;
 use teleport_core::cert::SERVICE_DNS_NAME;
 use teleport_core::clock::Clock;
 use teleport_core::id::HostId;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
@@ -81,6 +82,16 @@ pub(super) async fn attend(
     accept: &(dyn Fn(BoxedIo, Ends) + Send + Sync),
 ) -> io::Result<()> {
     let Dialled { tls, ends, .. } = dialled;
+    speak(tls, ends, strings, accept).await
+}
+
+/// The same over any stream.
+pub(super) async fn speak(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin,
+    ends: Ends,
+    strings: &Strings,
+    accept: &(dyn Fn(BoxedIo, Ends) + Send + Sync),
+) -> io::Result<()> {
     let beginning = h2::server::Builder::new()
         .initial_window_size(WINDOW)
         .initial_connection_window_size(ALL_WINDOWS)
@@ -89,7 +100,7 @@ pub(super) async fn attend(
         .max_header_list_size(MAX_HEADERS)
         .max_send_buffer_size(SEND_BUFFER)
         .header_table_size(0)
-        .handshake::<_, Bytes>(tls);
+        .handshake::<_, Bytes>(stream);
     let mut connection: Connection<_, Bytes> =
         tokio::time::timeout(HANDSHAKE, beginning).await?.map_err(failure)?;
     let pings = connection.ping_pong();

@@ -21,6 +21,8 @@ mod health;
 mod hub;
 mod pool;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub use self::hub::Tunnels;
 pub(crate) use self::pool::{Pool, serve};

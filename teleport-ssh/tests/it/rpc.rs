@@ -14,6 +14,7 @@ mod passes;
 mod pinned;
 mod strangers;
 mod suite;
+mod tunnels;
 mod watch;
 mod web;
 mod world;
