@@ -77,7 +77,7 @@ fn configuration(dir: &Path, roles: &[&str], more: &str, more_auth: &str) -> Res
     let text = format!(
         "version: v3\nteleport:\n  nodename: {name}\n  data_dir: {data}\n  log:\n    severity: warn\n{more}\
          auth_service:\n  enabled: {auth}\n  cluster_name: bench\n  listen_addr: 127.0.0.1:0\n  tokens: [\"node:{TOKEN}\"]\n{more_auth}\
-         proxy_service:\n  enabled: {proxy}\n  web_listen_addr: 127.0.0.1:0\n  listen_addr: 127.0.0.1:0\n\
+         proxy_service:\n  enabled: {proxy}\n  web_listen_addr: 127.0.0.1:0\n  listen_addr: 127.0.0.1:0\n  local_addresses: yes\n\
          ssh_service:\n  enabled: {node}\n  listen_addr: 127.0.0.1:0\n",
         data = dir.join("data").display(),
         auth = enabled("auth"),

@@ -212,8 +212,8 @@ pub struct ProxySection {
     pub public_addr: Option<OneOrMany>,
     /// Certificates for HTTPS, instead of the cluster's own.
     pub https_keypairs: Vec<KeyPair>,
-    /// Whether it connects to registered SSH servers at loopback and link-local addresses.
-    pub openssh_local_addresses: Option<YesNo>,
+    /// Whether it connects to nodes at loopback, link-local and cloud metadata addresses.
+    pub local_addresses: Option<YesNo>,
 }
 
 /// A certificate chain and its key, PEM files.

@@ -137,8 +137,8 @@ pub fn sample(settings: &Settings) -> String {
          \x20 listen_addr: 0.0.0.0:3023\n\
          \x20 # public_addr: proxy.example.com:3080\n\
          \x20 # https_keypairs: [{{key_file: /etc/ssl/proxy.key, cert_file: /etc/ssl/proxy.pem}}]\n\
-         \x20 # Whether registered SSH servers may be at loopback and link-local addresses: the sshd of this very machine.\n\
-         \x20 openssh_local_addresses: no\n\
+         \x20 # Whether nodes may be at loopback and link-local addresses: other services of this very machine. The node below may.\n\
+         \x20 local_addresses: no\n\
          ssh_service:\n\
          \x20 enabled: {node}\n\
          \x20 listen_addr: 0.0.0.0:3022\n\

@@ -164,8 +164,9 @@ pub struct ProxySettings {
     pub public_port: Option<u16>,
     /// Key and certificate files for HTTPS.
     pub https: Option<(PathBuf, PathBuf)>,
-    /// Whether it connects to registered SSH servers at loopback and link-local addresses, as to one of its own machine.
-    pub openssh_local_addresses: bool,
+    /// Whether it connects to nodes at loopback, link-local and cloud metadata addresses, as to others of its own machine. To the node of
+    /// this very process it does in any case.
+    pub local_addresses: bool,
 }
 
 /// The node.
@@ -401,7 +402,7 @@ impl Settings {
                 public_addresses: hosts(section.public_addr),
                 public_port,
                 https,
-                openssh_local_addresses: section.openssh_local_addresses.is_some_and(|YesNo(yes)| yes),
+                local_addresses: section.local_addresses.is_some_and(|YesNo(yes)| yes),
             })
         } else {
             None

@@ -34,6 +34,7 @@ use teleport_ssh::rpc::{AuthClient, AuthServer, ClientIdentity, PipeConnector, p
 
 use self::auth::LocalAuth;
 use self::data_dir::DataDir;
+pub(crate) use self::data_dir::prepare as prepare_data_dir;
 use self::diagnostics::{Diagnostics, Needs, Server, Service};
 use self::member::{Member, Members};
 use self::membership::{Services, is_removal};

@@ -36,6 +36,10 @@ pub(super) async fn start(
     (services, diagnostics): (&Services, &Diagnostics),
 ) -> Result<(SocketAddr, SocketAddr)> {
     let access: Arc<dyn ProxyAccess> = Arc::<AuthClient>::clone(&member.api);
+    let mut dialer = Direct::new().local_addresses(proxy.local_addresses);
+    if settings.node.is_some() {
+        dialer = dialer.own_node(super::member::store(data_dir, HostRole::Node)?.host_id(&*os.entropy)?);
+    }
     let ssh = ProxyServer::builder(
         member.identity.clone(),
         Arc::clone(&access),
@@ -43,7 +47,7 @@ pub(super) async fn start(
         Arc::clone(&os.entropy),
     )
     .listen(proxy.ssh_listen)
-    .dialer(Arc::new(Direct::new().openssh_local_addresses(proxy.openssh_local_addresses)))
+    .dialer(Arc::new(dialer))
     .stand_ins(stand_ins(member, data_dir, os, back)?)
     .bind()
     .await

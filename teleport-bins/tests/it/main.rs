@@ -12,6 +12,7 @@ mod account;
 mod agentless;
 mod audit;
 mod diagnostics;
+mod dialling;
 mod disk_faults;
 mod eviction;
 mod examples;
