@@ -53,6 +53,7 @@ impl World {
         FileAuditLog::builder(self.path(), self.clock.clone(), Arc::new(SystemEntropy::new()))
             .config(self.config)
             .checkpoints(Checkpoints {
+                service: None,
                 cluster: ClusterName::new("example.com").unwrap(),
                 signer: self.signer.clone(),
                 storage: Arc::clone(&self.storage),
@@ -772,6 +773,7 @@ async fn what_was_dropped_is_not_forgotten_when_its_entry_cannot_be_written() {
     collect.full.store(true, std::sync::atomic::Ordering::SeqCst);
     let log = FileAuditLog::builder(world.path(), world.clock.clone(), flaky.clone());
     let log = log.config(world.config).forwarder(collect.clone()).checkpoints(Checkpoints {
+        service: None,
         cluster: ClusterName::new("example.com").unwrap(),
         signer: world.signer.clone(),
         storage: Arc::clone(&world.storage),
@@ -887,6 +889,7 @@ pub(crate) async fn fill(directory: &Path) {
     let mut world = World::new();
     let log = FileAuditLog::builder(directory, world.clock.clone(), Arc::new(SystemEntropy::new()))
         .checkpoints(Checkpoints {
+            service: None,
             cluster: ClusterName::new("example.com").unwrap(),
             signer: world.signer.clone(),
             storage: Arc::clone(&world.storage),
@@ -982,6 +985,7 @@ fn a_log_that_is_killed_again_and_again_stays_whole() {
 pub(crate) async fn log_until_killed(directory: &Path) {
     let clock = Arc::new(ManualClock::new(NOON));
     let checkpoints = Checkpoints {
+        service: None,
         cluster: ClusterName::new("example.com").unwrap(),
         signer: Arc::new(KnownKeySigner::new(1)),
         // Every life begins with an empty one: what it remembered is tested elsewhere.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use teleport_backend::audit::file::{Checkpoints, FileAuditLog};
+use teleport_backend::audit::file::{Checkpoints, FileAuditLog, Service};
 use teleport_backend::audit::index::IndexedAuditLog;
 use teleport_ca::{AuditKey, CaError, CertificateAuthority};
 use teleport_core::api::{AdminApi, CreateToken, HostCredentials, JoinRequest, PublicApi};
@@ -38,10 +38,11 @@ pub(super) struct LocalAuth {
 impl LocalAuth {
     pub(super) async fn open(
         settings: &AuthSettings,
-        default_name: &str,
+        own: &Service,
         data_dir: &DataDir,
         os: &Os,
     ) -> Result<Self> {
+        let default_name = own.owner.name.as_str();
         let static_tokens = static_tokens(&settings.static_tokens)?;
         let sealer =
             teleport_ca::seal::Sealer::new(&data_dir.master_key(&*os.entropy)?, Arc::clone(&os.entropy))
@@ -114,6 +115,7 @@ impl LocalAuth {
             cluster: cluster.clone(),
             signer: Arc::new(key),
             storage: Arc::clone(&backend),
+            service: Some(own.clone()),
         });
         for to in &settings.audit.forward {
             log = log.forwarder(Forwarder::start(to.clone(), default_name.to_owned())?);

@@ -21,7 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use teleport_backend::audit::file;
 use teleport_core::api::{ApiError, AuthApi};
+use teleport_core::audit::chain::LogOwner;
 use teleport_core::auth::Caller;
 use teleport_core::cert::CaPin;
 use teleport_core::clock::{Clock, SystemClock};
@@ -162,10 +164,13 @@ impl Daemon {
         let mut auth_address = None;
         let mut local: Option<(LocalAuth, PipeConnector)> = None;
         if let Some(auth) = &settings.auth {
-            let service = LocalAuth::open(auth, settings.nodename.as_str(), &data_dir, &os).await?;
-            let hosts = addresses::own(&settings, auth.listen, &auth.public_addresses);
             let store = member::store(&data_dir, HostRole::Auth)?;
+            let is_new = store.load(HostRole::Auth)?.is_none();
             let host = member::host(&store, &settings, HostRole::Auth, &os)?;
+            let owner = LogOwner { service: host.host_id, name: host.name.clone() };
+            let own = file::Service { owner, is_new };
+            let service = LocalAuth::open(auth, &own, &data_dir, &os).await?;
+            let hosts = addresses::own(&settings, auth.listen, &auth.public_addresses);
             let identity = HostIdentityHandle::new(service.admit(&store, host, hosts.clone(), &os).await?);
             let (connector, listener) = pipe();
             let own = ClientIdentity::Host(identity.clone());

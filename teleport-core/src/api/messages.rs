@@ -293,7 +293,7 @@ pub struct ClusterStatus {
 pub struct AuditAnchors {
     /// The keys that sign checkpoints.
     pub keys: Vec<CheckpointKey>,
-    /// The newest checkpoint of each log, as the cluster's storage remembers it.
+    /// The newest checkpoint of each log, as the cluster's storage remembers it: those of every auth service.
     pub checkpoints: Vec<StoredCheckpoint>,
 }
 
