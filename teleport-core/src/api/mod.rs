@@ -33,7 +33,7 @@ pub use self::connections::{
 };
 pub use self::error::{ApiError, ApiErrorKind};
 pub use self::messages::{
-    AcceptInvite, AccessView, AuditAnchors, ClusterStatus, CreateToken, CreateUser, CreatedToken,
+    AcceptInvite, AccessView, AuditAnchors, AuthServerRecord, ClusterStatus, CreateToken, CreateUser, CreatedToken,
     HostCredentials, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, Proxy,
     ProxyRecord, RecordingQuery, ReissueRequest, RenewRequest, TokenInfo, TokenPurpose, UserInfo,
 };

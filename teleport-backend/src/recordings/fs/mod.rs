@@ -9,14 +9,19 @@
 //! sessions/<session>/lengths                   of the parts, 4 bytes each, little-endian
 //! sessions/<session>/complete.json             written last: from then on the recording is immutable
 //! deleted/<session>/…                          what is being removed
+//! locks/3f                                     empty: who writes to a session whose id begins so
+//! id                                           tells this place from others, see [`FsRecordingStore::id`]
 //! ```
+//!
+//! Several processes may write, on hosts that share the directory: they exclude each other by advisory locks (`flock`).
 //!
 //! Directories have mode 0700, files 0600. Names are made from parsed session ids and from numbers only.
 
 mod session;
 
 use std::collections::HashMap;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -28,6 +33,7 @@ use teleport_core::recording::{
     Completion, Form, Listing, PartDigests, Place, RecordingError, RecordingInfo, RecordingMeta,
     RecordingStore, Rewrite,
 };
+use uuid::Uuid;
 
 use self::session::Session;
 use crate::shared::files;
@@ -36,8 +42,10 @@ const DAYS: &str = "days";
 const USERS: &str = "users";
 const SESSIONS: &str = "sessions";
 const DELETED: &str = "deleted";
+const LOCKS: &str = "locks";
+const ID: &str = "id";
 
-/// A [`RecordingStore`] in a directory of a local file system. One process writes to it.
+/// A [`RecordingStore`] in a directory: of a local file system, or of one that several hosts share and that has locks.
 #[derive(Clone, Debug)]
 pub struct FsRecordingStore(Arc<Store>);
 
@@ -57,7 +65,7 @@ impl FsRecordingStore {
         let store = Self::existing(directory);
         store
             .run(|store| {
-                for name in [DAYS, USERS, SESSIONS, DELETED] {
+                for name in [DAYS, USERS, SESSIONS, DELETED, LOCKS] {
                     files::create_directory(&store.root.join(name))?;
                 }
                 Ok(files::sync_directory(&store.root)?)
@@ -69,6 +77,39 @@ impl FsRecordingStore {
     /// The store in `directory` as it is: nothing is made or written to read from it.
     pub fn existing(directory: impl AsRef<Path>) -> Self {
         Self(Arc::new(Store { locks: Mutex::default(), root: directory.as_ref().to_owned() }))
+    }
+
+    /// What tells this directory from every other one, by whatever path it is reached. One that has none gets `new`.
+    ///
+    /// # Errors
+    /// [`RecordingError::Unavailable`].
+    pub async fn id(&self, new: Uuid) -> Result<Uuid, RecordingError> {
+        self.run(move |store| {
+            let path = store.root.join(ID);
+            let known = || -> Result<Option<Uuid>, Failure> {
+                match std::fs::read_to_string(&path) {
+                    Ok(text) => text.trim().parse().map(Some).map_err(|_| Failure::Damaged(path.clone())),
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                    Err(error) => Err(error.into()),
+                }
+            };
+            if let Some(id) = known()? {
+                return Ok(id);
+            }
+            // Whole, and never in place of another one that was there first.
+            let draft = store.root.join(format!(".{ID}.{new}"));
+            let mut file = files::private().write(true).truncate(true).open(&draft)?;
+            writeln!(file, "{new}")?;
+            file.sync_all()?;
+            let linked = std::fs::hard_link(&draft, &path);
+            std::fs::remove_file(&draft)?;
+            match linked {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
+                _ => files::sync_directory(&store.root)?,
+            }
+            known()?.ok_or(Failure::NotFound)
+        })
+        .await
     }
 
     /// Runs file operations on the blocking pool. Dropping the future does not stop them.
@@ -129,7 +170,22 @@ impl Store {
     ) -> Result<T, Failure> {
         let lock = self.lock_of(session);
         let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _others = self.lock_against_others(session)?;
         run(self.session(session))
+    }
+
+    /// Keeps other processes from writing to a session, and to some others, until the file is closed.
+    fn lock_against_others(&self, session: SessionId) -> Result<File, Failure> {
+        let first = session.uuid().as_bytes().first().copied().unwrap_or_default();
+        let file = files::private()
+            .write(true)
+            .truncate(false)
+            .open(self.root.join(LOCKS).join(format!("{first:02x}")))?;
+        match file.lock() {
+            // There is nobody else: a file system without locks cannot be shared.
+            Err(error) if error.kind() != ErrorKind::Unsupported => Err(error.into()),
+            _ => Ok(file),
+        }
     }
 
     fn lock_of(&self, session: SessionId) -> Arc<Mutex<()>> {
