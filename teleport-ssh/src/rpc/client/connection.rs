@@ -200,7 +200,10 @@ impl Connections {
                     if left == 0 {
                         return Err(error);
                     }
-                    tracing::debug!(error = &error as &dyn std::error::Error, "one auth service does not answer");
+                    tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        "one auth service does not answer"
+                    );
                 }
                 live => return live,
             }
