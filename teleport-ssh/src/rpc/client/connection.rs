@@ -133,7 +133,11 @@ impl Connections {
     /// cannot be reached any more: the next call is for another connection, if there is another place then to that one. Those that
     /// still wait here go on.
     pub(super) fn doubt(&self, since: Instant) {
-        let Some(live) = self.live.load_full() else { return };
+        let Some(live) = self.live.load_full() else {
+            // All of the time went by before there was a connection.
+            self.connector.pass_over();
+            return;
+        };
         if live.is_silent_since(since) {
             self.forget(&live);
             self.connector.pass_over();
