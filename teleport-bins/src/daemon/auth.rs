@@ -215,12 +215,12 @@ impl LocalAuth {
 fn other_key(error: CaError, backend: &dyn Backend, data_dir: &DataDir) -> anyhow::Error {
     let CaError::Key { source: KeyError::Unreadable { .. } } = &error else { return error.into() };
     let path = data_dir.join(DataDir::MASTER_KEY);
-    let text = format!(
+    tracing::debug!(error = &error as &dyn std::error::Error, "the authority cannot be opened");
+    anyhow::anyhow!(
         "the master key {path} is not that of the cluster in {backend}: its secrets do not open. Every auth service of a cluster has the \
          same one; copy it from one that runs, `scp root@<its host>:{path} {path}`, keep it at mode 0600, and start again",
         path = path.display(),
-    );
-    anyhow::Error::new(error).context(text)
+    )
 }
 
 /// Refuses storage that was filled by half, before anything is written there.

@@ -286,10 +286,10 @@ impl Known {
         if self.others.is_empty() {
             return Vec::new();
         }
-        let mut lines = vec![format!(
-            "This says nothing of the {} of other auth services, which are proven where they are:",
-            plural(self.others.len() as u64, "log")
-        )];
+        let mut lines = vec![
+            "This says nothing of the logs of the cluster's other auth services, which are proven where they are:"
+                .to_owned(),
+        ];
         lines.extend(self.others.iter().map(|known| {
             let owner = known.owner.as_ref();
             let name = owner.map_or_else(String::new, |own| format!("{} ({})", own.name, own.service));

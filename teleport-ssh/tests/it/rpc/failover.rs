@@ -98,7 +98,7 @@ async fn a_service_that_hangs_is_left_after_the_time_of_a_call() {
             tokio::select! {
                 _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
                 // It keeps both open and passes nothing on.
-                _ = stalled.wait_for(|stalled| *stalled) => std::future::pending().await,
+                () = async { drop(stalled.wait_for(|stalled| *stalled).await) } => std::future::pending().await,
             }
         }
     })
