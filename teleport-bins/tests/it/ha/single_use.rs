@@ -120,8 +120,8 @@ async fn g2_a_code_and_an_invite_are_good_once_on_two_services(store: Store) {
             .unwrap_err();
     }
     let code = alice.app.code();
-    for number in 0..2 {
-        let proxy = ProxyAddress::parse(&proxies[number].0).unwrap();
+    for (number, (address, _)) in proxies.iter().enumerate() {
+        let proxy = ProxyAddress::parse(address).unwrap();
         let input = LoginInput {
             user: "alice".to_owned(),
             password: SecretString::new(alice.password.as_str()),
