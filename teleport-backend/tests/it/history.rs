@@ -335,7 +335,7 @@ fn histories_that_cannot_be_are_told() {
         (with(of(9, 10, Done::Read(12, 7))), (12, 2), "and"),
         (with(of(9, 10, Done::Read(15, 7))), (12, 2), "nobody wrote it"),
         (with(of(12, 13, Done::Refused { over: 12 })), (12, 2), "nobody has replaced it"),
-        (with(of(12, 13, put(12, 9, 12))), (12, 2), "went back"),
+        (with(of(12, 13, put(12, 9, 5))), (12, 2), "went back"),
         (good.clone(), (11, 1), "lead from"),
     ] {
         let flaw = check(&history, first, last).unwrap_err();

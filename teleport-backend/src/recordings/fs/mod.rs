@@ -9,7 +9,7 @@
 //! sessions/<session>/lengths                   of the parts, 4 bytes each, little-endian
 //! sessions/<session>/complete.json             written last: from then on the recording is immutable
 //! deleted/<session>/…                          what is being removed
-//! locks/3f                                     empty: who writes to a session whose id begins so
+//! locks/<session>                              empty, and there while somebody writes to it
 //! id                                           tells this place from others, see [`FsRecordingStore::id`]
 //! ```
 //!
@@ -22,6 +22,7 @@ mod session;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -54,6 +55,20 @@ struct Store {
     /// Writes to one session exclude each other, and nobody else's: completing a long one takes long. Of those that are written now.
     locks: Mutex<HashMap<SessionId, Weak<Mutex<()>>>>,
     root: PathBuf,
+}
+
+/// A file that exists while somebody writes.
+#[derive(Debug)]
+struct FileLock {
+    path: PathBuf,
+    /// Closed after the file is removed, which gives back the lock.
+    _file: File,
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 impl FsRecordingStore {
@@ -174,17 +189,21 @@ impl Store {
         run(self.session(session))
     }
 
-    /// Keeps other processes from writing to a session, and to some others, until the file is closed.
-    fn lock_against_others(&self, session: SessionId) -> Result<File, Failure> {
-        let first = session.uuid().as_bytes().first().copied().unwrap_or_default();
-        let file = files::private()
-            .write(true)
-            .truncate(false)
-            .open(self.root.join(LOCKS).join(format!("{first:02x}")))?;
-        match file.lock() {
-            // There is nobody else: a file system without locks cannot be shared.
-            Err(error) if error.kind() != ErrorKind::Unsupported => Err(error.into()),
-            _ => Ok(file),
+    /// Keeps other processes from writing to a session, until the value is dropped.
+    fn lock_against_others(&self, session: SessionId) -> Result<FileLock, Failure> {
+        let path = self.root.join(LOCKS).join(session.to_string());
+        loop {
+            let file = files::private().write(true).truncate(false).open(&path)?;
+            match file.lock() {
+                // There is nobody else: a file system without locks cannot be shared.
+                Err(error) if error.kind() != ErrorKind::Unsupported => return Err(error.into()),
+                _ => {}
+            }
+            // Whoever had it before has removed it, and somebody else may have another one.
+            let is_there = std::fs::metadata(&path).map(|there| there.ino());
+            if is_there.is_ok_and(|there| file.metadata().is_ok_and(|own| own.ino() == there)) {
+                return Ok(FileLock { path, _file: file });
+            }
         }
     }
 
