@@ -72,9 +72,9 @@ struct Start {
     /// Where state is kept
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// The auth service, or a proxy as the way to it
-    #[arg(long, value_name = "HOST:PORT")]
-    auth_server: Option<String>,
+    /// The auth service, or a proxy as the way to it; several of one cluster: a:3025,b:3025
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    auth_server: Vec<String>,
     /// Join token, or an absolute path to a file that holds it; used at the first start only
     #[arg(long, env = "TELEPORT_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -158,7 +158,7 @@ impl Start {
                 roles: self.roles,
                 data_dir: self.data_dir,
                 nodename: self.nodename,
-                auth_server: self.auth_server,
+                auth_servers: self.auth_server,
                 token: self.token,
                 ca_pins: self.ca_pins,
                 require_ca_pin: self.require_ca_pin,

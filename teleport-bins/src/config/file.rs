@@ -41,8 +41,9 @@ pub struct TeleportSection {
     pub ca_pin: Option<OneOrMany>,
     /// Refuses to join without `ca_pin`.
     pub require_ca_pin: bool,
-    /// The auth service: `host:port`.
-    pub auth_server: Option<String>,
+    /// The auth service, or several of one cluster: `host:port`.
+    #[serde(alias = "auth_servers")]
+    pub auth_server: Option<OneOrMany>,
     /// The proxy, as a way to the auth service: `host:port`.
     pub proxy_server: Option<String>,
     /// The address that others reach this host by.

@@ -12,9 +12,10 @@ use crate::config::settings::without_port;
 /// A commented configuration file that says what `settings` say.
 pub fn sample(settings: &Settings) -> String {
     let yes = |on: bool| if on { "yes" } else { "no" };
-    let auth_server = match settings.auth_servers.first() {
-        Some(server) => format!("  auth_server: {server}\n"),
-        None => "  # auth_server: auth.example.com:3025\n".to_owned(),
+    let auth_server = match &settings.auth_servers[..] {
+        [] => "  # auth_server: auth.example.com:3025\n".to_owned(),
+        [server] => format!("  auth_server: {server}\n"),
+        servers => format!("  auth_servers: [{}]\n", servers.join(", ")),
     };
     let pins = if settings.ca_pins.is_empty() {
         "  # ca_pin: sha256:<64 digits, as `tctl status` prints them>\n".to_owned()
@@ -70,7 +71,7 @@ pub fn sample(settings: &Settings) -> String {
          \x20 nodename: {nodename}\n\
          \x20 # State, keys and recordings. Nobody else may write to it; what is secret in it only its owner can read.\n\
          \x20 data_dir: {data_dir}\n\
-         \x20 # Where the auth service is, unless it runs here.\n\
+         \x20 # Where the auth service is, unless it runs here; of several (auth_servers: [a:3025, b:3025]) any that answers.\n\
          {auth_server}\
          \x20 # For the first start only: the secret of `tctl tokens add`, or a file that holds it.\n\
          {token}\

@@ -35,7 +35,7 @@ pub struct Overrides {
     /// `--nodename`
     pub nodename: Option<String>,
     /// `--auth-server`
-    pub auth_server: Option<String>,
+    pub auth_servers: Vec<String>,
     /// `--token`
     pub token: Option<String>,
     /// `--ca-pin`
@@ -311,15 +311,28 @@ impl Settings {
     pub fn resolve(file: FileConfig, flags: Overrides) -> Result<Self> {
         let enabled = |section: Option<YesNo>| section.is_none_or(|yes| yes.0);
         let shared = file.teleport;
-        let auth_server = flags.auth_server.clone().or(shared.auth_server).or(shared.proxy_server);
+        let named = !flags.auth_servers.is_empty();
+        let auth_servers = if named {
+            flags.auth_servers
+        } else {
+            let one = || shared.proxy_server.map(super::file::OneOrMany::One);
+            shared.auth_server.or_else(one).map(super::file::OneOrMany::into_vec).unwrap_or_default()
+        };
+        let auth_servers: Vec<String> = auth_servers
+            .iter()
+            .map(|text| match text.trim() {
+                "" => bail!("auth_server: one of the addresses is empty; write host:3025"),
+                text => Ok(with_port(text, 3025)),
+            })
+            .collect::<Result<_>>()?;
         let roles = match flags.roles {
             Some(roles) => roles,
             None => {
                 let mut roles = Vec::new();
                 // Naming another auth server means not to be one.
                 if enabled(file.auth_service.enabled)
-                    && (auth_server.is_none() || file.auth_service.enabled.is_some())
-                    && flags.auth_server.is_none()
+                    && (auth_servers.is_empty() || file.auth_service.enabled.is_some())
+                    && !named
                 {
                     roles.push(HostRole::Auth);
                 }
@@ -435,7 +448,6 @@ impl Settings {
         } else {
             None
         };
-        let auth_servers: Vec<String> = auth_server.iter().map(|text| with_port(text, 3025)).collect();
         if auth.is_none() && auth_servers.is_empty() {
             bail!(
                 "where is the auth service? say --auth-server=host:3025 (or run it here: --roles=auth,proxy,node)"
@@ -672,7 +684,7 @@ mod tests {
 
     #[test]
     fn another_auth_server_disables_the_own() {
-        let flags = Overrides { auth_server: Some("auth".into()), ..Overrides::default() };
+        let flags = Overrides { auth_servers: vec!["auth".into()], ..Overrides::default() };
         let settings = resolve(flags).unwrap();
         assert!(settings.auth.is_none());
         assert_eq!(settings.auth_servers, ["auth:3025"]);

@@ -75,9 +75,12 @@ impl DataDir {
         self.path.join(name)
     }
 
+    /// The name of the file with the key that seals the secrets of the auth service.
+    pub(super) const MASTER_KEY: &str = "master.key";
+
     /// The key that seals the secrets of the auth service; made the first time.
     pub(super) fn master_key(&self, entropy: &dyn Entropy) -> Result<SecretBytes> {
-        let path = self.join("master.key");
+        let path = self.join(Self::MASTER_KEY);
         let what = || format!("the master key {} cannot be used", path.display());
         match fs::read(&path).map(Zeroizing::new) {
             Ok(key) if key.len() == 32 => Ok(SecretBytes::new(key.to_vec())),

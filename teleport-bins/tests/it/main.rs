@@ -20,6 +20,7 @@ mod foreign;
 mod forwards;
 #[path = "../../../teleport-ssh/tests/it/golden.rs"]
 mod golden;
+mod ha;
 mod hostile;
 mod index_faults;
 mod joining;

@@ -32,6 +32,7 @@ mod names;
 mod nodes;
 mod participants;
 mod password;
+mod peers;
 pub mod policy;
 mod presence;
 mod proof;
@@ -66,6 +67,7 @@ use self::follow::Cache;
 pub use self::handle::AuthHandle;
 pub use self::join::HostRecord;
 use self::password::Hasher;
+pub use self::peers::{CannotTakePart, KeptAt, Participant, TAKE_PART_EVERY};
 use self::quota::Quotas;
 pub use self::retention::{RetentionConfig, Swept};
 use self::sessions::SessionOwners;
@@ -146,6 +148,8 @@ struct Inner {
     reports: reports::Reports,
     active_sessions: Repo<active::HostSessions>,
     ended_sessions: Repo<active::SessionEnding>,
+    auth_servers: Repo<peers::Running>,
+    recording_place: Repo<peers::Place>,
 }
 
 impl Inner {
@@ -203,6 +207,8 @@ impl AuthService {
             reports: reports::Reports::default(),
             active_sessions: Repo::new(repo()),
             ended_sessions: Repo::new(repo()),
+            auth_servers: Repo::new(repo()),
+            recording_place: Repo::new(repo()),
             ports,
             config,
         }))

@@ -10,7 +10,7 @@ use super::context::OpContext;
 use super::follow::change;
 use super::guarded::{Until, guarded};
 use super::policy::Permit;
-use super::{Caller, Inner, active, eviction, nodes, withdrawn};
+use super::{Caller, Inner, active, eviction, nodes, peers, withdrawn};
 use crate::api::{AccessView, ApiError, ApiResult, ClusterStatus, Ping, Proxy, ProxyRecord};
 use crate::clock::Timestamp;
 use crate::storage::{BackendExt, Prefix, Repo, RepoError, Revision, Watch, WatchEnd, WatchEvent};
@@ -44,6 +44,7 @@ pub(super) async fn status(call: &OpContext<'_>, _permit: Permit<'_>) -> ApiResu
         server_version: call.auth.config.server_version.clone(),
         ca_pins: call.trust().await?.ca_pins(),
         proxies,
+        auth_servers: peers::all(call.auth, call.now).await?,
         nodes_online: nodes.iter().filter(|node| node.is_online(call.now)).count(),
         time: call.now,
     })

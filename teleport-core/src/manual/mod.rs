@@ -19,6 +19,7 @@
 //! | [`sessions`] | how sessions are shared, listed and ended |
 //! | [`storing_recordings`] | where recordings lie, who can read them there, how long they stay |
 //! | [`backends`] | where the state is: redb, etcd, PostgreSQL; how a cluster moves |
+//! | [`high_availability`] | how several auth services share a cluster, and what happens when one dies |
 //! | [`diagnostics`] | how a daemon is watched: whether it is well, and its figures |
 //! | [`defaults`] | every number, and its reason |
 
@@ -40,6 +41,8 @@ pub mod diagnostics {}
 pub mod files {}
 #[doc = include_str!("forwarding.md")]
 pub mod forwarding {}
+#[doc = include_str!("high_availability.md")]
+pub mod high_availability {}
 #[doc = include_str!("join.md")]
 pub mod join {}
 #[doc = include_str!("locks.md")]
