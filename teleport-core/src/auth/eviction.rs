@@ -14,7 +14,7 @@ use crate::api::{ApiError, ApiErrorKind, ApiResult};
 use crate::audit::{AuditEvent, EventKind};
 use crate::clock::Timestamp;
 use crate::id::{HostId, HostRole};
-use crate::storage::{Action, BackendExt, Batch, Condition, Item, Record, Repo, Watch, WatchEnd, WatchEvent};
+use crate::storage::{Action, BackendExt, Batch, Condition, Item, Record, Repo};
 
 /// How often an eviction is tried again when the host changes at the same moment.
 const ATTEMPTS: usize = 16;
@@ -161,30 +161,17 @@ pub(super) async fn evict(call: &OpContext<'_>, _permit: Permit<'_>, host: HostI
 struct Membership {
     auth: Arc<Inner>,
     host: HostId,
-    watch: Option<Watch>,
 }
 
 impl Membership {
-    /// Waits until the host is removed. Cancel safe.
-    async fn evicted(&mut self) -> ApiResult<()> {
-        loop {
-            let Some(watch) = &mut self.watch else {
-                // Watched first and asked then, so that nothing falls between. Kept only once the answer is there: who drops
-                // this in between, as each item of the stream does, has to be answered by the next call.
-                let watch = self.auth.evicted.watch().await?;
-                if is_evicted(&self.auth, self.host).await? {
-                    return Ok(());
-                }
-                self.watch = Some(watch);
-                continue;
-            };
-            match watch.next().await {
-                Ok(WatchEvent::Put(item)) if item.key.leaf() == self.host.to_string() => return Ok(()),
-                Ok(_) => {}
-                Err(WatchEnd::Lagged) => self.watch = None,
-                Err(end @ WatchEnd::Closed) => return Err(ApiError::unavailable(end)),
-            }
+    /// Waits until the host is removed.
+    async fn evicted(&self) -> ApiResult<()> {
+        // Followed first and asked then, so that nothing falls between.
+        let mut following = self.auth.views.follow(&self.auth);
+        while !is_evicted(&self.auth, self.host).await? {
+            following.eviction().await?;
         }
+        Ok(())
     }
 }
 
@@ -196,7 +183,7 @@ pub(super) fn while_member<T: Send + 'static>(
     items: BoxStream<'static, ApiResult<T>>,
 ) -> BoxStream<'static, ApiResult<T>> {
     let Some(host) = caller.host().filter(|host| host.role != HostRole::Auth) else { return items };
-    let mut membership = Membership { auth: Arc::clone(auth), host: host.host_id, watch: None };
+    let membership = Membership { auth: Arc::clone(auth), host: host.host_id };
     // One future for all items: items that come faster than the storage answers must not put the question off for ever.
     let evicted = Box::pin(async move { membership.evicted().await });
     stream::unfold(Some((evicted, items)), |state| async move {

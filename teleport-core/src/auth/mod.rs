@@ -1,5 +1,5 @@
-//! The auth service: users, login, join, presence, recordings, audit. Decisions over ports, no sockets, no files, no tasks
-//! of its own.
+//! The auth service: users, login, join, presence, recordings, audit. Decisions over ports, no sockets, no files, and one
+//! task: it tells all streams of views at once what has changed.
 //!
 //! [`AuthService`] holds the ports; [`AuthService::acting_as`] binds it to a [`Caller`] and gives a handle that implements
 //! every trait of [`crate::api`]. What a caller may do is one table, [`policy`].
@@ -49,6 +49,7 @@ mod totp;
 mod trust;
 mod uploads;
 mod users;
+mod views;
 mod withdrawn;
 
 use std::fmt;
@@ -145,6 +146,7 @@ struct Inner {
     reports: reports::Reports,
     active_sessions: Repo<active::HostSessions>,
     ended_sessions: Repo<active::SessionEnding>,
+    views: views::Views,
 }
 
 impl Inner {
@@ -202,6 +204,7 @@ impl AuthService {
             reports: reports::Reports::default(),
             active_sessions: Repo::new(repo()),
             ended_sessions: Repo::new(repo()),
+            views: views::Views::default(),
             ports,
             config,
         }))
