@@ -34,7 +34,7 @@ use teleport_ssh::rpc::{AuthClient, AuthServer, ClientIdentity, PipeConnector, p
 
 use self::auth::LocalAuth;
 use self::data_dir::DataDir;
-use self::diagnostics::{Diagnostics, Needs, Server, Service};
+use self::diagnostics::{AuthFigures, Diagnostics, Needs, Server, Service};
 use self::member::{Member, Members};
 use self::membership::{Services, is_removal};
 use crate::config::Settings;
@@ -189,6 +189,8 @@ impl Daemon {
                 identity,
                 needs: Needs::Storage(Arc::clone(&service.backend)),
                 sessions: None,
+                nodes: None,
+                auth: Some(AuthFigures { calls: bound.figures(), storage: Arc::clone(&service.metrics) }),
             });
             base.1.spawn(bound.serve(base.0.clone()));
             base.1.spawn(auth::look_after_uploads(service.service.clone(), base.0.clone()));
