@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use teleport_backend::audit::file::{Checkpoints, FileAuditLog, Service};
 use teleport_backend::audit::index::IndexedAuditLog;
+use teleport_backend::wrap::MetricsBackend;
 use teleport_ca::key::KeyError;
 use teleport_ca::{AuditKey, CaError, CertificateAuthority};
 use teleport_core::api::{AdminApi, CreateToken, HostCredentials, JoinRequest, PublicApi};
@@ -33,6 +34,8 @@ pub(super) struct LocalAuth {
     pub(super) cluster: ClusterName,
     pub(super) ca_pins: Vec<CaPin>,
     pub(super) backend: Arc<dyn Backend>,
+    /// What that counts.
+    pub(super) metrics: Arc<MetricsBackend>,
     audit: Arc<IndexedAuditLog>,
 }
 
@@ -49,7 +52,9 @@ impl LocalAuth {
             teleport_ca::seal::Sealer::new(&data_dir.master_key(&*os.entropy)?, Arc::clone(&os.entropy))
                 .context("the master key cannot be used")?;
         let sealer: Arc<dyn teleport_core::secret::Sealer> = Arc::new(sealer);
-        let backend = crate::storage::open(settings.storage.expose(), os).await?;
+        let metrics = crate::storage::open(settings.storage.expose(), os).await?;
+        let metrics = Arc::new(MetricsBackend::new(metrics));
+        let backend = Arc::clone(&metrics) as Arc<dyn Backend>;
         let directory = settings.audit.directory.clone().unwrap_or_else(|| data_dir.join("audit"));
         let log = || {
             FileAuditLog::builder(&directory, Arc::clone(&os.clock), Arc::clone(&os.entropy))
@@ -149,7 +154,7 @@ impl LocalAuth {
         };
         let service = AuthService::new(ports, config);
         service.bootstrap().await?;
-        Ok(Self { service, cluster, ca_pins, backend, audit })
+        Ok(Self { service, cluster, ca_pins, backend, metrics, audit })
     }
 
     /// Ends the audit log and its index, then the storage that remembers how they ended.

@@ -220,6 +220,8 @@ impl Member {
             identity: identity.clone(),
             needs: Needs::View(view.clone()),
             sessions: Some(status.sessions().clone()),
+            nodes: None,
+            auth: None,
         });
         services.started();
         let serving = services.clone().serve(HostRole::Node, view, bound.serve(front.0.clone()));

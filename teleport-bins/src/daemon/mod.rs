@@ -37,7 +37,7 @@ use teleport_ssh::rpc::{AuthClient, AuthServer, ClientIdentity, PipeConnector, p
 use self::auth::LocalAuth;
 use self::data_dir::DataDir;
 pub(crate) use self::data_dir::prepare as prepare_data_dir;
-use self::diagnostics::{Diagnostics, Needs, Server, Service};
+use self::diagnostics::{AuthFigures, Diagnostics, Needs, Server, Service};
 use self::member::{Member, Members};
 use self::membership::{Services, is_removal};
 use crate::config::Settings;
@@ -204,6 +204,8 @@ impl Daemon {
                 identity,
                 needs: Needs::Storage(Arc::clone(&service.backend)),
                 sessions: None,
+                nodes: None,
+                auth: Some(AuthFigures { calls: bound.figures(), storage: Arc::clone(&service.metrics) }),
             });
             base.1.spawn(bound.serve(base.0.clone()));
             base.1.spawn(auth::take_part(service.service.clone(), me, base.0.clone()));

@@ -86,13 +86,16 @@ pub(super) async fn start(
     let (view, shutdown) = (ssh.view(), front.0.clone());
     let api: Arc<dyn PresenceApi> = Arc::<AuthClient>::clone(&member.api);
     services.started();
-    for (name, door) in [("proxy-web", web.door()), ("proxy-ssh", ssh.door())] {
+    for (name, door, nodes) in [("proxy-web", web.door(), None), ("proxy-ssh", ssh.door(), Some(ssh.nodes()))]
+    {
         diagnostics.add(Service {
             name,
             door,
             identity: member.identity.clone(),
             needs: Needs::View(view.clone()),
             sessions: None,
+            nodes,
+            auth: None,
         });
     }
     let all = async move {

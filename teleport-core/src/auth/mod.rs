@@ -1,5 +1,5 @@
-//! The auth service: users, login, join, presence, recordings, audit. Decisions over ports, no sockets, no files, no tasks
-//! of its own.
+//! The auth service: users, login, join, presence, recordings, audit. Decisions over ports, no sockets, no files, and one
+//! task: it tells all streams of views at once what has changed.
 //!
 //! [`AuthService`] holds the ports; [`AuthService::acting_as`] binds it to a [`Caller`] and gives a handle that implements
 //! every trait of [`crate::api`]. What a caller may do is one table, [`policy`].
@@ -51,6 +51,7 @@ mod totp;
 mod trust;
 mod uploads;
 mod users;
+mod views;
 mod withdrawn;
 
 use std::fmt;
@@ -150,6 +151,7 @@ struct Inner {
     ended_sessions: Repo<active::SessionEnding>,
     auth_servers: Repo<peers::Running>,
     recording_place: Repo<peers::Place>,
+    views: views::Views,
 }
 
 impl Inner {
@@ -209,6 +211,7 @@ impl AuthService {
             ended_sessions: Repo::new(repo()),
             auth_servers: Repo::new(repo()),
             recording_place: Repo::new(repo()),
+            views: views::Views::default(),
             ports,
             config,
         }))

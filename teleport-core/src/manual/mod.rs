@@ -21,6 +21,7 @@
 //! | [`backends`] | where the state is: redb, etcd, PostgreSQL; how a cluster moves |
 //! | [`high_availability`] | how several auth services share a cluster, and what happens when one dies |
 //! | [`diagnostics`] | how a daemon is watched: whether it is well, and its figures |
+//! | [`scale`] | how many nodes there may be, and what they cost |
 //! | [`defaults`] | every number, and its reason |
 
 #[doc = include_str!("audit_events.md")]
@@ -55,6 +56,8 @@ pub mod recordings {}
 pub mod resumption {}
 #[doc = include_str!("roles.md")]
 pub mod roles {}
+#[doc = include_str!("scale.md")]
+pub mod scale {}
 #[doc = include_str!("sessions.md")]
 pub mod sessions {}
 #[doc = include_str!("spool.md")]
