@@ -262,7 +262,7 @@ async fn services_that_share_a_directory_do_not_meet() {
                 store.complete(meta.session, &Completion::new(1, meta.started)).await.unwrap();
             });
         }
-        tokio::time::timeout(std::time::Duration::from_secs(120), scope.join()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(120), scope.join()).await.unwrap();
         let info = stores[0].info(session).await.unwrap();
         assert!(info.completed.is_some() && info.len == 100_000, "{info:?}");
         if round % 2 == 0 {
