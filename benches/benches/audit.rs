@@ -36,6 +36,7 @@ async fn open(directory: &std::path::Path, sync: SyncPolicy, signed: bool) -> Fi
         FileAuditLog::builder(directory, clock.clone(), Arc::new(SystemEntropy::new())).config(config);
     if signed {
         log = log.checkpoints(Checkpoints {
+            service: None,
             cluster: ClusterName::new("example.com").expect("a name"),
             signer: Arc::new(KnownKeySigner::new(1)),
             storage: Arc::new(MemoryBackend::new(clock)),

@@ -50,7 +50,7 @@ pub fn program() -> Result<PathBuf> {
 }
 
 /// A secret of the cluster's configuration, for processes that join.
-const TOKEN: &str = "bench-0123456789abcdef";
+pub(crate) const TOKEN: &str = "bench-0123456789abcdef";
 
 /// A running `teleport` with all roles.
 #[derive(Debug)]
@@ -70,14 +70,19 @@ pub struct Cluster {
 }
 
 fn configuration(dir: &Path, roles: &[&str], more: &str, more_auth: &str) -> Result<PathBuf> {
+    configuration_at(dir, roles, more, more_auth, 0)
+}
+
+/// With the auth service at this port.
+fn configuration_at(dir: &Path, roles: &[&str], more: &str, more_auth: &str, port: u16) -> Result<PathBuf> {
     // No node may have the name of a proxy.
     let name = if roles.contains(&"proxy") { "bench" } else { "bench-node" };
     let enabled = |role: &str| if roles.contains(&role) { "yes" } else { "no" };
     let path = dir.join("teleport.yaml");
     let text = format!(
         "version: v3\nteleport:\n  nodename: {name}\n  data_dir: {data}\n  log:\n    severity: warn\n{more}\
-         auth_service:\n  enabled: {auth}\n  cluster_name: bench\n  listen_addr: 127.0.0.1:0\n  tokens: [\"node:{TOKEN}\"]\n{more_auth}\
-         proxy_service:\n  enabled: {proxy}\n  web_listen_addr: 127.0.0.1:0\n  listen_addr: 127.0.0.1:0\n\
+         auth_service:\n  enabled: {auth}\n  cluster_name: bench\n  listen_addr: 127.0.0.1:{port}\n  tokens: [\"node,proxy:{TOKEN}\"]\n{more_auth}\
+         proxy_service:\n  enabled: {proxy}\n  web_listen_addr: 127.0.0.1:0\n  listen_addr: 127.0.0.1:0\n  local_addresses: yes\n\
          ssh_service:\n  enabled: {node}\n  listen_addr: 127.0.0.1:0\n",
         data = dir.join("data").display(),
         auth = enabled("auth"),
@@ -204,6 +209,62 @@ impl Cluster {
             trust: answer.trust.clone(),
             credentials: UserCredentials { tls, certificate: answer.certificates.tls, trust: answer.trust },
         })
+    }
+}
+
+/// A running auth service alone, for what calls it over the network.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct AuthOnly {
+    /// The process.
+    pub server: Server,
+    /// Where it listens.
+    pub auth: SocketAddr,
+    dir: PathBuf,
+}
+
+impl AuthOnly {
+    /// Starts it with the data in `dir`, and the state at `storage`: lines of the section `teleport` of its configuration.
+    ///
+    /// # Errors
+    /// What the program says.
+    pub fn start(dir: &Path, storage: &str) -> Result<Self> {
+        // A port that stays the same when it starts again.
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        configuration_at(dir, &["auth"], storage, "", port)?;
+        let (server, auth) = Self::serve(dir)?;
+        Ok(Self { server, auth, dir: dir.to_owned() })
+    }
+
+    fn serve(dir: &Path) -> Result<(Server, SocketAddr)> {
+        let config = dir.join("teleport.yaml");
+        let mut server = Server::start(Command::new(program()?).arg("start").arg("-c").arg(config))?;
+        let auth = server.wait_for(|line| address(line, "auth "))?;
+        Ok((server, auth))
+    }
+
+    /// Ends it, as an administrator does, and starts it again with the same data at the same port.
+    ///
+    /// # Errors
+    /// What the program says.
+    pub fn restart(self) -> Result<Self> {
+        let Self { server, dir, .. } = self;
+        drop(server);
+        let (server, auth) = Self::serve(&dir)?;
+        Ok(Self { server, auth, dir })
+    }
+
+    /// The auth service, with the rights of its own host.
+    ///
+    /// # Errors
+    /// When the identity cannot be read.
+    pub fn admin(&self) -> Result<AuthClient> {
+        let store = IdentityStore::open(self.dir.join("data/identity").join(HostRole::Auth.as_str()))?;
+        let material = store.load(HostRole::Auth)?.context("the service has an identity")?;
+        let identity = ClientIdentity::Host(HostIdentityHandle::new(material));
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let connector = TcpConnector::new([self.auth.to_string()]);
+        Ok(AuthClient::builder(Arc::new(connector), identity, clock).build())
     }
 }
 

@@ -67,6 +67,7 @@ async fn files(directory: &Path, backend: &Arc<dyn Backend>, sync: SyncPolicy) -
         Arc::new(SystemEntropy::new()),
     );
     let checkpoints = Checkpoints {
+        service: None,
         cluster: "example.com".parse()?,
         signer: Arc::new(KnownKeySigner::new(1)),
         storage: Arc::clone(backend),

@@ -18,14 +18,17 @@ pub mod forwards;
 pub mod guessing;
 pub mod load;
 pub mod memory;
+pub mod nodes;
 pub mod process;
 pub mod recorded;
 pub mod reissue;
 pub mod report;
+pub mod servers;
 pub mod sessions;
 pub mod sshd;
 pub mod start;
 pub mod storage;
+pub mod stores;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use teleport_benches::{
-    Scale, bulk, certificates, events, files, forwards, guessing, memory, reissue, report, sessions, start,
-    storage,
+    Scale, bulk, certificates, events, files, forwards, guessing, memory, nodes, reissue, report, sessions,
+    start, storage, stores,
 };
 
 #[derive(Debug, Parser)]
@@ -19,6 +19,12 @@ struct Cli {
     /// Seconds only, to show that everything runs; the figures mean nothing
     #[arg(long)]
     smoke: bool,
+    /// How many nodes, for `nodes`
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
+    nodes: Vec<usize>,
+    /// Where the state is, for `nodes`
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "redb")]
+    stores: Vec<nodes::Store>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -43,17 +49,22 @@ enum Bench {
     Forwards,
     /// Resident memory
     Memory,
+    /// Many nodes at one auth service
+    Nodes,
     /// Start to ready
     Start,
     /// The size of the program
     Size,
     /// What recordings cost
     Storage,
+    /// Drivers of storage beside what they are made of
+    Stores,
     /// What the index of the audit log costs, and searches in it
     Events,
 }
 
-async fn run(bench: Bench, scale: Scale) -> Result<Vec<report::Row>> {
+async fn run(bench: Bench, cli: &Cli) -> Result<Vec<report::Row>> {
+    let scale = Scale { smoke: cli.smoke };
     match bench {
         Bench::All => Ok(Vec::new()),
         Bench::Bulk => bulk::run(scale).await,
@@ -64,11 +75,13 @@ async fn run(bench: Bench, scale: Scale) -> Result<Vec<report::Row>> {
         Bench::Guessing => guessing::run(scale).await,
         Bench::Latency => sessions::latency(scale).await,
         Bench::Memory => memory::run(scale).await,
+        Bench::Nodes => nodes::run(scale, &cli.nodes, &cli.stores).await,
         Bench::Reissue => reissue::run(scale).await,
         Bench::Sessions => sessions::rates(scale).await,
         Bench::Size => start::size(),
         Bench::Start => start::run(scale),
         Bench::Storage => storage::run(scale).await,
+        Bench::Stores => stores::run(scale).await,
     }
 }
 
@@ -82,7 +95,7 @@ async fn main() -> Result<ExitCode> {
     println!("{}", report::head());
     let mut failed = false;
     for bench in Bench::value_variants().iter().copied().filter(chosen) {
-        match run(bench, Scale { smoke: cli.smoke }).await {
+        match run(bench, &cli).await {
             Ok(rows) => rows.iter().for_each(|row| println!("{row}")),
             Err(error) => {
                 eprintln!("{bench:?}: {error:#}");

@@ -122,7 +122,7 @@ impl fmt::Display for Seen<'_> {
     }
 }
 
-/// Joins. Servers that cannot be reached are passed over; the first that answers decides.
+/// Joins. Servers that cannot be reached or cannot do it now are passed over; the first that answers decides.
 ///
 /// Without a pin and a known cluster whoever answers is believed, with a warning. Dropping the future may leave a use of the
 /// token spent.
@@ -195,6 +195,7 @@ async fn ask(
 ) -> Result<HostCredentials, JoinError> {
     let path = |role| if role == HostRole::Auth { "/v1/join" } else { Page::Join.path() };
     let mut reasons = Vec::new();
+    let mut unavailable = None;
     for server in &options.servers {
         let failed = |source| JoinError::Server { server: server.clone(), source };
         let exchange = Exchange {
@@ -216,8 +217,15 @@ async fn ask(
             Err(WebError::Api(source)) if source.kind() == ApiErrorKind::Denied => {
                 return Err(JoinError::Refused { role: options.role, source });
             }
+            // It may have ended in this moment. Another one can do what this one could not, and knows what it did.
+            Err(WebError::Api(source)) if source.kind() == ApiErrorKind::Unavailable => {
+                unavailable = Some(failed(source));
+            }
             Err(WebError::Api(source)) => return Err(failed(source)),
         }
+    }
+    if let Some(error) = unavailable {
+        return Err(error);
     }
     if options.servers.is_empty() {
         reasons.push("no address is given".to_owned());

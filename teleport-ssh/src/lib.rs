@@ -89,7 +89,7 @@ mod batch;
 mod bulk;
 pub mod client;
 mod engine;
-mod heartbeat;
+pub mod heartbeat;
 pub mod identity;
 pub mod join;
 pub mod keys;

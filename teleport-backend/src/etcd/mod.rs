@@ -296,7 +296,7 @@ impl Backend for EtcdBackend {
     async fn watch(&self, prefix: &Prefix) -> Result<Watch, StorageError> {
         let (ticket, watch) = self.shared.hub.begin(prefix)?;
         let newest = self.shared.range(&self.shared.layout.format(), b"", 1, 0).await?;
-        if self.shared.hub.ready(ticket, Revision::from_u64(newest.header.revision)) {
+        if self.shared.hub.ready(prefix, ticket, Revision::from_u64(newest.header.revision)) {
             Ok(watch)
         } else {
             Err(StorageError::unavailable("the stream of changes was interrupted"))

@@ -95,7 +95,7 @@ async fn sweep(shared: &Shared, lease: u64) -> Result<(), StorageError> {
     let root = Prefix::root();
     let (ticket, mut watch) = shared.hub.begin(&root)?;
     let newest = shared.range(&shared.layout.format(), b"", 1, 0).await?.header.revision;
-    if !shared.hub.ready(ticket, Revision::from_u64(newest)) {
+    if !shared.hub.ready(&root, ticket, Revision::from_u64(newest)) {
         return Ok(());
     }
     let mut index = Index::default();

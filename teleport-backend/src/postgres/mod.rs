@@ -208,7 +208,7 @@ impl Backend for PostgresBackend {
         let (ticket, watch) = self.shared.hub.begin(prefix)?;
         let rows = self.rows(NEWEST, &[]).await?;
         let newest = rows.first().map(|row| schema::revision(row, 0)).transpose()?.unwrap_or_default();
-        if self.shared.hub.ready(ticket, newest) {
+        if self.shared.hub.ready(prefix, ticket, newest) {
             Ok(watch)
         } else {
             Err(StorageError::unavailable("the stream of changes was interrupted"))

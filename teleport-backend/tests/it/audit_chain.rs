@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use teleport_backend::audit::file::{
-    Checkpoints, FileAuditConfig, FileAuditLog, FileAuditLogBuilder, SyncPolicy, VerifyError, verify,
+    Checkpoints, FileAuditConfig, FileAuditLog, FileAuditLogBuilder, Service, SyncPolicy, VerifyError, verify,
 };
 use teleport_backend::memory::MemoryBackend;
 use teleport_backend::wrap::PrefixBackend;
 use teleport_core::audit::chain::{
-    Chain, ChainHead, CheckpointSigner, Entry, Finding, Flaw, Proven, StoredCheckpoint, Verifier,
+    Chain, ChainHead, CheckpointSigner, Entry, Finding, Flaw, LogOwner, Proven, StoredCheckpoint, Verifier,
 };
 use teleport_core::audit::{AuditEvent, AuditForwarder, AuditLog, AuditQuery, AuditSink, EventKind};
 use teleport_core::clock::{Clock, Timestamp};
 use teleport_core::entropy::{Entropy, EntropyError, SystemEntropy};
-use teleport_core::id::ClusterName;
+use teleport_core::id::{ClusterName, HostId};
 use teleport_core::storage::{Backend, Prefix, Repo};
 use teleport_core::testing::{KnownKeySigner, ManualClock};
 use tempfile::TempDir;
@@ -53,6 +53,7 @@ impl World {
         FileAuditLog::builder(self.path(), self.clock.clone(), Arc::new(SystemEntropy::new()))
             .config(self.config)
             .checkpoints(Checkpoints {
+                service: None,
                 cluster: ClusterName::new("example.com").unwrap(),
                 signer: self.signer.clone(),
                 storage: Arc::clone(&self.storage),
@@ -661,6 +662,87 @@ async fn retention_removes_whole_days_and_what_remains_is_proven() {
     assert_eq!(world.verify().await.unwrap().first, Some(0));
 }
 
+/// Two services on one storage: neither takes what is remembered of the other for something of its own, however they start, stop and keep.
+#[tokio::test]
+async fn logs_of_several_services_are_told_apart() {
+    let mut world = World::new();
+    world.config.retention = Some(DAY);
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let ids =
+        [1, 2].map(|number| HostId::from_uuid(uuid::Uuid::from_u64_pair(0x1234_5678_4000_8000, number)));
+    let open = async |number: usize, is_new: bool| {
+        let owner = LogOwner { service: ids[number], name: format!("auth-{number}").parse().unwrap() };
+        FileAuditLog::builder(&directories[number], world.clock.clone(), Arc::new(SystemEntropy::new()))
+            .config(world.config)
+            .checkpoints(Checkpoints {
+                service: Some(Service { owner, is_new }),
+                cluster: ClusterName::new("example.com").unwrap(),
+                signer: world.signer.clone(),
+                storage: Arc::clone(&world.storage),
+            })
+            .open()
+            .await
+            .unwrap()
+    };
+    let verify_own = async |number: usize| {
+        let mut verifier = world.verifier();
+        for known in world.stored().await {
+            if known.owner.as_ref().is_some_and(|owner| owner.service == ids[number]) {
+                verifier.expect(Some(known.log), known.head, "signed");
+            }
+        }
+        check(directories[number].path(), verifier)
+    };
+    // The first one comes from a time when there was one only: what is remembered has no name.
+    let log = FileAuditLog::builder(&directories[0], world.clock.clone(), Arc::new(SystemEntropy::new()))
+        .checkpoints(Checkpoints {
+            service: None,
+            cluster: ClusterName::new("example.com").unwrap(),
+            signer: world.signer.clone(),
+            storage: Arc::clone(&world.storage),
+        })
+        .open()
+        .await
+        .unwrap();
+    world.emit(&log, &["alice"]).await;
+    log.close().await;
+    assert!(world.stored().await.iter().all(|known| known.owner.is_none()));
+    // One that starts for the first time is not touched by it; the first one takes it over at its next start.
+    let second = open(1, true).await;
+    world.emit(&second, &["bob"]).await;
+    second.close().await;
+    let first = open(0, false).await;
+    let stored = world.stored().await;
+    assert_eq!(stored.len(), 2);
+    assert!(stored.iter().all(|known| known.owner.is_some()), "{stored:?}");
+    first.close().await;
+    for round in 0..3 {
+        for number in 0..2 {
+            let log = open(number, false).await;
+            world.emit(&log, &["carol"]).await;
+            log.close().await;
+            let proven = verify_own(number).await.unwrap();
+            assert!(proven.entries > 0, "{round}");
+        }
+    }
+    // The second one is away for long: retention of the first one forgets nothing of it.
+    world.clock.advance(DAY * 5);
+    let first = open(0, false).await;
+    world.emit(&first, &["dave"]).await;
+    first.close().await;
+    verify_own(1).await.unwrap();
+    assert!(world.stored().await.iter().any(|known| known.owner.as_ref().unwrap().service == ids[1]));
+    // What was cut from its files is still noticed, by itself.
+    for entry in std::fs::read_dir(&directories[1]).unwrap() {
+        std::fs::remove_file(entry.unwrap().path()).unwrap();
+    }
+    assert!(matches!(verify_own(1).await.unwrap_err().flaw, Flaw::Cut { .. } | Flaw::OtherLog { .. }));
+    let second = open(1, false).await;
+    second.close().await;
+    assert!(verify_own(1).await.is_err(), "it does not heal");
+    verify_own(0).await.unwrap();
+}
+
 #[tokio::test]
 async fn without_being_asked_nothing_is_removed() {
     let world = World::new();
@@ -772,6 +854,7 @@ async fn what_was_dropped_is_not_forgotten_when_its_entry_cannot_be_written() {
     collect.full.store(true, std::sync::atomic::Ordering::SeqCst);
     let log = FileAuditLog::builder(world.path(), world.clock.clone(), flaky.clone());
     let log = log.config(world.config).forwarder(collect.clone()).checkpoints(Checkpoints {
+        service: None,
         cluster: ClusterName::new("example.com").unwrap(),
         signer: world.signer.clone(),
         storage: Arc::clone(&world.storage),
@@ -887,6 +970,7 @@ pub(crate) async fn fill(directory: &Path) {
     let mut world = World::new();
     let log = FileAuditLog::builder(directory, world.clock.clone(), Arc::new(SystemEntropy::new()))
         .checkpoints(Checkpoints {
+            service: None,
             cluster: ClusterName::new("example.com").unwrap(),
             signer: world.signer.clone(),
             storage: Arc::clone(&world.storage),
@@ -982,6 +1066,7 @@ fn a_log_that_is_killed_again_and_again_stays_whole() {
 pub(crate) async fn log_until_killed(directory: &Path) {
     let clock = Arc::new(ManualClock::new(NOON));
     let checkpoints = Checkpoints {
+        service: None,
         cluster: ClusterName::new("example.com").unwrap(),
         signer: Arc::new(KnownKeySigner::new(1)),
         // Every life begins with an empty one: what it remembered is tested elsewhere.

@@ -62,6 +62,7 @@ impl Service {
         FileAuditLog::builder(&self.directory, Arc::clone(&self.clock), Arc::new(SystemEntropy::new()))
             .config(self.config)
             .checkpoints(Checkpoints {
+                service: None,
                 cluster: ClusterName::new("example.com").unwrap(),
                 signer: Arc::new(KnownKeySigner::new(1)),
                 storage: Arc::clone(&self.storage),

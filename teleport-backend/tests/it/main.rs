@@ -16,6 +16,7 @@ mod closing;
 mod etcd;
 mod example;
 mod files;
+mod history;
 mod index;
 mod kill;
 mod memory;

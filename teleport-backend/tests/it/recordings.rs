@@ -234,3 +234,41 @@ async fn deleting_survives_a_crash_at_any_step() {
         }
     }
 }
+
+/// Two stores over one directory, as two services have them that share it: what they write at the same time is there once and whole,
+/// and the locks leave nothing behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn services_that_share_a_directory_do_not_meet() {
+    let directory = tempfile::tempdir().unwrap();
+    let stores = [
+        FsRecordingStore::open(directory.path()).await.unwrap(),
+        FsRecordingStore::open(directory.path()).await.unwrap(),
+    ];
+    let ids = [
+        stores[0].id(uuid::Uuid::from_u128(1)).await.unwrap(),
+        stores[1].id(uuid::Uuid::from_u128(2)).await.unwrap(),
+    ];
+    assert_eq!(ids[0], ids[1], "it is one place");
+    let meta = meta();
+    for round in 0..20_u32 {
+        let session = format!("{round:08}-0000-4000-8000-000000000001").parse().unwrap();
+        let meta = RecordingMeta { session, ..meta.clone() };
+        let scope = TaskScope::new();
+        for number in 0..8 {
+            let (store, meta) = (stores[number % 2].clone(), meta.clone());
+            scope.spawn(async move {
+                store.create(&meta, &Form::PLAIN).await.unwrap();
+                store.put_part(meta.session, 0, Bytes::from(vec![b'x'; 100_000])).await.unwrap();
+                store.complete(meta.session, &Completion::new(1, meta.started)).await.unwrap();
+            });
+        }
+        tokio::time::timeout(Duration::from_secs(120), scope.join()).await.unwrap();
+        let info = stores[0].info(session).await.unwrap();
+        assert!(info.completed.is_some() && info.len == 100_000, "{info:?}");
+        if round % 2 == 0 {
+            let (one, other) = tokio::join!(stores[0].delete(session), stores[1].delete(session));
+            one.and(other).unwrap();
+        }
+    }
+    assert_eq!(std::fs::read_dir(directory.path().join("locks")).unwrap().count(), 0);
+}

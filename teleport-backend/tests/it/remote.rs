@@ -15,6 +15,7 @@ use teleport_core::storage::{
 use teleport_core::task::TaskScope;
 use tokio::time::Instant;
 
+use crate::history::g2_two_services_over_bad_networks_are_linearizable;
 use crate::servers::proxy::{Mode, Proxy};
 use crate::servers::{Etcd, PATIENCE, Postgres, remote};
 
@@ -32,7 +33,7 @@ impl Server {
         Self::Postgres(Postgres::start().await)
     }
 
-    fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         match self {
             Self::Etcd(etcd) => etcd.port,
             Self::Postgres(postgres) => postgres.port,
@@ -54,7 +55,7 @@ impl Server {
     }
 
     /// The URL of a cluster's place, through a port.
-    fn url(&self, port: u16, name: &str) -> String {
+    pub(crate) fn url(&self, port: u16, name: &str) -> String {
         match self {
             Self::Etcd(_) => format!("etcd://127.0.0.1:{port}/{name}?timeout=30s"),
             Self::Postgres(_) => {
@@ -63,7 +64,7 @@ impl Server {
         }
     }
 
-    async fn open(&self, port: u16, name: &str) -> Arc<dyn Backend> {
+    pub(crate) async fn open(&self, port: u16, name: &str) -> Arc<dyn Backend> {
         open(&self.url(port, name)).await.unwrap()
     }
 }
@@ -83,11 +84,11 @@ async fn opened(url: &str) -> Arc<dyn Backend> {
     }
 }
 
-fn key(text: &str) -> Key {
+pub(crate) fn key(text: &str) -> Key {
     Key::new(text).unwrap()
 }
 
-fn number(value: u64) -> Bytes {
+pub(crate) fn number(value: u64) -> Bytes {
     value.to_string().into()
 }
 
@@ -151,6 +152,7 @@ on_each!(
     expired_items_are_removed_once_by_all,
     i3_names_are_data_and_clusters_share_a_server,
     bad_urls_and_servers_that_are_away,
+    g2_two_services_over_bad_networks_are_linearizable,
 );
 
 async fn conforms(server: Server) {

@@ -18,8 +18,8 @@ use teleport_ssh::join::{JoinOptions, join_with_keys};
 use teleport_ssh::rpc::{AuthClient, ClientIdentity, ProxyConnector};
 
 use crate::config::{host_name, read_secret, with_port, without_port};
-use crate::daemon::Os;
-use crate::openssh::{Place, Reloaded};
+use crate::daemon::{Os, prepare_data_dir};
+use crate::openssh::{Alone, Place, Reloaded};
 
 /// What joins.
 #[derive(Debug, Subcommand)]
@@ -119,15 +119,17 @@ fn api(said: &Said, material: HostMaterial, os: &Os) -> AuthClient {
 
 impl OpenSsh {
     async fn run(self, os: &Os) -> Result<()> {
-        let store = IdentityStore::open(self.data_dir.join("identity"))?;
-        // sshd reads as root, and wants nobody else to write there.
+        // sshd reads as root, and believes what stands there.
+        prepare_data_dir(&self.data_dir)?;
         let dir = std::fs::canonicalize(&self.data_dir)
             .with_context(|| format!("cannot use {}", self.data_dir.display()))?;
+        // Of two at a time one would take back what the other has done, or go by what it has not remembered yet.
+        let mut alone = Alone::in_directory(&dir)?;
+        let store = IdentityStore::open(dir.join("identity"))?;
         let remembered = Place { config: PathBuf::new(), dir: dir.clone() }.registration();
         let said = self.said(Said::load(&remembered)?);
         let place = Place { config: said.openssh_config.clone(), dir };
-        // Of two at a time one would take back what the other has done.
-        let _alone = place.lock()?;
+        alone.also_beside(&place.config)?;
         if self.uninstall {
             return self.uninstall(&place, &store, os);
         }

@@ -72,9 +72,9 @@ struct Start {
     /// Where state is kept
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// The auth service, or a proxy as the way to it
-    #[arg(long, value_name = "HOST:PORT")]
-    auth_server: Option<String>,
+    /// The auth service, or a proxy as the way to it; several of one cluster: a:3025,b:3025
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
+    auth_server: Vec<String>,
     /// A proxy's web port, as the way to the auth service and to a node that opens no port
     #[arg(long, visible_alias = "proxy", value_name = "HOST:PORT", conflicts_with = "auth_server")]
     proxy_server: Option<String>,
@@ -161,7 +161,7 @@ impl Start {
                 roles: self.roles,
                 data_dir: self.data_dir,
                 nodename: self.nodename,
-                auth_server: self.auth_server,
+                auth_servers: self.auth_server,
                 proxy_server: self.proxy_server,
                 token: self.token,
                 ca_pins: self.ca_pins,

@@ -41,8 +41,9 @@ pub struct TeleportSection {
     pub ca_pin: Option<OneOrMany>,
     /// Refuses to join without `ca_pin`.
     pub require_ca_pin: bool,
-    /// The auth service: `host:port`.
-    pub auth_server: Option<String>,
+    /// The auth service, or several of one cluster: `host:port`.
+    #[serde(alias = "auth_servers")]
+    pub auth_server: Option<OneOrMany>,
     /// The proxy, as a way to the auth service: `host:port`.
     pub proxy_server: Option<String>,
     /// The address that others reach this host by.
@@ -212,8 +213,8 @@ pub struct ProxySection {
     pub public_addr: Option<OneOrMany>,
     /// Certificates for HTTPS, instead of the cluster's own.
     pub https_keypairs: Vec<KeyPair>,
-    /// Whether it connects to registered SSH servers at loopback and link-local addresses.
-    pub openssh_local_addresses: Option<YesNo>,
+    /// Whether it connects to nodes at loopback, link-local and cloud metadata addresses.
+    pub local_addresses: Option<YesNo>,
 }
 
 /// A certificate chain and its key, PEM files.

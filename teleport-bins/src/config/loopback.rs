@@ -61,7 +61,7 @@ impl Settings {
                 public_port: None,
                 https: None,
                 // There is nowhere else.
-                openssh_local_addresses: true,
+                local_addresses: true,
             }),
             ..Self::without_services(data_dir, nodename)
         }

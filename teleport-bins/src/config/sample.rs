@@ -12,15 +12,15 @@ use crate::config::settings::without_port;
 /// A commented configuration file that says what `settings` say.
 pub fn sample(settings: &Settings) -> String {
     let yes = |on: bool| if on { "yes" } else { "no" };
-    let auth_server = match settings.auth_servers.first() {
-        Some(server) if settings.node.as_ref().is_some_and(|node| node.tunnels) => {
-            format!("  proxy_server: {server}\n")
-        }
-        Some(server) => format!("  auth_server: {server}\n"),
-        None => "  # auth_server: auth.example.com:3025\n".to_owned(),
+    let tunnels = settings.node.as_ref().is_some_and(|node| node.tunnels);
+    let auth_server = match &settings.auth_servers[..] {
+        [] => "  # auth_server: auth.example.com:3025\n".to_owned(),
+        [server] if tunnels => format!("  proxy_server: {server}\n"),
+        [server] => format!("  auth_server: {server}\n"),
+        servers => format!("  auth_servers: [{}]\n", servers.join(", ")),
     };
     // Whoever writes where a node listens opens a port.
-    let listens = if settings.node.as_ref().is_some_and(|node| node.tunnels) { "# " } else { "" };
+    let listens = if tunnels { "# " } else { "" };
     let pins = if settings.ca_pins.is_empty() {
         "  # ca_pin: sha256:<64 digits, as `tctl status` prints them>\n".to_owned()
     } else {
@@ -75,8 +75,8 @@ pub fn sample(settings: &Settings) -> String {
          \x20 nodename: {nodename}\n\
          \x20 # State, keys and recordings. Nobody else may write to it; what is secret in it only its owner can read.\n\
          \x20 data_dir: {data_dir}\n\
-         \x20 # Where the auth service is, unless it runs here. With `proxy_server`, a proxy's web port, the node opens no port and is\n\
-         \x20 # reached by tunnels.\n\
+         \x20 # Where the auth service is, unless it runs here; of several (auth_servers: [a:3025, b:3025]) any that answers. With\n\
+         \x20 # `proxy_server`, a proxy's web port, the node opens no port and is reached by tunnels.\n\
          {auth_server}\
          \x20 # For the first start only: the secret of `tctl tokens add`, or a file that holds it.\n\
          {token}\
@@ -143,8 +143,8 @@ pub fn sample(settings: &Settings) -> String {
          \x20 listen_addr: 0.0.0.0:3023\n\
          \x20 # public_addr: proxy.example.com:3080\n\
          \x20 # https_keypairs: [{{key_file: /etc/ssl/proxy.key, cert_file: /etc/ssl/proxy.pem}}]\n\
-         \x20 # Whether registered SSH servers may be at loopback and link-local addresses: the sshd of this very machine.\n\
-         \x20 openssh_local_addresses: no\n\
+         \x20 # Whether nodes may be at loopback and link-local addresses: other services of this very machine. The node below may.\n\
+         \x20 local_addresses: no\n\
          ssh_service:\n\
          \x20 enabled: {node}\n\
          \x20 {listens}listen_addr: 0.0.0.0:3022\n\

@@ -35,7 +35,7 @@ pub struct Overrides {
     /// `--nodename`
     pub nodename: Option<String>,
     /// `--auth-server`
-    pub auth_server: Option<String>,
+    pub auth_servers: Vec<String>,
     /// `--proxy-server`
     pub proxy_server: Option<String>,
     /// `--token`
@@ -166,8 +166,9 @@ pub struct ProxySettings {
     pub public_port: Option<u16>,
     /// Key and certificate files for HTTPS.
     pub https: Option<(PathBuf, PathBuf)>,
-    /// Whether it connects to registered SSH servers at loopback and link-local addresses, as to one of its own machine.
-    pub openssh_local_addresses: bool,
+    /// Whether it connects to nodes at loopback, link-local and cloud metadata addresses, as to others of its own machine. To the node of
+    /// this very process it does in any case.
+    pub local_addresses: bool,
 }
 
 /// The node.
@@ -314,19 +315,20 @@ impl Settings {
     pub fn resolve(file: FileConfig, flags: Overrides) -> Result<Self> {
         let enabled = |section: Option<YesNo>| section.is_none_or(|yes| yes.0);
         let shared = file.teleport;
-        let Server { name: auth_server, is_proxy } = Server::of(
-            (flags.proxy_server.clone(), flags.auth_server.clone()),
-            (shared.proxy_server, shared.auth_server),
-        );
+        let named = !flags.auth_servers.is_empty() || flags.proxy_server.is_some();
+        let of_file = shared.auth_server.map(super::file::OneOrMany::into_vec).unwrap_or_default();
+        let (auth_servers, by_proxy) = match named {
+            true => way(flags.proxy_server, flags.auth_servers)?,
+            false => way(shared.proxy_server, of_file)?,
+        };
         let roles = match flags.roles {
             Some(roles) => roles,
             None => {
                 let mut roles = Vec::new();
                 // Naming another auth server means not to be one.
                 if enabled(file.auth_service.enabled)
-                    && (auth_server.is_none() || file.auth_service.enabled.is_some())
-                    && flags.auth_server.is_none()
-                    && flags.proxy_server.is_none()
+                    && (auth_servers.is_empty() || file.auth_service.enabled.is_some())
+                    && !named
                 {
                     roles.push(HostRole::Auth);
                 }
@@ -409,7 +411,7 @@ impl Settings {
                 public_addresses: hosts(section.public_addr),
                 public_port,
                 https,
-                openssh_local_addresses: section.openssh_local_addresses.is_some_and(|YesNo(yes)| yes),
+                local_addresses: section.local_addresses.is_some_and(|YesNo(yes)| yes),
             })
         } else {
             None
@@ -421,7 +423,7 @@ impl Settings {
             };
             Some(NodeSettings {
                 // Whoever says where it listens wants it to listen.
-                tunnels: is_proxy && file.ssh_service.listen_addr.is_none(),
+                tunnels: by_proxy && file.ssh_service.listen_addr.is_none(),
                 listen: address(
                     file.ssh_service.listen_addr.as_deref(),
                     3022,
@@ -444,7 +446,6 @@ impl Settings {
         } else {
             None
         };
-        let auth_servers: Vec<String> = auth_server.into_iter().collect();
         if auth.is_none() && auth_servers.is_empty() {
             bail!(
                 "where is the auth service? say --auth-server=host:3025 (or run it here: --roles=auth,proxy,node)"
@@ -471,28 +472,22 @@ impl Settings {
     }
 }
 
-/// The way to the auth service, `host:port`, and whether it begins at the web port of a proxy.
-struct Server {
-    name: Option<String>,
-    is_proxy: bool,
-}
-
-impl Server {
-    /// What the command line says, or else the file; each a proxy and an auth service. The web ports that everybody uses say by themselves that
-    /// a proxy is meant.
-    fn of(flags: (Option<String>, Option<String>), file: (Option<String>, Option<String>)) -> Self {
-        let said = |(proxy, auth): (Option<String>, Option<String>)| match (proxy, auth) {
-            (Some(proxy), _) => Some((with_port(&proxy, 3080), true)),
-            (None, Some(auth)) => {
-                let name = with_port(&auth, 3025);
-                let is_proxy = name.ends_with(":3080") || name.ends_with(":443");
-                Some((name, is_proxy))
-            }
-            (None, None) => None,
-        };
-        let (name, is_proxy) = said(flags).or_else(|| said(file)).unzip();
-        Self { name, is_proxy: is_proxy.unwrap_or_default() }
+/// The way to the auth service, each `host:port`, and whether it begins at the web ports of proxies: those that everybody uses say so by
+/// themselves.
+fn way(proxy: Option<String>, auth: Vec<String>) -> Result<(Vec<String>, bool)> {
+    if let Some(proxy) = proxy {
+        return Ok((vec![with_port(&proxy, 3080)], true));
     }
+    let servers: Vec<String> = auth
+        .iter()
+        .map(|text| match text.trim() {
+            "" => bail!("auth_server: one of the addresses is empty; write host:3025"),
+            text => Ok(with_port(text, 3025)),
+        })
+        .collect::<Result<_>>()?;
+    let of_proxy = |server: &String| server.ends_with(":3080") || server.ends_with(":443");
+    let by_proxy = !servers.is_empty() && servers.iter().all(of_proxy);
+    Ok((servers, by_proxy))
 }
 
 fn hosts(list: Option<super::file::OneOrMany>) -> Vec<String> {
@@ -705,7 +700,7 @@ mod tests {
 
     #[test]
     fn another_auth_server_disables_the_own() {
-        let flags = Overrides { auth_server: Some("auth".into()), ..Overrides::default() };
+        let flags = Overrides { auth_servers: vec!["auth".into()], ..Overrides::default() };
         let settings = resolve(flags).unwrap();
         assert!(settings.auth.is_none());
         assert_eq!(settings.auth_servers, ["auth:3025"]);

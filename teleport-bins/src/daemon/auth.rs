@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use teleport_backend::audit::file::{Checkpoints, FileAuditLog};
+use teleport_backend::audit::file::{Checkpoints, FileAuditLog, Service};
 use teleport_backend::audit::index::IndexedAuditLog;
+use teleport_backend::wrap::MetricsBackend;
+use teleport_ca::key::KeyError;
 use teleport_ca::{AuditKey, CaError, CertificateAuthority};
 use teleport_core::api::{AdminApi, CreateToken, HostCredentials, JoinRequest, PublicApi};
 use teleport_core::audit::AuditLog;
 use teleport_core::audit::chain::CheckpointSigner;
 use teleport_core::auth::{
-    AuthConfig, AuthService, Caller, Ports, RestoreError, RestorePorts, SWEEP_EVERY, restore,
-    unfinished_restore,
+    AuthConfig, AuthService, Caller, Participant, Ports, RestoreError, RestorePorts, SWEEP_EVERY,
+    TAKE_PART_EVERY, restore, unfinished_restore,
 };
 use teleport_core::cert::{CaPin, SubjectKeys};
 use teleport_core::id::{ClusterName, HostRole};
@@ -32,22 +34,27 @@ pub(super) struct LocalAuth {
     pub(super) cluster: ClusterName,
     pub(super) ca_pins: Vec<CaPin>,
     pub(super) backend: Arc<dyn Backend>,
+    /// What that counts.
+    pub(super) metrics: Arc<MetricsBackend>,
     audit: Arc<IndexedAuditLog>,
 }
 
 impl LocalAuth {
     pub(super) async fn open(
         settings: &AuthSettings,
-        default_name: &str,
+        own: &Service,
         data_dir: &DataDir,
         os: &Os,
     ) -> Result<Self> {
+        let default_name = own.owner.name.as_str();
         let static_tokens = static_tokens(&settings.static_tokens)?;
         let sealer =
             teleport_ca::seal::Sealer::new(&data_dir.master_key(&*os.entropy)?, Arc::clone(&os.entropy))
                 .context("the master key cannot be used")?;
         let sealer: Arc<dyn teleport_core::secret::Sealer> = Arc::new(sealer);
-        let backend = crate::storage::open(settings.storage.expose(), os).await?;
+        let metrics = crate::storage::open(settings.storage.expose(), os).await?;
+        let metrics = Arc::new(MetricsBackend::new(metrics));
+        let backend = Arc::clone(&metrics) as Arc<dyn Backend>;
         let directory = settings.audit.directory.clone().unwrap_or_else(|| data_dir.join("audit"));
         let log = || {
             FileAuditLog::builder(&directory, Arc::clone(&os.clock), Arc::clone(&os.entropy))
@@ -101,9 +108,10 @@ impl LocalAuth {
                     );
                     tracing::warn!(%stored, %asked, "the cluster keeps the name of its first start");
                 }
-                (open(stored.clone()).await?, stored)
+                let authority = open(stored.clone()).await;
+                (authority.map_err(|error| other_key(error, &*backend, data_dir))?, stored)
             }
-            authority => (authority?, asked),
+            authority => (authority.map_err(|error| other_key(error, &*backend, data_dir))?, asked),
         };
         let ca_pins = authority.ca_pins();
         let key =
@@ -114,6 +122,7 @@ impl LocalAuth {
             cluster: cluster.clone(),
             signer: Arc::new(key),
             storage: Arc::clone(&backend),
+            service: Some(own.clone()),
         });
         for to in &settings.audit.forward {
             log = log.forwarder(Forwarder::start(to.clone(), default_name.to_owned())?);
@@ -145,7 +154,7 @@ impl LocalAuth {
         };
         let service = AuthService::new(ports, config);
         service.bootstrap().await?;
-        Ok(Self { service, cluster, ca_pins, backend, audit })
+        Ok(Self { service, cluster, ca_pins, backend, metrics, audit })
     }
 
     /// Ends the audit log and its index, then the storage that remembers how they ended.
@@ -206,11 +215,46 @@ impl LocalAuth {
     }
 }
 
+/// Says what to do if the cluster's secrets were sealed with another master key than that of this data directory: that is so when a
+/// second auth service is started for the first time.
+fn other_key(error: CaError, backend: &dyn Backend, data_dir: &DataDir) -> anyhow::Error {
+    let CaError::Key { source: KeyError::Unreadable { .. } } = &error else { return error.into() };
+    let path = data_dir.join(DataDir::MASTER_KEY);
+    tracing::debug!(error = &error as &dyn std::error::Error, "the authority cannot be opened");
+    anyhow::anyhow!(
+        "the master key {path} is not that of the cluster in {backend}: its secrets do not open. Every auth service of a cluster has the \
+         same one; copy it from one that runs, `scp root@<its host>:{path} {path}`, keep it at mode 0600, and start again",
+        path = path.display(),
+    )
+}
+
 /// Refuses storage that was filled by half, before anything is written there.
 async fn check_whole(backend: &dyn Backend) -> Result<()> {
     match backend.get(&unfinished_restore()?).await? {
         None => Ok(()),
         Some(_) => Err(RestoreError::Unfinished.into()),
+    }
+}
+
+/// Says to the others that this service runs, until it stops.
+pub(super) async fn take_part(service: AuthService, me: Participant, shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(TAKE_PART_EVERY) => {}
+            () = shutdown.draining() => break,
+        }
+        if let Err(error) = service.take_part(&me).await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "other auth services do not hear of this one"
+            );
+        }
+    }
+    if let Err(error) = service.leave(&me).await {
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "other auth services believe for a while that this one runs"
+        );
     }
 }
 

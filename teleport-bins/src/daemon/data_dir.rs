@@ -10,6 +10,30 @@ use teleport_core::entropy::{Entropy, EntropyExt};
 use teleport_core::secret::SecretBytes;
 use zeroize::Zeroizing;
 
+fn cannot_be_used(path: &Path) -> String {
+    format!("the data directory {} cannot be used", path.display())
+}
+
+/// Makes the directory if it does not exist (mode 0700).
+///
+/// # Errors
+/// One line; also if it is somebody else's, or others may write to it.
+pub(crate) fn prepare(path: &Path) -> Result<()> {
+    let what = || cannot_be_used(path);
+    DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(what)?;
+    let metadata = fs::metadata(path).with_context(what)?;
+    let owner = metadata.uid();
+    let user = nix::unistd::geteuid().as_raw();
+    if owner != user {
+        bail!("{}: it belongs to the user id {owner}, and this is {user}; say another --data-dir", what());
+    }
+    // Whoever can put files in place of ours has the keys of the cluster tomorrow.
+    if metadata.mode() & 0o022 != 0 {
+        bail!("{}: others may write to it; run `chmod 700 {}`", what(), path.display());
+    }
+    Ok(())
+}
+
 /// A data directory that this process holds.
 #[derive(Debug)]
 pub(super) struct DataDir {
@@ -21,21 +45,8 @@ pub(super) struct DataDir {
 impl DataDir {
     /// Makes the directory if it does not exist (mode 0700) and locks it.
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let what = || format!("the data directory {} cannot be used", path.display());
-        DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(what)?;
-        let metadata = fs::metadata(path).with_context(what)?;
-        let owner = metadata.uid();
-        let user = nix::unistd::geteuid().as_raw();
-        if owner != user {
-            bail!(
-                "{}: it belongs to the user id {owner}, and this is {user}; say another --data-dir",
-                what()
-            );
-        }
-        // Whoever can put files in place of ours has the keys of the cluster tomorrow.
-        if metadata.mode() & 0o022 != 0 {
-            bail!("{}: others may write to it; run `chmod 700 {}`", what(), path.display());
-        }
+        let what = || cannot_be_used(path);
+        prepare(path)?;
         let mut lock = OpenOptions::new()
             .read(true)
             .write(true)
@@ -64,9 +75,12 @@ impl DataDir {
         self.path.join(name)
     }
 
+    /// The name of the file with the key that seals the secrets of the auth service.
+    pub(super) const MASTER_KEY: &str = "master.key";
+
     /// The key that seals the secrets of the auth service; made the first time.
     pub(super) fn master_key(&self, entropy: &dyn Entropy) -> Result<SecretBytes> {
-        let path = self.join("master.key");
+        let path = self.join(Self::MASTER_KEY);
         let what = || format!("the master key {} cannot be used", path.display());
         match fs::read(&path).map(Zeroizing::new) {
             Ok(key) if key.len() == 32 => Ok(SecretBytes::new(key.to_vec())),

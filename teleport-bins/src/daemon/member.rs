@@ -110,7 +110,11 @@ impl Members<'_> {
         // It asks for the auth service of the cluster by its protocol name, which a proxy passes on and the auth service
         // itself takes as well: nobody has to know which of the two an address is.
         let servers = self.settings.auth_servers.iter().cloned();
-        Arc::new(ProxyConnector::new(servers, identity.current().cluster.clone()))
+        let current = identity.current();
+        // Hosts with the same list do not all begin with the same one.
+        let number = current.host_id.uuid().as_u128() % servers.len().max(1) as u128;
+        let number = usize::try_from(number).unwrap_or_default();
+        Arc::new(ProxyConnector::new(servers, current.cluster.clone()).beginning_at(number))
     }
 
     async fn join_or_load(
@@ -218,6 +222,8 @@ impl Member {
             identity: identity.clone(),
             needs: Needs::View(view.clone()),
             sessions: Some(status.sessions().clone()),
+            nodes: None,
+            auth: None,
         });
         services.started();
         let serving = services.clone().serve(HostRole::Node, view, bound.serve(front.0.clone()));

@@ -21,12 +21,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use teleport_backend::audit::file;
 use teleport_core::api::{ApiError, AuthApi};
-use teleport_core::auth::Caller;
+use teleport_core::audit::chain::LogOwner;
+use teleport_core::auth::{Caller, Participant};
 use teleport_core::cert::CaPin;
 use teleport_core::clock::{Clock, SystemClock};
 use teleport_core::entropy::{Entropy, SystemEntropy};
-use teleport_core::id::{ClusterName, HostId, HostRole};
+use teleport_core::id::{ClusterName, HostId, HostRole, RunId};
 use teleport_core::secret::SecretString;
 use teleport_core::task::{Shutdown, TaskScope};
 use teleport_ssh::identity::HostIdentityHandle;
@@ -34,7 +36,8 @@ use teleport_ssh::rpc::{AuthClient, AuthServer, ClientIdentity, PipeConnector, p
 
 use self::auth::LocalAuth;
 use self::data_dir::DataDir;
-use self::diagnostics::{Diagnostics, Needs, Server, Service};
+pub(crate) use self::data_dir::prepare as prepare_data_dir;
+use self::diagnostics::{AuthFigures, Diagnostics, Needs, Server, Service};
 use self::member::{Member, Members};
 use self::membership::{Services, is_removal};
 use crate::config::Settings;
@@ -162,10 +165,13 @@ impl Daemon {
         let mut auth_address = None;
         let mut local: Option<(LocalAuth, PipeConnector)> = None;
         if let Some(auth) = &settings.auth {
-            let service = LocalAuth::open(auth, settings.nodename.as_str(), &data_dir, &os).await?;
-            let hosts = addresses::own(&settings, auth.listen, &auth.public_addresses);
             let store = member::store(&data_dir, HostRole::Auth)?;
+            let is_new = store.load(HostRole::Auth)?.is_none();
             let host = member::host(&store, &settings, HostRole::Auth, &os)?;
+            let owner = LogOwner { service: host.host_id, name: host.name.clone() };
+            let own = file::Service { owner, is_new };
+            let service = LocalAuth::open(auth, &own, &data_dir, &os).await?;
+            let hosts = addresses::own(&settings, auth.listen, &auth.public_addresses);
             let identity = HostIdentityHandle::new(service.admit(&store, host, hosts.clone(), &os).await?);
             let (connector, listener) = pipe();
             let own = ClientIdentity::Host(identity.clone());
@@ -182,6 +188,15 @@ impl Daemon {
             .await
             .context("auth service")?;
             let address = bound.local_addr()?;
+            let me = Participant {
+                host_id: identity.current().host_id,
+                name: settings.nodename.clone(),
+                version: crate::cli::VERSION.to_owned(),
+                address: addresses::advertised(&settings, address, &auth.public_addresses),
+                run: RunId::random(&*os.entropy)?,
+                recordings: recordings::kept_at(&auth.recording_store, &os).await?,
+            };
+            service.service.take_part(&me).await.context("auth service")?;
             write_address(&data_dir.join(AUTH_ADDRESS_FILE), address)?;
             diagnostics.add(Service {
                 name: "auth",
@@ -189,8 +204,11 @@ impl Daemon {
                 identity,
                 needs: Needs::Storage(Arc::clone(&service.backend)),
                 sessions: None,
+                nodes: None,
+                auth: Some(AuthFigures { calls: bound.figures(), storage: Arc::clone(&service.metrics) }),
             });
             base.1.spawn(bound.serve(base.0.clone()));
+            base.1.spawn(auth::take_part(service.service.clone(), me, base.0.clone()));
             base.1.spawn(auth::look_after_uploads(service.service.clone(), base.0.clone()));
             base.1.spawn(recordings::sweep(service.service.clone(), base.0.clone()));
             services.started();

@@ -37,8 +37,11 @@ pub(super) async fn start(
     (services, diagnostics): (&Services, &Diagnostics),
 ) -> Result<(SocketAddr, SocketAddr)> {
     let access: Arc<dyn ProxyAccess> = Arc::<AuthClient>::clone(&member.api);
-    let direct = Direct::new().openssh_local_addresses(proxy.openssh_local_addresses);
-    let tunnels = Tunnels::new(Arc::new(direct));
+    let mut dialer = Direct::new().local_addresses(proxy.local_addresses);
+    if settings.node.is_some() {
+        dialer = dialer.own_node(super::member::store(data_dir, HostRole::Node)?.host_id(&*os.entropy)?);
+    }
+    let tunnels = Tunnels::new(Arc::new(dialer));
     let ssh = ProxyServer::builder(
         member.identity.clone(),
         Arc::clone(&access),
@@ -86,13 +89,16 @@ pub(super) async fn start(
     let (view, shutdown) = (ssh.view(), front.0.clone());
     let api: Arc<dyn PresenceApi> = Arc::<AuthClient>::clone(&member.api);
     services.started();
-    for (name, door) in [("proxy-web", web.door()), ("proxy-ssh", ssh.door())] {
+    for (name, door, nodes) in [("proxy-web", web.door(), None), ("proxy-ssh", ssh.door(), Some(ssh.nodes()))]
+    {
         diagnostics.add(Service {
             name,
             door,
             identity: member.identity.clone(),
             needs: Needs::View(view.clone()),
             sessions: None,
+            nodes,
+            auth: None,
         });
     }
     let all = async move {

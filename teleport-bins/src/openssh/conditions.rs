@@ -49,7 +49,8 @@ fn look(file: &Path, mut within: bool, depth: usize, found: &mut Vec<Conditional
             }
             _ if within => found.push(Conditional {
                 keyword,
-                value: value.to_owned(),
+                // As it counts: without quotes, and without what is behind it.
+                value: arguments(value).join(" "),
                 file: file.to_owned(),
                 line: number,
             }),
@@ -138,7 +139,7 @@ mod tests {
             "main",
             &format!(
                 "PermitTTY no\nInclude \"{0}/*.conf\" {0}/none\n# Match nothing\nmatch User git\n\n \
-                 TrustedUserCAKeys=/a b\nInclude {0}/inner\n",
+                 TrustedUserCAKeys=/a b\nInclude {0}/inner\nPubkeyAuthentication \"no\" # today\n",
                 dir.path().display()
             ),
         );
@@ -160,7 +161,8 @@ mod tests {
             [
                 ("authorizedprincipalsfile", "/etc/p", "one.conf", 2),
                 ("trustedusercakeys", "/a b", "main", 6),
-                ("forcecommand", "\"true\"", "inner", 1),
+                ("forcecommand", "true", "inner", 1),
+                ("pubkeyauthentication", "no", "main", 8),
             ]
         );
     }

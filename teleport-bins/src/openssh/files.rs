@@ -1,11 +1,13 @@
 //! Files that are changed together, or not at all as far as that can be had.
 
-use std::fs::{self, File, Permissions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
 
 /// Whose a file is, and who may read and change it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,39 +104,60 @@ fn put(path: &Path, bytes: &[u8], mode: u32, ownership: Option<Ownership>) -> Re
     write().with_context(|| format!("cannot write {}", path.display()))
 }
 
+/// The file that is locked, beside what is changed. Nobody else can open it: whoever can open something can lock it, and keep us out.
+const LOCK: &str = ".teleport-join.lock";
+
 /// Nobody else changes what is in some directories, as long as this lives.
 #[derive(Debug)]
-pub(crate) struct Alone {
-    _locks: Vec<File>,
-}
+pub(crate) struct Alone(Vec<(PathBuf, File)>);
 
 impl Alone {
     /// # Errors
     /// One line; somebody else is about to change something there.
-    pub(super) fn in_directories_of(paths: &[&Path]) -> Result<Self> {
-        let mut dirs: Vec<PathBuf> = Vec::new();
-        for path in paths {
-            let real = fs::canonicalize(path).with_context(|| format!("cannot find {}", path.display()))?;
-            dirs.push(if real.is_dir() { real } else { real.parent().map(Path::to_owned).unwrap_or(real) });
+    pub(crate) fn in_directory(dir: &Path) -> Result<Self> {
+        let mut alone = Self(Vec::new());
+        alone.also(fs::canonicalize(dir).with_context(|| format!("cannot find {}", dir.display()))?)?;
+        Ok(alone)
+    }
+
+    /// Nor in the directory of this file, behind all links.
+    ///
+    /// # Errors
+    /// As [`Self::in_directory`].
+    pub(crate) fn also_beside(&mut self, file: &Path) -> Result<()> {
+        let real = fs::canonicalize(file).with_context(|| format!("cannot find {}", file.display()))?;
+        self.also(real.parent().context("a file is in a directory")?.to_owned())
+    }
+
+    fn also(&mut self, dir: PathBuf) -> Result<()> {
+        // The second lock would wait for the first.
+        if self.0.iter().any(|(known, _)| *known == dir) {
+            return Ok(());
         }
-        dirs.sort();
-        // One directory is locked once: the second lock would wait for the first.
-        dirs.dedup();
-        let mut locks = Vec::with_capacity(dirs.len());
-        for dir in dirs {
-            let lock = File::open(&dir).with_context(|| format!("cannot use {}", dir.display()))?;
-            match lock.try_lock() {
-                Ok(()) => locks.push(lock),
-                Err(TryLockError::WouldBlock) => {
-                    bail!("another `teleport join openssh` is at work on {}; try again", dir.display())
-                }
-                Err(TryLockError::Error(error)) => {
-                    return Err(error).with_context(|| format!("cannot lock {}", dir.display()));
-                }
+        let path = dir.join(LOCK);
+        let lock = open_lock(&path).with_context(|| format!("cannot use {}", path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => self.0.push((dir, lock)),
+            Err(TryLockError::WouldBlock) => {
+                bail!("another `teleport join openssh` is at work on {}; try again", dir.display())
+            }
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
             }
         }
-        Ok(Self { _locks: locks })
+        Ok(())
     }
+}
+
+fn open_lock(path: &Path) -> Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let lock = options.custom_flags(OFlag::O_NOFOLLOW.bits()).open(path)?;
+    let metadata = lock.metadata()?;
+    if !metadata.is_file() || metadata.uid() != geteuid().as_raw() || metadata.mode() & 0o077 != 0 {
+        bail!("others may open it; remove it");
+    }
+    Ok(lock)
 }
 
 /// Keeps the configuration as it was before the very first change.
@@ -142,10 +165,24 @@ pub(super) fn keep_copy(path: &Path) -> Result<()> {
     let mut name = path.file_name().context("a file has a name")?.to_owned();
     name.push(".before-teleport");
     let copy = path.with_file_name(name);
-    if copy.exists() {
+    // Whatever has the name, also a link to nowhere.
+    if fs::symlink_metadata(&copy).is_ok() {
         return Ok(());
     }
-    fs::copy(path, &copy).map(drop).with_context(|| format!("cannot keep a copy as {}", copy.display()))
+    let write = || {
+        let mut from = File::open(path)?;
+        let wanted = Ownership::of(&from.metadata()?);
+        let dir = copy.parent().context("a file is in a directory")?;
+        let mut unfinished = tempfile::Builder::new().prefix(".teleport-").tempfile_in(dir)?;
+        let file = unfinished.as_file_mut();
+        std::io::copy(&mut from, file)?;
+        fchown(&*file, Some(wanted.owner), Some(wanted.group))?;
+        file.set_permissions(Permissions::from_mode(wanted.mode))?;
+        file.sync_all()?;
+        unfinished.persist_noclobber(&copy)?;
+        anyhow::Ok(())
+    };
+    write().with_context(|| format!("cannot keep a copy as {}", copy.display()))
 }
 
 #[cfg(test)]
@@ -189,10 +226,50 @@ mod tests {
         let (one, other) = (dir.path().join("one"), dir.path().join("other"));
         fs::write(&one, "").unwrap();
         fs::create_dir(&other).unwrap();
-        let alone = Alone::in_directories_of(&[&one, dir.path(), &other]).unwrap();
-        let second = Alone::in_directories_of(&[&other]).unwrap_err();
-        assert!(second.to_string().contains("another"), "{second}");
+        let mut alone = Alone::in_directory(&other).unwrap();
+        alone.also_beside(&one).unwrap();
+        // The same directory once more.
+        alone.also_beside(&one).unwrap();
+        for taken in [dir.path(), &other] {
+            let second = Alone::in_directory(taken).unwrap_err();
+            assert!(second.to_string().contains("another"), "{second}");
+        }
         drop(alone);
-        Alone::in_directories_of(&[&one]).unwrap();
+        Alone::in_directory(&other).unwrap().also_beside(&one).unwrap();
+    }
+
+    #[test]
+    fn whoever_can_open_a_directory_keeps_nobody_out_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = File::open(dir.path()).unwrap();
+        open.lock().unwrap();
+        drop(Alone::in_directory(dir.path()).unwrap());
+        let lock = dir.path().join(LOCK);
+        assert_eq!(fs::metadata(&lock).unwrap().mode() & 0o7777, 0o600);
+        // One that others can open is not taken, nor one that is elsewhere.
+        fs::set_permissions(&lock, Permissions::from_mode(0o644)).unwrap();
+        let refused = Alone::in_directory(dir.path()).unwrap_err();
+        assert!(format!("{refused:#}").contains("others may open it"), "{refused:#}");
+        fs::remove_file(&lock).unwrap();
+        symlink(dir.path().join("elsewhere"), &lock).unwrap();
+        assert!(Alone::in_directory(dir.path()).is_err());
+        assert!(!dir.path().join("elsewhere").exists());
+    }
+
+    #[test]
+    fn a_copy_is_kept_once_and_never_written_through_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, copy) = (dir.path().join("config"), dir.path().join("config.before-teleport"));
+        fs::write(&config, "first").unwrap();
+        fs::set_permissions(&config, Permissions::from_mode(0o640)).unwrap();
+        keep_copy(&config).unwrap();
+        assert_eq!(fs::metadata(&copy).unwrap().mode() & 0o7777, 0o640);
+        fs::write(&config, "second").unwrap();
+        keep_copy(&config).unwrap();
+        assert_eq!(fs::read(&copy).unwrap(), b"first");
+        fs::remove_file(&copy).unwrap();
+        symlink(dir.path().join("elsewhere"), &copy).unwrap();
+        keep_copy(&config).unwrap();
+        assert!(!dir.path().join("elsewhere").exists() && fs::symlink_metadata(&copy).unwrap().is_symlink());
     }
 }

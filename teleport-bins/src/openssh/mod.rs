@@ -54,14 +54,6 @@ impl Place {
         self.file("registration.json")
     }
 
-    /// Keeps others from changing the same files.
-    ///
-    /// # Errors
-    /// One line; somebody else is at work there.
-    pub(crate) fn lock(&self) -> Result<Alone> {
-        Alone::in_directories_of(&[&self.config, &self.dir])
-    }
-
     fn read_config(&self) -> Result<Vec<u8>> {
         std::fs::read(&self.config).with_context(|| format!("cannot read {}", self.config.display()))
     }
@@ -99,9 +91,16 @@ impl Place {
             );
         }
         let mut warnings = Vec::new();
+        if known.penalises {
+            warnings.push(
+                "this sshd makes addresses wait that fail to log in (PerSourcePenalties), and all users come from the proxy's: exempt it by \
+                 `PerSourcePenaltyExemptList <addresses of the proxies>`, or one user can keep out the others"
+                    .to_owned(),
+            );
+        }
         for word in conditions::conditional(&self.config)? {
             let place = format!("{}:{}", word.file.display(), word.line);
-            if word.keyword == "trustedusercakeys" && word.value != "none" {
+            if word.keyword == "trustedusercakeys" && !word.value.eq_ignore_ascii_case("none") {
                 bail!(
                     "{place} has TrustedUserCAKeys in a Match block, where it takes the place of the cluster's, and users let in by it \
                      would come past all roles: remove that line first"

@@ -26,6 +26,8 @@ pub(super) struct Effective {
     pub(super) trusted_user_ca: Option<String>,
     /// Words by which nobody would be let in by a certificate of ours, as the server says them.
     pub(super) in_the_way: Vec<String>,
+    /// Whether the server punishes addresses for what comes from them, and none is exempt.
+    pub(super) penalises: bool,
     pid_file: Option<String>,
 }
 
@@ -33,8 +35,8 @@ pub(super) struct Effective {
 pub(super) fn keeps_out(name: &str, value: &str) -> bool {
     match name {
         // Then it is a file or a program that says which names are good for a login.
-        "authorizedprincipalsfile" | "authorizedprincipalscommand" => value != "none",
-        "pubkeyauthentication" => value == "no",
+        "authorizedprincipalsfile" | "authorizedprincipalscommand" => !value.eq_ignore_ascii_case("none"),
+        "pubkeyauthentication" => value.eq_ignore_ascii_case("no"),
         // Each list is a way in.
         "authenticationmethods" => !value.split_whitespace().any(|way| way == "any" || way == "publickey"),
         // A list that begins so changes the default.
@@ -48,6 +50,28 @@ pub(super) fn keeps_out(name: &str, value: &str) -> bool {
 
 fn lists(value: &str, name: &str) -> bool {
     value.split(',').any(|listed| listed == name)
+}
+
+impl Effective {
+    /// From what `sshd -T` says.
+    fn read(text: &str) -> Self {
+        let (mut effective, mut punishes, mut exempt) = (Self::default(), false, false);
+        for line in text.lines() {
+            let Some((name, text)) = line.split_once(' ') else { continue };
+            let value = || (text != "none").then(|| text.to_owned());
+            match name {
+                "hostkey" => effective.host_keys.extend(value()),
+                "trustedusercakeys" => effective.trusted_user_ca = value(),
+                "pidfile" => effective.pid_file = value(),
+                "persourcepenalties" => punishes = text != "no",
+                "persourcepenaltyexemptlist" => exempt = value().is_some(),
+                name if keeps_out(name, text) => effective.in_the_way.push(line.to_owned()),
+                _ => {}
+            }
+        }
+        effective.penalises = punishes && !exempt;
+        effective
+    }
 }
 
 impl Sshd {
@@ -78,19 +102,7 @@ impl Sshd {
 
     /// What it makes of one.
     pub(super) fn effective(&self, config: &Path) -> Result<Effective> {
-        let mut effective = Effective::default();
-        for line in self.run("-T", config)?.lines() {
-            let Some((name, text)) = line.split_once(' ') else { continue };
-            let value = || (text != "none").then(|| text.to_owned());
-            match name {
-                "hostkey" => effective.host_keys.extend(value()),
-                "trustedusercakeys" => effective.trusted_user_ca = value(),
-                "pidfile" => effective.pid_file = value(),
-                name if keeps_out(name, text) => effective.in_the_way.push(line.to_owned()),
-                _ => {}
-            }
-        }
-        Ok(effective)
+        Ok(Effective::read(&self.run("-T", config)?))
     }
 
     /// Has the one that runs read it anew, as `systemctl reload ssh` does.
@@ -113,6 +125,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn servers_that_punish_addresses_are_known() {
+        // As OpenSSH 9.9 says it.
+        let stock = "persourcepenalties crash:90 authfail:5 noauth:1 grace-exceeded:10 refuseconnection:10 max:600 min:15 \
+                     max-sources4:65536 max-sources6:65536 overflow:permissive overflow6:permissive\n";
+        let none = "persourcepenaltyexemptlist none\n";
+        for (text, expected) in [
+            (format!("{stock}{none}"), true),
+            (format!("{none}{stock}"), true),
+            (format!("{stock}persourcepenaltyexemptlist 192.0.2.1\n"), false),
+            (format!("persourcepenalties no\n{none}"), false),
+            // Older ones have nothing of the kind.
+            ("maxstartups 10:30:100\n".to_owned(), false),
+        ] {
+            assert_eq!(Effective::read(&text).penalises, expected, "{text}");
+        }
+    }
+
+    #[test]
     fn words_that_keep_certificates_out() {
         for (line, expected) in [
             ("authorizedprincipalsfile none", false),
@@ -120,6 +150,8 @@ mod tests {
             ("authorizedprincipalscommand /bin/p", true),
             ("pubkeyauthentication yes", false),
             ("pubkeyauthentication no", true),
+            ("pubkeyauthentication No", true),
+            ("authorizedprincipalsfile None", false),
             ("authenticationmethods any", false),
             ("authenticationmethods publickey,password publickey", false),
             ("authenticationmethods publickey,password", true),

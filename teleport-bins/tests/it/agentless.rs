@@ -2,6 +2,7 @@
 //! sshd of others logs only its own user in.
 
 mod crowded;
+mod going;
 mod installing;
 mod refusals;
 
@@ -17,7 +18,7 @@ use teleport_core::resource::{Node, NodeKind, Role};
 use crate::support::cluster::{CLUSTER, Home, TestCluster};
 use crate::support::program::{Output, own, run, run_with};
 use crate::support::sshd::Sshd;
-use crate::support::{own_login, wait_for};
+use crate::support::{accept, own_login, wait_for};
 
 /// An `sshd` that `teleport join openssh` was run for.
 struct Server {
@@ -81,7 +82,11 @@ impl Server {
     }
 
     fn target(&self) -> String {
-        format!("{}@{}.{CLUSTER}", own_login(), self.name)
+        self.target_as(&own_login())
+    }
+
+    fn target_as(&self, login: &str) -> String {
+        format!("{login}@{}.{CLUSTER}", self.name)
     }
 }
 
@@ -327,7 +332,7 @@ fn forwards_go_from_the_server_and_only_where_they_may() {
     let port = listener.local_addr().unwrap().port();
     let answering = std::thread::spawn(move || {
         use std::io::Write;
-        listener.accept().unwrap().0.write_all(b"hello from there\n").unwrap();
+        accept(&listener).write_all(b"hello from there\n").unwrap();
     });
     let output = ssh(&home, &["-W", &format!("127.0.0.1:{port}"), &server.target()]);
     assert_eq!(output.out(), "hello from there\n", "{output:?}");

@@ -76,11 +76,19 @@ fn a_daemon_that_serves_says_so_with_its_figures() {
     let names: Vec<_> = ready["services"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
     assert_eq!(names, ["auth", "proxy-web", "proxy-ssh", "node"]);
 
+    wait_for("the proxy to know the node", || {
+        (figure(address, "teleport_nodes", "proxy-ssh") == 1.0).then_some(())
+    });
     let (head, page) = get(address, "/metrics");
     assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
     let figures = figures(&page);
-    let mut seen: Vec<(String, String)> =
-        figures.iter().map(|(name, kind, ..)| (name.clone(), kind.clone())).collect();
+    let of_family = |(name, kind): (&String, &String)| {
+        // A histogram is several of them.
+        let parts = ["_bucket", "_count", "_sum"].iter().filter(|_| kind == "histogram");
+        let base = parts.filter_map(|part| name.strip_suffix(part)).next();
+        (base.unwrap_or(name).to_owned(), kind.clone())
+    };
+    let mut seen: Vec<_> = figures.iter().map(|(name, kind, ..)| of_family((name, kind))).collect();
     seen.dedup();
     assert_eq!(seen, documented(), "the manual and the figures");
     let of = |name: &str, service: &str| {
@@ -89,6 +97,15 @@ fn a_daemon_that_serves_says_so_with_its_figures() {
     };
     assert!(of("teleport_connections_accepted_total", "auth") >= 1.0, "{page}");
     assert_eq!(of("teleport_sessions", "node"), 0.0);
+    assert_eq!(of("teleport_nodes", "proxy-ssh"), 1.0);
+    let of_call = |name: &str, operation: &str| {
+        let found = figures.iter().find(|one| one.0 == name && one.2["operation"] == operation);
+        found.unwrap_or_else(|| panic!("{name} of {operation}: {page}")).3
+    };
+    assert!(of_call("teleport_api_calls_total", "announce_node") >= 1.0, "{page}");
+    assert!(of_call("teleport_api_call_duration_seconds_count", "announce_node") >= 1.0, "{page}");
+    assert_eq!(of_call("teleport_api_watches", "watch_nodes"), 1.0);
+    assert!(of_call("teleport_storage_duration_seconds_count", "commit") >= 1.0, "{page}");
     assert_eq!(of("teleport_view_silence_seconds", "node"), 0.0);
     let left = of("teleport_certificate_left_seconds", "proxy-ssh");
     assert!((0.0..=7.0 * 86_400.0).contains(&left), "{left}");
@@ -124,6 +141,101 @@ fn a_silent_auth_service_is_told_and_makes_nobody_unready() {
     let reason = ready["services"][0]["reason"].as_str().unwrap();
     assert!(reason.contains("the auth service has not answered since the start"), "{reason}");
     assert!(get(diagnostics(&node), "/healthz").0.starts_with("HTTP/1.1 200"));
+}
+
+/// A figure of a service, as it stands on the page.
+fn figure(address: SocketAddr, name: &str, service: &str) -> f64 {
+    let page = get(address, "/metrics").1;
+    let begin = format!("{name}{{service=\"{service}\"}} ");
+    let line = page.lines().find_map(|line| line.strip_prefix(&begin));
+    line.unwrap_or_else(|| panic!("{begin}: {page}")).parse().unwrap()
+}
+
+#[test]
+fn what_a_proxy_knows_of_nodes_has_an_age() {
+    let machine = Machine::new();
+    let port = fixed_port();
+    machine.configure("auth", "", &Services { auth: Some(port), proxy: None, node: None }.yaml());
+    let auth = machine.start("auth", &[]);
+    let (token, pin) = machine.token("auth", &["--type=proxy"]);
+    let server = format!("  auth_server: 127.0.0.1:{port}\n");
+    let services = Services { auth: None, proxy: Some((0, 0)), node: None };
+    machine.configure("proxy", &server, &services.yaml());
+    let proxy = machine.start("proxy", &[FREE, &format!("--token={token}"), &format!("--ca-pin={pin}")]);
+    let address = diagnostics(&proxy);
+    let silence = || figure(address, "teleport_nodes_silence_seconds", "proxy-ssh");
+    wait_for("the first list", || (silence() == 0.0).then_some(()));
+    auth.kill();
+    wait_for("the silence", || (silence() > 0.0).then_some(()));
+    let _auth = machine.start("auth", &[]);
+    wait_for("the list again", || (silence() == 0.0).then_some(()));
+}
+
+#[test]
+fn a_daemon_is_watched_from_a_terminal() {
+    let machine = Machine::new();
+    machine.configure("all", "", &ALL.yaml());
+    let daemon = machine.start("all", &[FREE]);
+    machine.wait_for_nodes("all", 1);
+    let at = format!("--diag-addr=http://{}/", diagnostics(&daemon));
+    let sample = wait_for("the proxy to know the node", || {
+        let sample = machine.tctl("all", &["top", &at, "--interval=100ms", "--format=json"]).clean();
+        let sample: serde_json::Value = serde_json::from_str(&sample).unwrap();
+        (sample["nodes"] == 1).then_some(sample)
+    });
+    assert!(sample["memory_bytes"].as_u64().unwrap() > 1_000_000, "{sample}");
+    assert_eq!(sample["sessions"], 0, "{sample}");
+    assert_eq!(sample["watches"]["watch_nodes"], 1, "{sample}");
+    let names = |of: &str| {
+        let calls = sample[of].as_array().unwrap().iter();
+        calls.map(|call| call["operation"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names("storage"), ["commit", "get", "range", "watch"]);
+    assert!(names("calls").contains(&"announce_node".to_owned()), "{sample}");
+    // Where no terminal shows it, text is one sample as well.
+    let text = machine.tctl("all", &["top", &at, "--interval=100ms"]).clean();
+    assert!(text.contains("Memory") && text.contains("announce_node"), "{text}");
+
+    let wrong = |arguments: &[&str]| {
+        let output = machine.tctl("all", &[&["top"], arguments].concat());
+        assert!(!output.status.success());
+        output.stderr
+    };
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let line = wrong(&[&format!("--diag-addr={nobody}")]);
+    assert!(line.contains("no diagnostics at") && line.contains("--diag-addr"), "{line}");
+    assert!(wrong(&["--diag-addr=here"]).contains("host:port"));
+    assert!(wrong(&[&at, "--interval=0s"]).contains("longer than nothing"));
+    let auth = format!("--diag-addr={}", daemon.address("auth"));
+    wrong(&[&auth]);
+    daemon.stop();
+}
+
+#[test]
+fn the_inventory_has_what_there_is_and_its_version() {
+    let machine = Machine::new();
+    machine.configure("all", "", &ALL.yaml());
+    let daemon = machine.start("all", &[]);
+    machine.wait_for_nodes("all", 1);
+    let list = |arguments: &[&str]| -> Vec<serde_json::Value> {
+        let fixed = ["inventory", "ls", "--format=json"];
+        serde_json::from_str(&machine.tctl("all", &[&fixed, arguments].concat()).clean()).unwrap()
+    };
+    let both = wait_for("the proxy and the node", || Some(list(&[])).filter(|found| found.len() == 2));
+    let of = |service: &str| both.iter().find(|one| one["service"] == service).unwrap();
+    for service in ["node", "proxy"] {
+        assert!(of(service)["online"] == true && of(service)["version"].is_string(), "{both:?}");
+        let alone = list(&[&format!("--services={service}")]);
+        assert_eq!(alone.len(), 1);
+        assert_eq!(alone[0]["host_id"], of(service)["host_id"]);
+    }
+    let version = of("node")["version"].as_str().unwrap();
+    assert_eq!(list(&[&format!("--version-is={version}")]).len(), 2);
+    assert!(list(&[&format!("--version-is-not={version}")]).is_empty());
+    assert!(list(&["--silent-for=1h"]).is_empty() && list(&["--services=openssh"]).is_empty());
+    let text = machine.tctl("all", &["inventory", "ls"]).clean();
+    assert!(text.contains("Service") && text.contains(of("proxy")["host_id"].as_str().unwrap()), "{text}");
+    daemon.stop();
 }
 
 #[test]

@@ -58,6 +58,7 @@ async fn log_many(data: &Path) {
     let key = AuditKey::open_or_create(Arc::clone(&backend), sealer, entropy.clone()).await.unwrap();
     let log = FileAuditLog::builder(data.join("audit"), Arc::new(SystemClock::new()), entropy.clone())
         .checkpoints(Checkpoints {
+            service: None,
             cluster: CLUSTER.parse().unwrap(),
             signer: Arc::new(key),
             storage: Arc::clone(&backend),

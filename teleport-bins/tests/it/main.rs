@@ -12,6 +12,7 @@ mod account;
 mod agentless;
 mod audit;
 mod diagnostics;
+mod dialling;
 mod disk_faults;
 mod eviction;
 mod examples;
@@ -19,6 +20,7 @@ mod foreign;
 mod forwards;
 #[path = "../../../teleport-ssh/tests/it/golden.rs"]
 mod golden;
+mod ha;
 mod hostile;
 mod index_faults;
 mod joining;

@@ -275,6 +275,21 @@ impl Proxy {
     }
 }
 
+/// An auth service that runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthServerRecord {
+    /// The service.
+    pub host_id: HostId,
+    /// Its display name.
+    pub name: NodeName,
+    /// The version of its software.
+    pub version: String,
+    /// Where its API is reached: `host:port`.
+    pub address: String,
+    /// When it was last heard of.
+    pub last_seen: Timestamp,
+}
+
 /// The cluster at a glance.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterStatus {
@@ -286,6 +301,9 @@ pub struct ClusterStatus {
     pub ca_pins: Vec<CaPin>,
     /// The proxies, online or not.
     pub proxies: Vec<Proxy>,
+    /// The auth services that run.
+    #[serde(default)]
+    pub auth_servers: Vec<AuthServerRecord>,
     /// How many nodes are online.
     pub nodes_online: usize,
     /// The time of the auth service.
@@ -297,7 +315,7 @@ pub struct ClusterStatus {
 pub struct AuditAnchors {
     /// The keys that sign checkpoints.
     pub keys: Vec<CheckpointKey>,
-    /// The newest checkpoint of each log, as the cluster's storage remembers it.
+    /// The newest checkpoint of each log, as the cluster's storage remembers it: those of every auth service.
     pub checkpoints: Vec<StoredCheckpoint>,
 }
 

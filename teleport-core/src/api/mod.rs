@@ -33,9 +33,10 @@ pub use self::connections::{
 };
 pub use self::error::{ApiError, ApiErrorKind};
 pub use self::messages::{
-    AcceptInvite, AccessView, AuditAnchors, ClusterStatus, CreateToken, CreateUser, CreatedToken,
-    HostCredentials, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent, Ping, Proxy,
-    ProxyRecord, RecordingQuery, ReissueRequest, RenewRequest, TokenInfo, TokenPurpose, UserInfo,
+    AcceptInvite, AccessView, AuditAnchors, AuthServerRecord, ClusterStatus, CreateToken, CreateUser,
+    CreatedToken, HostCredentials, Invite, InviteInfo, JoinRequest, LoginRequest, LoginResponse, NodeEvent,
+    Ping, Proxy, ProxyRecord, RecordingQuery, ReissueRequest, RenewRequest, TokenInfo, TokenPurpose,
+    UserInfo,
 };
 pub use self::recordings::{RecordingApi, RetentionApi};
 pub use self::signing::{SignHost, SignUser, SignedHost};

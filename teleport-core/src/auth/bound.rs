@@ -1,8 +1,11 @@
 //! Recordings are bound into the audit log by their digest.
 
+use uuid::Uuid;
+
 use super::context::OpContext;
 use super::{recordings, uploads};
 use crate::api::{ApiError, ApiResult};
+use crate::audit::chain::Digest;
 use crate::audit::{AuditEvent, AuditQuery, EventKind};
 use crate::clock::Timestamp;
 use crate::id::SessionId;
@@ -13,6 +16,15 @@ fn has_digest(event: &AuditEvent) -> bool {
     [ContentDigest::BYTES_FIELD, ContentDigest::PARTS_FIELD]
         .iter()
         .any(|field| event.fields.contains_key(*field))
+}
+
+/// The name of an event that there is once for a session. A service that dies may have written it without anybody knowing, and then
+/// another one writes it too: by the name they are seen to be one.
+pub(super) fn uid(session: SessionId, what: &str) -> Uuid {
+    let digest = Digest::of(&[b"teleport-session-event-v1\n", session.uuid().as_bytes(), what.as_bytes()]);
+    let mut bytes = [0; 16];
+    bytes.iter_mut().zip(digest.as_bytes()).for_each(|(to, from)| *to = *from);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
 /// Says in the log that a recording is complete: `event`, and the digest. Of several who come at once or again, one says it.
@@ -27,7 +39,8 @@ pub(super) async fn bind(call: &OpContext<'_>, before: &RecordingInfo, event: Au
     // Of what is stored now, and not of what was sent. Before the claim, which is a short one.
     let digest = ContentDigest::of(&*call.auth.ports.recordings, session).await;
     let digest = digest.map_err(|error| recordings::api_error(error, session))?;
-    let event = event.field(digest.field(), digest.digest().to_string());
+    let mut event = event.field(digest.field(), digest.digest().to_string());
+    event.uid = uid(session, "upload");
     let Some(claim) = uploads::claim(call.auth, session).await? else { return Ok(()) };
     // Somebody may have been stopped between the two.
     let perhaps_told = claim.again || before.completed.is_some();

@@ -1,7 +1,7 @@
 //! Hosts are removed: from then on nothing is done for them, whatever certificates they still hold.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use crate::audit::{AuditEvent, EventKind};
 use crate::cert::HostIdentity;
 use crate::clock::Timestamp;
 use crate::id::{HostId, HostRole};
-use crate::storage::{Action, BackendExt, Batch, Condition, Item, Record, Repo, WatchEnd, WatchEvent};
+use crate::storage::{Action, BackendExt, Batch, Condition, Item, Record, Repo};
 
 /// How often an eviction is tried again when the host changes at the same moment.
 const ATTEMPTS: usize = 16;
@@ -158,20 +158,11 @@ pub(super) async fn evict(call: &OpContext<'_>, _permit: Permit<'_>, host: HostI
 }
 
 /// Resolves when the host is removed.
-pub(super) async fn removed(auth: &Inner, host: &HostIdentity) -> ApiResult<()> {
-    loop {
-        // Watched first and asked then, so that nothing falls between.
-        let mut watch = auth.evicted.watch().await?;
-        if is_evicted(auth, host.host_id).await? {
-            return Ok(());
-        }
-        loop {
-            match watch.next().await {
-                Ok(WatchEvent::Put(item)) if item.key.leaf() == host.host_id.to_string() => return Ok(()),
-                Ok(_) => {}
-                Err(WatchEnd::Lagged) => break,
-                Err(end @ WatchEnd::Closed) => return Err(ApiError::unavailable(end)),
-            }
-        }
+pub(super) async fn removed(auth: &Arc<Inner>, host: &HostIdentity) -> ApiResult<()> {
+    // Followed first and asked then, so that nothing falls between.
+    let mut following = auth.views.follow(auth);
+    while !is_evicted(auth, host.host_id).await? {
+        following.eviction().await?;
     }
+    Ok(())
 }

@@ -48,7 +48,7 @@ pub(super) fn guarded<T: Send + 'static>(
 }
 
 /// Resolves when the host may hear nothing more.
-async fn ending(auth: &Inner, host: Option<HostIdentity>, until: Until) -> ApiError {
+async fn ending(auth: &Arc<Inner>, host: Option<HostIdentity>, until: Until) -> ApiError {
     let Some(host) = host else { return std::future::pending().await };
     let locked = async {
         match until {

@@ -81,6 +81,9 @@ pub struct HostRecord {
     /// What serves SSH there, as it announced it last.
     #[serde(default)]
     pub sub_kind: NodeKind,
+    /// The token that it joined by: it may ask again by that, if the answer was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub joined_by: Option<TokenHash<ForJoin>>,
     /// When it is forgotten: shortly after its newest certificate has ended.
     pub expires: Timestamp,
 }
@@ -166,13 +169,20 @@ async fn take_use(
         role: request.role,
         addresses: &request.addresses,
         cluster: &call.auth.config.cluster,
+        again: false,
     };
     for _ in 0..ATTEMPTS {
         let Some((token, stored)) = find(call, hash).await? else {
             return Ok((None, Err(JoinDenied::Unknown)));
         };
         let named = |outcome| (Some(token.id.clone()), outcome);
-        let admission = match admit(&token, &claim, call.now) {
+        let known = call.auth.hosts.get(&request.host_id.to_string()).await?;
+        // Another service may have died before it answered. The keys say that it is the same host, and the write below that this is
+        // still so.
+        let again = known.as_ref().is_some_and(|known| {
+            is_same_host(&known.record, request) && known.record.joined_by == Some(hash)
+        });
+        let admission = match admit(&token, &JoinClaim { again, ..claim }, call.now) {
             Ok(admission) => admission,
             Err(denied) => return Ok(named(Err(denied))),
         };
@@ -187,7 +197,6 @@ async fn take_use(
         if let Some(name) = names::taken(call, claim.role, client, names).await? {
             return Ok(named(Err(JoinDenied::Taken { name: name.to_owned() })));
         }
-        let known = call.auth.hosts.get(&request.host_id.to_string()).await?;
         if known.as_ref().is_some_and(|known| !is_same_host(&known.record, request)) {
             return Ok(named(Err(JoinDenied::Bound)));
         }
@@ -198,6 +207,7 @@ async fn take_use(
             keys: request.keys.clone(),
             labels: admission.labels.clone(),
             sub_kind: known.as_ref().map(|known| known.record.sub_kind).unwrap_or_default(),
+            joined_by: Some(hash),
             expires: bound_until(call),
         };
         let batch = eviction::unless_evicted(call.auth, Batch::new(), host.host_id)?;
@@ -301,6 +311,7 @@ pub(super) async fn renew(
             keys: request.keys.clone(),
             labels: known.as_ref().map(|known| known.record.labels.clone()).unwrap_or_default(),
             sub_kind: known.as_ref().map(|known| known.record.sub_kind).unwrap_or_default(),
+            joined_by: known.as_ref().and_then(|known| known.record.joined_by),
             expires: bound_until(call),
         };
         let batch = eviction::unless_evicted(call.auth, Batch::new(), host.host_id)?;

@@ -1,5 +1,5 @@
-//! The auth service: users, login, join, presence, recordings, audit. Decisions over ports, no sockets, no files, no tasks
-//! of its own.
+//! The auth service: users, login, join, presence, recordings, audit. Decisions over ports, no sockets, no files, and one
+//! task: it tells all streams of views at once what has changed.
 //!
 //! [`AuthService`] holds the ports; [`AuthService::acting_as`] binds it to a [`Caller`] and gives a handle that implements
 //! every trait of [`crate::api`]. What a caller may do is one table, [`policy`].
@@ -32,6 +32,7 @@ mod names;
 mod nodes;
 mod participants;
 mod password;
+mod peers;
 pub mod policy;
 mod presence;
 mod proof;
@@ -50,6 +51,7 @@ mod totp;
 mod trust;
 mod uploads;
 mod users;
+mod views;
 mod withdrawn;
 
 use std::fmt;
@@ -66,6 +68,7 @@ use self::follow::Cache;
 pub use self::handle::AuthHandle;
 pub use self::join::HostRecord;
 use self::password::Hasher;
+pub use self::peers::{CannotTakePart, KeptAt, Participant, TAKE_PART_EVERY};
 use self::quota::Quotas;
 pub use self::retention::{RetentionConfig, Swept};
 use self::sessions::SessionOwners;
@@ -146,6 +149,9 @@ struct Inner {
     reports: reports::Reports,
     active_sessions: Repo<active::HostSessions>,
     ended_sessions: Repo<active::SessionEnding>,
+    auth_servers: Repo<peers::Running>,
+    recording_place: Repo<peers::Place>,
+    views: views::Views,
 }
 
 impl Inner {
@@ -203,6 +209,9 @@ impl AuthService {
             reports: reports::Reports::default(),
             active_sessions: Repo::new(repo()),
             ended_sessions: Repo::new(repo()),
+            auth_servers: Repo::new(repo()),
+            recording_place: Repo::new(repo()),
+            views: views::Views::default(),
             ports,
             config,
         }))

@@ -7,15 +7,15 @@ use std::sync::Arc;
 use futures_util::stream::{self, BoxStream};
 
 use super::context::OpContext;
-use super::follow::change;
 use super::guarded::{Until, guarded};
 use super::policy::Permit;
 use super::presence::ProxySources;
-use super::{Caller, Inner, active, eviction, nodes, withdrawn};
+use super::views::Following;
+use super::{Caller, Inner, active, eviction, nodes, peers, withdrawn};
 use crate::api::{AccessView, ApiError, ApiResult, ClusterStatus, Ping, Proxy, ProxyRecord};
 use crate::clock::Timestamp;
 use crate::resource::{NODE_ONLINE_FOR, NODE_RETENTION};
-use crate::storage::{BackendExt, Prefix, Repo, RepoError, Revision, Watch, WatchEnd, WatchEvent};
+use crate::storage::{BackendExt, Repo, Revision};
 
 /// Where `teleport-ca` keeps what it issues with. A change there is looked at at once; that of another issuer after
 /// [`AuthConfig::trust_refresh`](super::AuthConfig::trust_refresh).
@@ -46,6 +46,7 @@ pub(super) async fn status(call: &OpContext<'_>, _permit: Permit<'_>) -> ApiResu
         server_version: call.auth.config.server_version.clone(),
         ca_pins: call.trust().await?.ca_pins(),
         proxies,
+        auth_servers: peers::all(call.auth, call.now).await?,
         nodes_online: nodes.iter().filter(|node| node.is_online(call.now)).count(),
         time: call.now,
     })
@@ -53,13 +54,13 @@ pub(super) async fn status(call: &OpContext<'_>, _permit: Permit<'_>) -> ApiResu
 
 /// What was told of collections that are read from memory.
 #[derive(Clone, Copy, Debug)]
-struct Told {
-    roles: Revision,
-    locks: Revision,
+pub(super) struct Told {
+    pub(super) roles: Revision,
+    pub(super) locks: Revision,
 }
 
 /// The view, at least as new as what was told, and when it changes by itself.
-async fn view(auth: &Inner, told: Told) -> ApiResult<(AccessView, Option<Timestamp>)> {
+pub(super) async fn view(auth: &Inner, told: Told) -> ApiResult<(AccessView, Option<Timestamp>)> {
     let now = auth.ports.clock.now();
     let roles = auth.role_cache.current_since(now, told.roles).await?;
     let sources = proxy_sources(auth).await?;
@@ -105,44 +106,15 @@ pub(super) async fn current(auth: &Inner) -> ApiResult<AccessView> {
     Ok(view(auth, Told { roles: Revision::ZERO, locks: Revision::ZERO }).await?.0)
 }
 
-/// What a view is made of: roles, authorities, proxies, locks, what was withdrawn from users, removed hosts, sessions that are to
-/// end.
-struct Sources {
-    roles: Watch,
-    authorities: Watch,
-    proxies: Watch,
-    locks: Watch,
-    withdrawn: Watch,
-    ended: Watch,
-    evicted: Watch,
-}
-
 struct Watching {
     auth: Arc<Inner>,
     until: Option<Timestamp>,
-    sources: Option<Sources>,
-    told: Told,
-    last: Option<AccessView>,
-    /// When the last one changes by itself.
-    changes: Option<Timestamp>,
+    following: Option<Following>,
+    last: Option<Arc<AccessView>>,
     over: bool,
 }
 
 impl Watching {
-    async fn begin(&mut self) -> ApiResult<()> {
-        let authorities = Prefix::new(AUTHORITIES).map_err(RepoError::from)?;
-        self.sources = Some(Sources {
-            roles: self.auth.roles.watch().await?,
-            authorities: self.auth.ports.backend.watch(&authorities).await?,
-            proxies: self.auth.proxy_sources.watch().await?,
-            locks: self.auth.locks.watch().await?,
-            withdrawn: self.auth.withdrawn.watch().await?,
-            ended: self.auth.ended_sessions.watch().await?,
-            evicted: self.auth.evicted.watch().await?,
-        });
-        Ok(())
-    }
-
     /// Whether the certificate still holds by which the stream was opened.
     fn check_time(&self) -> ApiResult<()> {
         match self.until {
@@ -151,57 +123,27 @@ impl Watching {
         }
     }
 
-    /// Waits until something may have changed.
-    async fn changed(&mut self) -> ApiResult<()> {
-        let by_itself = self.changes.map(|at| at.saturating_since(self.auth.ports.clock.now()));
-        let refresh = self.auth.config.trust_refresh;
-        let refresh = by_itself.map_or(refresh, |rest| rest.min(refresh));
-        loop {
-            let Some(Sources { roles, authorities, proxies, locks, withdrawn, ended, evicted }) =
-                &mut self.sources
-            else {
-                return self.begin().await;
-            };
-            let event = tokio::select! {
-                event = roles.next() => {
-                    self.told.roles = event.as_ref().map_or(Revision::ZERO, change).max(self.told.roles);
-                    event
-                }
-                event = authorities.next() => event,
-                event = proxies.next() => event,
-                event = locks.next() => {
-                    self.told.locks = event.as_ref().map_or(Revision::ZERO, change).max(self.told.locks);
-                    event
-                }
-                event = withdrawn.next() => event,
-                event = ended.next() => event,
-                event = evicted.next() => event,
-                () = tokio::time::sleep(refresh) => return Ok(()),
-            };
-            match event {
-                Ok(WatchEvent::Ready { .. }) => {}
-                Ok(_) => return Ok(()),
-                Err(WatchEnd::Lagged) => self.sources = None,
-                Err(end @ WatchEnd::Closed) => return Err(ApiError::unavailable(end)),
-            }
-        }
-    }
-
     async fn next(&mut self) -> ApiResult<AccessView> {
         loop {
             self.check_time()?;
-            if self.last.is_some() {
-                self.changed().await?;
-            } else {
-                self.begin().await?;
-            }
+            let view = match &mut self.following {
+                None => {
+                    let following = self.following.insert(self.auth.views.follow(&self.auth));
+                    following.fresh().await?
+                }
+                Some(following) => {
+                    match tokio::time::timeout(self.auth.config.trust_refresh, following.next()).await {
+                        Ok(view) => view?,
+                        // The certificate may have ended.
+                        Err(_) => continue,
+                    }
+                }
+            };
             // What was waited for may come after the end.
             self.check_time()?;
-            let (view, changes) = view(&self.auth, self.told).await?;
-            self.changes = changes;
             if self.last.as_ref() != Some(&view) {
-                self.last = Some(view.clone());
-                return Ok(view);
+                self.last = Some(Arc::clone(&view));
+                return Ok((*view).clone());
             }
         }
     }
@@ -216,15 +158,7 @@ pub(super) async fn watch(
         Caller::Identity(identity, _) => Some(identity.expires()),
         _ => None,
     };
-    let watching = Watching {
-        auth: Arc::clone(auth),
-        until,
-        sources: None,
-        told: Told { roles: Revision::ZERO, locks: Revision::ZERO },
-        last: None,
-        changes: None,
-        over: false,
-    };
+    let watching = Watching { auth: Arc::clone(auth), until, following: None, last: None, over: false };
     let views = stream::unfold(watching, |mut watching| async move {
         if watching.over {
             return None;

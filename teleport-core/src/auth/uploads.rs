@@ -334,12 +334,15 @@ async fn abandon(call: &OpContext<'_>, Stored { mut record, revision, .. }: Stor
             .session(session)
             .server(record.host_id, &record.host_name)
     };
-    let mut events = vec![event(EventKind::SessionUpload).field("parts", parts).field("abandoned", true)];
+    let mut upload = event(EventKind::SessionUpload).field("parts", parts).field("abandoned", true);
+    upload.uid = bound::uid(session, "abandoned");
+    let mut events = vec![upload];
     if !has_ended(call, session, record.started).await? {
-        let end = event(EventKind::SessionEnd)
+        let mut end = event(EventKind::SessionEnd)
             .field("reason", "the node was lost before the end of the session")
             .field("exit_reason", "disconnected")
             .field("session_start", record.started.to_string());
+        end.uid = bound::uid(session, "end");
         events.insert(0, end);
     }
     call.audit(events).await?;

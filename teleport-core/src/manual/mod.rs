@@ -19,8 +19,10 @@
 //! | [`sessions`] | how sessions are shared, listed and ended |
 //! | [`storing_recordings`] | where recordings lie, who can read them there, how long they stay |
 //! | [`backends`] | where the state is: redb, etcd, PostgreSQL; how a cluster moves |
+//! | [`high_availability`] | how several auth services share a cluster, and what happens when one dies |
 //! | [`diagnostics`] | how a daemon is watched: whether it is well, and its figures |
 //! | [`tunnels`] | nodes that open no port: how they are reached, and what happens when networks break |
+//! | [`scale`] | how many nodes there may be, and what they cost |
 //! | [`defaults`] | every number, and its reason |
 
 #[doc = include_str!("audit_events.md")]
@@ -41,6 +43,8 @@ pub mod diagnostics {}
 pub mod files {}
 #[doc = include_str!("forwarding.md")]
 pub mod forwarding {}
+#[doc = include_str!("high_availability.md")]
+pub mod high_availability {}
 #[doc = include_str!("join.md")]
 pub mod join {}
 #[doc = include_str!("locks.md")]
@@ -53,6 +57,8 @@ pub mod recordings {}
 pub mod resumption {}
 #[doc = include_str!("roles.md")]
 pub mod roles {}
+#[doc = include_str!("scale.md")]
+pub mod scale {}
 #[doc = include_str!("sessions.md")]
 pub mod sessions {}
 #[doc = include_str!("spool.md")]

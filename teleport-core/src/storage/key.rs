@@ -113,6 +113,13 @@ impl Prefix {
     }
 }
 
+/// By its text with the trailing `/`, for maps.
+impl std::borrow::Borrow<str> for Prefix {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)

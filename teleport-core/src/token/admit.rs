@@ -27,6 +27,9 @@ pub struct JoinClaim<'a> {
     pub addresses: &'a [String],
     /// The cluster that it asks.
     pub cluster: &'a ClusterName,
+    /// Whether this very host, by its keys, has joined by this token before: the answer was lost, and it asks again. Such a use is
+    /// spent already.
+    pub again: bool,
 }
 
 /// Why a host may not join. For the log and the audit event; the host hears that it was denied.
@@ -132,6 +135,7 @@ pub fn admit(token: &TokenRecord, claim: &JoinClaim<'_>, now: Timestamp) -> Resu
         return Err(JoinDenied::Expired { at });
     }
     let token_after = match token.uses_left {
+        Some(_) if claim.again => None,
         Some(uses) => {
             let left = uses.checked_sub(1).ok_or(JoinDenied::UsedUp)?;
             Some(TokenRecord { uses_left: Some(left), ..token.clone() })

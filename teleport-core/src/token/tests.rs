@@ -33,6 +33,7 @@ fn join(token: &TokenRecord, role: HostRole, addresses: &[&str]) -> Result<Admis
     let name = NodeName::new("web-1").unwrap();
     let cluster = cluster();
     let claim = JoinClaim {
+        again: false,
         host_id: OWN.parse().unwrap(),
         name: &name,
         role,
@@ -186,6 +187,7 @@ proptest! {
         let name = NodeName::new("n").unwrap();
         let cluster = cluster();
         let claim = JoinClaim {
+            again: false,
             host_id: OWN.parse::<HostId>().unwrap(),
             name: &name,
             role: role(asked),

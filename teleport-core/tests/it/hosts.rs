@@ -64,6 +64,44 @@ async fn i5_a_hundred_hosts_one_use_one_joins() {
     assert_eq!(cluster.audit.count(EventKind::InstanceJoinFailure), 192);
 }
 
+/// The service that took the use died before it answered, and another one is asked.
+#[tokio::test]
+async fn i5_a_host_asks_again_by_its_token_and_nobody_else_does() {
+    let cluster = Cluster::new().await;
+    let second = cluster.second();
+    let made = cluster.admin().create_token(token(Some(1))).await.unwrap();
+    let (_, request) = join(&cluster, &made.token);
+    cluster.anonymous().join(request.clone()).await.unwrap();
+    let other = second.acting_as(Caller::Anonymous { remote: None });
+    for _ in 0..3 {
+        other.join(request.clone()).await.unwrap();
+    }
+    // By other keys it is not the same host; another host has no use left, nor has this one by another token that is used up.
+    let thief = JoinRequest { keys: subject_keys(cluster.unique()), ..request.clone() };
+    let (_, stranger) = join(&cluster, &made.token);
+    let used_up = cluster.admin().create_token(token(Some(1))).await.unwrap();
+    other.join(join(&cluster, &used_up.token).1).await.unwrap();
+    let by_another = JoinRequest { token: used_up.token, ..request.clone() };
+    for (denied, why) in [(thief, "no uses left"), (stranger, "no uses left"), (by_another, "no uses left")] {
+        assert_eq!(other.join(denied).await.unwrap_err().kind(), ApiErrorKind::Denied);
+        assert!(reason(&cluster).contains(why), "{}", reason(&cluster));
+    }
+    // Neither does it use up what others may have of a token.
+    let three = cluster.admin().create_token(token(Some(3))).await.unwrap();
+    let (_, first) = join(&cluster, &three.token);
+    for _ in 0..5 {
+        cluster.anonymous().join(first.clone()).await.unwrap();
+    }
+    for _ in 0..2 {
+        other.join(join(&cluster, &three.token).1).await.unwrap();
+    }
+    other.join(join(&cluster, &three.token).1).await.unwrap_err();
+    // The token's end is its end for everybody.
+    cluster.clock.advance(Duration::from_secs(3600));
+    cluster.anonymous().join(first).await.unwrap_err();
+    assert!(reason(&cluster).contains("expired"));
+}
+
 #[tokio::test]
 async fn d2_the_log_says_why_and_the_answer_does_not() {
     let cluster = Cluster::new().await;

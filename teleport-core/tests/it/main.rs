@@ -22,6 +22,7 @@ mod hosts;
 mod locks;
 mod login;
 mod participants;
+mod peers;
 mod policy;
 mod quota;
 mod real;

@@ -81,6 +81,7 @@ impl Real {
         let (clock, entropy) = (Arc::new(SystemClock::new()), Arc::new(SystemEntropy::new()));
         let files =
             FileAuditLog::builder(directory.join(name), clock.clone(), entropy).checkpoints(Checkpoints {
+                service: None,
                 cluster: ClusterName::new(CLUSTER).unwrap(),
                 signer: Arc::new(KnownKeySigner::new(1)),
                 storage: Arc::new(MemoryBackend::new(clock.clone())),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use teleport_backend::memory::MemoryBackend;
+use teleport_backend::wrap::{FaultBackend, MetricsBackend};
 use teleport_core::api::{AdminApi, ApiErrorKind, NodeEvent, PresenceApi, ResourceApi, TrustApi};
 use teleport_core::id::HostRole;
 use teleport_core::label::Labels;
@@ -212,4 +213,76 @@ async fn what_wakes_a_stream_is_seen_by_it() {
     let end = soon(nodes.next()).await.unwrap().unwrap_err();
     assert!(end.message().ends_with("By order"), "{end}");
     soon(async { while access.next().await.unwrap().unwrap().locks.is_empty() {} }).await;
+}
+
+/// What many follow is looked for once, and a reader that takes nothing keeps nobody from news.
+#[tokio::test]
+async fn many_streams_of_views_cost_the_storage_as_much_as_one() {
+    let clock = Arc::new(ManualClock::default());
+    let backend = Arc::new(MetricsBackend::new(Arc::new(MemoryBackend::new(clock.clone()))));
+    let cluster = Cluster::over(Arc::clone(&backend) as Arc<dyn Backend>, clock, |_| {}).await;
+    let mut streams = Vec::new();
+    let mut after_one = 0;
+    for number in 0..50 {
+        let node = cluster.as_host(&cluster.host(&format!("web-{number}"), HostRole::Node));
+        let mut stream = node.watch_access().await.unwrap();
+        soon(stream.next()).await.unwrap().unwrap();
+        streams.push(stream);
+        if number == 0 {
+            after_one = backend.stats().watch.calls();
+        }
+    }
+    assert_eq!(backend.stats().watch.calls(), after_one);
+    let mut first = streams.remove(0);
+    let mut idle = first.next();
+    assert!(futures_util::poll!(&mut idle).is_pending());
+    cluster.backend.delete(&"roles/editor".parse().unwrap()).await.unwrap();
+    for stream in &mut streams {
+        assert_eq!(soon(stream.next()).await.unwrap().unwrap().roles.len(), 2);
+    }
+    assert_eq!(soon(idle).await.unwrap().unwrap().roles.len(), 2);
+}
+
+/// A first view has all that was acknowledged before, whoever else follows.
+#[tokio::test]
+async fn a_new_stream_begins_with_what_is() {
+    let cluster = Cluster::new().await;
+    let node = cluster.as_host(&cluster.host("web-1", HostRole::Node));
+    let _other = soon(node.watch_access().await.unwrap().next()).await;
+    for number in 0..100 {
+        let spec = LockSpec {
+            target: serde_json::from_value(serde_json::json!({"user": format!("u{number}")})).unwrap(),
+            message: String::new(),
+        };
+        cluster.admin().create_lock(Lock::new(&format!("l{number}"), spec)).await.unwrap();
+        let view = soon(node.watch_access().await.unwrap().next()).await.unwrap().unwrap();
+        assert_eq!(view.locks.iter().count(), number + 1);
+    }
+}
+
+#[tokio::test]
+async fn who_comes_after_a_failure_of_the_storage_is_told_again() {
+    let clock = Arc::new(ManualClock::default());
+    let faults = FaultBackend::new(Arc::new(MemoryBackend::new(clock.clone())));
+    let control = faults.faults();
+    let cluster = Cluster::over(Arc::new(faults), clock, |_| {}).await;
+    let node = cluster.as_host(&cluster.host("web-1", HostRole::Node));
+    let mut before = node.watch_access().await.unwrap();
+    soon(before.next()).await.unwrap().unwrap();
+    // The reads of the next view.
+    (1..=20).for_each(|nth| control.fail_read(nth));
+    cluster.backend.delete(&"roles/editor".parse().unwrap()).await.unwrap();
+    assert_eq!(soon(before.next()).await.unwrap().unwrap_err().kind(), ApiErrorKind::Unavailable);
+    assert!(soon(before.next()).await.is_none());
+    let view = soon(async {
+        loop {
+            // Some of the faults are left.
+            let Ok(mut stream) = node.watch_access().await else { continue };
+            if let Some(Ok(view)) = stream.next().await {
+                return view;
+            }
+        }
+    })
+    .await;
+    assert_eq!(view.roles.len(), 2);
 }

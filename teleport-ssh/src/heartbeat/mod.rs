@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use self::machine::{Action, Heartbeat, Outcome};
 
 /// Announces what `record` holds, at once and whenever it changes, and keeps it alive until `shutdown` drains or the host is
-/// removed from the cluster.
-pub(crate) async fn run<A: PresenceApi + ?Sized>(
+/// removed from the cluster. A node does it by itself; this is for those that are no [`NodeServer`](crate::node::NodeServer).
+pub async fn run<A: PresenceApi + ?Sized>(
     api: Arc<A>,
     mut record: watch::Receiver<NodeRecord>,
     entropy: Arc<dyn Entropy>,

@@ -68,12 +68,17 @@ pub(super) struct AuditQueue {
 pub(super) struct AuditWorker {
     entries: mpsc::Receiver<Entry>,
     lost: Arc<AtomicU64>,
+    /// Events that were taken from the queue and of which nothing is known yet.
+    under_way: usize,
 }
 
 pub(super) fn queue() -> (AuditQueue, AuditWorker) {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let lost = Arc::new(AtomicU64::new(0));
-    (AuditQueue { entries: sender, lost: Arc::clone(&lost) }, AuditWorker { entries: receiver, lost })
+    (
+        AuditQueue { entries: sender, lost: Arc::clone(&lost) },
+        AuditWorker { entries: receiver, lost, under_way: 0 },
+    )
 }
 
 impl AuditQueue {
@@ -138,18 +143,29 @@ impl AuditWorker {
         entropy: Arc<dyn Entropy>,
         shutdown: Shutdown,
     ) {
-        tokio::select! {
-            () = self.forward(&*api, &*entropy) => {}
-            () = shutdown.aborted() => {}
-        }
-        let left = self.entries.len();
+        let left = self.forward_until(&*api, &*entropy, &shutdown).await;
         if left > 0 {
             tracing::error!(events = left, "audit events were not written before the end");
         }
     }
 
+    /// Says of how many events it is not known whether they were written.
+    async fn forward_until<A: AuditApi + ?Sized>(
+        &mut self,
+        api: &A,
+        entropy: &dyn Entropy,
+        shutdown: &Shutdown,
+    ) -> usize {
+        tokio::select! {
+            () = self.forward(api, entropy) => {}
+            () = shutdown.aborted() => {}
+        }
+        self.entries.len().saturating_add(self.under_way)
+    }
+
     /// Lets a batch grow for a moment, unless somebody waits for it.
     async fn gather(&mut self, batch: &mut Vec<Entry>) {
+        self.under_way = batch.len();
         let until = Instant::now() + GATHER;
         let mut seen = 0;
         while batch.len() < BATCH
@@ -160,6 +176,7 @@ impl AuditWorker {
             if !matches!(tokio::time::timeout_at(until, more).await, Ok(1..)) {
                 return;
             }
+            self.under_way = batch.len();
         }
     }
 
@@ -182,13 +199,16 @@ impl AuditWorker {
             let mut batches = Batches::of(batch.drain(..));
             while let Some(batch) = batches.next() {
                 let events = batch.iter().map(|entry| entry.event.clone()).collect();
-                if deliver(api, events, entropy).await {
+                let (taken, count) = (deliver(api, events, entropy).await, batch.len());
+                if taken {
+                    self.under_way = self.under_way.saturating_sub(count);
                     for Entry { written, recorder, .. } in batch {
                         // Whoever asked may have given up.
                         let _ = written.map(|written| written.send(()));
                         drop(recorder);
                     }
                 } else if let Err(Some(lost)) = batches.refused(batch) {
+                    self.under_way = self.under_way.saturating_sub(1);
                     tracing::error!(code = %lost.event.code, "an audit event was lost");
                 }
             }
@@ -265,5 +285,48 @@ mod tests {
         drop(queue);
         tasks.join().await;
         assert_eq!(calls(), [(1, log.began.elapsed())]);
+    }
+
+    /// Does not answer.
+    #[derive(Debug)]
+    struct Silent;
+
+    #[async_trait]
+    impl AuditApi for Silent {
+        async fn emit_events(&self, _events: Vec<AuditEvent>) -> ApiResult<()> {
+            std::future::pending().await
+        }
+
+        async fn search_events(&self, _query: AuditQuery) -> ApiResult<AuditPage> {
+            Err(ApiError::denied())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_under_way_at_the_end_is_counted_as_not_written() {
+        let entropy = RepeatableEntropy::new(1);
+        // While they gather, and while they are sent.
+        for (passes, sent) in [(Duration::from_millis(1), 0), (GATHER * 2, 2)] {
+            let (queue, mut worker) = queue();
+            let shutdown = Shutdown::new();
+            for _ in 0..3 {
+                queue.send(event()).await;
+            }
+            let ending = async {
+                tokio::time::sleep(passes).await;
+                for _ in 0..sent {
+                    queue.send(event()).await;
+                }
+                shutdown.abort();
+            };
+            let (left, ()) = tokio::join!(worker.forward_until(&Silent, &entropy, &shutdown), ending);
+            assert_eq!(left, 3 + sent);
+        }
+        // What was written is not.
+        let (queue, mut worker) = queue();
+        let log = Log { began: Instant::now(), calls: Mutex::default() };
+        queue.send(event()).await;
+        drop(queue);
+        assert_eq!(worker.forward_until(&log, &entropy, &Shutdown::new()).await, 0);
     }
 }

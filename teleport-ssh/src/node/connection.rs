@@ -241,6 +241,7 @@ async fn speak(
         activity.clone(),
         tether.clone(),
     );
+    let refusals = handler.refusals();
     let banner = tokio::time::timeout_at(by, run_stream(config, transport, handler));
     let mut session = tokio::select! {
         session = banner => match session {
@@ -299,6 +300,7 @@ async fn speak(
     let _kept = claim.map(|claim| node.resumable.keep(claim, owner()));
     let ended = tokio::select! {
         ended = &mut session => ended,
+        never = refusals.attend() => match never {},
         over = lifetime::over(&node, &tether, &link) => {
             tether.end(over.clone());
             let (last_words, show, limit) = match over.is_urgent() {

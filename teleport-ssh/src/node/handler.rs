@@ -103,6 +103,11 @@ impl Connection {
         }
     }
 
+    /// What is refused on it.
+    pub(super) fn refusals(&self) -> Refusals {
+        self.refusals.clone()
+    }
+
     /// Where the client is.
     fn peer(&self) -> SocketAddr {
         self.whence.arrival().client()

@@ -3,18 +3,21 @@
 //! Whoever was let in may ask for what is refused as often as the network allows, and must not fill the audit log by that. Nothing is
 //! passed over in silence: events and what they say of others (`more_before`) are together as many as there were refusals.
 
+use std::collections::HashMap;
+use std::convert::Infallible;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use teleport_core::audit::AuditEvent;
-use tokio::time::Instant;
+use teleport_core::audit::{AuditEvent, EventKind};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use super::audit::AuditQueue;
 
-/// So many are told one by one.
+/// So many of a kind are told one by one.
 const FIRST: u32 = 100;
-/// Then one in so long a time.
+/// Then one of a kind in so long a time.
 const PACE: Duration = Duration::from_secs(10);
 
 /// The refusals of a connection. Clones share them; with the last of them the audit log is told of the rest.
@@ -23,7 +26,10 @@ pub(super) struct Refusals(Arc<Inner>);
 
 struct Inner {
     audit: AuditQueue,
-    state: Mutex<State>,
+    /// By kind: what is refused often says nothing of what is refused seldom.
+    states: Mutex<HashMap<EventKind, State>>,
+    /// Something is held back.
+    held: Notify,
 }
 
 #[derive(Default)]
@@ -54,25 +60,69 @@ impl State {
         self.last = None;
         Some(with(event, std::mem::take(&mut self.more)))
     }
+
+    /// When what is held back is to be told, if anything is.
+    fn due(&self) -> Option<Instant> {
+        self.last.as_ref().and(self.next)
+    }
+
+    /// What is held back: the last of it stands for all.
+    fn rest(&mut self) -> Option<AuditEvent> {
+        let last = self.last.take()?;
+        Some(with(last, std::mem::take(&mut self.more).saturating_sub(1)))
+    }
 }
 
 fn with(event: AuditEvent, more: u64) -> AuditEvent {
     if more == 0 { event } else { event.field("more_before", more) }
 }
 
+impl Inner {
+    fn states(&self) -> MutexGuard<'_, HashMap<EventKind, State>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Refusals {
     pub(super) fn new(audit: AuditQueue) -> Self {
-        Self(Arc::new(Inner { audit, state: Mutex::default() }))
+        Self(Arc::new(Inner { audit, states: Mutex::default(), held: Notify::new() }))
     }
 
     /// Something was refused. Never waits.
     pub(super) fn note(&self, event: AuditEvent) {
-        let told = {
-            let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.tell(event, Instant::now())
-        };
-        if let Some(event) = told {
-            self.0.audit.note(event);
+        let kind = event.code;
+        let told = self.0.states().entry(kind).or_default().tell(event, Instant::now());
+        match told {
+            Some(event) => self.0.audit.note(event),
+            None => self.0.held.notify_one(),
+        }
+    }
+
+    /// Tells of what is held back when its time has come, so that the last of it is as young as all others in the audit log. To be
+    /// polled as long as the connection lives; what is left when this is dropped is told by the end.
+    pub(super) async fn attend(&self) -> Infallible {
+        loop {
+            let due = self.0.states().values().filter_map(State::due).min();
+            let come = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = come => self.flush(Instant::now()),
+                // Perhaps it has to be told sooner.
+                () = self.0.held.notified() => {}
+            }
+        }
+    }
+
+    fn flush(&self, now: Instant) {
+        for state in self.0.states().values_mut().filter(|state| state.due().is_some_and(|due| due <= now)) {
+            if let Some(event) = state.rest() {
+                state.next = Some(now + PACE);
+                self.0.audit.note(event);
+            }
         }
     }
 }
@@ -85,18 +135,14 @@ impl fmt::Debug for Refusals {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(last) = state.last.take() {
-            self.audit.note(with(last, state.more.saturating_sub(1)));
-        }
+        let states = self.states.get_mut().unwrap_or_else(PoisonError::into_inner);
+        states.values_mut().filter_map(State::rest).for_each(|event| self.audit.note(event));
     }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
-    use teleport_core::audit::EventKind;
-
     use super::super::audit;
     use super::*;
 
@@ -145,5 +191,41 @@ mod tests {
         refusals.note(refused(1));
         drop(refusals);
         assert_eq!(told(worker.waiting()), [(1, 0)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_often_does_not_hide_what_is_refused_seldom() {
+        let (queue, mut worker) = audit::queue();
+        let refusals = Refusals::new(queue);
+        (0..10_000).for_each(|number| refusals.note(refused(number)));
+        let _ = worker.waiting();
+        let other = AuditEvent::new(EventKind::SubsystemFailure);
+        refusals.note(other);
+        let codes: Vec<_> = worker.waiting().iter().map(|event| event.code).collect();
+        assert_eq!(codes, [EventKind::SubsystemFailure]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_held_back_is_told_when_its_time_has_come() {
+        let (queue, mut worker) = audit::queue();
+        let refusals = Refusals::new(queue);
+        let mut attending = Box::pin(refusals.attend());
+        let first = u64::from(FIRST);
+        (0..first + 5).for_each(|number| refusals.note(refused(number)));
+        assert_eq!(worker.waiting().len(), FIRST as usize);
+        // It is polled, as beside a connection that does nothing more.
+        assert!(tokio::time::timeout(PACE - Duration::from_millis(1), &mut attending).await.is_err());
+        assert!(worker.waiting().is_empty());
+        assert!(tokio::time::timeout(Duration::from_millis(2), &mut attending).await.is_err());
+        assert_eq!(told(worker.waiting()), [(first + 4, 4)]);
+        // Nothing is told twice, and the pace holds.
+        refusals.note(refused(7));
+        assert!(tokio::time::timeout(PACE - Duration::from_millis(2), &mut attending).await.is_err());
+        assert!(worker.waiting().is_empty());
+        assert!(tokio::time::timeout(PACE, &mut attending).await.is_err());
+        assert_eq!(told(worker.waiting()), [(7, 0)]);
+        drop(attending);
+        drop(refusals);
+        assert!(worker.waiting().is_empty());
     }
 }

@@ -1,14 +1,15 @@
 //! How a proxy reaches a node.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use teleport_core::cert::UserIdentity;
-use teleport_core::resource::NodeKind;
+use teleport_core::id::HostId;
 use tokio::net::TcpStream;
 
+use super::local::is_local;
 use super::route::NodeRoute;
 use crate::rpc::BoxedIo;
 
@@ -22,10 +23,10 @@ pub enum DialError {
     /// The address that the node announced cannot be dialled.
     #[error("the node announced an address that cannot be dialled")]
     Address,
-    /// A registered SSH server is at an address that means another machine to everybody: the proxy's own, or one of its link.
+    /// The node is at an address that means another machine to everybody: the proxy's own, or one of its link.
     #[error(
-        "the SSH server is registered with a loopback or link-local address, to which this proxy does not connect \
-         (proxy_service.openssh_local_addresses)"
+        "the node announced a loopback, link-local or cloud metadata address, to which this proxy does not connect \
+         (proxy_service.local_addresses)"
     )]
     Local,
     /// It listens nowhere, and has no tunnel here.
@@ -60,20 +61,28 @@ pub trait NodeDialer: fmt::Debug + Send + Sync + 'static {
 /// Over TCP, to the address that the node announced.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Direct {
-    openssh_local_addresses: bool,
+    local_addresses: bool,
+    own_node: Option<HostId>,
 }
 
 impl Direct {
     /// The dialer.
     pub const fn new() -> Self {
-        Self { openssh_local_addresses: false }
+        Self { local_addresses: false, own_node: None }
     }
 
-    /// Whether registered SSH servers ([`NodeKind::OpenSsh`]) may be at loopback and link-local addresses. Not if not said: whoever may
-    /// register a server would choose to which service of the proxy's own machine, or of its link, the proxy connects.
+    /// Whether nodes may be at loopback and link-local addresses, and at those where clouds serve a machine its secrets. Not if not
+    /// said: whoever may announce a node would choose to which service of the proxy's own machine, or of its link, the proxy connects.
     #[must_use]
-    pub const fn openssh_local_addresses(mut self, may: bool) -> Self {
-        self.openssh_local_addresses = may;
+    pub const fn local_addresses(mut self, may: bool) -> Self {
+        self.local_addresses = may;
+        self
+    }
+
+    /// The node of this very process, or of somebody else who is trusted as much: it may be at such an address in any case.
+    #[must_use]
+    pub const fn own_node(mut self, id: HostId) -> Self {
+        self.own_node = Some(id);
         self
     }
 }
@@ -81,7 +90,7 @@ impl Direct {
 #[async_trait]
 impl NodeDialer for Direct {
     async fn dial(&self, route: &NodeRoute, _by: &UserIdentity) -> Result<BoxedIo, DialError> {
-        let local = self.openssh_local_addresses || route.record().sub_kind != NodeKind::OpenSsh;
+        let local = self.local_addresses || self.own_node == Some(route.host_id());
         let connecting = connect(route.address(), local);
         let stream =
             tokio::time::timeout(DIAL_TIMEOUT, connecting).await.map_err(|_| DialError::Timeout)??;
@@ -97,7 +106,7 @@ async fn connect(address: &str, local: bool) -> Result<TcpStream, DialError> {
         if !is_dialable(address) {
             continue;
         }
-        if !local && is_local(address) {
+        if !local && is_local(address.ip()) {
             last = DialError::Local;
             continue;
         }
@@ -116,20 +125,6 @@ async fn connect(address: &str, local: bool) -> Result<TcpStream, DialError> {
 /// An unspecified address would lead to this very machine, whatever the node meant by it.
 fn is_dialable(address: SocketAddr) -> bool {
     !address.ip().to_canonical().is_unspecified() && !address.ip().is_multicast() && address.port() != 0
-}
-
-/// Loopback, and what is of one link alone, where clouds serve the secrets of a machine. Also as IPv6 writes them.
-fn is_local(address: SocketAddr) -> bool {
-    match address.ip().to_canonical() {
-        IpAddr::V4(ip) => {
-            ip.is_loopback() || ip.is_link_local() || ip.is_broadcast() || ip.octets().first() == Some(&0)
-        }
-        IpAddr::V6(ip) => {
-            // `::127.0.0.1`, which nobody uses and some systems connect to.
-            let compatible = ip.to_ipv4().is_some_and(|ip| ip.is_loopback() || ip.is_link_local());
-            ip.is_loopback() || ip.is_unicast_link_local() || compatible
-        }
-    }
 }
 
 #[cfg(test)]
@@ -152,13 +147,6 @@ mod tests {
         for host in ["127.0.0.1", "127.1.2.3", "[::1]", "[::ffff:127.0.0.1]", "localhost", "[::127.0.0.1]"] {
             let address = format!("{host}:{port}");
             assert!(matches!(connect(&address, false).await, Err(DialError::Local)), "{host}");
-        }
-        for host in ["169.254.169.254", "[fe80::1]", "[::ffff:169.254.169.254]", "255.255.255.255", "0.1.2.3"]
-        {
-            assert!(is_local(format!("{host}:22").parse().unwrap()), "{host}");
-        }
-        for host in ["10.0.0.1", "192.168.1.1", "198.51.100.1", "[2001:db8::1]", "[fd00::1]"] {
-            assert!(!is_local(format!("{host}:22").parse().unwrap()), "{host}");
         }
         connect(&format!("127.0.0.1:{port}"), true).await.unwrap();
     }

@@ -21,6 +21,7 @@
 mod dial;
 mod handler;
 mod journal;
+mod local;
 mod nodes;
 pub mod route;
 mod server;

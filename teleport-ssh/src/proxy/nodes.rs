@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -11,6 +11,7 @@ use teleport_core::entropy::{Entropy, EntropyExt};
 use teleport_core::id::HostId;
 use teleport_core::resource::Node;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// The shortest and longest pause before the auth service is asked again.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -111,6 +112,8 @@ struct Shared {
     table: RwLock<NodeTable>,
     /// How many changes were taken over.
     version: watch::Sender<u64>,
+    /// Since when nobody tells of changes; `None` while somebody does.
+    alone_since: Mutex<Option<Instant>>,
 }
 
 impl Default for NodeView {
@@ -122,12 +125,31 @@ impl Default for NodeView {
 impl NodeView {
     /// A view without nodes; [`follow`](Self::follow) fills it.
     pub fn new() -> Self {
-        Self(Arc::new(Shared { table: RwLock::default(), version: watch::Sender::new(0) }))
+        Self(Arc::new(Shared {
+            table: RwLock::default(),
+            version: watch::Sender::new(0),
+            alone_since: Mutex::new(Some(Instant::now())),
+        }))
     }
 
     /// Reads the table. Others wait while `read` runs, so it must be short.
     pub fn read<T>(&self, read: impl FnOnce(&NodeTable) -> T) -> T {
         read(&self.0.table.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How long nobody has told of changes; zero while the auth service is followed.
+    pub fn age(&self) -> Duration {
+        let since = *self.0.alone_since.lock().unwrap_or_else(PoisonError::into_inner);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn is_told(&self, told: bool) {
+        let mut since = self.0.alone_since.lock().unwrap_or_else(PoisonError::into_inner);
+        if told {
+            *since = None;
+        } else {
+            since.get_or_insert_with(Instant::now);
+        }
     }
 
     /// Takes over a change. For [`follow`](Self::follow) and for programs that know their nodes from elsewhere.
@@ -148,7 +170,9 @@ impl NodeView {
     pub async fn follow(&self, access: Arc<dyn ProxyAccess>, entropy: Arc<dyn Entropy>) {
         let mut pause = RETRY.0;
         loop {
-            match self.follow_once(&*access).await {
+            let outcome = self.follow_once(&*access).await;
+            self.is_told(false);
+            match outcome {
                 // The stream worked and ended, as when the auth service restarts.
                 Ok(()) => pause = RETRY.0,
                 // Nobody tells this host anything any more.
@@ -170,7 +194,10 @@ impl NodeView {
         let mut seen = false;
         while let Some(event) = events.next().await {
             match event {
-                Ok(event) => self.apply(event),
+                Ok(event) => {
+                    self.apply(event);
+                    self.is_told(true);
+                }
                 Err(error) if seen && error.kind() != ApiErrorKind::Evicted => {
                     tracing::debug!(error = &error as &dyn std::error::Error, "the nodes' stream ended");
                     return Ok(());

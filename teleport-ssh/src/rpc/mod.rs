@@ -24,5 +24,7 @@ pub(crate) use self::client::{handshake, read_answer};
 pub use self::io::{BoxedIo, Io, PipeConnector, PipeListener, pipe};
 pub(crate) use self::io::{Prefixed, ScopeExecutor};
 pub use self::limits::Rate;
-pub use self::server::{AuthServer, AuthServerBuilder, BoundAuth, Services};
+pub use self::server::{
+    ApiFigures, AuthServer, AuthServerBuilder, BoundAuth, CALL_BOUNDS, CallFigures, Services,
+};
 pub(crate) use self::server::{STRANGERS_GONE, SecretBody};

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use hyper::Method;
+use teleport_core::auth::policy::Operation;
 use teleport_core::id::{HostId, LockName, RoleName, SessionId, UserName};
 use teleport_core::recording::MAX_PART_LEN;
 
@@ -131,6 +132,84 @@ impl Route {
                 Method::DELETE
             }
             _ => Method::POST,
+        }
+    }
+
+    /// What the route is for.
+    pub(crate) const fn operation(&self) -> Operation {
+        match self {
+            Self::AcceptInvite => Operation::AcceptInvite,
+            Self::ActiveSession(..) => Operation::ActiveSession,
+            Self::ActiveSessions => Operation::ActiveSessions,
+            Self::AddMfaDevice => Operation::AddMfaDevice,
+            Self::AddUser => Operation::AddUser,
+            Self::AnnounceNode => Operation::AnnounceNode,
+            Self::AnnounceProxy => Operation::AnnounceProxy,
+            Self::BeginMfaDevice => Operation::BeginMfaDevice,
+            Self::ChangePassword => Operation::ChangePassword,
+            Self::CompleteRecording(..) => Operation::CompleteRecording,
+            Self::CreateLock => Operation::CreateLock,
+            Self::CreateRecording => Operation::CreateRecording,
+            Self::DeleteRecording(..) => Operation::DeleteRecording,
+            Self::HoldRecording(..) => Operation::HoldRecording,
+            Self::ReleaseRecording(..) => Operation::ReleaseRecording,
+            Self::RewrapRecording(..) => Operation::RewrapRecording,
+            Self::CreateRole => Operation::CreateRole,
+            Self::CreateToken => Operation::CreateToken,
+            Self::CreateUser => Operation::CreateUser,
+            Self::DeleteLock(..) => Operation::DeleteLock,
+            Self::DeleteNode(..) => Operation::DeleteNode,
+            Self::DeleteRole(..) => Operation::DeleteRole,
+            Self::DeleteToken => Operation::DeleteToken,
+            Self::DeleteUser(..) => Operation::DeleteUser,
+            Self::EmitEvents => Operation::EmitEvents,
+            Self::HoldConnections => Operation::HoldConnections,
+            Self::Invite => Operation::Invite,
+            Self::Join => Operation::Join,
+            Self::KeepAlive => Operation::KeepAlive,
+            Self::Lock(..) => Operation::Lock,
+            Self::Locks => Operation::Locks,
+            Self::Login => Operation::Login,
+            Self::MfaDevices => Operation::MfaDevices,
+            Self::Nodes => Operation::Nodes,
+            Self::Ping => Operation::Ping,
+            Self::PutRecordingPart(..) => Operation::PutRecordingPart,
+            Self::ReadRecording(..) => Operation::ReadRecording,
+            Self::Recording(..) => Operation::Recording,
+            Self::RecordingParts(..) => Operation::RecordingParts,
+            Self::Recordings => Operation::Recordings,
+            Self::ReissueUser => Operation::ReissueUser,
+            Self::ReleaseConnections => Operation::ReleaseConnections,
+            Self::RemoveMfaDevice => Operation::RemoveMfaDevice,
+            Self::RenewHost => Operation::RenewHost,
+            Self::ReplaceLock => Operation::ReplaceLock,
+            Self::ReplaceRole => Operation::ReplaceRole,
+            Self::ReplaceToken => Operation::ReplaceToken,
+            Self::ReplaceUser => Operation::ReplaceUser,
+            Self::ReportSessions => Operation::ReportSessions,
+            Self::ResetUser(..) => Operation::ResetUser,
+            Self::Role(..) => Operation::Role,
+            Self::Roles => Operation::Roles,
+            Self::SearchEvents => Operation::SearchEvents,
+            Self::Secrets => Operation::Secrets,
+            Self::SignHost => Operation::SignHost,
+            Self::StandIn => Operation::StandIn,
+            Self::OpenSshLogin => Operation::OpenSshLogin,
+            Self::SignUser => Operation::SignUser,
+            Self::AuditAnchors => Operation::AuditAnchors,
+            Self::Status => Operation::Status,
+            Self::TerminateSession(..) => Operation::TerminateSession,
+            Self::StreamRecording(..) => Operation::StreamRecording,
+            Self::TokenDocuments => Operation::TokenDocuments,
+            Self::Tokens => Operation::Tokens,
+            Self::Trust => Operation::Trust,
+            Self::UnlockUser(..) => Operation::UnlockUser,
+            Self::UpdateUser(..) => Operation::UpdateUser,
+            Self::User(..) => Operation::User,
+            Self::UserDocuments => Operation::UserDocuments,
+            Self::Users => Operation::Users,
+            Self::WatchAccess => Operation::WatchAccess,
+            Self::WatchNodes => Operation::WatchNodes,
         }
     }
 
@@ -322,8 +401,6 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
     use std::collections::HashSet;
 
-    use teleport_core::auth::policy::Operation;
-
     use super::*;
 
     fn all() -> Vec<Route> {
@@ -406,88 +483,9 @@ mod tests {
         ]
     }
 
-    /// What a route is for. A route without a line here does not compile; one that is missing in [`all`] is found by
-    /// `every_operation_has_its_route`.
-    fn operation(route: &Route) -> Operation {
-        match route {
-            Route::AcceptInvite => Operation::AcceptInvite,
-            Route::ActiveSession(..) => Operation::ActiveSession,
-            Route::ActiveSessions => Operation::ActiveSessions,
-            Route::AddMfaDevice => Operation::AddMfaDevice,
-            Route::AddUser => Operation::AddUser,
-            Route::AnnounceNode => Operation::AnnounceNode,
-            Route::AnnounceProxy => Operation::AnnounceProxy,
-            Route::BeginMfaDevice => Operation::BeginMfaDevice,
-            Route::ChangePassword => Operation::ChangePassword,
-            Route::CompleteRecording(..) => Operation::CompleteRecording,
-            Route::CreateLock => Operation::CreateLock,
-            Route::CreateRecording => Operation::CreateRecording,
-            Route::DeleteRecording(..) => Operation::DeleteRecording,
-            Route::HoldRecording(..) => Operation::HoldRecording,
-            Route::ReleaseRecording(..) => Operation::ReleaseRecording,
-            Route::RewrapRecording(..) => Operation::RewrapRecording,
-            Route::CreateRole => Operation::CreateRole,
-            Route::CreateToken => Operation::CreateToken,
-            Route::CreateUser => Operation::CreateUser,
-            Route::DeleteLock(..) => Operation::DeleteLock,
-            Route::DeleteNode(..) => Operation::DeleteNode,
-            Route::DeleteRole(..) => Operation::DeleteRole,
-            Route::DeleteToken => Operation::DeleteToken,
-            Route::DeleteUser(..) => Operation::DeleteUser,
-            Route::EmitEvents => Operation::EmitEvents,
-            Route::HoldConnections => Operation::HoldConnections,
-            Route::Invite => Operation::Invite,
-            Route::Join => Operation::Join,
-            Route::KeepAlive => Operation::KeepAlive,
-            Route::Lock(..) => Operation::Lock,
-            Route::Locks => Operation::Locks,
-            Route::Login => Operation::Login,
-            Route::MfaDevices => Operation::MfaDevices,
-            Route::Nodes => Operation::Nodes,
-            Route::Ping => Operation::Ping,
-            Route::PutRecordingPart(..) => Operation::PutRecordingPart,
-            Route::ReadRecording(..) => Operation::ReadRecording,
-            Route::Recording(..) => Operation::Recording,
-            Route::RecordingParts(..) => Operation::RecordingParts,
-            Route::Recordings => Operation::Recordings,
-            Route::ReissueUser => Operation::ReissueUser,
-            Route::ReleaseConnections => Operation::ReleaseConnections,
-            Route::RemoveMfaDevice => Operation::RemoveMfaDevice,
-            Route::RenewHost => Operation::RenewHost,
-            Route::ReplaceLock => Operation::ReplaceLock,
-            Route::ReplaceRole => Operation::ReplaceRole,
-            Route::ReplaceToken => Operation::ReplaceToken,
-            Route::ReplaceUser => Operation::ReplaceUser,
-            Route::ReportSessions => Operation::ReportSessions,
-            Route::ResetUser(..) => Operation::ResetUser,
-            Route::Role(..) => Operation::Role,
-            Route::Roles => Operation::Roles,
-            Route::SearchEvents => Operation::SearchEvents,
-            Route::Secrets => Operation::Secrets,
-            Route::SignHost => Operation::SignHost,
-            Route::StandIn => Operation::StandIn,
-            Route::OpenSshLogin => Operation::OpenSshLogin,
-            Route::SignUser => Operation::SignUser,
-            Route::AuditAnchors => Operation::AuditAnchors,
-            Route::Status => Operation::Status,
-            Route::TerminateSession(..) => Operation::TerminateSession,
-            Route::StreamRecording(..) => Operation::StreamRecording,
-            Route::TokenDocuments => Operation::TokenDocuments,
-            Route::Tokens => Operation::Tokens,
-            Route::Trust => Operation::Trust,
-            Route::UnlockUser(..) => Operation::UnlockUser,
-            Route::UpdateUser(..) => Operation::UpdateUser,
-            Route::User(..) => Operation::User,
-            Route::UserDocuments => Operation::UserDocuments,
-            Route::Users => Operation::Users,
-            Route::WatchAccess => Operation::WatchAccess,
-            Route::WatchNodes => Operation::WatchNodes,
-        }
-    }
-
     #[test]
     fn every_operation_has_its_route() {
-        let of_routes: HashSet<Operation> = all().iter().map(operation).collect();
+        let of_routes: HashSet<Operation> = all().iter().map(Route::operation).collect();
         assert_eq!(of_routes.len(), all().len(), "an operation has two routes");
         for operation in Operation::ALL {
             assert!(of_routes.contains(operation), "{} has no route in `all`", operation.name());

@@ -27,6 +27,11 @@ pub fn raise_nofile_limit() -> io::Result<u64> {
     Ok(hard)
 }
 
+/// How many files this process may have open, if the kernel says so.
+pub(crate) fn open_files() -> Option<u64> {
+    getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft)
+}
+
 /// Keeps the memory of this process, and so its private keys, out of core files and away from debuggers of
 /// the same user. Processes started through [`spawn`](super::spawn) get the original limit back.
 ///

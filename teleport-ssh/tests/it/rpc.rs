@@ -3,6 +3,7 @@
 mod cancelled;
 mod conformance;
 mod eviction;
+mod failover;
 mod hostile;
 mod identity;
 mod join;

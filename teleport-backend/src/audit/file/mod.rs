@@ -24,7 +24,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use teleport_core::audit::chain::{CHAIN_FIELDS, CheckpointSigner, NotAnEntry};
+use teleport_core::audit::chain::{CHAIN_FIELDS, CheckpointSigner, LogOwner, NotAnEntry, StoredCheckpoint};
 use teleport_core::audit::{
     AuditError, AuditEvent, AuditForwarder, AuditLog, AuditPage, AuditQuery, AuditSink,
 };
@@ -37,7 +37,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 pub(in crate::audit) use self::gaps::Place;
 use self::ledger::{Ledger, Setup};
 use self::search::SearchError;
-pub use self::verify::{Observed, VerifyError, verify};
+pub use self::verify::{Observed, VerifyError, log_of, verify};
 pub(in crate::audit) use self::walk::{Synced, Walk, is_at};
 use self::writer::{Rendered, Submission, Writer};
 use crate::shared::closed::Closed;
@@ -99,10 +99,37 @@ pub struct Checkpoints {
     pub cluster: ClusterName,
     /// The key.
     pub signer: Arc<dyn CheckpointSigner>,
-    /// Where the newest one is remembered, beside the log: of one service. A log whose files are gone has no name any more, so what is
-    /// remembered here without being in the files is taken for what was cut from this one. Services that share a backend
-    /// each give a part of it, by [`PrefixBackend`](crate::wrap::PrefixBackend).
+    /// Where the newest one is remembered, beside the log. A log whose files are gone has no name any more, so what is
+    /// remembered here of this service without being in the files is taken for what was cut from its log.
     pub storage: Arc<dyn Backend>,
+    /// Which of several services that share the storage this is; absent if there is one, whose is all that is remembered.
+    pub service: Option<Service>,
+}
+
+/// One of several services that share a storage, each with a log of its own.
+#[derive(Clone, Debug)]
+#[expect(clippy::exhaustive_structs, reason = "programs build it")]
+pub struct Service {
+    /// Who it is.
+    pub owner: LogOwner,
+    /// Whether it is started for the first time. Then it has no log that could have been cut, and what is remembered without a name,
+    /// by an older release, is of another one.
+    pub is_new: bool,
+}
+
+impl Checkpoints {
+    /// Whether something that is remembered is of this service.
+    fn is_own(&self, stored: &StoredCheckpoint) -> bool {
+        match (&self.service, &stored.owner) {
+            (None, _) => true,
+            (Some(own), Some(owner)) => own.owner.service == owner.service,
+            (Some(own), None) => !own.is_new,
+        }
+    }
+
+    fn owner(&self) -> Option<LogOwner> {
+        self.service.as_ref().map(|service| service.owner.clone())
+    }
 }
 
 /// Makes a [`FileAuditLog`].

@@ -81,7 +81,8 @@ impl Ledger {
         let forgotten = self.runtime.block_on(async {
             for stored in records.list().await? {
                 let known = stored.record;
-                if Some(known.log) != tail.next.log && known.time < kept_from {
+                // Of others nothing is known here, neither which files they have nor how long they keep them.
+                if checkpoints.is_own(&known) && Some(known.log) != tail.next.log && known.time < kept_from {
                     records.delete(&known.log.to_string()).await?;
                 }
             }

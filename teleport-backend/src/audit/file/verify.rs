@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use teleport_core::audit::chain::{Entry, Finding, Proven, Verifier};
+use teleport_core::audit::chain::{Checkpoint, Entry, Finding, Proven, Verifier};
 use teleport_core::clock::Timestamp;
+use uuid::Uuid;
 
 use super::lines::{BLOCK, Lines};
 use super::{EXTENSION, days_of, file_of};
@@ -91,6 +92,28 @@ pub fn verify(
         }
     }
     Ok(verifier.finish()?)
+}
+
+/// Which log the newest files of `directory` say they are, by the first checkpoint in them: `None` if there is none. Nothing of it
+/// is checked.
+///
+/// Blocks: call it where that is fine.
+///
+/// # Errors
+/// Those of reading.
+pub fn log_of(directory: &Path) -> io::Result<Option<Uuid>> {
+    for day in days_of(directory)?.iter().rev() {
+        let file = File::open(file_of(directory, day))?;
+        let len = file.metadata()?.len();
+        let mut lines = Lines::new(&file, 0, len, false);
+        while let Some(line) = lines.next()? {
+            let entry = Entry::parse(&line.text).filter(Checkpoint::is_likely);
+            if let Some(checkpoint) = entry.as_ref().and_then(Checkpoint::parse) {
+                return Ok(Some(checkpoint.log));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// A line that is too long to be an entry, or that has no end.

@@ -9,14 +9,20 @@
 //! sessions/<session>/lengths                   of the parts, 4 bytes each, little-endian
 //! sessions/<session>/complete.json             written last: from then on the recording is immutable
 //! deleted/<session>/…                          what is being removed
+//! locks/<session>                              empty, and there while somebody writes to it
+//! id                                           tells this place from others, see [`FsRecordingStore::id`]
 //! ```
+//!
+//! Several processes may write, on hosts that share the directory: they exclude each other by advisory locks (`flock`).
 //!
 //! Directories have mode 0700, files 0600. Names are made from parsed session ids and from numbers only.
 
 mod session;
 
 use std::collections::HashMap;
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -28,6 +34,7 @@ use teleport_core::recording::{
     Completion, Form, Listing, PartDigests, Place, RecordingError, RecordingInfo, RecordingMeta,
     RecordingStore, Rewrite,
 };
+use uuid::Uuid;
 
 use self::session::Session;
 use crate::shared::files;
@@ -36,8 +43,10 @@ const DAYS: &str = "days";
 const USERS: &str = "users";
 const SESSIONS: &str = "sessions";
 const DELETED: &str = "deleted";
+const LOCKS: &str = "locks";
+const ID: &str = "id";
 
-/// A [`RecordingStore`] in a directory of a local file system. One process writes to it.
+/// A [`RecordingStore`] in a directory: of a local file system, or of one that several hosts share and that has locks.
 #[derive(Clone, Debug)]
 pub struct FsRecordingStore(Arc<Store>);
 
@@ -46,6 +55,20 @@ struct Store {
     /// Writes to one session exclude each other, and nobody else's: completing a long one takes long. Of those that are written now.
     locks: Mutex<HashMap<SessionId, Weak<Mutex<()>>>>,
     root: PathBuf,
+}
+
+/// A file that exists while somebody writes.
+#[derive(Debug)]
+struct FileLock {
+    path: PathBuf,
+    /// Closed after the file is removed, which gives back the lock.
+    _file: File,
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 impl FsRecordingStore {
@@ -57,7 +80,7 @@ impl FsRecordingStore {
         let store = Self::existing(directory);
         store
             .run(|store| {
-                for name in [DAYS, USERS, SESSIONS, DELETED] {
+                for name in [DAYS, USERS, SESSIONS, DELETED, LOCKS] {
                     files::create_directory(&store.root.join(name))?;
                 }
                 Ok(files::sync_directory(&store.root)?)
@@ -69,6 +92,39 @@ impl FsRecordingStore {
     /// The store in `directory` as it is: nothing is made or written to read from it.
     pub fn existing(directory: impl AsRef<Path>) -> Self {
         Self(Arc::new(Store { locks: Mutex::default(), root: directory.as_ref().to_owned() }))
+    }
+
+    /// What tells this directory from every other one, by whatever path it is reached. One that has none gets `new`.
+    ///
+    /// # Errors
+    /// [`RecordingError::Unavailable`].
+    pub async fn id(&self, new: Uuid) -> Result<Uuid, RecordingError> {
+        self.run(move |store| {
+            let path = store.root.join(ID);
+            let known = || -> Result<Option<Uuid>, Failure> {
+                match std::fs::read_to_string(&path) {
+                    Ok(text) => text.trim().parse().map(Some).map_err(|_| Failure::Damaged(path.clone())),
+                    Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+                    Err(error) => Err(error.into()),
+                }
+            };
+            if let Some(id) = known()? {
+                return Ok(id);
+            }
+            // Whole, and never in place of another one that was there first.
+            let draft = store.root.join(format!(".{ID}.{new}"));
+            let mut file = files::private().write(true).truncate(true).open(&draft)?;
+            writeln!(file, "{new}")?;
+            file.sync_all()?;
+            let linked = std::fs::hard_link(&draft, &path);
+            std::fs::remove_file(&draft)?;
+            match linked {
+                Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
+                _ => files::sync_directory(&store.root)?,
+            }
+            known()?.ok_or(Failure::NotFound)
+        })
+        .await
     }
 
     /// Runs file operations on the blocking pool. Dropping the future does not stop them.
@@ -129,7 +185,26 @@ impl Store {
     ) -> Result<T, Failure> {
         let lock = self.lock_of(session);
         let _guard = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let _others = self.lock_against_others(session)?;
         run(self.session(session))
+    }
+
+    /// Keeps other processes from writing to a session, until the value is dropped.
+    fn lock_against_others(&self, session: SessionId) -> Result<FileLock, Failure> {
+        let path = self.root.join(LOCKS).join(session.to_string());
+        loop {
+            let file = files::private().write(true).truncate(false).open(&path)?;
+            match file.lock() {
+                // There is nobody else: a file system without locks cannot be shared.
+                Err(error) if error.kind() != ErrorKind::Unsupported => return Err(error.into()),
+                _ => {}
+            }
+            // Whoever had it before has removed it, and somebody else may have another one.
+            let is_there = std::fs::metadata(&path).map(|there| there.ino());
+            if is_there.is_ok_and(|there| file.metadata().is_ok_and(|own| own.ino() == there)) {
+                return Ok(FileLock { path, _file: file });
+            }
+        }
     }
 
     fn lock_of(&self, session: SessionId) -> Arc<Mutex<()>> {

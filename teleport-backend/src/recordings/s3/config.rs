@@ -121,6 +121,19 @@ impl std::str::FromStr for S3Config {
 }
 
 /// The URL that says the same.
+impl S3Config {
+    /// Which objects they are, and not how they are reached: what several services have in common that keep recordings in one place.
+    pub fn place(&self) -> String {
+        let (slash, prefix) = (if self.prefix.is_empty() { "" } else { "/" }, &self.prefix);
+        let place = format!("s3://{}{slash}{prefix}", self.bucket);
+        // Elsewhere than at AWS names of buckets are those of one server.
+        match &self.endpoint {
+            Some(endpoint) => format!("{place}?endpoint={endpoint}"),
+            None => place,
+        }
+    }
+}
+
 impl fmt::Display for S3Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut query = url::form_urlencoded::Serializer::new(String::new());

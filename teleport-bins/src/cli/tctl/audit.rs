@@ -2,6 +2,7 @@
 
 mod recordings;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,9 +10,12 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use serde::Serialize;
-use teleport_backend::audit::file::{Observed, VerifyError, verify};
-use teleport_core::audit::chain::{ChainHead, CheckpointKey, Finding, Flaw, Proven, Verifier};
+use teleport_backend::audit::file::{Observed, VerifyError, log_of, verify};
+use teleport_core::audit::chain::{
+    ChainHead, CheckpointKey, Finding, Flaw, LogOwner, Proven, StoredCheckpoint, Verifier,
+};
 use teleport_core::clock::{Clock, SystemClock};
+use teleport_core::id::HostId;
 use tokio::runtime::Handle;
 
 use self::recordings::{Counts, Recordings};
@@ -72,19 +76,20 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<ExitCode>
         Some(dir) => dir.clone(),
         None => connect::audit_dir(options)?,
     };
-    let mut known = Vec::new();
+    let mut known = Known::default();
     if keys.is_empty() {
         let context = connect::connect(options).with_context(|| {
             format!("without the auth service say which key signs the log: --key=<file>, {KEY_HINT}")
         })?;
         let anchors = context.api.audit_anchors().await.map_err(|error| context.explain(error.into()))?;
         keys = anchors.keys;
-        known = anchors.checkpoints;
+        let here = wanted.dir.is_none().then(|| connect::auth_host(options)).flatten();
+        known = Known::of(anchors.checkpoints, here, &dir)?;
     }
     let now = SystemClock::new().now();
     let from = wanted.from.map(|from| from.at(now));
     let mut verifier = Verifier::new(keys);
-    for checkpoint in known.iter().filter(|known| from.is_none_or(|from| known.time >= from)) {
+    for checkpoint in known.expected.iter().filter(|known| from.is_none_or(|from| known.time >= from)) {
         let how = format!("signed at {}, as the storage of the cluster remembers", checkpoint.time);
         verifier.expect(Some(checkpoint.log), checkpoint.head, how);
     }
@@ -129,9 +134,11 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<ExitCode>
                         proven: Some(&proven),
                         recordings,
                         finding: None,
+                        service: known.service.as_ref(),
+                        others: &known.others,
                     })?;
                 }
-                Format::Text => print_text(&text(&proven, recordings.as_ref(), &dir))?,
+                Format::Text => print_text(&text(&proven, recordings.as_ref(), &dir, &known))?,
             }
             return Ok(ExitCode::SUCCESS);
         }
@@ -154,7 +161,15 @@ pub(super) async fn run(options: &Options, command: Command) -> Result<ExitCode>
             index: finding.index,
             what: finding.flaw.to_string(),
         });
-        print_json(&Report { ok: false, verdict, proven: None, recordings: None, finding })?;
+        print_json(&Report {
+            ok: false,
+            verdict,
+            proven: None,
+            recordings: None,
+            finding,
+            service: known.service.as_ref(),
+            others: &known.others,
+        })?;
     }
     match (verdict, finding) {
         (Verdict::Empty, _) => {
@@ -209,6 +224,79 @@ struct Report<'a> {
     recordings: Option<Counts>,
     #[serde(skip_serializing_if = "Option::is_none")]
     finding: Option<Described<'a>>,
+    /// Whose log it is, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<&'a LogOwner>,
+    /// Logs of the cluster that this says nothing about.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    others: &'a [StoredCheckpoint],
+}
+
+/// What the storage of the cluster remembers of its logs.
+#[derive(Debug, Default)]
+struct Known {
+    /// Whose log is looked at.
+    service: Option<LogOwner>,
+    /// What has to be in it.
+    expected: Vec<StoredCheckpoint>,
+    /// The newest of each other service.
+    others: Vec<StoredCheckpoint>,
+}
+
+impl Known {
+    /// Each auth service has a log of its own. That in `dir` is of the service `here`, or else of the one that has the log which the files
+    /// say they are.
+    fn of(all: Vec<StoredCheckpoint>, here: Option<HostId>, dir: &Path) -> Result<Self> {
+        let service_of = |known: &StoredCheckpoint| known.owner.as_ref().map(|owner| owner.service);
+        let services: BTreeSet<HostId> = all.iter().filter_map(service_of).collect();
+        let service = match here {
+            _ if services.len() < 2 && here.is_none() => None,
+            Some(here) => Some(here),
+            None => {
+                let log = log_of(dir)
+                    .with_context(|| format!("{}: is this the directory of an audit log?", dir.display()))?;
+                let own = all.iter().find(|known| Some(known.log) == log).and_then(service_of);
+                Some(own.with_context(|| {
+                    format!(
+                        "the log in {} is of none of the cluster's {} auth services, as its storage remembers them; \
+                         to prove what is in the files alone, say --key=<file>, {KEY_HINT}",
+                        dir.display(),
+                        services.len()
+                    )
+                })?)
+            }
+        };
+        // What an older release remembered does not say whose it is.
+        let is_own = |known: &StoredCheckpoint| {
+            service.is_none() || service_of(known).is_none_or(|its| Some(its) == service)
+        };
+        let (expected, others): (Vec<_>, Vec<_>) = all.into_iter().partition(is_own);
+        let mut newest: BTreeMap<Option<HostId>, StoredCheckpoint> = BTreeMap::new();
+        for known in others {
+            match newest.get(&service_of(&known)) {
+                Some(newer) if newer.time >= known.time => {}
+                _ => drop(newest.insert(service_of(&known), known)),
+            }
+        }
+        let owner = expected.iter().filter_map(|known| known.owner.clone()).next_back();
+        Ok(Self { service: owner, expected, others: newest.into_values().collect() })
+    }
+
+    fn text(&self) -> Vec<String> {
+        if self.others.is_empty() {
+            return Vec::new();
+        }
+        let mut lines = vec![
+            "This says nothing of the logs of the cluster's other auth services, which are proven where they are:"
+                .to_owned(),
+        ];
+        lines.extend(self.others.iter().map(|known| {
+            let owner = known.owner.as_ref();
+            let name = owner.map_or_else(String::new, |own| format!("{} ({})", own.name, own.service));
+            format!("  {name}, signed last at {}", known.time)
+        }));
+        lines
+    }
 }
 
 #[derive(Serialize)]
@@ -223,12 +311,17 @@ fn plural(count: u64, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-fn text(proven: &Proven, recordings: Option<&Recordings>, dir: &Path) -> String {
+fn text(proven: &Proven, recordings: Option<&Recordings>, dir: &Path, known: &Known) -> String {
     let (Some(first), Some(head)) = (proven.first, proven.head) else {
         return format!("There is no audit log in {}.", dir.display());
     };
+    // With one service its log is that of the cluster.
+    let of = match &known.service {
+        Some(owner) if !known.others.is_empty() => format!("{} in ", owner.name),
+        _ => String::new(),
+    };
     let mut lines = vec![format!(
-        "The audit log of {} is whole: {}, from entry {first} to {}, with {}.",
+        "The audit log of {of}{} is whole: {}, from entry {first} to {}, with {}.",
         if proven.cluster.is_empty() { "this cluster" } else { &proven.cluster },
         plural(proven.entries, "entry").replace("entrys", "entries"),
         head.index,
@@ -259,6 +352,7 @@ fn text(proven: &Proven, recordings: Option<&Recordings>, dir: &Path) -> String 
     if let Some(recordings) = recordings {
         lines.push(recordings.text());
     }
+    lines.extend(known.text());
     lines.push(format!("To prove later that this log was only continued: --expect={head}"));
     lines.join("\n")
 }

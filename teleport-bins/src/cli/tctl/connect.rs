@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use teleport_core::api::{ApiError, ApiErrorKind};
 use teleport_core::clock::{Clock, SystemClock};
-use teleport_core::id::{ClusterName, HostRole, RoleName, UserName};
+use teleport_core::id::{ClusterName, HostId, HostRole, RoleName, UserName};
 use teleport_ssh::client::openssh::ProxyAddress;
 use teleport_ssh::client::{IdentityFile, Profile, ProfileStore, ProxyAddresses};
 use teleport_ssh::identity::{HostIdentityHandle, IdentityStore};
@@ -119,6 +119,13 @@ pub(super) fn audit_dir(options: &Options) -> Result<PathBuf> {
     let section = crate::config::file::AuditSection::default();
     let audit = crate::config::AuditSettings::resolve(&section, uris)?.directory;
     audit.map_or_else(|| Ok(data_dir(options)?.join("audit")), Ok)
+}
+
+/// The id of this host's auth service, if there is one that can be asked.
+pub(super) fn auth_host(options: &Options) -> Option<HostId> {
+    let own = data_dir(options).ok()?.join(IDENTITY_DIR).join(HostRole::Auth.as_str());
+    std::fs::metadata(&own).ok()?;
+    Some(IdentityStore::open(&own).ok()?.load(HostRole::Auth).ok()??.host_id)
 }
 
 /// Where the recordings of this host's auth service are, and what reads them.

@@ -6,6 +6,7 @@ mod auth;
 mod backend;
 mod connect;
 mod events;
+mod inventory;
 mod lock;
 mod nodes;
 mod recordings;
@@ -13,6 +14,7 @@ mod resources;
 mod sessions;
 mod status;
 mod tokens;
+mod top;
 mod users;
 
 use std::path::PathBuf;
@@ -96,6 +98,11 @@ enum Command {
     },
     /// Print resources as documents; `all` is a backup
     Get(resources::Get),
+    /// Services of the cluster and their versions
+    Inventory {
+        #[command(subcommand)]
+        command: inventory::Command,
+    },
     /// Lock a user, role, login, node or second factor: no new certificates and connections, and live sessions end
     Lock(lock::NewLock),
     /// The locks that there are
@@ -132,6 +139,8 @@ enum Command {
         #[command(subcommand)]
         command: tokens::Command,
     },
+    /// What a daemon does now: processors, memory, requests, storage; it needs --diag-addr
+    Top(top::Top),
     /// Replace resources by documents: only the revision that they were read with, if they name one
     Update(resources::Update),
     /// Users of the cluster
@@ -172,18 +181,20 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             // Without the auth service too.
             Command::Audit { command } => return audit::run(&options, command).await,
             Command::Backend { command } => return backend::run(command).await,
+            Command::Top(top) => return top::run(top).await.map(|()| ExitCode::SUCCESS),
             command => command,
         };
         let context = connect::connect(&options)?;
         let outcome = match command {
             Command::Access { command } => access::run(&context, command).await,
             // Run above.
-            Command::Audit { .. } | Command::Backend { .. } => Ok(()),
+            Command::Audit { .. } | Command::Backend { .. } | Command::Top(_) => Ok(()),
             Command::Auth { command } => auth::run(&context, command).await,
             Command::Create(create) => resources::create(&context, create).await,
             Command::Edit(edit) => resources::edit(&context, edit).await,
             Command::Events { command } => events::run(&context, command).await,
             Command::Get(get) => resources::get(&context, get).await,
+            Command::Inventory { command } => inventory::run(&context, command).await,
             Command::Lock(wanted) => lock::run(&context, wanted).await,
             Command::Locks { command } => lock::run_locks(&context, command).await,
             Command::Nodes { command } => nodes::run(&context, command).await,

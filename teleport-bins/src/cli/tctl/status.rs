@@ -23,6 +23,17 @@ pub(super) async fn run(context: &Context, options: Status) -> Result<()> {
             ["Version".to_owned(), status.server_version.clone()],
             ["Nodes online".to_owned(), status.nodes_online.to_string()],
         ];
+        // One alone is the one that answers.
+        let auth_servers = status.auth_servers.iter().filter(|_| status.auth_servers.len() > 1);
+        rows.extend(auth_servers.map(|server| {
+            let silent = status.time.saturating_since(server.last_seen);
+            // It says so every 30 s.
+            let silent = match silent.as_secs() {
+                0..45 => String::new(),
+                _ => format!(" (silent for {})", format_duration(silent)),
+            };
+            ["Auth server".to_owned(), format!("{} {}{silent}", server.name, server.address)]
+        }));
         rows.extend(status.proxies.iter().map(|proxy| {
             let Proxy { record, last_seen } = proxy;
             let offline = if proxy.is_online(status.time) {

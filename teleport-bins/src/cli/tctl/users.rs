@@ -348,6 +348,7 @@ mod tests {
             server_version: String::new(),
             ca_pins: Vec::new(),
             proxies,
+            auth_servers: Vec::new(),
             nodes_online: 0,
             time: now,
         };

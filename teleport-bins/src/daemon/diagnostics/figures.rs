@@ -12,8 +12,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 use teleport_core::clock::Timestamp;
 use teleport_ssh::listener::Counts;
+use teleport_ssh::proxy::NodeTable;
 
-use super::{Needs, Service};
+use super::{Needs, Service, auth_figures};
 
 /// All figures at `now`.
 pub(super) fn page(services: &[Service], started: Timestamp, now: Timestamp) -> String {
@@ -82,6 +83,17 @@ impl Collector for Figures {
                 Needs::Storage(_) => None,
             }
         })?;
+        let known = "Nodes that the proxy knows of";
+        self.of_services(&mut to, "teleport_nodes", known, None, |service| {
+            Some(service.nodes.as_ref()?.read(NodeTable::len) as f64)
+        })?;
+        let silence = "How long nobody has told the proxy of changes of nodes";
+        self.of_services(&mut to, "teleport_nodes_silence", silence, Some(&Unit::Seconds), |service| {
+            Some(service.nodes.as_ref()?.age().as_secs_f64())
+        })?;
+        for auth in self.services.iter().filter_map(|service| service.auth.as_ref()) {
+            auth_figures::encode(&mut to, auth)?;
+        }
         let left = "How long the certificate of the service is valid yet";
         self.of_services(&mut to, "teleport_certificate_left", left, Some(&Unit::Seconds), |service| {
             let until = service.identity.current().valid_before.unix_millis() as f64;

@@ -2,6 +2,7 @@
 //!
 //! The answers come from what the services keep anyway, when somebody asks: being watched costs nothing in between.
 
+mod auth_figures;
 mod figures;
 mod server;
 
@@ -9,12 +10,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
+use teleport_backend::wrap::MetricsBackend;
 use teleport_core::clock::Timestamp;
 use teleport_core::id::HostId;
 use teleport_core::storage::{Backend, Key};
 use teleport_core::task::Shutdown;
 use teleport_ssh::identity::HostIdentityHandle;
 use teleport_ssh::listener::Door;
+use teleport_ssh::proxy::NodeView;
+use teleport_ssh::rpc::ApiFigures;
 use teleport_ssh::session::SessionRegistry;
 use teleport_ssh::view::AccessCache;
 use tokio::sync::Mutex as AsyncMutex;
@@ -62,6 +66,17 @@ pub(super) struct Service {
     pub(super) needs: Needs,
     /// The sessions of users, where they end here.
     pub(super) sessions: Option<SessionRegistry>,
+    /// The nodes that it leads to.
+    pub(super) nodes: Option<NodeView>,
+    /// What the auth service counts.
+    pub(super) auth: Option<AuthFigures>,
+}
+
+/// What the auth service counts as it works.
+#[derive(Clone, Debug)]
+pub(super) struct AuthFigures {
+    pub(super) calls: ApiFigures,
+    pub(super) storage: Arc<MetricsBackend>,
 }
 
 /// Without what a service is not ready.

@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail};
 use teleport_backend::recordings::age::{AgeIdentity, AgeKeys, EncryptedRecordingStore};
 use teleport_backend::recordings::fs::FsRecordingStore;
 use teleport_backend::recordings::s3::{S3Credentials, S3RecordingStore};
-use teleport_core::auth::AuthService;
-use teleport_core::entropy::Entropy;
+use teleport_core::auth::{AuthService, KeptAt};
+use teleport_core::entropy::{Entropy, EntropyExt as _};
 use teleport_core::recording::RecordingStore;
 use teleport_core::secret::{Sealer, SecretBytes, SecretString};
 use teleport_core::task::Shutdown;
@@ -41,6 +41,20 @@ pub(super) async fn open(
     }
     // Also without keys: what was encrypted before has to be told from what is not.
     encrypted(store, AgeKeys { recipients: recipients.clone(), identities }, sealer, &os.entropy)
+}
+
+/// What tells a place from others.
+pub(super) async fn kept_at(place: &RecordingPlace, os: &Os) -> Result<KeptAt> {
+    Ok(match place {
+        RecordingPlace::Directory(path) => {
+            let what = || format!("recordings cannot be kept in {}", path.display());
+            let store = FsRecordingStore::open(path).await.with_context(what)?;
+            let id = store.id(os.entropy.uuid()?).await.with_context(what)?;
+            KeptAt { id: format!("directory {id}"), name: path.display().to_string() }
+        }
+        // Which keys and which certificates lead there is nobody else's business, and may differ.
+        RecordingPlace::S3(config) => KeptAt { id: config.place(), name: config.place() },
+    })
 }
 
 /// Opens a place, with what is in it as it is stored.

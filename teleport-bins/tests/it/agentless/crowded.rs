@@ -8,7 +8,7 @@ use super::{Server, ssh};
 use crate::support::cluster::{Home, TestCluster};
 use crate::support::program::run;
 use crate::support::tmux::Terminal;
-use crate::support::{own_login, wait_for};
+use crate::support::{accept, own_login, wait_for};
 
 /// A connection of `ssh` that others share.
 struct Master {
@@ -60,7 +60,7 @@ fn what_a_user_does_not_read_holds_up_nothing_else() {
     let forward =
         format!("{}:127.0.0.1:{}", cluster.dir().join("flood").display(), flood.local_addr().unwrap().port());
     let flooding = std::thread::spawn(move || {
-        let (mut stream, _) = flood.accept().unwrap();
+        let mut stream = accept(&flood);
         let _ = std::io::copy(&mut std::io::repeat(b'f'), &mut stream);
     });
     let master = Master::start(&cluster, cluster.alice(), server.target(), &["-L", &forward]);
@@ -68,7 +68,7 @@ fn what_a_user_does_not_read_holds_up_nothing_else() {
     let there = cluster.dir().join("there");
     let mut unread = master.session(&format!("touch {}; cat /dev/zero", there.display()));
     unread.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let unread = Ended(unread.spawn().unwrap());
+    let mut unread = Ended(unread.spawn().unwrap());
     wait_for("the first session", || there.exists().then_some(()));
     let mut hung = std::os::unix::net::UnixStream::connect(cluster.dir().join("flood")).unwrap();
     hung.read_exact(&mut [0]).unwrap();
@@ -91,6 +91,12 @@ fn what_a_user_does_not_read_holds_up_nothing_else() {
             "{said}"
         );
     }
+    // Neither has ended for that: both go on where they were.
+    let mut more = vec![1; 4 << 20];
+    unread.0.stdout.as_mut().unwrap().read_exact(&mut more).unwrap();
+    assert!(more.iter().all(|byte| *byte == 0));
+    hung.read_exact(&mut more).unwrap();
+    assert!(more.iter().all(|byte| *byte == b'f'));
     drop((hung, unread));
     drop(master);
     flooding.join().unwrap();

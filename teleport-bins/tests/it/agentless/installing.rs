@@ -109,12 +109,64 @@ fn two_at_a_time_do_not_get_in_each_others_way() {
     let cluster = TestCluster::start();
     let server = Server::stock(&cluster, "plain");
     joined(&server, &cluster);
-    let held = fs::File::open(&server.dir).unwrap();
-    held.lock().unwrap();
-    let refused = server.join(&cluster, &[]).refusal();
-    assert!(refused.contains("another"), "{refused}");
-    drop(held);
-    assert!(server.join(&cluster, &[]).status.success());
+    for dir in [server.dir.clone(), server.dir.join("data")] {
+        let held = fs::File::open(dir.join(".teleport-join.lock")).unwrap();
+        held.lock().unwrap();
+        let refused = server.join(&cluster, &[]).refusal();
+        assert!(refused.contains("another"), "{refused}");
+        drop(held);
+        // Whoever may only read there keeps nobody from it.
+        let read = fs::File::open(&dir).unwrap();
+        read.lock().unwrap();
+        assert!(server.join(&cluster, &[]).status.success());
+    }
+}
+
+#[test]
+fn a_directory_in_which_others_may_write_is_not_used() {
+    let cluster = TestCluster::start();
+    let server = Server::stock(&cluster, "plain");
+    let before = fs::read(server.config()).unwrap();
+    let data = server.dir.join("data");
+    fs::create_dir(&data).unwrap();
+    fs::set_permissions(&data, Permissions::from_mode(0o777)).unwrap();
+    let refused = server.join(&cluster, &["--token", &token(&cluster)]).refusal();
+    assert!(refused.contains("others may write to it") && refused.contains("chmod 700"), "{refused}");
+    fs::set_permissions(&data, Permissions::from_mode(0o700)).unwrap();
+    // Nobody but root can give something away.
+    if chown(&data, Some(65_534), Some(65_534)).is_ok() {
+        let refused = server.join(&cluster, &["--token", &token(&cluster)]).refusal();
+        assert!(refused.contains("belongs to the user id 65534"), "{refused}");
+    }
+    assert_eq!(fs::read_dir(&data).unwrap().count(), 0);
+    assert_eq!(fs::read(server.config()).unwrap(), before);
+}
+
+/// As OpenSSH does it from 9.8 on, whichever is installed here.
+#[test]
+fn a_server_that_makes_addresses_wait_is_told_of() {
+    let cluster = TestCluster::start();
+    let server = Server::stock(&cluster, "plain");
+    let programs = server.dir.join("bin");
+    fs::create_dir(&programs).unwrap();
+    let program = "#!/bin/sh\n/usr/sbin/sshd \"$@\" || exit\n[ \"$1\" = -T ] || exit 0\n\
+                   echo persourcepenalties crash:90 authfail:5 noauth:1\necho persourcepenaltyexemptlist $EXEMPT\n";
+    fs::write(programs.join("sshd"), program).unwrap();
+    fs::set_permissions(programs.join("sshd"), Permissions::from_mode(0o755)).unwrap();
+    joined(&server, &cluster);
+    let join = |exempt: &str| {
+        let mut join = server.command();
+        let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
+        join.env("PATH", path).env("EXEMPT", exempt);
+        let output = run(join);
+        assert!(output.status.success(), "{output:?}");
+        output.stderr
+    };
+    let told = join("none");
+    assert!(told.starts_with("WARNING: ") && told.contains("PerSourcePenaltyExemptList"), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+    let told = join("192.0.2.1");
+    assert!(!told.contains("PerSourcePenalt"), "{told}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 
 use super::program::{own, run};
 use super::user::App;
-use super::{own_login, wait_for};
+use super::{LIMIT, own_login, wait_for};
 
 pub(crate) const CLUSTER: &str = "test.local";
 
@@ -79,6 +79,12 @@ impl TestCluster {
     /// Drives a future of the product's libraries.
     pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
         RUNTIME.block_on(future)
+    }
+
+    /// Stops auth and proxy as an operator does: sessions go on. Says whether all of them ended by themselves.
+    pub(crate) fn drain(mut self) -> bool {
+        let daemon = self.daemon.take().unwrap();
+        Self::block_on(daemon.stop(LIMIT, std::future::pending()))
     }
 
     fn daemon(&self) -> &Daemon {

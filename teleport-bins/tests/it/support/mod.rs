@@ -10,6 +10,8 @@ pub(crate) mod tmux;
 pub(crate) mod user;
 pub(crate) mod wire;
 
+use std::io::ErrorKind;
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 /// No state that a test waits for may take longer; healthy ones take a small part of it.
@@ -26,6 +28,19 @@ pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T 
         assert!(began.elapsed() < LIMIT, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// The next one who comes; fails at the limit.
+#[track_caller]
+pub(crate) fn accept(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    let stream = wait_for("somebody who connects", || match listener.accept() {
+        Ok((stream, _)) => Some(stream),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+        Err(error) => panic!("{error}"),
+    });
+    stream.set_nonblocking(false).unwrap();
+    stream
 }
 
 /// The login of whoever runs the tests: the one that a node serves with and without root.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{Chain, ChainHead, CheckpointKey, Digest, Entry, NotAnEntry};
 use crate::audit::{AuditError, AuditEvent, EventKind};
 use crate::clock::Timestamp;
+use crate::id::{HostId, NodeName};
 use crate::storage::Record;
 
 /// What every signature covers first, so that none is good for anything else.
@@ -206,12 +207,32 @@ pub struct StoredCheckpoint {
     pub head: ChainHead,
     /// When it was written.
     pub time: Timestamp,
+    /// Whose log it is; not said by releases that knew one auth service only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<LogOwner>,
+}
+
+/// The auth service that writes a log. Each of a cluster has its own, in files of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::exhaustive_structs, reason = "programs build it")]
+pub struct LogOwner {
+    /// The host id of the service.
+    pub service: HostId,
+    /// Its display name.
+    pub name: NodeName,
 }
 
 impl StoredCheckpoint {
     /// What is to be remembered of a checkpoint.
     pub const fn new(log: Uuid, head: ChainHead, time: Timestamp) -> Self {
-        Self { log, head, time }
+        Self { log, head, time, owner: None }
+    }
+
+    /// The same of the log of this service.
+    #[must_use]
+    pub fn of(mut self, owner: Option<LogOwner>) -> Self {
+        self.owner = owner;
+        self
     }
 }
 

@@ -16,7 +16,7 @@ use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use self::checkpoint::{
-    Checkpoint, CheckpointDraft, CheckpointReason, CheckpointSigner, StoredCheckpoint,
+    Checkpoint, CheckpointDraft, CheckpointReason, CheckpointSigner, LogOwner, StoredCheckpoint,
 };
 pub use self::finding::{Finding, Flaw, Interruption, Proven};
 pub use self::key::{CheckpointKey, CheckpointKeyId, InvalidCheckpointKey};

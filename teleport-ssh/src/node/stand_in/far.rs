@@ -14,13 +14,14 @@ use teleport_core::api::{ApiError, OpenSshLogin, StandInAccess};
 use teleport_core::cert::TrustBundle;
 use teleport_core::clock::{Clock, Timestamp};
 use teleport_core::entropy::Entropy;
-use teleport_core::id::HostId;
+use teleport_core::id::{HostId, OsLogin};
 use teleport_core::resource::NodeRecord;
 use teleport_core::task::TaskScope;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::lease::{FarStream, Idle, Leased};
+use super::logins::{AtServer, Logins};
 use super::{MAX_SESSIONS, Reach, attend};
 use crate::client::{ConnectError, Credentials, SshClient};
 use crate::engine::transport::{CutOnDrop, Link, Transport};
@@ -32,12 +33,14 @@ use crate::view::{AccessCache, NoView};
 
 /// Connections to a server for one connection of a user: as many as it may have sessions.
 const MAX_CONNECTIONS: usize = MAX_SESSIONS;
-/// How many of them are made at a time: OpenSSH begins to hang up on strangers at ten.
+/// How many of them are made at a time, so that one user leaves turns to others.
 const AT_A_TIME: usize = 4;
 /// How many are kept for what comes next.
 const MAX_IDLE: usize = 4;
 /// How long a server may take to open a channel. It may have to connect to somewhere first.
 const OPEN_LIMIT: Duration = Duration::from_secs(30);
+/// How long a server may take to say that it is still there, when it is asked again on a connection that others had.
+const ALIVE_LIMIT: Duration = Duration::from_secs(5);
 /// The exit status when nothing could be started, as `ssh` has it when it cannot connect.
 const NOT_CONNECTED: u32 = 255;
 
@@ -80,6 +83,8 @@ pub(super) enum NotConnected {
 /// Why the server does not do what it is asked.
 const ENDED: NotConnected = NotConnected::Refused("the SSH server of this node has ended the connection");
 const SILENT: NotConnected = NotConnected::Refused("the SSH server of this node opens no channel");
+const BUSY: NotConnected =
+    NotConnected::Refused("too many others log in to the SSH server of this node; try again in a moment");
 
 /// The server as one user's connection sees it.
 pub(super) struct Far {
@@ -92,7 +97,11 @@ pub(super) struct Far {
     reach: Arc<dyn Reach>,
     presented: Presented,
     places: Arc<Semaphore>,
-    connecting: Semaphore,
+    connecting: Arc<Semaphore>,
+    /// Of everybody, at this server.
+    logins: Arc<AtServer>,
+    /// Brings logins to their end that were begun.
+    under_way: TaskScope,
     /// The connections that wait for the next channel; none after the end.
     idle: Mutex<Option<Vec<Idle>>>,
     /// Says good-bye.
@@ -111,6 +120,7 @@ impl Far {
     pub(super) fn new(
         (access, clock, entropy): Means,
         view: AccessCache,
+        (logins, under_way): (&Logins, TaskScope),
         server: &NodeRecord,
         client: SocketAddr,
         reach: Arc<dyn Reach>,
@@ -125,7 +135,9 @@ impl Far {
             reach,
             presented: Presented::default(),
             places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
-            connecting: Semaphore::new(AT_A_TIME),
+            connecting: Arc::new(Semaphore::new(AT_A_TIME)),
+            logins: logins.at(server.host_id),
+            under_way,
             idle: Mutex::new(Some(Vec::new())),
             ending: TaskScope::new(),
         }
@@ -135,8 +147,8 @@ impl Far {
         self.presented.clone()
     }
 
-    /// Logs in to the server. The auth service decides about it once more.
-    async fn connect(&self, grant: &LoginGrant) -> Result<Idle, NotConnected> {
+    /// What the server lets the user in by. The auth service decides about it once more.
+    async fn credentials(&self, grant: &LoginGrant) -> Result<Credentials, NotConnected> {
         let ssh = SshKeyPair::generate(&*self.entropy)?;
         let request = OpenSshLogin {
             node: self.node,
@@ -149,8 +161,11 @@ impl Far {
         let trust = self.view.usable()?.trust.clone();
         // Of one kind are those whose certificates the server takes: here that is ours.
         let trust = TrustBundle { user_ca: trust.openssh_ca.clone(), ..trust };
-        let user = grant.identity.user.clone();
-        let credentials = Credentials { user, ssh, certificate: issued.ssh, trust };
+        Ok(Credentials { user: grant.identity.user.clone(), ssh, certificate: issued.ssh, trust })
+    }
+
+    /// Logs in to the server.
+    async fn log_in(&self, credentials: Credentials, login: &OsLogin) -> Result<Idle, NotConnected> {
         let client = SshClient::new(credentials, Arc::clone(&self.clock)).for_one_channel();
         let stream = self.reach.reach().await.map_err(NotConnected::Dial)?;
         let link = Link::new();
@@ -158,7 +173,7 @@ impl Far {
         let cut = CutOnDrop(link.clone());
         // The library finds out whether the server is there: it alone knows when nobody listens.
         let stream = Transport::over_lively(stream, link);
-        let connection = client.node_over(stream, &self.node.to_string(), &grant.login).await?;
+        let connection = client.node_over(stream, &self.node.to_string(), login).await?;
         Ok(Idle::new(connection, cut))
     }
 
@@ -197,12 +212,54 @@ impl Far {
         if let Some(idle) = self.waiting() {
             return Ok(Leased::new(idle, Arc::clone(self), true, place));
         }
-        let _turn = self.connecting.acquire().await.map_err(|_| ENDED)?;
-        let connection = self.connect(grant).await?;
-        Ok(Leased::new(connection, Arc::clone(self), false, place))
+        let own = Arc::clone(&self.connecting).acquire_owned().await.map_err(|_| ENDED)?;
+        let credentials = self.credentials(grant).await?;
+        let turn = self.logins.turn(&grant.login).await.ok_or(BUSY)?;
+        let (answer, answered) = oneshot::channel();
+        let (far, login) = (Arc::clone(self), grant.login.clone());
+        // From here on it is brought to its end, whatever becomes of whoever asked: a server makes an address wait that begins logins and
+        // leaves them, and for the server everybody has the same one. It has a limit of its own.
+        self.under_way.spawn(async move {
+            let outcome = far.log_in(credentials, &login).await;
+            match &outcome {
+                Ok(_) => turn.taken(),
+                Err(NotConnected::Ssh(ConnectError::Denied { .. })) => turn.refused(),
+                Err(_) => drop(turn),
+            }
+            drop(own);
+            let outcome = outcome.map(|idle| Leased::new(idle, Arc::clone(&far), false, place));
+            if let Err(Ok(unclaimed)) = answer.send(outcome) {
+                unclaimed.give_back();
+                // Should that have been for nothing, because all of it has ended.
+                far.ending.join().await;
+            }
+        });
+        answered.await.map_err(|_| ENDED)?
     }
 
-    /// A channel for a session. It may be dropped half way: then nothing is left with the server.
+    /// Whatever is opened on a connection, unless it had been used before and nobody is there any more: then none that waits is good for
+    /// anything, and the next is a new one.
+    async fn opened<T>(&self, leased: &Leased, opening: impl Future<Output = T>) -> Option<T> {
+        let silent = async {
+            if let Some(connection) = leased.connection().filter(|_| leased.reused) {
+                let alive = tokio::time::timeout(ALIVE_LIMIT, connection.ping()).await;
+                if !matches!(alive, Ok(Ok(()))) {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            opened = opening => Some(opened),
+            () = silent => {
+                let idle = self.idle().as_mut().map(std::mem::take);
+                idle.into_iter().flatten().for_each(|idle| self.end(idle));
+                None
+            }
+        }
+    }
+
+    /// A channel for a session. It may be dropped half way: then no channel is left with the server.
     pub(super) async fn session(
         self: &Arc<Self>,
         grant: &LoginGrant,
@@ -210,12 +267,12 @@ impl Far {
         loop {
             let leased = self.lease(grant).await?;
             let opening = leased.connection().ok_or(ENDED)?.open_session();
-            match tokio::time::timeout(OPEN_LIMIT, opening).await {
-                Ok(Ok(channel)) => return Ok((channel, leased)),
+            match self.opened(&leased, tokio::time::timeout(OPEN_LIMIT, opening)).await {
+                Some(Ok(Ok(channel))) => return Ok((channel, leased)),
                 // It may have ended since, or allow one session alone. Each is tried once, for it is not kept.
                 _ if leased.reused => {}
-                Ok(Err(_)) => return Err(ENDED),
-                Err(_) => return Err(SILENT),
+                Some(Ok(Err(_))) => return Err(ENDED),
+                _ => return Err(SILENT),
             }
         }
     }
@@ -226,15 +283,16 @@ impl Far {
             let leased = self.lease(grant).await.map_err(io::Error::other)?;
             let connection = leased.connection().ok_or(ENDED).map_err(io::Error::other)?;
             let opening = connection.open_direct(address, self.client);
-            match tokio::time::timeout(OPEN_LIMIT, opening).await {
-                Ok(Ok(channel)) => return Ok(FarStream::new(channel.into_stream(), leased)),
-                Ok(Err(_)) if leased.reused && connection.is_closed() => {}
-                Ok(Err(why)) => {
+            match self.opened(&leased, tokio::time::timeout(OPEN_LIMIT, opening)).await {
+                Some(Ok(Ok(channel))) => return Ok(FarStream::new(channel.into_stream(), leased)),
+                Some(Ok(Err(_))) if leased.reused && connection.is_closed() => {}
+                Some(Ok(Err(why))) => {
                     // It said no, which says nothing against it.
                     leased.give_back();
                     return Err(io::Error::other(why));
                 }
-                Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+                None => {}
+                Some(Err(_)) => return Err(io::ErrorKind::TimedOut.into()),
             }
         }
     }

@@ -13,6 +13,7 @@
 mod attend;
 mod far;
 mod lease;
+mod logins;
 mod shown;
 
 use std::fmt;
@@ -33,6 +34,7 @@ use tokio::sync::watch;
 
 pub(super) use self::far::Presented;
 use self::far::{Far, OpenSshSessions};
+use self::logins::Logins;
 pub(crate) use self::shown::NotShown;
 use self::shown::Shown;
 use super::connection::{self, Blame, ConfigCache};
@@ -75,6 +77,7 @@ impl StandIns {
         let sessions = SessionRegistry::default();
         let reports = Arc::clone(&access) as Arc<dyn SessionReportApi>;
         let (followers, writing, tasks) = (TaskScope::new(), TaskScope::new(), TaskScope::new());
+        let under_way = TaskScope::new();
         followers.spawn({
             let (view, sessions) = (view.clone(), sessions.clone());
             async move { view.for_each(|view| report::obey(view, &sessions)).await }
@@ -91,6 +94,7 @@ impl StandIns {
             writing,
             written,
             tasks: tasks.clone(),
+            under_way: under_way.clone(),
             places: places.clone(),
             reports,
             shutdown: shutdown.clone(),
@@ -108,8 +112,10 @@ impl StandIns {
             places,
             sessions,
             shown,
+            logins: Logins::default(),
             forward_room: forward::NodeRoom::of_this_process(),
             tasks,
+            under_way,
             shutdown,
         };
         (Standing(Arc::new(inner)), background)
@@ -148,8 +154,11 @@ struct Inner {
     places: Places,
     sessions: SessionRegistry,
     shown: Shown,
+    logins: Logins,
     forward_room: forward::NodeRoom,
     tasks: TaskScope,
+    /// Logins at servers.
+    under_way: TaskScope,
     shutdown: Shutdown,
 }
 
@@ -172,6 +181,7 @@ impl Standing {
         let far = Arc::new(Far::new(
             (Arc::clone(&inner.access), Arc::clone(&inner.clock), Arc::clone(&inner.entropy)),
             inner.view.clone(),
+            (&inner.logins, inner.under_way.clone()),
             server,
             client,
             reach,
@@ -249,6 +259,7 @@ pub(crate) struct Background {
     writing: TaskScope,
     written: Shutdown,
     tasks: TaskScope,
+    under_way: TaskScope,
     places: Places,
     reports: Arc<dyn SessionReportApi>,
     shutdown: Shutdown,
@@ -257,12 +268,17 @@ pub(crate) struct Background {
 impl Background {
     /// Waits for the connections, until `shutdown` aborts, and delivers what is left to tell.
     pub(crate) async fn end(self) {
-        let Self { followers, writing, written, tasks, places, reports, shutdown } = self;
+        let Self { followers, writing, written, tasks, under_way, places, reports, shutdown } = self;
+        let all = async {
+            tasks.join().await;
+            under_way.join().await;
+        };
         tokio::select! {
-            () = tasks.join() => {}
+            () = all => {}
             () = shutdown.aborted() => {}
         }
         tasks.abort().await;
+        under_way.abort().await;
         followers.abort().await;
         let last = async { tokio::join!(places.give_back(), report::farewell(&*reports)) };
         let _ = tokio::time::timeout(LAST_EVENTS, last).await;

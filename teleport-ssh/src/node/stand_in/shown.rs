@@ -62,6 +62,15 @@ struct Entry {
     failed: Option<Instant>,
 }
 
+impl Entry {
+    /// Whoever was told what another has heard has heard nothing new: else those who come while they are told would never ask.
+    fn note(&mut self, error: &NotShown) {
+        if !matches!(error, NotShown::InVain) {
+            self.failed = Some(Instant::now());
+        }
+    }
+}
+
 /// The certificates, by server.
 pub(super) struct Shown {
     access: Arc<dyn StandInApi>,
@@ -122,13 +131,13 @@ impl Shown {
             }
             // As long as it lasts. That the server was removed is known from elsewhere.
             (Err(error @ (NotShown::Api(_) | NotShown::InVain)), Some(identity)) => {
-                entry.failed = Some(Instant::now());
+                entry.note(&error);
                 let error: &dyn std::error::Error = &error;
                 tracing::warn!(node = %server.host_id, error, "the names of a server are shown by an old certificate");
                 Ok(identity)
             }
             (Err(error), _) => {
-                entry.failed = Some(Instant::now());
+                entry.note(&error);
                 Err(error)
             }
         }

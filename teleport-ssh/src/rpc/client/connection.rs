@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -48,8 +48,20 @@ pub(crate) struct Live {
     sender: H2,
     /// The identity it was made with.
     material: Option<Arc<HostMaterial>>,
+    /// When something was answered on it last; at first, when it was made.
+    answered: std::sync::Mutex<Instant>,
     /// Drives it; it ends with the last call.
     _driver: TaskScope,
+}
+
+impl Live {
+    fn heard(&self) {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    fn is_silent_since(&self, since: Instant) -> bool {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) <= since
+    }
 }
 
 /// When to try again.
@@ -98,6 +110,7 @@ impl Connections {
             let request = request(route, body.clone())?;
             match live.sender.clone().try_send_request(request).await {
                 Ok(answer) => {
+                    live.heard();
                     // The certificate was renewed while the connection lived: the new one may do better.
                     let stale = answer.status() == StatusCode::UNAUTHORIZED && !self.is_current(&live);
                     if !stale || attempt >= ATTEMPTS {
@@ -113,6 +126,21 @@ impl Connections {
                 }
             }
             attempt += 1;
+        }
+    }
+
+    /// A call that began at `since` has got no answer in its time. If nobody else has got one since either, the other side hangs or
+    /// cannot be reached any more: the next call is for another connection, if there is another place then to that one. Those that
+    /// still wait here go on.
+    pub(super) fn doubt(&self, since: Instant) {
+        let Some(live) = self.live.load_full() else {
+            // All of the time went by before there was a connection.
+            self.connector.pass_over();
+            return;
+        };
+        if live.is_silent_since(since) {
+            self.forget(&live);
+            self.connector.pass_over();
         }
     }
 
@@ -148,7 +176,7 @@ impl Connections {
             }
             tokio::time::sleep_until(not_before).await;
         }
-        match self.connect().await {
+        match self.connect_somewhere().await {
             Ok(live) => {
                 *attempts = Attempts::default();
                 let live = Arc::new(live);
@@ -164,12 +192,33 @@ impl Connections {
         }
     }
 
-    async fn connect(&self) -> io::Result<Live> {
+    /// A connection to one of the places that there are. That one of them is reached does not say that somebody serves there.
+    async fn connect_somewhere(&self) -> io::Result<Live> {
+        let mut left = self.connector.ways();
+        loop {
+            let stream = self.connector.connect().await?;
+            left = left.saturating_sub(1);
+            match self.begin(stream).await {
+                Err(error) => {
+                    self.connector.pass_over();
+                    if left == 0 {
+                        return Err(error);
+                    }
+                    tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        "one auth service does not answer"
+                    );
+                }
+                live => return live,
+            }
+        }
+    }
+
+    async fn begin(&self, stream: BoxedIo) -> io::Result<Live> {
         let (material, config) = self.config().map_err(io::Error::other)?;
-        let stream = self.connector.connect().await?;
         let name = ServerName::try_from(SERVICE_DNS_NAME).map_err(io::Error::other)?;
         let (sender, driver, _) = handshake(stream, name, Arc::new(config)).await?;
-        Ok(Live { sender, material, _driver: driver })
+        Ok(Live { sender, material, answered: std::sync::Mutex::new(Instant::now()), _driver: driver })
     }
 
     fn config(&self) -> Result<(Option<Arc<HostMaterial>>, ClientConfig), rustls::Error> {

@@ -28,6 +28,15 @@ pub trait Connector: fmt::Debug + Send + Sync + 'static {
     /// Those of the way.
     async fn connect(&self) -> io::Result<BoxedIo>;
 
+    /// How many different places it leads to. Whoever gets nothing but a connection from one tries that many.
+    fn ways(&self) -> usize {
+        1
+    }
+
+    /// Where the last connection led to, nobody answered as the auth service should: the next one is to lead elsewhere, if there is
+    /// another place.
+    fn pass_over(&self) {}
+
     /// The protocol name (ALPN) under which the auth service is asked for on this way.
     fn protocol(&self) -> Vec<u8> {
         ALPN_H2.to_vec()
@@ -51,6 +60,13 @@ impl TcpConnector {
     pub(crate) async fn next(&self) -> io::Result<TcpStream> {
         self.next.fetch_add(1, Ordering::Relaxed);
         self.tcp().await
+    }
+
+    /// Begins with another address than the first: clients that have different numbers spread over all of them.
+    #[must_use]
+    pub fn beginning_at(mut self, number: usize) -> Self {
+        self.next = AtomicUsize::new(number);
+        self
     }
 
     pub(crate) async fn tcp(&self) -> io::Result<TcpStream> {
@@ -91,6 +107,14 @@ impl Connector for TcpConnector {
     async fn connect(&self) -> io::Result<BoxedIo> {
         Ok(Box::new(self.tcp().await?))
     }
+
+    fn ways(&self) -> usize {
+        self.addresses.len()
+    }
+
+    fn pass_over(&self) {
+        self.next.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// Through the web port of a proxy, which passes the bytes on and sees none of what is in them.
@@ -105,12 +129,27 @@ impl ProxyConnector {
     pub fn new(addresses: impl IntoIterator<Item = impl Into<String>>, cluster: ClusterName) -> Self {
         Self { tcp: TcpConnector::new(addresses), cluster }
     }
+
+    /// [`TcpConnector::beginning_at`].
+    #[must_use]
+    pub fn beginning_at(mut self, number: usize) -> Self {
+        self.tcp = self.tcp.beginning_at(number);
+        self
+    }
 }
 
 #[async_trait]
 impl Connector for ProxyConnector {
     async fn connect(&self) -> io::Result<BoxedIo> {
         self.tcp.connect().await
+    }
+
+    fn ways(&self) -> usize {
+        self.tcp.ways()
+    }
+
+    fn pass_over(&self) {
+        self.tcp.pass_over();
     }
 
     fn protocol(&self) -> Vec<u8> {

@@ -65,7 +65,8 @@ pub enum ClientIdentity {
 /// Speaks with the auth service. Clones share one connection, which is made when it is first needed and again when it is lost.
 ///
 /// Many calls run over it at the same time. A call that was not sent because the connection was gone is sent again over a new one; a
-/// call whose answer was lost is not: it fails with [`ApiErrorKind::Unavailable`].
+/// call whose answer was lost is not: it fails with [`ApiErrorKind::Unavailable`]. Where the connector leads to several services, it goes on
+/// with another one when that to which it is connected ends, refuses, or is silent for as long as a call may take.
 #[derive(Clone)]
 pub struct AuthClient(Arc<Inner>);
 
@@ -164,10 +165,14 @@ impl AuthClient {
     }
 
     async fn within_deadline<T>(&self, call: impl AsyncFnOnce(Instant) -> ApiResult<T>) -> ApiResult<T> {
-        let deadline = Instant::now() + self.0.deadline;
+        let began = Instant::now();
+        let deadline = began + self.0.deadline;
         match tokio::time::timeout_at(deadline, call(deadline)).await {
             Ok(result) => result,
-            Err(elapsed) => Err(ApiError::unavailable(elapsed)),
+            Err(elapsed) => {
+                self.0.connections.doubt(began);
+                Err(ApiError::unavailable(elapsed))
+            }
         }
     }
 }

@@ -10,9 +10,11 @@ use hyper::body::Incoming;
 use teleport_core::api::ApiError;
 use teleport_core::task::{Shutdown, TaskScope};
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 
 use super::connection::{Guard, Place};
 use super::dispatch::dispatch;
+use super::figures::ApiFigures;
 use super::watch::Ends;
 use crate::rpc::Busy;
 use crate::rpc::http::{Answer, refuse};
@@ -27,6 +29,7 @@ pub(super) struct Calls {
     place: Arc<Place>,
     guard: Arc<Guard>,
     shutdown: Shutdown,
+    figures: ApiFigures,
 }
 
 impl Calls {
@@ -37,6 +40,7 @@ impl Calls {
         place: Place,
         guard: Arc<Guard>,
         shutdown: Shutdown,
+        figures: ApiFigures,
     ) -> Self {
         Self {
             tasks,
@@ -45,6 +49,7 @@ impl Calls {
             place: Arc::new(place),
             guard,
             shutdown,
+            figures,
         }
     }
 
@@ -59,13 +64,13 @@ impl Calls {
         let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return lost() };
         let (guard, place, shutdown) =
             (Arc::clone(&self.guard), Running(Arc::clone(&self.place)), self.shutdown.clone());
+        let (figures, operation, began) = (self.figures.clone(), route.operation().name(), Instant::now());
         let (sender, receiver) = oneshot::channel();
         self.tasks.spawn(async move {
-            let ends = Ends::new(Arc::clone(&guard), shutdown);
-            let answer = match dispatch(guard.api(), route, body, ends).await {
-                Ok(answer) => answer,
-                Err(error) => refuse(&error),
-            };
+            let ends = Ends::new(Arc::clone(&guard), shutdown, figures.clone());
+            let answer = dispatch(guard.api(), route, body, ends).await;
+            figures.count(operation, began.elapsed(), answer.as_ref().err().map(ApiError::kind));
+            let answer = answer.unwrap_or_else(|error| refuse(&error));
             drop((permit, place, busy));
             // Nobody may be waiting any more.
             let _ = sender.send(answer);

@@ -28,6 +28,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Services;
 use super::calls::Calls;
+use super::figures::ApiFigures;
 use super::strangers::Strangers;
 use crate::listener::Admitted;
 use crate::listener::limits::Outcome;
@@ -130,6 +131,8 @@ pub(super) struct Connections {
     handshake: Duration,
     stranger_life: Duration,
     strangers: Strangers,
+    /// What was asked.
+    pub(super) figures: ApiFigures,
 }
 
 impl Connections {
@@ -143,7 +146,8 @@ impl Connections {
         let strangers = Strangers::default();
         let origins = OriginVerifier::new(Audience::Auth, Arc::clone(&clock));
         let view = AccessCache::new(Duration::MAX);
-        Self { service, tls, clock, origins, view, handshake, stranger_life, strangers }
+        let figures = ApiFigures::default();
+        Self { service, tls, clock, origins, view, handshake, stranger_life, strangers, figures }
     }
 
     /// Where a connection comes from, and what was read of it beside.
@@ -232,7 +236,9 @@ impl Connections {
         }
         let guard = Arc::new(guard);
         let most = if guard.is_known() { MAX_STREAMS } else { STRANGER_CALLS };
-        let calls = Arc::new(Calls::new(calls, most, place, Arc::clone(&guard), shutdown.clone()));
+        let figures = self.figures.clone();
+        let calls = Calls::new(calls, most, place, Arc::clone(&guard), shutdown.clone(), figures);
+        let calls = Arc::new(calls);
         self.requests(tls, guard, calls, shutdown).await;
     }
 

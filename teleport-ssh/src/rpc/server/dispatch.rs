@@ -5,6 +5,7 @@ use hyper::StatusCode;
 use hyper::body::Incoming;
 use serde::{Deserialize, Serialize};
 use teleport_core::api::{ApiResult, AuthApi};
+use teleport_core::auth::policy::Operation;
 use teleport_core::id::DeviceName;
 use teleport_core::secret::{SecretString, wire};
 
@@ -149,8 +150,8 @@ pub(super) async fn dispatch(
         Route::User(name) => ok(&api.user(name).await?),
         Route::UserDocuments => ok(&api.user_documents().await?),
         Route::Users => ok(&api.users().await?),
-        Route::WatchAccess => Ok(stream(api.watch_access().await?, ends)),
-        Route::WatchNodes => Ok(stream(api.watch_nodes().await?, ends)),
+        Route::WatchAccess => Ok(stream(Operation::WatchAccess, api.watch_access().await?, ends)),
+        Route::WatchNodes => Ok(stream(Operation::WatchNodes, api.watch_nodes().await?, ends)),
     }
 }
 

@@ -3,6 +3,7 @@
 mod calls;
 mod connection;
 mod dispatch;
+mod figures;
 mod strangers;
 mod watch;
 
@@ -20,6 +21,7 @@ use teleport_core::task::{Shutdown, TaskScope};
 pub(crate) use self::connection::STRANGERS_GONE;
 use self::connection::{Connections, Place};
 pub(crate) use self::dispatch::{NameBody, PartsBody, ReasonBody, RewrapBody, SecretBody};
+pub use self::figures::{ApiFigures, CALL_BOUNDS, CallFigures};
 use super::PipeListener;
 use super::tls::TlsServer;
 use crate::identity::HostIdentityHandle;
@@ -68,8 +70,19 @@ impl AuthServer {
 /// limited by the proxy, for it alone sees where they come from; what is left here, [`Limits::per_exempt`], is twice that.
 fn default_limits() -> Limits {
     let exempt = vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-    Limits { per_source: 128, penalties: false, exempt, ..Limits::default() }
+    let connections = most_connections(Limits::default().connections, crate::sys::limits::open_files());
+    Limits { per_source: 128, connections, penalties: false, exempt, ..Limits::default() }
 }
+
+/// Every member keeps a connection: there may be as many as there may be files, but for those that the service itself needs. `least` is
+/// what may be anyway.
+fn most_connections(least: u32, open_files: Option<u64>) -> u32 {
+    let files = open_files.unwrap_or(0).saturating_sub(OWN_FILES);
+    u32::try_from(files).unwrap_or(u32::MAX).max(least)
+}
+
+/// The store, the audit log, recordings that arrive.
+const OWN_FILES: u64 = 1024;
 
 /// Where and within which limits an [`AuthServer`] listens.
 #[derive(Debug)]
@@ -163,6 +176,11 @@ impl BoundAuth {
     /// What happens at its ports, also while it serves.
     pub fn door(&self) -> Door {
         self.ports.door()
+    }
+
+    /// What it is asked, also while it serves.
+    pub fn figures(&self) -> ApiFigures {
+        self.connections.figures.clone()
     }
 
     /// Serves until `shutdown` drains: then nobody new is let in, calls are finished, whether or not somebody still waits for

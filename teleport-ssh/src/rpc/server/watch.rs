@@ -16,10 +16,12 @@ use hyper::body::Frame;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use serde::Serialize;
 use teleport_core::api::{ApiError, ApiResult};
+use teleport_core::auth::policy::Operation;
 use teleport_core::task::Shutdown;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::connection::Guard;
+use super::figures::{ApiFigures, Watching};
 use crate::rpc::http::{Answer, ErrorBody};
 
 /// How often a line is sent at least, and how often it is looked whether the caller may still watch.
@@ -29,11 +31,12 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 pub(super) struct Ends {
     guard: Arc<Guard>,
     shutdown: Shutdown,
+    figures: ApiFigures,
 }
 
 impl Ends {
-    pub(super) fn new(guard: Arc<Guard>, shutdown: Shutdown) -> Self {
-        Self { guard, shutdown }
+    pub(super) fn new(guard: Arc<Guard>, shutdown: Shutdown, figures: ApiFigures) -> Self {
+        Self { guard, shutdown, figures }
     }
 
     fn may_go_on(&self) -> bool {
@@ -56,6 +59,7 @@ struct Watch<T> {
     ends: Ends,
     tick: tokio::time::Interval,
     over: bool,
+    _counted: Watching,
 }
 
 impl<T: Serialize> Watch<T> {
@@ -101,12 +105,14 @@ fn line<T: Serialize>(document: &T) -> serde_json::Result<Bytes> {
 
 /// The answer that is a watch.
 pub(super) fn stream<T: Serialize + Send + 'static>(
+    operation: Operation,
     items: BoxStream<'static, ApiResult<T>>,
     ends: Ends,
 ) -> Answer {
     let mut tick = tokio::time::interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let watch = Watch { items, ends, tick, over: false };
+    let counted = ends.figures.watch(operation.name());
+    let watch = Watch { items, ends, tick, over: false, _counted: counted };
     let lines = stream::unfold(watch, |mut watch| async move {
         let line = watch.next_line().await?;
         Some((Ok::<_, Infallible>(Frame::data(line)), watch))

@@ -33,7 +33,7 @@ use teleport_ssh::client::openssh::{ConfigFiles, ProxyAddress, known_hosts};
 use teleport_ssh::client::{Credentials, SshClient};
 use teleport_ssh::identity::{HostIdentityHandle, HostMaterial, HostName};
 use teleport_ssh::keys::{SshKeyPair, TlsKeyPair};
-use teleport_ssh::proxy::{NodeView, ProxyServer};
+use teleport_ssh::proxy::{Direct, NodeView, ProxyServer};
 use teleport_ssh::view::AccessCache;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
@@ -209,6 +209,8 @@ impl World {
             Arc::clone(&entropy),
         )
         .listen("127.0.0.1:0".parse().unwrap())
+        // There is nowhere else.
+        .dialer(Arc::new(Direct::new().local_addresses(true)))
         .bind()
         .await
         .unwrap();

@@ -70,7 +70,8 @@ impl Ledger {
         tail.next.chain = chain;
         tail.next.log = Some(log);
         tail.next.unsigned = 0;
-        self.unstored = chain.head().map(|head| StoredCheckpoint::new(log, head, event.time));
+        let owner = checkpoints.owner();
+        self.unstored = chain.head().map(|head| StoredCheckpoint::new(log, head, event.time).of(owner));
         Ok(true)
     }
 
@@ -85,14 +86,15 @@ impl Ledger {
         events.into_iter().try_for_each(|event| self.note(tail, event))
     }
 
-    /// What storage remembers.
+    /// What storage remembers of this service.
     pub(super) fn stored(&self) -> io::Result<Vec<StoredCheckpoint>> {
         let Some(checkpoints) = &self.setup.checkpoints else { return Ok(Vec::new()) };
         let records = Repo::<StoredCheckpoint>::new(Arc::clone(&checkpoints.storage));
         let listed = async { tokio::time::timeout(PATIENCE, records.list()).await };
         // Without it a log that was cut would be continued as if it were whole.
         let listed = self.runtime.block_on(listed).map_err(io::Error::other)?.map_err(io::Error::other)?;
-        Ok(listed.into_iter().map(|stored| stored.record).collect())
+        let listed = listed.into_iter().map(|stored| stored.record);
+        Ok(listed.filter(|stored| checkpoints.is_own(stored)).collect())
     }
 
     /// Lets storage remember the newest checkpoint that is written.

@@ -8,7 +8,7 @@ use teleport_core::audit::{AuditEvent, EventKind};
 
 use super::checkpoints::naming;
 use super::{Ledger, Mark, Tail};
-use crate::audit::file::{days_of, file_of, tail};
+use crate::audit::file::{Checkpoints, days_of, file_of, tail};
 use crate::shared::files;
 
 impl Ledger {
@@ -72,6 +72,14 @@ impl Ledger {
         }
         self.retain(&mut tail)?;
         self.flush(&mut tail)?;
+        // What an older release remembered without a name is of this service from now on.
+        let unnamed = |known: &&StoredCheckpoint| known.owner.is_none() && Some(known.log) == tail.next.log;
+        if self.unstored.is_none()
+            && let Some(owner) = self.setup.checkpoints.as_ref().and_then(Checkpoints::owner)
+            && let Some(known) = stored.iter().find(unnamed)
+        {
+            self.unstored = Some(known.clone().of(Some(owner)));
+        }
         if let Some(file) = &tail.file
             && self.unsynced_since.is_none()
         {

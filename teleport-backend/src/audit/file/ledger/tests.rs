@@ -51,6 +51,7 @@ fn what_the_disk_did_not_take_is_not_durable_until_it_was_written_again() {
             ..FileAuditConfig::default()
         },
         checkpoints: Some(Checkpoints {
+            service: None,
             cluster: ClusterName::new("example.com").unwrap(),
             signer: Arc::new(KnownKeySigner::new(1)),
             storage: Arc::clone(&storage),

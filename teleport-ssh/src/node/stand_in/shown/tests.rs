@@ -134,6 +134,27 @@ async fn who_waited_in_vain_asks_no_more_and_who_comes_later_does() {
     assert_eq!(world.asked(), 2);
 }
 
+/// Who comes while others are told of a failure that was before asks anew.
+#[tokio::test(start_paused = true)]
+async fn a_failure_does_not_go_on_from_one_to_the_next() {
+    let (world, server) = (World::new(), server(1));
+    world.auth.away.store(true, Ordering::SeqCst);
+    let (mut first, mut second) = (Box::pin(world.of(&server)), Box::pin(world.of(&server)));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    assert!(futures_util::poll!(&mut second).is_pending());
+    world.auth.may_answer.add_permits(1);
+    assert!(first.await.is_err());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    world.auth.away.store(false, Ordering::SeqCst);
+    let mut third = Box::pin(world.of(&server));
+    assert!(futures_util::poll!(&mut third).is_pending());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert!(matches!(second.await, Err(NotShown::InVain)));
+    world.auth.may_answer.add_permits(1);
+    assert!(third.await.is_ok());
+    assert_eq!(world.asked(), 2);
+}
+
 #[tokio::test]
 async fn an_old_certificate_is_shown_while_the_auth_service_is_away_and_no_longer_than_it_lasts() {
     let (world, server) = (World::new(), server(1));
