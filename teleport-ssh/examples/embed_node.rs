@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .await?;
 
     let dir = std::env::temp_dir().join(format!("embed-node-{}", std::process::id()));
-    println!("{}", cluster.write_client_files(&dir, node.local_addr()).await?);
+    println!("{}", cluster.write_client_files(&dir, node.local_addr()?).await?);
     println!("Ctrl-C ends it.");
     let shutdown = Shutdown::new();
     tokio::select! {

@@ -70,7 +70,7 @@
 //!         .listen(([127, 0, 0, 1], 3022).into())
 //!         .bind()
 //!         .await?;
-//!     println!("listening on {}", node.local_addr());
+//!     println!("listening on {}", node.local_addr()?);
 //!     node.serve(shutdown).await;
 //!     Ok(())
 //! }
@@ -113,4 +113,5 @@ pub mod sftp;
 mod socket_file;
 mod splice;
 pub mod sys;
+pub mod tunnel;
 pub mod view;

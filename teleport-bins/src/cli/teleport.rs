@@ -75,6 +75,9 @@ struct Start {
     /// The auth service, or a proxy as the way to it; several of one cluster: a:3025,b:3025
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',')]
     auth_server: Vec<String>,
+    /// A proxy's web port, as the way to the auth service and to a node that opens no port
+    #[arg(long, visible_alias = "proxy", value_name = "HOST:PORT", conflicts_with = "auth_server")]
+    proxy_server: Option<String>,
     /// Join token, or an absolute path to a file that holds it; used at the first start only
     #[arg(long, env = "TELEPORT_TOKEN", hide_env_values = true)]
     token: Option<String>,
@@ -159,6 +162,7 @@ impl Start {
                 data_dir: self.data_dir,
                 nodename: self.nodename,
                 auth_servers: self.auth_server,
+                proxy_server: self.proxy_server,
                 token: self.token,
                 ca_pins: self.ca_pins,
                 require_ca_pin: self.require_ca_pin,

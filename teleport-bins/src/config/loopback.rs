@@ -78,6 +78,7 @@ impl Settings {
     ) -> Self {
         Self {
             node: Some(NodeSettings {
+                tunnels: false,
                 listen: free(),
                 public_addresses: Vec::new(),
                 labels,

@@ -12,11 +12,15 @@ use crate::config::settings::without_port;
 /// A commented configuration file that says what `settings` say.
 pub fn sample(settings: &Settings) -> String {
     let yes = |on: bool| if on { "yes" } else { "no" };
+    let tunnels = settings.node.as_ref().is_some_and(|node| node.tunnels);
     let auth_server = match &settings.auth_servers[..] {
         [] => "  # auth_server: auth.example.com:3025\n".to_owned(),
+        [server] if tunnels => format!("  proxy_server: {server}\n"),
         [server] => format!("  auth_server: {server}\n"),
         servers => format!("  auth_servers: [{}]\n", servers.join(", ")),
     };
+    // Whoever writes where a node listens opens a port.
+    let listens = if tunnels { "# " } else { "" };
     let pins = if settings.ca_pins.is_empty() {
         "  # ca_pin: sha256:<64 digits, as `tctl status` prints them>\n".to_owned()
     } else {
@@ -71,7 +75,8 @@ pub fn sample(settings: &Settings) -> String {
          \x20 nodename: {nodename}\n\
          \x20 # State, keys and recordings. Nobody else may write to it; what is secret in it only its owner can read.\n\
          \x20 data_dir: {data_dir}\n\
-         \x20 # Where the auth service is, unless it runs here; of several (auth_servers: [a:3025, b:3025]) any that answers.\n\
+         \x20 # Where the auth service is, unless it runs here; of several (auth_servers: [a:3025, b:3025]) any that answers. With\n\
+         \x20 # `proxy_server`, a proxy's web port, the node opens no port and is reached by tunnels.\n\
          {auth_server}\
          \x20 # For the first start only: the secret of `tctl tokens add`, or a file that holds it.\n\
          {token}\
@@ -142,7 +147,7 @@ pub fn sample(settings: &Settings) -> String {
          \x20 local_addresses: no\n\
          ssh_service:\n\
          \x20 enabled: {node}\n\
-         \x20 listen_addr: 0.0.0.0:3022\n\
+         \x20 {listens}listen_addr: 0.0.0.0:3022\n\
          {labels}\
          \x20 # What may wait for the auth service: recordings of so many bytes, half of it of one user, and for how long. Of what waits\n\
          \x20 # longer the audit log is told, and then it is kept, or deleted.\n\

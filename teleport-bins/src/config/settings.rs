@@ -36,6 +36,8 @@ pub struct Overrides {
     pub nodename: Option<String>,
     /// `--auth-server`
     pub auth_servers: Vec<String>,
+    /// `--proxy-server`
+    pub proxy_server: Option<String>,
     /// `--token`
     pub token: Option<String>,
     /// `--ca-pin`
@@ -172,7 +174,9 @@ pub struct ProxySettings {
 /// The node.
 #[derive(Clone, Debug)]
 pub struct NodeSettings {
-    /// Where it listens.
+    /// Whether it listens nowhere and has tunnels to the proxies, which are where the way to the auth service begins.
+    pub tunnels: bool,
+    /// Where it listens, if it does.
     pub listen: SocketAddr,
     /// Names and addresses that proxies reach it by.
     pub public_addresses: Vec<String>,
@@ -311,20 +315,12 @@ impl Settings {
     pub fn resolve(file: FileConfig, flags: Overrides) -> Result<Self> {
         let enabled = |section: Option<YesNo>| section.is_none_or(|yes| yes.0);
         let shared = file.teleport;
-        let named = !flags.auth_servers.is_empty();
-        let auth_servers = if named {
-            flags.auth_servers
-        } else {
-            let one = || shared.proxy_server.map(super::file::OneOrMany::One);
-            shared.auth_server.or_else(one).map(super::file::OneOrMany::into_vec).unwrap_or_default()
+        let named = !flags.auth_servers.is_empty() || flags.proxy_server.is_some();
+        let of_file = shared.auth_server.map(super::file::OneOrMany::into_vec).unwrap_or_default();
+        let (auth_servers, by_proxy) = match named {
+            true => way(flags.proxy_server, flags.auth_servers)?,
+            false => way(shared.proxy_server, of_file)?,
         };
-        let auth_servers: Vec<String> = auth_servers
-            .iter()
-            .map(|text| match text.trim() {
-                "" => bail!("auth_server: one of the addresses is empty; write host:3025"),
-                text => Ok(with_port(text, 3025)),
-            })
-            .collect::<Result<_>>()?;
         let roles = match flags.roles {
             Some(roles) => roles,
             None => {
@@ -426,6 +422,8 @@ impl Settings {
                 None => Labels::new(file.ssh_service.labels).context("ssh_service.labels")?,
             };
             Some(NodeSettings {
+                // Whoever says where it listens wants it to listen.
+                tunnels: by_proxy && file.ssh_service.listen_addr.is_none(),
                 listen: address(
                     file.ssh_service.listen_addr.as_deref(),
                     3022,
@@ -472,6 +470,24 @@ impl Settings {
             diag_addr: diag_addr(flags.diag_addr.or(shared.diag_addr).as_deref())?,
         })
     }
+}
+
+/// The way to the auth service, each `host:port`, and whether it begins at the web ports of proxies: those that everybody uses say so by
+/// themselves.
+fn way(proxy: Option<String>, auth: Vec<String>) -> Result<(Vec<String>, bool)> {
+    if let Some(proxy) = proxy {
+        return Ok((vec![with_port(&proxy, 3080)], true));
+    }
+    let servers: Vec<String> = auth
+        .iter()
+        .map(|text| match text.trim() {
+            "" => bail!("auth_server: one of the addresses is empty; write host:3025"),
+            text => Ok(with_port(text, 3025)),
+        })
+        .collect::<Result<_>>()?;
+    let of_proxy = |server: &String| server.ends_with(":3080") || server.ends_with(":443");
+    let by_proxy = !servers.is_empty() && servers.iter().all(of_proxy);
+    Ok((servers, by_proxy))
 }
 
 fn hosts(list: Option<super::file::OneOrMany>) -> Vec<String> {

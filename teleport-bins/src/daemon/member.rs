@@ -162,7 +162,7 @@ impl Members<'_> {
 }
 
 impl Member {
-    /// Starts the SSH server of a node. Returns where it listens.
+    /// Starts the SSH server of a node. Returns where it listens, if it does.
     pub(super) async fn start_node(
         self,
         settings: &Settings,
@@ -170,7 +170,7 @@ impl Member {
         (data_dir, os): (&DataDir, &Os),
         (front, back): (&(Shutdown, TaskScope), &(Shutdown, TaskScope)),
         (services, diagnostics): (&Services, &Diagnostics),
-    ) -> Result<SocketAddr> {
+    ) -> Result<Option<SocketAddr>> {
         let spool = Spool::open(data_dir.join("spool"), node.recordings)?;
         let api = Arc::clone(&self.api) as Arc<dyn RecordingApi>;
         let uploader = Uploader::new(spool.clone(), api, Arc::clone(&os.clock), Arc::clone(&os.entropy))
@@ -207,11 +207,13 @@ impl Member {
         .gateway_ports(node.gateway_ports)
         .limits(limits)
         .displays(node.x11.clone());
-        if node.listen.port() != 0 {
+        if node.tunnels {
+            builder = builder.tunnels(settings.auth_servers.iter().cloned());
+        } else if node.listen.port() != 0 {
             builder = builder.advertise(addresses::advertised(settings, node.listen, &node.public_addresses));
         }
         let bound = builder.bind().await.context("node")?;
-        let address = bound.local_addr();
+        let address = bound.local_addr().ok();
         let status = bound.status();
         let view = status.view().clone();
         diagnostics.add(Service {

@@ -245,7 +245,7 @@ impl Daemon {
                 let started = member
                     .start_node(&settings, node, (&data_dir, &os), (&front, &back), (&services, &diagnostics))
                     .await?;
-                node_address = Some(started);
+                node_address = started;
             }
         }
         let cluster = cluster.context("no service is enabled")?;
@@ -335,10 +335,13 @@ impl Daemon {
             line("auth", self.auth),
             line("proxy", self.proxy_web),
             line("proxy ssh", self.proxy_ssh),
-            line("node ssh", self.node),
+            match (self.node_id, self.node) {
+                (Some(_), None) => "  node ssh   through the proxies, by tunnels\n".to_owned(),
+                (_, address) => line("node ssh", address),
+            },
             line("diagnosis", self.diagnostics),
         );
-        if self.node.is_some() && !nix::unistd::geteuid().is_root() {
+        if self.node_id.is_some() && !nix::unistd::geteuid().is_root() {
             eprintln!("The node does not run as root: only its own user can log in.");
         }
         if self.auth.is_some() {

@@ -13,6 +13,7 @@ use teleport_ssh::proxy::{Direct, ProxyServer};
 use teleport_ssh::proxy_web::{ProxyWeb, WebCertificate};
 use teleport_ssh::record::{Spool, SpoolLimits, Uploader};
 use teleport_ssh::rpc::AuthClient;
+use teleport_ssh::tunnel::Tunnels;
 
 use super::data_dir::DataDir;
 use super::diagnostics::{Diagnostics, Needs, Service};
@@ -40,6 +41,7 @@ pub(super) async fn start(
     if settings.node.is_some() {
         dialer = dialer.own_node(super::member::store(data_dir, HostRole::Node)?.host_id(&*os.entropy)?);
     }
+    let tunnels = Tunnels::new(Arc::new(dialer));
     let ssh = ProxyServer::builder(
         member.identity.clone(),
         Arc::clone(&access),
@@ -47,7 +49,7 @@ pub(super) async fn start(
         Arc::clone(&os.entropy),
     )
     .listen(proxy.ssh_listen)
-    .dialer(Arc::new(dialer))
+    .dialer(Arc::new(tunnels.clone()))
     .stand_ins(stand_ins(member, data_dir, os, back)?)
     .bind()
     .await
@@ -57,6 +59,7 @@ pub(super) async fn start(
     let mut web = ProxyWeb::builder(access, member.identity.clone(), Arc::clone(&os.clock))
         .listen(proxy.web_listen)
         .pass_to(Arc::clone(&member.connector))
+        .tunnels(tunnels.clone())
         .ssh_address(ssh_public.clone());
     if let Some((key, chain)) = &proxy.https {
         let read = |path: &std::path::Path| {

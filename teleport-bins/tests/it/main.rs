@@ -54,5 +54,6 @@ mod support;
 mod trial;
 mod tsh_ssh;
 mod tsh_tctl;
+mod tunnels;
 mod wire;
 mod x11;

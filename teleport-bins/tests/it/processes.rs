@@ -30,6 +30,8 @@ pub(crate) struct Three {
 pub(crate) struct Plan<'a> {
     /// The node joins through the proxy.
     pub(crate) by_proxy: bool,
+    /// The node opens no port, and is reached by a tunnel. Its network leads to the proxy.
+    pub(crate) tunnel: bool,
     /// Of recording.
     pub(crate) mode: &'a str,
     /// Lines of the auth service's section `teleport`.
@@ -44,7 +46,15 @@ pub(crate) struct Plan<'a> {
 
 impl Default for Plan<'_> {
     fn default() -> Self {
-        Self { by_proxy: false, mode: "node", storage: "", auth_service: "", env: &[], networks: false }
+        Self {
+            by_proxy: false,
+            tunnel: false,
+            mode: "node",
+            storage: "",
+            auth_service: "",
+            env: &[],
+            networks: false,
+        }
     }
 }
 
@@ -66,7 +76,7 @@ impl Three {
     }
 
     pub(crate) fn start_with(machine: Machine, plan: Plan<'_>) -> Self {
-        let Plan { by_proxy, mode, storage, auth_service, env, networks } = plan;
+        let Plan { by_proxy, tunnel, mode, storage, auth_service, env, networks } = plan;
         let [auth_port, web, ssh, node_port] = [(); 4].map(|()| fixed_port());
         let auth = Services { auth: Some(auth_port), ..NONE }.yaml();
         let mode = format!("auth_service:\n  session_recording: {mode}\n{auth_service}");
@@ -75,7 +85,7 @@ impl Three {
         let auth = machine.start_with("auth", &[], |command| {
             command.envs(env.iter().copied());
         });
-        let [of_proxy, of_node] = [auth_port, if by_proxy { web } else { auth_port }];
+        let [of_proxy, of_node] = [auth_port, if by_proxy || tunnel { web } else { auth_port }];
         let networks =
             networks.then(|| Networks { proxy: Relay::start(of_proxy), node: Relay::start(of_node) });
         let [of_proxy, of_node] =
@@ -87,9 +97,15 @@ impl Three {
         let joining: Vec<&str> = joining.iter().map(String::as_str).collect();
         let proxy = machine.start("proxy", &joining);
         // What an operator types for the node, without a configuration of where the auth service is.
-        let services = Services { node: Some((node_port, "env: prod")), ..NONE };
-        let shared = format!("  diag_addr: 127.0.0.1:0\n  auth_server: 127.0.0.1:{of_node}\n");
-        machine.configure("node", &shared, &services.yaml());
+        let services = Services { node: Some((node_port, "env: prod")), ..NONE }.yaml();
+        let (way, services) = match tunnel {
+            true => {
+                ("proxy_server", services.replace(&format!("  listen_addr: 127.0.0.1:{node_port}\n"), ""))
+            }
+            false => ("auth_server", services),
+        };
+        let shared = format!("  diag_addr: 127.0.0.1:0\n  {way}: 127.0.0.1:{of_node}\n");
+        machine.configure("node", &shared, &services);
         let (token, pin) = machine.token("auth", &["--type=node", "--uses=1"]);
         let node = machine.start("node", &[&format!("--token={token}"), &format!("--ca-pin={pin}")]);
         machine.wait_for_nodes("auth", 1);
@@ -111,6 +127,11 @@ impl Three {
         let file = machine.path("ssh_config");
         std::fs::write(&file, run(tsh(&["config"])).clean()).unwrap();
         file
+    }
+
+    /// The configuration file for stock `ssh`.
+    pub(crate) fn config(&self) -> &std::path::Path {
+        &self.ssh_config
     }
 
     pub(crate) fn ssh(&self, command: &str) -> Command {

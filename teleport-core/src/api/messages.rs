@@ -168,6 +168,9 @@ pub struct AccessView {
     /// not to be held against the address.
     #[serde(default)]
     pub proxies: Vec<IpAddr>,
+    /// The proxies that are online, to which nodes have tunnels.
+    #[serde(default)]
+    pub proxy_ids: BTreeSet<HostId>,
     /// Who is locked.
     #[serde(default)]
     pub locks: LockSet,
@@ -201,6 +204,7 @@ impl AccessView {
             trust,
             roles: roles.into(),
             proxies: Vec::new(),
+            proxy_ids: BTreeSet::new(),
             locks: LockSet::default(),
             lock_mode: LockMode::default(),
             recording: ClusterRecording::default(),

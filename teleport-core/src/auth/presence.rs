@@ -80,11 +80,14 @@ pub(super) async fn announce_node(
     if node.host_id != host.host_id {
         return Err(call.deny(permit.operation(), format!("announces node {}", node.host_id)).await);
     }
-    check_endpoint("address", &node.address, permit)?;
     check_version(&node.version)?;
-    let name = host_of(&node.address);
-    if names::taken(call, host.role, call.caller.client_ip(None), [&*name]).await?.is_some() {
-        return Err(names::refuse(call, permit, &name).await);
+    // A server of somebody else's has no tunnels.
+    if !node.is_tunnelled() || node.sub_kind != NodeKind::Teleport {
+        check_endpoint("address", &node.address, permit)?;
+        let name = host_of(&node.address);
+        if names::taken(call, host.role, call.caller.client_ip(None), [&*name]).await?.is_some() {
+            return Err(names::refuse(call, permit, &name).await);
+        }
     }
     // The name is the one that the certificate proves.
     node.name = host.name.clone();
@@ -178,7 +181,7 @@ pub(super) async fn announce_proxy(
 /// call from a loopback address may have been passed on by another proxy, and says nothing.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ProxySources {
-    host_id: HostId,
+    pub(super) host_id: HostId,
     pub(super) addresses: BTreeSet<IpAddr>,
 }
 

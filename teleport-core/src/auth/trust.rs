@@ -9,10 +9,12 @@ use futures_util::stream::{self, BoxStream};
 use super::context::OpContext;
 use super::guarded::{Until, guarded};
 use super::policy::Permit;
+use super::presence::ProxySources;
 use super::views::Following;
 use super::{Caller, Inner, active, eviction, nodes, peers, withdrawn};
 use crate::api::{AccessView, ApiError, ApiResult, ClusterStatus, Ping, Proxy, ProxyRecord};
 use crate::clock::Timestamp;
+use crate::resource::{NODE_ONLINE_FOR, NODE_RETENTION};
 use crate::storage::{BackendExt, Repo, Revision};
 
 /// Where `teleport-ca` keeps what it issues with. A change there is looked at at once; that of another issuer after
@@ -61,14 +63,17 @@ pub(super) struct Told {
 pub(super) async fn view(auth: &Inner, told: Told) -> ApiResult<(AccessView, Option<Timestamp>)> {
     let now = auth.ports.clock.now();
     let roles = auth.role_cache.current_since(now, told.roles).await?;
-    let sources = auth.proxy_sources.list().await?;
-    let proxies: BTreeSet<IpAddr> = sources.into_iter().flat_map(|stored| stored.record.addresses).collect();
+    let sources = proxy_sources(auth).await?;
+    let proxies: BTreeSet<IpAddr> =
+        sources.iter().flat_map(|(source, _)| source.addresses.iter().copied()).collect();
+    let online: Vec<_> = sources.iter().filter(|(_, until)| now < *until).collect();
     let withdrawn = withdrawn::all(auth, now).await?;
-    let changes = withdrawn.changes;
+    let changes = online.iter().map(|(_, until)| *until).chain(withdrawn.changes).min();
     let view = AccessView {
         trust: auth.ports.issuer.trust().await?,
         roles,
         proxies: proxies.into_iter().collect(),
+        proxy_ids: online.iter().map(|(source, _)| source.host_id).collect(),
         locks: auth.lock_cache.current_since(now, told.locks).await?,
         lock_mode: auth.config.lock_mode,
         recording: auth.config.session_recording.clone(),
@@ -78,6 +83,22 @@ pub(super) async fn view(auth: &Inner, told: Told) -> ApiResult<(AccessView, Opt
         removed_proxies: eviction::proxies(auth).await?,
     };
     Ok((view, changes))
+}
+
+/// From where each proxy connects, and until when it counts as online.
+async fn proxy_sources(auth: &Inner) -> ApiResult<Vec<(ProxySources, Timestamp)>> {
+    let items = auth.ports.backend.list(&auth.proxy_sources.prefix()?).await?;
+    let sources = items.iter().filter_map(|item| match Repo::<ProxySources>::decode(item) {
+        Ok(stored) => {
+            let seen = item.expires.unwrap_or(Timestamp::EPOCH).saturating_sub(NODE_RETENTION);
+            Some((stored.record, seen.saturating_add(NODE_ONLINE_FOR)))
+        }
+        Err(error) => {
+            tracing::warn!(key = %item.key, error = &error as &dyn std::error::Error, "unreadable record left out");
+            None
+        }
+    });
+    Ok(sources.collect())
 }
 
 /// What nodes and proxies decide by at this moment.

@@ -21,6 +21,7 @@
 //! | [`backends`] | where the state is: redb, etcd, PostgreSQL; how a cluster moves |
 //! | [`high_availability`] | how several auth services share a cluster, and what happens when one dies |
 //! | [`diagnostics`] | how a daemon is watched: whether it is well, and its figures |
+//! | [`tunnels`] | nodes that open no port: how they are reached, and what happens when networks break |
 //! | [`scale`] | how many nodes there may be, and what they cost |
 //! | [`defaults`] | every number, and its reason |
 
@@ -68,3 +69,5 @@ pub mod storing_recordings {}
 pub mod threat_model {}
 #[doc = include_str!("trust_and_keys.md")]
 pub mod trust_and_keys {}
+#[doc = include_str!("tunnels.md")]
+pub mod tunnels {}

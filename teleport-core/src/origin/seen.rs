@@ -52,6 +52,9 @@ pub enum OriginRejected {
     /// More came of one proxy than can be remembered.
     #[error("the proxy made too many statements of clients' addresses within {} s", REMEMBERED.as_secs())]
     Full,
+    /// There is none, on a way where a proxy always makes one.
+    #[error("the proxy does not say where the client is")]
+    Missing,
     /// It is none.
     #[error(transparent)]
     Malformed(#[from] Malformed),

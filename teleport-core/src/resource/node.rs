@@ -66,12 +66,25 @@ pub struct NodeRecord {
     pub sub_kind: NodeKind,
     /// Its display name.
     pub name: NodeName,
-    /// Where its SSH server is reached: `address:port`, as advertised.
+    /// Where its SSH server is reached: `address:port`, as advertised. Empty if it listens nowhere and is reached by its tunnels to the
+    /// proxies.
     pub address: String,
     /// Its labels.
     pub labels: Labels,
     /// The version of its software.
     pub version: String,
+}
+
+impl NodeRecord {
+    /// Whether it is reached by its tunnels and not at an address.
+    pub fn is_tunnelled(&self) -> bool {
+        self.address.is_empty()
+    }
+
+    /// Where it is reached, for people: its address, or a word for its tunnels.
+    pub fn shown_address(&self) -> &str {
+        if self.is_tunnelled() { "⟵ Tunnel" } else { &self.address }
+    }
 }
 
 impl Record for NodeRecord {

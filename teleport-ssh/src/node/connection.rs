@@ -9,7 +9,7 @@ use russh::Disconnect;
 use russh::server::run_stream;
 use teleport_core::audit::EventKind;
 use teleport_core::origin::OriginRejected;
-use teleport_core::task::TaskScope;
+use teleport_core::task::{Shutdown, TaskScope};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::either::Either;
@@ -27,6 +27,7 @@ use crate::listener::{Accepted, Admitted};
 use crate::origin::Whence;
 use crate::resume::{Claim, Hello, ResumeStream};
 use crate::rpc::BoxedIo;
+use crate::tunnel::{self, Pool};
 
 /// How long a client has to say that it speaks SSH.
 const BANNER_LIMIT: Duration = Duration::from_secs(10);
@@ -95,13 +96,39 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
     serve(node, Box::new(stream), (peer, local), Blame(Some(admitted))).await;
 }
 
+/// Serves what comes through tunnels until `shutdown` drains, and then until it has ended or `shutdown` aborts.
+pub(super) async fn through_tunnels(node: Arc<Shared>, proxies: Vec<String>, shutdown: &Shutdown) {
+    let pool = Pool {
+        addresses: proxies,
+        identity: node.identity.clone(),
+        view: node.view.clone(),
+        clock: Arc::clone(&node.clock),
+        entropy: Arc::clone(&node.entropy),
+    };
+    let streams = TaskScope::new();
+    let scope = streams.clone();
+    let accept = move |stream: BoxedIo, ends: (SocketAddr, SocketAddr)| {
+        drop(scope.spawn(serve(Arc::clone(&node), stream, ends, Blame::nobody())));
+    };
+    tunnel::serve(pool, shutdown.clone(), Arc::new(accept)).await;
+    tokio::select! {
+        () = streams.join() => {}
+        () = shutdown.aborted() => streams.abort().await,
+    }
+}
+
 /// To whom it is counted how a connection begins and ends.
 pub(super) struct Blame(Option<Admitted>);
 
 impl Blame {
-    /// For what comes through another door, which has let it in.
+    /// For what comes through a proxy's door, which has let it in and says where the client is.
     pub(super) const fn nobody() -> Self {
         Self(None)
+    }
+
+    /// Whether it comes through a proxy's door, so that nothing is believed of it that the proxy does not say.
+    pub(super) const fn is_nobodys(&self) -> bool {
+        self.0.is_none()
     }
 
     pub(super) fn record(&mut self, outcome: Outcome) {
@@ -128,7 +155,7 @@ pub(super) async fn serve(
     let (config, now) = (node.configs.current(&node.identity), Instant::now());
     let by = now + BANNER_LIMIT.min(node.login_grace);
     let opened = tokio::select! {
-        opened = tokio::time::timeout_at(by, opening::open(&node, &config, stream, &whence)) => opened,
+        opened = tokio::time::timeout_at(by, opening::open(&node, &config, stream, (&whence, admitted.is_nobodys()))) => opened,
         () = node.shutdown.draining() => {
             admitted.record(Outcome::Unblamed);
             return;

@@ -122,6 +122,7 @@ impl NodeServer {
             clock,
             entropy,
             listen: SocketAddr::from(([0, 0, 0, 0], 3022)),
+            tunnels: Vec::new(),
             advertise: None,
             labels: Labels::default(),
             recorders: Arc::new(NoRecorders),
@@ -147,6 +148,7 @@ pub struct NodeBuilder {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     listen: SocketAddr,
+    tunnels: Vec<String>,
     advertise: Option<String>,
     labels: Labels,
     recorders: Arc<dyn Recorders>,
@@ -166,6 +168,14 @@ impl NodeBuilder {
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.listen = address;
+        self
+    }
+
+    /// Listens nowhere: the node keeps tunnels to the proxies instead, whose web ports (or whatever stands before them) are at `proxies`, each
+    /// `host:port`. See [`Tunnels`](crate::tunnel::Tunnels).
+    #[must_use]
+    pub fn tunnels(mut self, proxies: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.tunnels = proxies.into_iter().map(Into::into).collect();
         self
     }
 
@@ -271,14 +281,23 @@ impl NodeBuilder {
         let configs = ConfigCache::new(&self.identity, resumable.offers())
             .map_err(|source| NodeError::Identity { source })?;
         let bind_error = |source| NodeError::Bind { source };
-        let listener = listener::bind(self.listen).map_err(bind_error)?;
-        let local =
-            listener.local_addr().map_err(|source| bind_error(BindError { address: self.listen, source }))?;
+        let way = match self.tunnels {
+            proxies if proxies.is_empty() => {
+                let listener = listener::bind(self.listen).map_err(bind_error)?;
+                let local = listener.local_addr();
+                let local = local.map_err(|source| bind_error(BindError { address: self.listen, source }))?;
+                Way::Port(listener, local)
+            }
+            proxies => Way::Tunnels(proxies),
+        };
         let material = self.identity.current();
-        let address = self.advertise.unwrap_or_else(|| match local.ip().is_unspecified() {
-            true => format!("{}:{}", material.name, local.port()),
-            false => local.to_string(),
-        });
+        let address = match &way {
+            Way::Tunnels(_) => String::new(),
+            Way::Port(_, local) => self.advertise.unwrap_or_else(|| match local.ip().is_unspecified() {
+                true => format!("{}:{}", material.name, local.port()),
+                false => local.to_string(),
+            }),
+        };
         let record = NodeRecord {
             host_id: material.host_id,
             name: material.name.clone(),
@@ -319,7 +338,7 @@ impl NodeBuilder {
             shutdown: Shutdown::new(),
         };
         let door = Door::new(self.limits, self.entropy);
-        Ok(BoundNode { listener, local, door, worker, access: self.access, shared })
+        Ok(BoundNode { way, door, worker, access: self.access, shared })
     }
 }
 
@@ -373,10 +392,16 @@ impl Shared {
     }
 }
 
-/// A node whose port is open.
+/// How a node is reached.
+enum Way {
+    Port(TcpListener, SocketAddr),
+    /// By the proxies that are reached at these addresses.
+    Tunnels(Vec<String>),
+}
+
+/// A node whose port is open, or that has none.
 pub struct BoundNode {
-    listener: TcpListener,
-    local: SocketAddr,
+    way: Way,
     door: Door,
     worker: AuditWorker,
     access: Arc<dyn NodeAccess>,
@@ -385,7 +410,7 @@ pub struct BoundNode {
 
 impl fmt::Debug for BoundNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BoundNode").field("local", &self.local).finish_non_exhaustive()
+        f.debug_struct("BoundNode").field("local", &self.local_addr().ok()).finish_non_exhaustive()
     }
 }
 
@@ -421,8 +446,14 @@ impl NodeStatus {
 
 impl BoundNode {
     /// Where the node listens.
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local
+    ///
+    /// # Errors
+    /// [`AddrNotAvailable`](std::io::ErrorKind::AddrNotAvailable) if it has tunnels instead.
+    pub fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        match &self.way {
+            Way::Port(_, local) => Ok(*local),
+            Way::Tunnels(_) => Err(std::io::ErrorKind::AddrNotAvailable.into()),
+        }
     }
 
     /// A look into the node, also while it runs.
@@ -439,7 +470,7 @@ impl BoundNode {
     ///
     /// Dropping the future ends everything, without the last events.
     pub async fn serve(self, shutdown: Shutdown) {
-        let Self { listener, door, worker, access, mut shared, .. } = self;
+        let Self { way, door, worker, access, mut shared } = self;
         shared.shutdown = shutdown.clone();
         let scope = TaskScope::new();
         let entropy = Arc::clone(&shared.entropy);
@@ -467,10 +498,15 @@ impl BoundNode {
         writing.spawn(worker.run(access, entropy, written.clone()));
         let shared = Arc::new(shared);
         let node = Arc::clone(&shared);
-        listener::serve(listener, door, shutdown.clone(), move |accepted| {
-            connection::run(Arc::clone(&node), accepted)
-        })
-        .await;
+        match way {
+            Way::Port(listener, _) => {
+                listener::serve(listener, door, shutdown.clone(), move |accepted| {
+                    connection::run(Arc::clone(&node), accepted)
+                })
+                .await;
+            }
+            Way::Tunnels(proxies) => connection::through_tunnels(node, proxies, &shutdown).await,
+        }
         tokio::select! {
             () = shared.tasks.join() => {}
             () = shutdown.aborted() => shared.tasks.abort().await,

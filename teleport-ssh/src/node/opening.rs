@@ -32,7 +32,8 @@ pub(super) struct Opened {
     pub(super) hello: Option<Hello>,
 }
 
-/// Says the node's name, and hears the client's first word. A proxy's statement before it is judged by the newest view.
+/// Says the node's name, and hears the client's first word. A proxy's statement before it is judged by the newest view; where it has to be
+/// `stated`, there must be one.
 ///
 /// # Errors
 /// Those of the stream, and `InvalidData` for a statement that is not believed; `whence` knows why.
@@ -40,7 +41,7 @@ pub(super) async fn open(
     node: &Arc<Shared>,
     config: &russh::server::Config,
     mut stream: BoxedIo,
-    whence: &Whence,
+    (whence, stated): (&Whence, bool),
 ) -> io::Result<Opened> {
     stream.write_all(&greeting(config)).await?;
     let (header, mut read) = take_header(&mut stream).await.inspect_err(|error| {
@@ -56,6 +57,9 @@ pub(super) async fn open(
             Ok(Arrival::carried(whence.peer(), origin, &view, node.clock.now()))
         };
         whence.hear(arrival()).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    } else if stated {
+        let missing = whence.hear(Err(OriginRejected::Missing));
+        missing.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     }
     let hello = loop {
         match Hello::read(&read) {

@@ -29,6 +29,9 @@ pub enum DialError {
          (proxy_service.local_addresses)"
     )]
     Local,
+    /// It listens nowhere, and has no tunnel here.
+    #[error("the node has no tunnel to this proxy")]
+    NoTunnel,
     /// Nothing answers there, or it refuses.
     #[error("the node cannot be reached")]
     Unreachable {

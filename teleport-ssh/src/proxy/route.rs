@@ -49,7 +49,7 @@ impl NodeRoute {
     }
 
     /// All that is known of it.
-    pub(super) fn record(&self) -> &NodeRecord {
+    pub(crate) fn record(&self) -> &NodeRecord {
         &self.node.record
     }
 
@@ -153,7 +153,7 @@ pub fn candidates_table<'n>(nodes: impl IntoIterator<Item = &'n Node>) -> String
             labels.truncate(at);
             labels.push('…');
         }
-        [record.name.to_string(), record.host_id.to_string(), record.address.clone(), labels]
+        [record.name.to_string(), record.host_id.to_string(), record.shown_address().to_owned(), labels]
     };
     let headings = ["Node Name", "Node ID", "Address", "Labels"].map(str::to_owned);
     let rows: Vec<[String; 4]> = std::iter::once(headings).chain(nodes.into_iter().map(cells)).collect();

@@ -22,12 +22,14 @@ use tokio_rustls::TlsAcceptor;
 use super::pass::Passes;
 use super::peek;
 use super::routes::Routes;
+use super::tunnels::TunnelDoor;
 use crate::identity::HostIdentityHandle;
 use crate::listener::Accepted;
 use crate::listener::limits::Outcome;
 use crate::origin::take_header;
 use crate::rpc::tls::auth_alpn;
 use crate::rpc::{Activity, Prefixed, ScopeExecutor};
+use crate::tunnel;
 
 /// How long the ClientHello, the TLS handshake and a request's header may take, each.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -43,6 +45,8 @@ pub(super) struct Connections {
     pub(super) identity: HostIdentityHandle,
     /// The way to the auth service, if there is one.
     pub(super) passes: Option<Passes>,
+    /// Where tunnels of nodes are taken in, if they are.
+    pub(super) tunnels: Option<TunnelDoor>,
     pub(super) grace: Duration,
 }
 
@@ -95,6 +99,12 @@ impl Connections {
         }
         if header.is_some() {
             // What another proxy says of its client is for the auth service.
+            return;
+        }
+        if hello.protocols.iter().any(|name| name == tunnel::ALPN) {
+            let Some(tunnels) = &self.tunnels else { return };
+            let stream = Prefixed::new(hello.bytes, stream);
+            tunnels.serve(stream, peer, (&mut admitted, self.patience()), &shutdown).await;
             return;
         }
         let stream = Prefixed::new(hello.bytes, stream);

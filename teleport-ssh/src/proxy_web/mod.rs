@@ -15,6 +15,7 @@ mod pass;
 mod peek;
 mod public;
 mod routes;
+mod tunnels;
 
 use std::fmt;
 use std::io;
@@ -36,10 +37,12 @@ pub use self::pass::PassLimits;
 use self::pass::Passes;
 pub(crate) use self::peek::hello;
 use self::routes::{Routes, Throttle};
+use self::tunnels::TunnelDoor;
 use crate::identity::HostIdentityHandle;
 use crate::listener::limits::Limits;
 use crate::listener::{BindError, Door, Ports};
 use crate::rpc::{Connector, Rate};
+use crate::tunnel::Tunnels;
 
 /// How often one address may ask on the routes of the proxy itself. For what is passed on to the auth service see [`PassLimits`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +79,7 @@ impl ProxyWeb {
             entropy: Arc::new(SystemEntropy::new()),
             addresses: Vec::new(),
             auth: None,
+            tunnels: None,
             certificate: None,
             ssh_address: None,
             rates: WebRates::default(),
@@ -99,6 +103,7 @@ pub struct ProxyWebBuilder {
     entropy: Arc<dyn Entropy>,
     addresses: Vec<SocketAddr>,
     auth: Option<Arc<dyn Connector>>,
+    tunnels: Option<Tunnels>,
     certificate: Option<WebCertificate>,
     ssh_address: Option<String>,
     rates: WebRates,
@@ -124,6 +129,13 @@ impl ProxyWebBuilder {
     #[must_use]
     pub fn pass_to(mut self, auth: Arc<dyn Connector>) -> Self {
         self.auth = Some(auth);
+        self
+    }
+
+    /// Takes in tunnels of nodes, which show their certificates. Without it they are refused.
+    #[must_use]
+    pub fn tunnels(mut self, tunnels: Tunnels) -> Self {
+        self.tunnels = Some(tunnels);
         self
     }
 
@@ -185,6 +197,9 @@ impl ProxyWebBuilder {
         let throttle = Throttle::new(self.rates, Arc::clone(&self.clock));
         let connections = Connections {
             routes: Arc::new(Routes::new(Arc::clone(&self.api), throttle, self.ssh_address)),
+            tunnels: self
+                .tunnels
+                .map(|tunnels| TunnelDoor::new(tunnels, self.identity.clone(), Arc::clone(&self.clock))),
             tls: certificate::server_config(self.identity.clone(), self.certificate, self.clock),
             passes: self
                 .auth

@@ -15,6 +15,7 @@ mod passes;
 mod pinned;
 mod strangers;
 mod suite;
+mod tunnels;
 mod watch;
 mod web;
 mod world;

@@ -121,7 +121,7 @@ fn list(nodes: &[Node]) -> String {
             [
                 record.name.to_string(),
                 record.host_id.to_string(),
-                record.address.clone(),
+                record.shown_address().to_owned(),
                 record.labels.to_string(),
                 match record.sub_kind {
                     NodeKind::OpenSsh => record.sub_kind.as_str().to_owned(),

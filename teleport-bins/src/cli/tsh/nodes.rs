@@ -46,7 +46,7 @@ pub(super) async fn run(context: &Context, ls: Ls) -> Result<ExitCode> {
         let address = |node: &Node| match (node.is_online(now), node.record.sub_kind) {
             (false, _) => "offline".to_owned(),
             (true, NodeKind::OpenSsh) => format!("{} (openssh)", node.record.address),
-            (true, NodeKind::Teleport) => node.record.address.clone(),
+            (true, NodeKind::Teleport) => node.record.shown_address().to_owned(),
         };
         if ls.format == Format::Names {
             let names = nodes.iter().map(|node| node.record.name.as_str());

@@ -50,7 +50,7 @@ pub(super) async fn run(context: &Context, resolve: Resolve) -> Result<ExitCode>
         let row = |node: &Node| {
             let record = &node.record;
             let (name, id) = (record.name.to_string(), record.host_id.to_string());
-            [name, id, record.address.clone(), record.labels.to_string()]
+            [name, id, record.shown_address().to_owned(), record.labels.to_string()]
         };
         fit(&table(["Node Name", "Node ID", "Address", "Labels"], found.iter().map(row)))
     })?;

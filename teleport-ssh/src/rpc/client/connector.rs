@@ -56,6 +56,12 @@ impl TcpConnector {
         Self { addresses: addresses.into_iter().map(Into::into).collect(), next: AtomicUsize::new(0) }
     }
 
+    /// To the address behind the one that was dialled last: to all of them in turns.
+    pub(crate) async fn next(&self) -> io::Result<TcpStream> {
+        self.next.fetch_add(1, Ordering::Relaxed);
+        self.tcp().await
+    }
+
     /// Begins with another address than the first: clients that have different numbers spread over all of them.
     #[must_use]
     pub fn beginning_at(mut self, number: usize) -> Self {

@@ -137,7 +137,7 @@ impl AuthServerBuilder {
     pub async fn bind(self) -> Result<BoundAuth, BindError> {
         let grace = self.limits.login_grace;
         let ports = Ports::open(self.addresses, self.limits, Arc::clone(&self.entropy))?;
-        let tls = TlsServer::new(self.identity, Arc::clone(&self.clock));
+        let tls = TlsServer::auth(self.identity, Arc::clone(&self.clock));
         let connections = Connections::new(Arc::clone(&self.service), tls, self.clock, grace);
         Ok(BoundAuth {
             service: self.service,

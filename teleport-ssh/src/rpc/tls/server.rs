@@ -14,6 +14,7 @@ use teleport_core::cert::{
     CertRejected, Identity, TlsAuthority, TlsFields, TrustBundle, X509Authority, verify_tls,
 };
 use teleport_core::clock::Clock;
+use teleport_core::id::ClusterName;
 
 use super::{ALPN_H2, ClockTime, auth_alpn, chain, provider, roots, unix_time};
 use crate::identity::{HostIdentityHandle, HostMaterial};
@@ -137,11 +138,12 @@ impl ClientCertVerifier for OptionalClientCert {
     }
 }
 
-/// The auth service's TLS: follows the identity, so that a renewed certificate or a changed trust holds from the next connection on.
+/// TLS for members of the cluster: follows the identity, so that a renewed certificate or a changed trust holds from the next connection on.
 #[derive(Debug)]
 pub(crate) struct TlsServer {
     identity: HostIdentityHandle,
     clock: Arc<dyn Clock>,
+    protocols: fn(&ClusterName) -> Vec<Vec<u8>>,
     built: ArcSwapOption<Built>,
 }
 
@@ -154,8 +156,18 @@ pub(crate) struct Built {
 }
 
 impl TlsServer {
-    pub(crate) fn new(identity: HostIdentityHandle, clock: Arc<dyn Clock>) -> Self {
-        Self { identity, clock, built: ArcSwapOption::empty() }
+    /// The auth service's.
+    pub(crate) fn auth(identity: HostIdentityHandle, clock: Arc<dyn Clock>) -> Self {
+        Self::new(identity, clock, |cluster| vec![ALPN_H2.to_vec(), auth_alpn(cluster)])
+    }
+
+    /// A service's that speaks one of `protocols` (ALPN).
+    pub(crate) fn new(
+        identity: HostIdentityHandle,
+        clock: Arc<dyn Clock>,
+        protocols: fn(&ClusterName) -> Vec<Vec<u8>>,
+    ) -> Self {
+        Self { identity, clock, protocols, built: ArcSwapOption::empty() }
     }
 
     /// What holds now. The same `Arc` for as long as the identity is the same.
@@ -176,7 +188,7 @@ impl TlsServer {
                 .with_protocol_versions(&[&rustls::version::TLS13])?
                 .with_client_cert_verifier(Arc::new(OptionalClientCert(Arc::clone(&authenticator))))
                 .with_single_cert(chain(&material), material.tls.to_rustls())?;
-        config.alpn_protocols = vec![ALPN_H2.to_vec(), auth_alpn(&material.cluster)];
+        config.alpn_protocols = (self.protocols)(&material.cluster);
         // Nobody resumes: each connection proves anew who it is, by what is trusted then.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;

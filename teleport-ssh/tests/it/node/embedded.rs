@@ -31,7 +31,8 @@ async fn the_example_works_with_stock_ssh() {
         .await
         .unwrap();
     let temp = tempfile::tempdir().unwrap();
-    let line = cluster.write_client_files(&temp.path().join("client"), node.local_addr()).await.unwrap();
+    let line =
+        cluster.write_client_files(&temp.path().join("client"), node.local_addr().unwrap()).await.unwrap();
     let (scope, status) = (TaskScope::new(), node.status());
     scope.spawn(node.serve(Shutdown::new()));
     status.view().ready().await;

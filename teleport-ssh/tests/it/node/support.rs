@@ -374,7 +374,7 @@ impl TestNode {
             .limits(lenient())
             .accept_env(AllowList::parse(["LANG", "LC_*", "SHLVL"]).unwrap());
         let bound = change(builder).bind().await.unwrap();
-        let (address, status) = (bound.local_addr(), bound.status());
+        let (address, status) = (bound.local_addr().unwrap(), bound.status());
         let (shutdown, scope) = (Shutdown::new(), TaskScope::new());
         let (end, ended) = watch::channel(false);
         let serving = bound.serve(shutdown.clone());

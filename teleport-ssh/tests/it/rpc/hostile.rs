@@ -11,12 +11,13 @@ use hyper::body::Frame;
 use hyper::client::conn::http2::SendRequest;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use teleport_core::api::{PublicApi as _, TrustApi as _};
 use teleport_core::clock::Clock as _;
 use teleport_core::id::HostRole;
 use teleport_core::task::TaskScope;
 use teleport_core::testing::ManualClock;
+use teleport_ssh::keys::TlsKeyPair;
 use teleport_ssh::listener::limits::Limits;
 use teleport_ssh::rpc::ClientIdentity;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -37,17 +38,31 @@ impl rustls::time_provider::TimeProvider for Time {
 
 /// How any client does TLS, without a certificate.
 fn tls_config(world: &World, protocols: &[&[u8]]) -> Arc<rustls::ClientConfig> {
+    tls_config_as(world, protocols, None)
+}
+
+/// The same with a certificate (DER) and its key.
+fn tls_config_as(
+    world: &World,
+    protocols: &[&[u8]],
+    identity: Option<(&[u8], &TlsKeyPair)>,
+) -> Arc<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     for authority in world.trust().host_tls_ca {
         roots.add(CertificateDer::from(authority.as_der())).unwrap();
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config =
-        rustls::ClientConfig::builder_with_details(provider, Arc::new(Time(world.clock.clone())))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+    let config = rustls::ClientConfig::builder_with_details(provider, Arc::new(Time(world.clock.clone())))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        None => config.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let key = PrivatePkcs8KeyDer::from(key.to_pkcs8().expose().to_vec());
+            config.with_client_auth_cert(vec![certificate.to_vec().into()], key.into()).unwrap()
+        }
+    };
     config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     Arc::new(config)
 }
@@ -63,6 +78,17 @@ pub(super) async fn tls(
     protocols: &[&[u8]],
 ) -> std::io::Result<TlsStream<TcpStream>> {
     tls_over(world, TcpStream::connect(to).await?, protocols).await
+}
+
+/// The same with a certificate (DER) and its key.
+pub(super) async fn tls_as(
+    world: &World,
+    to: std::net::SocketAddr,
+    protocols: &[&[u8]],
+    identity: (&[u8], &TlsKeyPair),
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let config = tls_config_as(world, protocols, Some(identity));
+    TlsConnector::from(config).connect(service_name(), TcpStream::connect(to).await?).await
 }
 
 /// The same over a connection that is there already.

@@ -1,0 +1,51 @@
+//! Nodes that open no port: they keep connections to the proxies, over which the proxies reach them.
+//!
+//! ```text
+//!  node ── TLS to the proxy's web port, ALPN `teleport-reversetunnel` ──▶ proxy     both show their certificates
+//!  node ◀── HTTP/2, the proxy asks: POST /v1/ssh ──────────────────────── proxy     a stream for each user's connection
+//!  node's SSH server ◀══ the stream ══ the user's SSH, behind the proxy's statement of where the user is
+//! ```
+//!
+//! The streams are those of HTTP/2 (RFC 9113) with the sides changed: the node has connected, and the proxy asks. So each stream has a window
+//! of its own, which its reader opens, and one that nobody reads stops itself alone; pings find the dead; and the code is that of the API, in
+//! the same TLS. SSH channels would encrypt everything once more, and the SSH library opens windows for what nobody has read.
+//!
+//! A tunnel is good for its node and nothing else: the proxy knows whose it is by the certificate that was shown, asks for no address, and
+//! the node leads each stream to its own SSH server.
+//!
+//! A node has one tunnel to each proxy that is online ([`AccessView::proxy_ids`](teleport_core::api::AccessView::proxy_ids)). It need not know their addresses: it
+//! dials the ones that it was given, which may be a load balancer's, until it has all of them.
+
+mod agent;
+mod health;
+mod hub;
+mod pool;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use self::hub::Tunnels;
+pub(crate) use self::pool::{Pool, serve};
+
+/// Names tunnels inside TLS.
+pub(crate) const ALPN: &[u8] = b"teleport-reversetunnel";
+/// What a reader has room for on each stream, in bytes: as much as OpenSSH's channels.
+const WINDOW: u32 = 2 << 20;
+/// The same of all streams of a tunnel together: no bound, because it would let one stop the others.
+const ALL_WINDOWS: u32 = (1 << 31) - 1;
+/// The longest frame: one TLS record, so that none waits long behind another's.
+const FRAME: u32 = 16 << 10;
+/// What may wait to be sent on each stream, in bytes.
+const SEND_BUFFER: usize = 256 << 10;
+/// The most streams of a tunnel.
+const MAX_STREAMS: u32 = 1000;
+/// The longest list of headers that is read.
+const MAX_HEADERS: u32 = 4 << 10;
+
+/// What a proxy asks of a node.
+mod path {
+    /// A stream to the node's SSH server.
+    pub(super) const SSH: &str = "/v1/ssh";
+    /// Nothing: the proxy goes away, and the node should have a tunnel to another one.
+    pub(super) const DRAIN: &str = "/v1/drain";
+}

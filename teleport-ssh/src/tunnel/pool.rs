@@ -1,0 +1,202 @@
+//! All tunnels of a node: to which proxies there are none yet, and when to dial.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use teleport_core::clock::Clock;
+use teleport_core::entropy::Entropy;
+use teleport_core::id::HostId;
+use teleport_core::task::{Shutdown, TaskScope};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::agent::{self, Ends, Strings};
+use super::health::Health;
+use crate::identity::{HostIdentityHandle, HostMaterial};
+use crate::rpc::{BoxedIo, TcpConnector};
+use crate::view::{AccessCache, jitter};
+
+/// The shortest and the longest pause before the next attempt. The longest is how long a node is away at most after its proxies have
+/// come back.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+
+/// The same when what was reached is a proxy that has a tunnel already, which costs it some work: thousands of nodes may wait for
+/// another one.
+const LONGEST_IN_VAIN: Duration = Duration::from_secs(8);
+
+/// What a pool needs.
+pub(crate) struct Pool {
+    /// The web ports of proxies, or of whatever stands before them.
+    pub(crate) addresses: Vec<String>,
+    pub(crate) identity: HostIdentityHandle,
+    pub(crate) view: AccessCache,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+}
+
+/// A tunnel as the pool sees it.
+struct Held {
+    proxy: HostId,
+    material: Arc<HostMaterial>,
+    health: watch::Receiver<Health>,
+    draining: CancellationToken,
+    retired: CancellationToken,
+    over: CancellationToken,
+}
+
+impl Held {
+    /// Whether the proxy can rely on it.
+    fn is_good(&self, material: &Arc<HostMaterial>) -> bool {
+        *self.health.borrow() == Health::Good
+            && !self.draining.is_cancelled()
+            && !self.retired.is_cancelled()
+            && !self.over.is_cancelled()
+            // Of a renewed identity only the newest certificate is shown.
+            && self.material.tls_certificate == material.tls_certificate
+    }
+}
+
+/// Whether a tunnel is missing: to a proxy that is known, or to any if none is known.
+fn is_missing(known: &BTreeSet<HostId>, held: &BTreeSet<HostId>) -> bool {
+    if known.is_empty() { held.is_empty() } else { !known.is_subset(held) }
+}
+
+/// Keeps tunnels to all proxies until `shutdown` drains, and then those that have streams, until it aborts. `accept` takes each stream, and
+/// returns soon.
+pub(crate) async fn serve(pool: Pool, shutdown: Shutdown, accept: Arc<dyn Fn(BoxedIo, Ends) + Send + Sync>) {
+    let connector = TcpConnector::new(pool.addresses.iter().cloned());
+    let scope = TaskScope::new();
+    let (news, mut changed) = mpsc::channel(1);
+    let mut held: Vec<Held> = Vec::new();
+    let mut pause = PAUSE.0;
+    let mut views = pool.view.changes();
+    let mut identities = pool.identity.changes();
+    let mut failing = false;
+    loop {
+        held.retain(|tunnel| !tunnel.over.is_cancelled());
+        let material = pool.identity.current();
+        let good: BTreeSet<HostId> =
+            held.iter().filter(|tunnel| tunnel.is_good(&material)).map(|tunnel| tunnel.proxy).collect();
+        // Of several to one proxy the newest good one; others end with their streams.
+        for (at, tunnel) in held.iter().enumerate() {
+            let newer = held.get(at + 1..).unwrap_or_default().iter();
+            let mut newer = newer.filter(|other| other.proxy == tunnel.proxy);
+            if newer.any(|other| other.is_good(&material)) {
+                tunnel.retired.cancel();
+            }
+        }
+        let known = pool.view.current().map(|view| view.proxy_ids.clone()).unwrap_or_default();
+        if !is_missing(&known, &good) {
+            (pause, failing) = (PAUSE.0, false);
+            tokio::select! {
+                () = shutdown.draining() => break,
+                () = views.next() => {}
+                _ = identities.next() => {}
+                _ = changed.recv() => {}
+            }
+            continue;
+        }
+        let mut longest = PAUSE.1;
+        let dialling = async {
+            let tcp = connector.next().await?;
+            agent::connect(tcp, &material, Arc::clone(&pool.clock)).await
+        };
+        let dialled = tokio::select! {
+            () = shutdown.draining() => break,
+            dialled = dialling => dialled,
+        };
+        match dialled {
+            Ok(dialled) if good.contains(&dialled.proxy) => {
+                tracing::debug!(proxy = %dialled.proxy, "reached a proxy that has a tunnel already");
+                longest = LONGEST_IN_VAIN;
+            }
+            Ok(dialled) => {
+                tracing::info!(proxy = %dialled.proxy, "a tunnel to a proxy stands");
+                held.push(start(dialled, material, &scope, news.clone(), &accept));
+                (pause, failing) = (PAUSE.0, false);
+                continue;
+            }
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                // Once for each time that it fails.
+                match std::mem::replace(&mut failing, true) {
+                    false => tracing::warn!(error, "no tunnel to a proxy can be made; it is tried again"),
+                    true => tracing::debug!(error, "no tunnel to a proxy can be made"),
+                }
+            }
+        }
+        tokio::select! {
+            () = shutdown.draining() => break,
+            () = tokio::time::sleep(jitter(pause, &*pool.entropy)) => {}
+        }
+        pause = (pause * 2).min(longest);
+    }
+    for tunnel in &held {
+        tunnel.retired.cancel();
+    }
+    tokio::select! {
+        () = scope.join() => {}
+        () = shutdown.aborted() => scope.abort().await,
+    }
+}
+
+fn start(
+    dialled: agent::Dialled,
+    material: Arc<HostMaterial>,
+    scope: &TaskScope,
+    news: mpsc::Sender<()>,
+    accept: &Arc<dyn Fn(BoxedIo, Ends) + Send + Sync>,
+) -> Held {
+    let (health, watched) = watch::channel(Health::Good);
+    let (draining, retired) = (CancellationToken::new(), CancellationToken::new());
+    let over = CancellationToken::new();
+    let held = Held {
+        proxy: dialled.proxy,
+        material,
+        health: watched.clone(),
+        draining: draining.clone(),
+        retired: retired.clone(),
+        over: over.clone(),
+    };
+    let (proxy, accept) = (dialled.proxy, Arc::clone(accept));
+    // However the task ends.
+    let ended = over.drop_guard();
+    scope.spawn(async move {
+        let strings = Strings { health, draining, retired };
+        let telling = tell(watched, strings.draining.clone(), news.clone());
+        let outcome: io::Result<()> = tokio::select! {
+            outcome = agent::attend(dialled, &strings, &*accept) => outcome,
+            never = telling => match never {},
+        };
+        match &outcome {
+            Ok(()) => tracing::info!(%proxy, "a tunnel to a proxy has ended"),
+            Err(error) => {
+                tracing::info!(%proxy, error = error as &dyn std::error::Error, "a tunnel to a proxy broke off");
+            }
+        }
+        drop(ended);
+        let _ = news.try_send(());
+    });
+    held
+}
+
+/// Wakes the pool when something is to be known of a tunnel.
+async fn tell(
+    mut health: watch::Receiver<Health>,
+    draining: CancellationToken,
+    news: mpsc::Sender<()>,
+) -> std::convert::Infallible {
+    let mut told = false;
+    loop {
+        tokio::select! {
+            changed = health.changed() => if changed.is_err() {
+                std::future::pending::<()>().await;
+            },
+            () = draining.cancelled(), if !told => told = true,
+        }
+        // If it is full, the pool is about to look.
+        let _ = news.try_send(());
+    }
+}
