@@ -199,7 +199,7 @@ fn a_daemon_is_watched_from_a_terminal() {
     let wrong = |arguments: &[&str]| {
         let output = machine.tctl("all", &[&["top"], arguments].concat());
         assert!(!output.status.success());
-        String::from_utf8(output.stderr).unwrap()
+        output.stderr
     };
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let line = wrong(&[&format!("--diag-addr={nobody}")]);
