@@ -179,7 +179,7 @@ fn a_daemon_is_watched_from_a_terminal() {
     machine.wait_for_nodes("all", 1);
     let at = format!("--diag-addr=http://{}/", diagnostics(&daemon));
     let sample = wait_for("the proxy to know the node", || {
-        let sample = machine.tctl("all", &["top", &at, "--interval=100ms", "--format=json"]).clean();
+        let sample = machine.tctl("all", &["top", &at, "--interval=1s", "--format=json"]).clean();
         let sample: serde_json::Value = serde_json::from_str(&sample).unwrap();
         (sample["nodes"] == 1).then_some(sample)
     });
@@ -193,7 +193,7 @@ fn a_daemon_is_watched_from_a_terminal() {
     assert_eq!(names("storage"), ["commit", "get", "range", "watch"]);
     assert!(names("calls").contains(&"announce_node".to_owned()), "{sample}");
     // Where no terminal shows it, text is one sample as well.
-    let text = machine.tctl("all", &["top", &at, "--interval=100ms"]).clean();
+    let text = machine.tctl("all", &["top", &at, "--interval=1s"]).clean();
     assert!(text.contains("Memory") && text.contains("announce_node"), "{text}");
 
     let wrong = |arguments: &[&str]| {

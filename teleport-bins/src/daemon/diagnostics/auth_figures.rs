@@ -75,7 +75,7 @@ fn histogram(
     counts: &[u64],
     total: Duration,
 ) -> fmt::Result {
-    let bounds = bounds.iter().map(Duration::as_secs_f64).chain([f64::MAX]);
+    let bounds = bounds.iter().map(Duration::as_secs_f64).chain([f64::INFINITY]);
     let buckets: Vec<(f64, u64)> = bounds.zip(counts.iter().copied()).collect();
     let examples: Option<&Examples> = None;
     family.encode_family(labels)?.encode_histogram(

@@ -105,6 +105,7 @@ impl Drop for Watching {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, reason = "tests fail by panicking")]
     use super::*;
 
     #[test]
