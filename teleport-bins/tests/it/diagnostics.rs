@@ -71,8 +71,12 @@ fn a_daemon_that_serves_says_so_with_its_figures() {
     machine.wait_for_nodes("all", 1);
     let address = diagnostics(&daemon);
     assert!(get(address, "/healthz").0.starts_with("HTTP/1.1 200"));
-    let (status, ready) = readiness(address);
-    assert!(status.contains("200") && ready["status"] == "ready", "{ready}");
+    // A service may have heard of the node before it knows whom to trust.
+    let (_, ready) = wait_for("the daemon to be ready", || {
+        let (status, ready) = readiness(address);
+        assert_eq!(status.contains("200"), ready["status"] == "ready", "{status} {ready}");
+        (ready["status"] == "ready").then_some((status, ready))
+    });
     let names: Vec<_> = ready["services"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
     assert_eq!(names, ["auth", "proxy-web", "proxy-ssh", "node"]);
 

@@ -254,7 +254,7 @@ async fn a_new_stream_begins_with_what_is() {
             target: serde_json::from_value(serde_json::json!({"user": format!("u{number}")})).unwrap(),
             message: String::new(),
         };
-        cluster.admin().create_lock(Lock::new(&format!("l{number}"), spec)).await.unwrap();
+        cluster.admin().create_lock(Lock::new(format!("l{number}"), spec)).await.unwrap();
         let view = soon(node.watch_access().await.unwrap().next()).await.unwrap().unwrap();
         assert_eq!(view.locks.iter().count(), number + 1);
     }
