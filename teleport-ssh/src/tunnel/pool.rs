@@ -10,6 +10,7 @@ use teleport_core::entropy::Entropy;
 use teleport_core::id::HostId;
 use teleport_core::task::{Shutdown, TaskScope};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::agent::{self, Ends, Strings};
@@ -25,6 +26,32 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_
 /// The same when what was reached is a proxy that has a tunnel already, which costs it some work: thousands of nodes may wait for
 /// another one.
 const LONGEST_IN_VAIN: Duration = Duration::from_secs(8);
+
+/// When to dial. A tunnel that stands is no success yet: a proxy that refuses the node ends it at once, and must not be dialled without a pause.
+#[derive(Debug)]
+struct Pacing {
+    pause: Duration,
+    not_before: Instant,
+}
+
+impl Pacing {
+    fn new(now: Instant) -> Self {
+        Self { pause: PAUSE.0, not_before: now }
+    }
+
+    /// A dial begins now. The next one comes after a pause, which doubles up to `longest`.
+    fn dials(&mut self, now: Instant, longest: Duration, entropy: &dyn Entropy) {
+        self.not_before = now + jitter(self.pause, entropy);
+        self.pause = (self.pause * 2).min(longest);
+    }
+
+    /// No tunnel was missing for so long.
+    fn rested(&mut self, time: Duration) {
+        if time >= PAUSE.1 {
+            self.pause = PAUSE.0;
+        }
+    }
+}
 
 /// What a pool needs.
 pub(crate) struct Pool {
@@ -70,7 +97,8 @@ pub(crate) async fn serve(pool: Pool, shutdown: Shutdown, accept: Arc<dyn Fn(Box
     let scope = TaskScope::new();
     let (news, mut changed) = mpsc::channel(1);
     let mut held: Vec<Held> = Vec::new();
-    let mut pause = PAUSE.0;
+    let mut pacing = Pacing::new(Instant::now());
+    let mut longest = PAUSE.1;
     let mut views = pool.view.changes();
     let mut identities = pool.identity.changes();
     let mut failing = false;
@@ -89,16 +117,23 @@ pub(crate) async fn serve(pool: Pool, shutdown: Shutdown, accept: Arc<dyn Fn(Box
         }
         let known = pool.view.current().map(|view| view.proxy_ids.clone()).unwrap_or_default();
         if !is_missing(&known, &good) {
-            (pause, failing) = (PAUSE.0, false);
+            failing = false;
+            let since = Instant::now();
             tokio::select! {
                 () = shutdown.draining() => break,
                 () = views.next() => {}
                 _ = identities.next() => {}
                 _ = changed.recv() => {}
             }
+            pacing.rested(since.elapsed());
             continue;
         }
-        let mut longest = PAUSE.1;
+        tokio::select! {
+            () = shutdown.draining() => break,
+            () = tokio::time::sleep_until(pacing.not_before) => {}
+        }
+        pacing.dials(Instant::now(), longest, &*pool.entropy);
+        longest = PAUSE.1;
         let dialling = async {
             let tcp = connector.next().await?;
             agent::connect(tcp, &material, Arc::clone(&pool.clock)).await
@@ -115,8 +150,6 @@ pub(crate) async fn serve(pool: Pool, shutdown: Shutdown, accept: Arc<dyn Fn(Box
             Ok(dialled) => {
                 tracing::info!(proxy = %dialled.proxy, "a tunnel to a proxy stands");
                 held.push(start(dialled, material, &scope, news.clone(), &accept));
-                (pause, failing) = (PAUSE.0, false);
-                continue;
             }
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
@@ -127,11 +160,6 @@ pub(crate) async fn serve(pool: Pool, shutdown: Shutdown, accept: Arc<dyn Fn(Box
                 }
             }
         }
-        tokio::select! {
-            () = shutdown.draining() => break,
-            () = tokio::time::sleep(jitter(pause, &*pool.entropy)) => {}
-        }
-        pause = (pause * 2).min(longest);
     }
     for tunnel in &held {
         tunnel.retired.cancel();
@@ -198,5 +226,59 @@ async fn tell(
         }
         // If it is full, the pool is about to look.
         let _ = news.try_send(());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use teleport_core::testing::NoEntropy;
+
+    use super::*;
+
+    fn id(number: u128) -> HostId {
+        format!("00000000-0000-4000-8000-{number:012x}").parse().unwrap()
+    }
+
+    #[test]
+    fn a_tunnel_is_missing_to_each_proxy_that_is_known_and_to_any_if_none_is() {
+        let set = |ids: &[u128]| ids.iter().map(|number| id(*number)).collect::<BTreeSet<_>>();
+        for (known, held, missing) in [
+            (&[][..], &[][..], true),
+            (&[], &[1], false),
+            (&[1], &[], true),
+            (&[1], &[1], false),
+            (&[1, 2], &[1], true),
+            (&[1, 2], &[1, 2], false),
+            // One that is not known any more.
+            (&[1], &[1, 2], false),
+            (&[1], &[2], true),
+        ] {
+            assert_eq!(is_missing(&set(known), &set(held)), missing, "{known:?} {held:?}");
+        }
+    }
+
+    /// Each tunnel stands, and is ended at once.
+    #[test]
+    fn a_proxy_that_ends_every_tunnel_is_dialled_less_and_less() {
+        let start = Instant::now();
+        let (mut pacing, mut now, mut pauses) = (Pacing::new(start), start, Vec::new());
+        for _ in 0..8 {
+            pacing.dials(now, PAUSE.1, &NoEntropy);
+            // It stood for a moment.
+            pacing.rested(Duration::from_millis(100));
+            pauses.push((pacing.not_before - now).as_millis());
+            now = pacing.not_before;
+        }
+        assert_eq!(pauses, [250, 500, 1000, 2000, 4000, 5000, 5000, 5000]);
+        // After a good time it is dialled soon again, and while another one is looked for, seldom.
+        pacing.rested(PAUSE.1);
+        pacing.dials(now, PAUSE.1, &NoEntropy);
+        assert_eq!(pacing.not_before - now, PAUSE.0);
+        for _ in 0..8 {
+            now = pacing.not_before;
+            pacing.dials(now, LONGEST_IN_VAIN, &NoEntropy);
+        }
+        assert_eq!(pacing.not_before - now, LONGEST_IN_VAIN);
     }
 }
