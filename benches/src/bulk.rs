@@ -18,9 +18,18 @@ const MB: f64 = 1_000_000.0;
 const PIECE: u64 = 128 << 10;
 
 #[derive(Clone, Copy, PartialEq)]
-enum Direction {
+pub(crate) enum Direction {
     Down,
     Up,
+}
+
+impl Direction {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Down => "download",
+            Self::Up => "upload",
+        }
+    }
 }
 
 /// Megabytes a second, and the servers' CPU for a gigabyte. Output of commands is recorded by our node, uploads are not: it has no
@@ -47,7 +56,7 @@ pub async fn run(scale: Scale) -> Result<Vec<Row>> {
                     their_speeds.push(speed);
                     their_cpus.push(cpu);
                 }
-                let what = if direction == Direction::Down { "download" } else { "upload" };
+                let what = direction.name();
                 let (name, goal) = if ours.hop.is_none() { ("sshd", 1.4) } else { ("sshd+jump", 1.5) };
                 rows.push(Row::against(
                     format!("{what}, {cipher}, {how}"),
@@ -67,6 +76,13 @@ pub async fn run(scale: Scale) -> Result<Vec<Row>> {
         }
     }
     Ok(rows)
+}
+
+/// Megabytes a second.
+pub(crate) fn speed(key: &Path, way: &Way, direction: Direction, scale: Scale) -> Result<f64> {
+    let [(_, cipher), _] = CIPHERS;
+    let none = || Ok(Cpu::default());
+    Ok(measure(key, way, cipher, direction, PIECE * scale.of(4096, 32), none)?.0)
 }
 
 /// MB/s and seconds of CPU for a GB.

@@ -70,20 +70,28 @@ pub struct Cluster {
 }
 
 fn configuration(dir: &Path, roles: &[&str], more: &str, more_auth: &str) -> Result<PathBuf> {
-    configuration_at(dir, roles, more, more_auth, 0)
-}
-
-/// With the auth service at this port.
-fn configuration_at(dir: &Path, roles: &[&str], more: &str, more_auth: &str, port: u16) -> Result<PathBuf> {
     // No node may have the name of a proxy.
     let name = if roles.contains(&"proxy") { "bench" } else { "bench-node" };
+    configuration_at(dir, (name, roles), more, more_auth, 0)
+}
+
+/// With this name, and the auth service at this port.
+fn configuration_at(
+    dir: &Path,
+    (name, roles): (&str, &[&str]),
+    more: &str,
+    more_auth: &str,
+    port: u16,
+) -> Result<PathBuf> {
     let enabled = |role: &str| if roles.contains(&role) { "yes" } else { "no" };
+    // Whoever says where it listens has no tunnel.
+    let listens = if more.contains("proxy_server") { "" } else { "  listen_addr: 127.0.0.1:0\n" };
     let path = dir.join("teleport.yaml");
     let text = format!(
         "version: v3\nteleport:\n  nodename: {name}\n  data_dir: {data}\n  log:\n    severity: warn\n{more}\
          auth_service:\n  enabled: {auth}\n  cluster_name: bench\n  listen_addr: 127.0.0.1:{port}\n  tokens: [\"node,proxy:{TOKEN}\"]\n{more_auth}\
          proxy_service:\n  enabled: {proxy}\n  web_listen_addr: 127.0.0.1:0\n  listen_addr: 127.0.0.1:0\n  local_addresses: yes\n\
-         ssh_service:\n  enabled: {node}\n  listen_addr: 127.0.0.1:0\n",
+         ssh_service:\n  enabled: {node}\n{listens}",
         data = dir.join("data").display(),
         auth = enabled("auth"),
         proxy = enabled("proxy"),
@@ -147,13 +155,30 @@ impl Cluster {
     /// # Errors
     /// What the program says.
     pub async fn join_node(&self, dir: &Path) -> Result<(Server, SocketAddr)> {
-        let pins = self.admin()?.status().await?.ca_pins;
-        let pin = pins.first().context("a cluster has a pin")?;
-        let more = format!("  auth_server: {}\n  auth_token: {TOKEN}\n  ca_pin: \"{pin}\"\n", self.auth);
+        let more = format!("  auth_server: {}\n{}", self.auth, self.joining().await?);
         let config = configuration(dir, &["node"], &more, "")?;
         let mut server = Server::start(Command::new(program()?).arg("start").arg("-c").arg(config))?;
         let address = server.wait_for(|line| address(line, "node ssh"))?;
         Ok((server, address))
+    }
+
+    /// Starts a node alone that joins through the proxy and listens nowhere, with this name.
+    ///
+    /// # Errors
+    /// What the program says.
+    pub async fn join_tunnelled(&self, dir: &Path, name: &str) -> Result<Server> {
+        let more = format!("  proxy_server: {}\n{}", self.web, self.joining().await?);
+        let config = configuration_at(dir, (name, &["node"]), &more, "", 0)?;
+        let mut server = Server::start(Command::new(program()?).arg("start").arg("-c").arg(config))?;
+        server.wait_for(|line| line.starts_with("  node ssh").then_some(()))?;
+        Ok(server)
+    }
+
+    /// What a process needs to become a member: lines of its configuration.
+    async fn joining(&self) -> Result<String> {
+        let pins = self.admin()?.status().await?.ca_pins;
+        let pin = pins.first().context("a cluster has a pin")?;
+        Ok(format!("  auth_token: {TOKEN}\n  ca_pin: \"{pin}\"\n"))
     }
 
     /// Makes a user who accepts the invite, over the wire.
@@ -231,7 +256,7 @@ impl AuthOnly {
     pub fn start(dir: &Path, storage: &str) -> Result<Self> {
         // A port that stays the same when it starts again.
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        configuration_at(dir, &["auth"], storage, "", port)?;
+        configuration_at(dir, ("bench-node", &["auth"]), storage, "", port)?;
         let (server, auth) = Self::serve(dir)?;
         Ok(Self { server, auth, dir: dir.to_owned() })
     }

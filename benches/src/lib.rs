@@ -29,6 +29,7 @@ pub mod sshd;
 pub mod start;
 pub mod storage;
 pub mod stores;
+pub mod tunnels;
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]

@@ -84,6 +84,11 @@ impl Way {
     pub fn through(hop: SocketAddr, address: SocketAddr) -> Self {
         Self { hop: Some(hop), ..Self::direct(address) }
     }
+
+    /// Through `hop`, which knows the server by its name.
+    pub fn named(hop: SocketAddr, name: &str) -> Self {
+        Self { hop: Some(hop), host: name.to_owned(), port: 3022 }
+    }
 }
 
 impl Client {

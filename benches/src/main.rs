@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use teleport_benches::{
     Scale, bulk, certificates, events, files, forwards, guessing, memory, nodes, reissue, report, sessions,
-    start, storage, stores,
+    start, storage, stores, tunnels,
 };
 
 #[derive(Debug, Parser)]
@@ -61,6 +61,8 @@ enum Bench {
     Stores,
     /// What the index of the audit log costs, and searches in it
     Events,
+    /// Nodes behind tunnels beside those that listen
+    Tunnels,
 }
 
 async fn run(bench: Bench, cli: &Cli) -> Result<Vec<report::Row>> {
@@ -82,6 +84,7 @@ async fn run(bench: Bench, cli: &Cli) -> Result<Vec<report::Row>> {
         Bench::Start => start::run(scale),
         Bench::Storage => storage::run(scale).await,
         Bench::Stores => stores::run(scale).await,
+        Bench::Tunnels => tunnels::run(scale).await,
     }
 }
 

@@ -280,7 +280,8 @@ pub async fn latency(scale: Scale) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-fn once(ssh: &mut Command) -> Result<f64> {
+/// Milliseconds of one session that runs `true`.
+pub(crate) fn once(ssh: &mut Command) -> Result<f64> {
     let started = Instant::now();
     let status = ssh.arg("true").stdin(Stdio::null()).status()?;
     ensure!(status.success(), "{ssh:?} ended with {status}");
