@@ -261,6 +261,23 @@ impl AuthOnly {
         Ok(Self { server, auth, dir: dir.to_owned() })
     }
 
+    /// Starts a proxy alone, with its HTTPS at this port, that joins this cluster, or is a member by what is in `dir`.
+    ///
+    /// # Errors
+    /// What the program says.
+    pub async fn start_proxy(&self, dir: &Path, web: u16) -> Result<Server> {
+        let pins = self.admin()?.status().await?.ca_pins;
+        let pin = pins.first().context("a cluster has a pin")?;
+        let more = format!("  auth_server: {}\n  auth_token: {TOKEN}\n  ca_pin: \"{pin}\"\n", self.auth);
+        let config = configuration(dir, &["proxy"], &more, "")?;
+        let text = std::fs::read_to_string(&config)?;
+        let at = format!("web_listen_addr: 127.0.0.1:{web}");
+        std::fs::write(&config, text.replace("web_listen_addr: 127.0.0.1:0", &at))?;
+        let mut server = Server::start(Command::new(program()?).arg("start").arg("-c").arg(config))?;
+        server.wait_for(|line| address(line, "proxy ssh"))?;
+        Ok(server)
+    }
+
     fn serve(dir: &Path) -> Result<(Server, SocketAddr)> {
         let config = dir.join("teleport.yaml");
         let mut server = Server::start(Command::new(program()?).arg("start").arg("-c").arg(config))?;

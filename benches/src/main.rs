@@ -19,12 +19,15 @@ struct Cli {
     /// Seconds only, to show that everything runs; the figures mean nothing
     #[arg(long)]
     smoke: bool,
-    /// How many nodes, for `nodes`
+    /// How many nodes, for `nodes` and `tunnels`
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000])]
     nodes: Vec<usize>,
     /// Where the state is, for `nodes`
     #[arg(long, value_enum, value_delimiter = ',', default_value = "redb")]
     stores: Vec<nodes::Store>,
+    /// What a process with nodes is told
+    #[arg(long, num_args = 5, hide = true)]
+    fleet: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -84,7 +87,7 @@ async fn run(bench: Bench, cli: &Cli) -> Result<Vec<report::Row>> {
         Bench::Start => start::run(scale),
         Bench::Storage => storage::run(scale).await,
         Bench::Stores => stores::run(scale).await,
-        Bench::Tunnels => tunnels::run(scale).await,
+        Bench::Tunnels => tunnels::run(scale, &cli.nodes).await,
     }
 }
 
@@ -93,6 +96,9 @@ async fn main() -> Result<ExitCode> {
     // For all servers and clients that are started here as well.
     teleport_ssh::sys::limits::raise_nofile_limit()?;
     let cli = Cli::parse();
+    if !cli.fleet.is_empty() {
+        tunnels::live(tunnels::Order::parse(&cli.fleet)?).await?;
+    }
     let all = cli.benches.contains(&Bench::All);
     let chosen = |bench: &Bench| *bench != Bench::All && (all || cli.benches.contains(bench));
     println!("{}", report::head());

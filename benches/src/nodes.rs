@@ -7,7 +7,7 @@
 //! teleport-benches nodes --stores redb,etcd,postgres
 //! ```
 
-mod node;
+pub(crate) mod node;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -107,7 +107,7 @@ pub async fn run(scale: Scale, counts: &[usize], stores: &[Store]) -> Result<Vec
 }
 
 /// Each node is an open file here and one at the auth service, which inherits the limit.
-fn allow_files(count: usize) -> Result<()> {
+pub(crate) fn allow_files(count: usize) -> Result<()> {
     let wanted = u64::try_from(count)? + OTHER_FILES;
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if hard < wanted {

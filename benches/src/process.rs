@@ -127,6 +127,15 @@ impl Server {
         resident_of(self.pid())
     }
 
+    /// How many files and connections it has open.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn open_files(&self) -> Result<usize> {
+        let files = std::fs::read_dir(format!("/proc/{}/fd", self.pid()));
+        Ok(files.context("the process is gone")?.count())
+    }
+
     /// The processes that it started and that live.
     pub fn descendants(&self) -> Vec<u32> {
         descendants(self.pid())

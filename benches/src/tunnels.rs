@@ -1,4 +1,8 @@
-//! Nodes that listen nowhere beside nodes that listen: the same client, the same proxy, the same program on the other side.
+//! Nodes that listen nowhere beside nodes that listen: the same client, the same proxy, the same program on the other side. And what many
+//! tunnels cost.
+
+mod fleet;
+mod many;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use tokio::time::Instant;
 
+pub use self::fleet::{Order, live};
 use crate::Scale;
 use crate::bulk::{Direction, speed};
 use crate::cluster::Cluster;
@@ -78,11 +83,22 @@ impl Both {
     }
 }
 
-/// Bytes a second, sessions and keystrokes through a tunnel, and to a node that the proxy connects to.
+/// Bytes a second, sessions and keystrokes through a tunnel, and to a node that the proxy connects to; and so many tunnels.
 ///
 /// # Errors
 /// What fails.
-pub async fn run(scale: Scale) -> Result<Vec<Row>> {
+pub async fn run(scale: Scale, counts: &[usize]) -> Result<Vec<Row>> {
+    let mut rows = speeds(scale).await?;
+    for count in counts {
+        rows.extend(many::run(scale, scale.of(*count, 20)).await?);
+        if scale.smoke {
+            break;
+        }
+    }
+    Ok(rows)
+}
+
+async fn speeds(scale: Scale) -> Result<Vec<Row>> {
     let both = Both::start().await?;
     let mut rows = Vec::new();
     let mut row = |what: String, unit, [ours, theirs]: [f64; 2], goal| {

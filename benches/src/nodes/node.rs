@@ -41,9 +41,17 @@ type Latencies = Arc<Mutex<Vec<f64>>>;
 
 /// From an address of its own, as nodes do.
 #[derive(Debug)]
-struct FromAddress {
+pub(crate) struct FromAddress {
     own: Ipv4Addr,
     auth: SocketAddr,
+}
+
+impl FromAddress {
+    /// The one of this number.
+    pub(crate) fn numbered(number: usize, auth: SocketAddr) -> Self {
+        let own = FIRST_ADDRESS.to_bits().wrapping_add(u32::try_from(number).unwrap_or_default());
+        Self { own: own.into(), auth }
+    }
 }
 
 #[async_trait]
@@ -98,7 +106,7 @@ impl PresenceApi for Timed {
 }
 
 /// Hosts that are members and have not begun.
-pub(super) struct Fleet(Vec<HostMaterial>);
+pub(crate) struct Fleet(Vec<HostMaterial>);
 
 /// Nodes that live until this is dropped.
 pub(super) struct Running {
@@ -110,7 +118,7 @@ pub(super) struct Running {
 
 impl Fleet {
     /// Each joins by itself, over the connection of a proxy, as behind a load balancer.
-    pub(super) async fn join(count: usize, proxy: &Arc<AuthClient>) -> Result<Self> {
+    pub(crate) async fn join(count: usize, proxy: &Arc<AuthClient>) -> Result<Self> {
         let hosts = stream::iter(0..count).map(|number| {
             let proxy = Arc::clone(proxy);
             async move {
@@ -133,6 +141,11 @@ impl Fleet {
             }
         });
         Ok(Self(hosts.buffer_unordered(JOINING).try_collect().await?))
+    }
+
+    /// Their identities.
+    pub(crate) fn into_hosts(self) -> Vec<HostMaterial> {
+        self.0
     }
 
     /// All of them begin, at a pace that one auth service can take.
@@ -160,8 +173,7 @@ impl Running {
         };
         let (sender, record) = watch::channel(record);
         self.records.push(sender);
-        let own = FIRST_ADDRESS.to_bits().wrapping_add(u32::try_from(number).unwrap_or_default());
-        let connector = Arc::new(FromAddress { own: own.into(), auth });
+        let connector = Arc::new(FromAddress::numbered(number, auth));
         let identity = ClientIdentity::Host(HostIdentityHandle::new(host));
         let api = Arc::new(AuthClient::builder(connector, identity, clock).build());
         let timed = Arc::new(Timed { api: Arc::clone(&api), latencies: Arc::clone(&self.latencies) });

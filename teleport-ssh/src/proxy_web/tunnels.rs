@@ -17,7 +17,7 @@ use crate::identity::HostIdentityHandle;
 use crate::listener::Admitted;
 use crate::listener::limits::Outcome;
 use crate::rpc::tls::TlsServer;
-use crate::tunnel::{ALPN, Tunnels};
+use crate::tunnel::{ALPN, ReadAhead, Tunnels};
 
 /// Lets nodes in that show their certificates.
 #[derive(Debug)]
@@ -61,12 +61,16 @@ impl TunnelDoor {
         }
     }
 
-    async fn identify<S>(&self, stream: S, peer: SocketAddr) -> io::Result<(TlsStream<S>, HostIdentity)>
+    async fn identify<S>(
+        &self,
+        stream: S,
+        peer: SocketAddr,
+    ) -> io::Result<(TlsStream<ReadAhead<S>>, HostIdentity)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let built = self.tls.current().map_err(io::Error::other)?;
-        let tls = TlsAcceptor::from(Arc::clone(&built.config)).accept(stream).await?;
+        let tls = TlsAcceptor::from(Arc::clone(&built.config)).accept(ReadAhead::new(stream)).await?;
         let refused = |why: &str| io::Error::new(io::ErrorKind::PermissionDenied, why.to_owned());
         let leaf = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let leaf = leaf.ok_or_else(|| refused("no certificate was shown"))?;

@@ -20,6 +20,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use super::ahead::ReadAhead;
 use super::health::{self, Health};
 use super::stream::{TunnelStream, failure};
 use super::{ALL_WINDOWS, ALPN, FRAME, MAX_HEADERS, MAX_STREAMS, SEND_BUFFER, WINDOW, path};
@@ -37,7 +38,7 @@ pub(super) type Ends = (SocketAddr, SocketAddr);
 /// A tunnel whose TLS stands, and whose proxy is known.
 pub(super) struct Dialled {
     pub(super) proxy: HostId,
-    tls: TlsStream<TcpStream>,
+    tls: TlsStream<ReadAhead<TcpStream>>,
     ends: Ends,
 }
 
@@ -64,7 +65,7 @@ pub(super) async fn connect(
         .map_err(io::Error::other)?;
     let ends = (tcp.peer_addr()?, tcp.local_addr()?);
     let name = ServerName::try_from(SERVICE_DNS_NAME).map_err(io::Error::other)?;
-    let shaking = TlsConnector::from(Arc::new(config)).connect(name, tcp);
+    let shaking = TlsConnector::from(Arc::new(config)).connect(name, ReadAhead::new(tcp));
     let tls = tokio::time::timeout(HANDSHAKE, shaking).await??;
     let (_, session) = tls.get_ref();
     if session.alpn_protocol() != Some(ALPN) {

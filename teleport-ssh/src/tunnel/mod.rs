@@ -17,6 +17,7 @@
 //! dials the ones that it was given, which may be a load balancer's, until it has all of them.
 
 mod agent;
+mod ahead;
 mod health;
 mod hub;
 mod pool;
@@ -24,6 +25,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use self::ahead::ReadAhead;
 pub use self::hub::Tunnels;
 pub(crate) use self::pool::{Pool, serve};
 
@@ -33,8 +35,9 @@ pub(crate) const ALPN: &[u8] = b"teleport-reversetunnel";
 const WINDOW: u32 = 2 << 20;
 /// The same of all streams of a tunnel together: no bound, because it would let one stop the others.
 const ALL_WINDOWS: u32 = (1 << 31) - 1;
-/// The longest frame: one TLS record, so that none waits long behind another's.
-const FRAME: u32 = 16 << 10;
+/// The longest frame, in bytes: with its head of 9 bytes it fills four records of TLS, which are written together. Longer ones would make
+/// keystrokes of other streams wait behind them.
+const FRAME: u32 = (64 << 10) - 9;
 /// What may wait to be sent on each stream, in bytes.
 const SEND_BUFFER: usize = 256 << 10;
 /// The most streams of a tunnel.

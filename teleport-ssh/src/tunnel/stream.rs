@@ -9,8 +9,10 @@ use bytes::{Buf as _, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// The most bytes that are handed over for sending at once.
-const PIECE: usize = 64 << 10;
+use super::FRAME;
+
+/// The most bytes that are handed over for sending at once: one frame.
+const PIECE: usize = FRAME as usize;
 
 /// A stream of a tunnel. What was not read is not acknowledged, so a reader that stops stops its writer, and nobody else. Dropping it before
 /// both sides have ended tells the other side that it broke off.
