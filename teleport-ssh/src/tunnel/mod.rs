@@ -19,6 +19,7 @@
 mod agent;
 mod health;
 mod hub;
+mod place;
 mod pool;
 mod stream;
 #[cfg(test)]
