@@ -49,6 +49,7 @@ async fn main() {
     recordings();
     texts();
     hellos();
+    first_bytes();
     origins();
     etcd_answers();
     files();
@@ -207,6 +208,26 @@ fn hellos() {
     write("client_hello", "two_records", [record(first), record(second)].concat());
     write("client_hello", "cut", &record(&ours)[..60]);
     write("client_hello", "ssh", "SSH-2.0-OpenSSH_9.2\r\n");
+}
+
+/// What clients and load balancers begin with.
+fn first_bytes() {
+    let binary = |command: u8, family: u8, rest: &[u8]| {
+        [b"\r\n\r\n\0\r\nQUIT\n", &[command, family][..], &counted(2, rest), b"SSH-2.0-x\r\n"].concat()
+    };
+    let four = [203, 0, 113, 9, 192, 0, 2, 1, 220, 4, 1, 187];
+    let six = [&[0x20, 1, 0xd, 0xb8][..], &[0; 30], &[1, 187]].concat();
+    let id = [5, 0, 4, 1, 2, 3, 4];
+    write("first_bytes", "ssh", "SSH-2.0-OpenSSH_9.2\r\n");
+    write("first_bytes", "tls", [0x16, 3, 1, 0, 4, 1, 0, 0, 0]);
+    write("first_bytes", "http", "GET / HTTP/1.1\r\n\r\n");
+    write("first_bytes", "v1_ipv4", "PROXY TCP4 203.0.113.9 192.0.2.1 56324 443\r\nSSH-2.0-x\r\n");
+    write("first_bytes", "v1_ipv6", "PROXY TCP6 2001:db8::1 2001:db8::2 1 443\r\nSSH-2.0-x\r\n");
+    write("first_bytes", "v1_unknown", "PROXY UNKNOWN\r\n");
+    write("first_bytes", "v2_ipv4", binary(0x21, 0x11, &[&four[..], &id].concat()));
+    write("first_bytes", "v2_ipv6", binary(0x21, 0x21, &six));
+    write("first_bytes", "v2_unix", binary(0x21, 0x31, &[b'x'; 216]));
+    write("first_bytes", "v2_local", binary(0x20, 0, &[]));
 }
 
 async fn certificates() {

@@ -67,7 +67,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let listen: SocketAddr = arguments.next().as_deref().unwrap_or("127.0.0.1:3023").parse()?;
     let proxy = bind(identity.as_ref(), &auth, listen).await?;
-    println!("listening on {}; Ctrl-C ends it", proxy.local_addr());
+    println!("listening on {}; Ctrl-C ends it", proxy.local_addr()?);
     let shutdown = Shutdown::new();
     tokio::select! {
         () = proxy.serve(shutdown.clone()) => {}

@@ -94,10 +94,12 @@ pub mod identity;
 pub mod join;
 pub mod keys;
 pub mod listener;
+pub mod mux;
 pub mod node;
 #[cfg(target_os = "linux")]
 pub mod opener;
 mod origin;
+mod outgoing;
 #[cfg(target_os = "linux")]
 pub mod pam;
 pub mod pem;

@@ -102,6 +102,9 @@ struct Start {
     /// Name of the cluster; fixed at the first start
     #[arg(long, value_name = "NAME")]
     cluster_name: Option<String>,
+    /// Open no port of the proxy but the web port, which serves HTTPS, SSH and tunnels
+    #[arg(long)]
+    one_port: bool,
     /// Where to answer /healthz, /readyz and /metrics, without a login
     #[arg(long, value_name = "IP:PORT")]
     diag_addr: Option<String>,
@@ -169,6 +172,7 @@ impl Start {
                 labels: self.labels,
                 listen_ip: self.listen_ip,
                 diag_addr: self.diag_addr,
+                one_port: self.one_port,
                 advertise_ip: self.advertise_ip,
                 cluster_name: self.cluster_name,
             },

@@ -9,6 +9,7 @@ use teleport_core::access::{RecordAt, RecordingRule};
 use teleport_core::resource::LockMode;
 
 use super::Size;
+pub use super::proxy_protocol::HeaderModeName;
 use super::yaml::explain;
 
 /// `/etc/teleport.yaml`. Every key has a default; flags of the command line override it.
@@ -103,6 +104,10 @@ pub struct AuthSection {
     pub listen_addr: Option<String>,
     /// Addresses that others reach it by.
     pub public_addr: Option<OneOrMany>,
+    /// Whether connections begin with a header of the PROXY protocol.
+    pub proxy_protocol: Option<HeaderModeName>,
+    /// Of which load balancers: addresses and networks.
+    pub proxy_protocol_sources: Option<OneOrMany>,
     /// Static join tokens: `role,role:secret` or `role:/path/to/file`.
     pub tokens: Vec<String>,
     /// How the audit log is kept.
@@ -207,8 +212,15 @@ pub struct ProxySection {
     pub enabled: Option<YesNo>,
     /// Where it listens for HTTPS.
     pub web_listen_addr: Option<String>,
-    /// Where it listens for SSH.
+    /// Where it listens for SSH; the same address as for HTTPS opens no other port.
+    #[serde(alias = "ssh_listen_addr")]
     pub listen_addr: Option<String>,
+    /// Where it listens for tunnels of nodes; where it does for HTTPS if absent.
+    pub tunnel_listen_addr: Option<String>,
+    /// Whether connections begin with a header of the PROXY protocol.
+    pub proxy_protocol: Option<HeaderModeName>,
+    /// Of which load balancers: addresses and networks.
+    pub proxy_protocol_sources: Option<OneOrMany>,
     /// Names or addresses (with or without port) that clients reach it by.
     pub public_addr: Option<OneOrMany>,
     /// Certificates for HTTPS, instead of the cluster's own.

@@ -41,6 +41,7 @@ impl Settings {
                 listen: free(),
                 cluster_name: Some(cluster),
                 public_addresses: Vec::new(),
+                protocol: Default::default(),
                 static_tokens: Vec::new(),
                 storage: format!("redb:{}", data_dir.join("backend.redb").display()).into(),
                 audit: Default::default(),
@@ -56,7 +57,9 @@ impl Settings {
             }),
             proxy: Some(ProxySettings {
                 web_listen: free(),
-                ssh_listen: free(),
+                ssh_listen: Some(free()),
+                tunnel_listen: None,
+                protocol: Default::default(),
                 public_addresses: Vec::new(),
                 public_port: None,
                 https: None,

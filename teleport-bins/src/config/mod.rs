@@ -4,6 +4,7 @@ mod audit;
 mod duration;
 pub mod file;
 mod loopback;
+mod proxy_protocol;
 mod sample;
 mod settings;
 mod size;

@@ -1,12 +1,13 @@
 //! What `teleport configure` prints.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use teleport_backend::audit::file::SyncPolicy;
 use teleport_ssh::node::{GatewayPorts, MAX_FORWARDED, RESUME_FOR};
 use teleport_ssh::record::TooOld;
 
-use super::{RecordingPlace, Settings, Size, format_duration};
+use super::{RecordingPlace, Settings, Size, format_duration, proxy_protocol};
 use crate::config::settings::without_port;
 
 /// A commented configuration file that says what `settings` say.
@@ -66,6 +67,15 @@ pub fn sample(settings: &Settings) -> String {
         Some(address) => format!("  diag_addr: {address}\n"),
         None => "  # diag_addr: 127.0.0.1:3000\n".to_owned(),
     };
+    let any = |port: u16| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+    let (web_listen, ssh_listen) = match &settings.proxy {
+        Some(proxy) => (proxy.web_listen, proxy.ssh_listen),
+        None => (any(3080), Some(any(3023))),
+    };
+    let tunnel_listen = match settings.proxy.as_ref().and_then(|proxy| proxy.tunnel_listen) {
+        Some(address) => format!("tunnel_listen_addr: {address}"),
+        None => "# tunnel_listen_addr: 0.0.0.0:3024".to_owned(),
+    };
     let advertise = settings.advertise.as_deref().map(without_port).unwrap_or("203.0.113.7");
     format!(
         "# Every key has the default that is shown; keys after # are examples.\n\
@@ -106,6 +116,7 @@ pub fn sample(settings: &Settings) -> String {
          \x20 # Fixed at the first start.\n\
          {cluster}\
          \x20 listen_addr: 0.0.0.0:3025\n\
+         {auth_protocol}\
          \x20 # Tokens that never expire; prefer `tctl tokens add`.\n\
          \x20 # tokens: [\"node:/etc/teleport.node-token\"]\n\
          \x20 audit:\n\
@@ -139,8 +150,13 @@ pub fn sample(settings: &Settings) -> String {
          \x20   parallel: {parallel}\n\
          proxy_service:\n\
          \x20 enabled: {proxy}\n\
-         \x20 web_listen_addr: 0.0.0.0:3080\n\
-         \x20 listen_addr: 0.0.0.0:3023\n\
+         \x20 # HTTPS, tunnels of nodes, and SSH as well.\n\
+         \x20 web_listen_addr: {web_listen}\n\
+         \x20 # SSH alone. The address of the web port opens no other one, and tells clients to come there.\n\
+         \x20 listen_addr: {ssh_listen}\n\
+         \x20 # Tunnels alone, which the web port then does not take.\n\
+         \x20 {tunnel_listen}\n\
+         {proxy_protocol}\
          \x20 # public_addr: proxy.example.com:3080\n\
          \x20 # https_keypairs: [{{key_file: /etc/ssl/proxy.key, cert_file: /etc/ssl/proxy.pem}}]\n\
          \x20 # Whether nodes may be at loopback and link-local addresses: other services of this very machine. The node below may.\n\
@@ -185,6 +201,13 @@ pub fn sample(settings: &Settings) -> String {
         lanes = password.lanes,
         parallel = password.parallel,
         proxy = yes(settings.proxy.is_some()),
+        ssh_listen = ssh_listen.unwrap_or(web_listen),
+        proxy_protocol = proxy_protocol::lines(
+            &settings.proxy.as_ref().map_or_else(Default::default, |proxy| proxy.protocol.clone())
+        ),
+        auth_protocol = proxy_protocol::lines(
+            &settings.auth.as_ref().map_or_else(Default::default, |auth| auth.protocol.clone())
+        ),
         node = yes(settings.node.is_some()),
         pam = pam(settings),
         x11 = yes(settings.node.as_ref().is_some_and(|node| node.x11.is_some())),

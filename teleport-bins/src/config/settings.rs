@@ -15,6 +15,7 @@ use teleport_core::label::Labels;
 use teleport_core::recording::MAX_PART_LEN;
 use teleport_core::resource::LockMode;
 use teleport_core::secret::SecretString;
+use teleport_ssh::mux::ProxyProtocol;
 use teleport_ssh::node::{Displays, GatewayPorts, MAX_FORWARDED, RESUME_FOR};
 use teleport_ssh::pam::{PamConfig, PamService};
 use teleport_ssh::record::{SpoolLimits, TooOld};
@@ -23,7 +24,7 @@ use super::file::{
     AuthenticationSection, FactorName, GatewayPortsName, PamSection, PasswordHashingSection,
     RecordingsSection, SpoolSection, StorageSection, TooOldName, X11Section, YesNo,
 };
-use super::{AuditSettings, FileConfig, Size, parse_duration};
+use super::{AuditSettings, FileConfig, Size, parse_duration, proxy_protocol};
 
 /// Flags of `teleport start`; each overrides the file.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +55,8 @@ pub struct Overrides {
     pub cluster_name: Option<String>,
     /// `--diag-addr`
     pub diag_addr: Option<String>,
+    /// `--one-port`
+    pub one_port: bool,
 }
 
 /// What a daemon does.
@@ -92,6 +95,8 @@ pub struct AuthSettings {
     pub cluster_name: Option<ClusterName>,
     /// Names and addresses that others reach it by.
     pub public_addresses: Vec<String>,
+    /// Load balancers before its port that say where clients are.
+    pub protocol: ProxyProtocol,
     /// Static tokens, `roles:secret`, files not read yet.
     pub static_tokens: Vec<String>,
     /// The storage, a URL of `teleport_backend::open_remote`. It may hold a password.
@@ -158,8 +163,12 @@ impl RecordingPlace {
 pub struct ProxySettings {
     /// Where it listens for HTTPS.
     pub web_listen: SocketAddr,
-    /// Where it listens for SSH.
-    pub ssh_listen: SocketAddr,
+    /// Where it listens for SSH, if not only there.
+    pub ssh_listen: Option<SocketAddr>,
+    /// Where it listens for tunnels of nodes, if not there.
+    pub tunnel_listen: Option<SocketAddr>,
+    /// Load balancers before its ports that say where clients are.
+    pub protocol: ProxyProtocol,
     /// Names and addresses that clients reach it by, without ports.
     pub public_addresses: Vec<String>,
     /// The port that clients reach HTTPS by, if it is not the one that is listened on.
@@ -369,6 +378,11 @@ impl Settings {
                     .transpose()
                     .context("cluster_name")?,
                 public_addresses: hosts(file.auth_service.public_addr),
+                protocol: proxy_protocol::resolve(
+                    file.auth_service.proxy_protocol,
+                    file.auth_service.proxy_protocol_sources,
+                    "auth_service",
+                )?,
                 static_tokens: file.auth_service.tokens,
                 audit: AuditSettings::resolve(&file.auth_service.audit, shared.storage.audit_events_uri)?,
                 session_recording: ClusterRecording::new(
@@ -400,14 +414,30 @@ impl Settings {
             if pairs.next().is_some() {
                 bail!("proxy_service.https_keypairs: one pair is used; remove the others");
             }
+            let web_listen =
+                address(section.web_listen_addr.as_deref(), 3080, ip, "proxy_service.web_listen_addr")?;
+            // Of free ports each is another one.
+            let shared = |at: SocketAddr| flags.one_port || (at == web_listen && at.port() != 0);
+            let ssh = address(section.listen_addr.as_deref(), 3023, ip, "proxy_service.listen_addr")?;
+            let tunnels = section.tunnel_listen_addr.as_deref();
+            let tunnels =
+                tunnels.map(|text| address(Some(text), 3024, ip, "proxy_service.tunnel_listen_addr"));
+            let ssh_listen = (!shared(ssh)).then_some(ssh);
+            let tunnel_listen = tunnels.transpose()?.filter(|at| !shared(*at));
+            if tunnel_listen.is_some_and(|at| at.port() != 0 && ssh_listen == Some(at)) {
+                bail!(
+                    "proxy_service.tunnel_listen_addr: SSH listens there (listen_addr); say the web port's or another one"
+                );
+            }
             Some(ProxySettings {
-                web_listen: address(
-                    section.web_listen_addr.as_deref(),
-                    3080,
-                    ip,
-                    "proxy_service.web_listen_addr",
+                web_listen,
+                ssh_listen,
+                tunnel_listen,
+                protocol: proxy_protocol::resolve(
+                    section.proxy_protocol,
+                    section.proxy_protocol_sources,
+                    "proxy_service",
                 )?,
-                ssh_listen: address(section.listen_addr.as_deref(), 3023, ip, "proxy_service.listen_addr")?,
                 public_addresses: hosts(section.public_addr),
                 public_port,
                 https,

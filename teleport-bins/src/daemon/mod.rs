@@ -77,8 +77,10 @@ pub struct Daemon {
     pub auth: Option<SocketAddr>,
     /// Where the proxy listens for HTTPS.
     pub proxy_web: Option<SocketAddr>,
-    /// Where the proxy listens for SSH.
+    /// Where the proxy listens for SSH; the same if it has no other port.
     pub proxy_ssh: Option<SocketAddr>,
+    /// Where it listens for tunnels of nodes, if that is a port of its own.
+    pub proxy_tunnels: Option<SocketAddr>,
     /// Where the node listens.
     pub node: Option<SocketAddr>,
     /// Where it is asked how it is.
@@ -183,6 +185,7 @@ impl Daemon {
                 Arc::clone(&os.clock),
             )
             .listen(auth.listen)
+            .proxy_protocol(auth.protocol.clone())
             .listen_pipe(listener)
             .bind()
             .await
@@ -217,13 +220,13 @@ impl Daemon {
         }
         let members =
             Members { settings: &settings, data_dir: &data_dir, os: &os, local: local.as_ref(), back: &back };
-        let mut daemon_proxy = (None, None);
+        let mut opened = None;
         let mut cluster = local.as_ref().map(|(local, _)| local.cluster.clone());
         if let Some(proxy) = &settings.proxy {
-            let member = members.admit(HostRole::Proxy, proxy.ssh_listen, &proxy.public_addresses).await;
+            let member = members.admit(HostRole::Proxy, proxy.web_listen, &proxy.public_addresses).await;
             if let Some(member) = unless_removed(member, HostRole::Proxy, &local)? {
                 cluster.get_or_insert_with(|| member.identity.current().cluster.clone());
-                let (web, ssh) = proxy::start(
+                let ports = proxy::start(
                     &settings,
                     proxy,
                     &member,
@@ -232,7 +235,7 @@ impl Daemon {
                     (&services, &diagnostics),
                 )
                 .await?;
-                daemon_proxy = (Some(web), Some(ssh));
+                opened = Some(ports);
             }
         }
         let mut node_address = None;
@@ -255,8 +258,9 @@ impl Daemon {
             cluster,
             ca_pins: local.as_ref().map(|local| local.ca_pins.clone()).unwrap_or_default(),
             auth: auth_address,
-            proxy_web: daemon_proxy.0,
-            proxy_ssh: daemon_proxy.1,
+            proxy_web: opened.map(|ports| ports.web),
+            proxy_ssh: opened.map(|ports| ports.ssh),
+            proxy_tunnels: opened.and_then(|ports| ports.tunnels),
             node: node_address,
             diagnostics: diagnostics_address,
             node_id,
@@ -328,13 +332,14 @@ impl Daemon {
             address.map(|address| format!("  {what:<10} {address}\n")).unwrap_or_default()
         };
         eprint!(
-            "Teleport {} serves the cluster {} (data in {})\n{}{}{}{}{}",
+            "Teleport {} serves the cluster {} (data in {})\n{}{}{}{}{}{}",
             crate::cli::VERSION,
             self.cluster,
             data_dir.display(),
             line("auth", self.auth),
             line("proxy", self.proxy_web),
             line("proxy ssh", self.proxy_ssh),
+            line("tunnels", self.proxy_tunnels),
             match (self.node_id, self.node) {
                 (Some(_), None) => "  node ssh   through the proxies, by tunnels\n".to_owned(),
                 (_, address) => line("node ssh", address),

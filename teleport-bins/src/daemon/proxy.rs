@@ -27,7 +27,17 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(60);
 /// How soon it tries again when nobody heard it.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Starts both ports; returns where they are: HTTPS and SSH.
+/// Where a proxy listens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ports {
+    /// For HTTPS, and whatever has no port of its own.
+    pub(super) web: SocketAddr,
+    pub(super) ssh: SocketAddr,
+    /// If it has one of its own.
+    pub(super) tunnels: Option<SocketAddr>,
+}
+
+/// Starts its ports; returns where they are.
 pub(super) async fn start(
     settings: &Settings,
     proxy: &ProxySettings,
@@ -35,32 +45,40 @@ pub(super) async fn start(
     (data_dir, os): (&DataDir, &Os),
     (front, back): (&(Shutdown, TaskScope), &(Shutdown, TaskScope)),
     (services, diagnostics): (&Services, &Diagnostics),
-) -> Result<(SocketAddr, SocketAddr)> {
+) -> Result<Ports> {
     let access: Arc<dyn ProxyAccess> = Arc::<AuthClient>::clone(&member.api);
     let mut dialer = Direct::new().local_addresses(proxy.local_addresses);
     if settings.node.is_some() {
         dialer = dialer.own_node(super::member::store(data_dir, HostRole::Node)?.host_id(&*os.entropy)?);
     }
     let tunnels = Tunnels::new(Arc::new(dialer));
-    let ssh = ProxyServer::builder(
+    let mut ssh = ProxyServer::builder(
         member.identity.clone(),
         Arc::clone(&access),
         Arc::clone(&os.clock),
         Arc::clone(&os.entropy),
     )
-    .listen(proxy.ssh_listen)
+    .listen_nowhere()
+    .proxy_protocol(proxy.protocol.clone())
     .dialer(Arc::new(tunnels.clone()))
-    .stand_ins(stand_ins(member, data_dir, os, back)?)
-    .bind()
-    .await
-    .context("proxy, SSH")?;
-    let ssh_address = ssh.local_addr();
-    let ssh_public = addresses::advertised(settings, ssh_address, &proxy.public_addresses);
+    .stand_ins(stand_ins(member, data_dir, os, back)?);
+    if let Some(address) = proxy.ssh_listen {
+        ssh = ssh.listen(address);
+    }
+    let ssh = ssh.bind().await.context("proxy, SSH")?;
+    let public = |bound| addresses::advertised(settings, bound, &proxy.public_addresses);
+    let at_web = |port| with_port(without_port(&public(proxy.web_listen)), proxy.public_port.unwrap_or(port));
     let mut web = ProxyWeb::builder(access, member.identity.clone(), Arc::clone(&os.clock))
         .listen(proxy.web_listen)
         .pass_to(Arc::clone(&member.connector))
+        .proxy_protocol(proxy.protocol.clone())
         .tunnels(tunnels.clone())
-        .ssh_address(ssh_public.clone());
+        .ssh(ssh.entrance());
+    let own_port = ssh.local_addr().ok();
+    web = web.ssh_address(own_port.map_or_else(|| at_web(0), public));
+    if let Some(address) = proxy.tunnel_listen {
+        web = web.tunnels_at(address, without_port(&public(address)));
+    }
     if let Some((key, chain)) = &proxy.https {
         let read = |path: &std::path::Path| {
             std::fs::read(path)
@@ -73,24 +91,22 @@ pub(super) async fn start(
     }
     let web = web.bind().await.context("proxy, HTTPS")?;
     let web_address = web.local_addr()?;
-    let web_public = addresses::advertised(settings, web_address, &proxy.public_addresses);
-    let web_public = match proxy.public_port {
-        Some(port) => with_port(without_port(&web_public), port),
-        None => web_public,
-    };
+    let web_public = at_web(web_address.port());
     let material = member.identity.current();
     let record = ProxyRecord {
         host_id: material.host_id,
         name: material.name.clone(),
+        ssh_address: own_port.map_or_else(|| web_public.clone(), public),
         web_address: web_public,
-        ssh_address: ssh_public,
         version: crate::cli::VERSION.to_owned(),
     };
+    let ports = Ports { web: web_address, ssh: own_port.unwrap_or(web_address), tunnels: web.tunnel_addr() };
     let (view, shutdown) = (ssh.view(), front.0.clone());
     let api: Arc<dyn PresenceApi> = Arc::<AuthClient>::clone(&member.api);
     services.started();
-    for (name, door, nodes) in [("proxy-web", web.door(), None), ("proxy-ssh", ssh.door(), Some(ssh.nodes()))]
-    {
+    let doors = [("proxy-web", web.door(), None), ("proxy-ssh", ssh.door(), Some(ssh.nodes()))];
+    let of_tunnels = web.tunnel_door().map(|door| ("proxy-tunnel", door, None));
+    for (name, door, nodes) in doors.into_iter().chain(of_tunnels) {
         diagnostics.add(Service {
             name,
             door,
@@ -114,7 +130,7 @@ pub(super) async fn start(
         serving.await;
         diagnostics.remove(host);
     });
-    Ok((web_address, ssh_address))
+    Ok(ports)
 }
 
 /// What the proxy needs to be in the place of registered SSH servers. It records their sessions as a node does its own.

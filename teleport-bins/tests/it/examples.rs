@@ -29,7 +29,7 @@ fn mini_proxy_leads_stock_ssh_to_a_node() {
         scope.spawn(proxy.serve(shutdown.clone()));
         scope
     });
-    let port = address.recv().unwrap().port();
+    let port = address.recv().unwrap().unwrap().port();
     // The same configuration with another proxy.
     let config = std::fs::read_to_string(&home.ssh_config).unwrap();
     let config = config.replace(&format!("Port {}\n", cluster.ssh().port()), &format!("Port {port}\n"));

@@ -29,6 +29,7 @@ mod lockout;
 mod locks;
 mod matrix;
 mod network_faults;
+mod one_port;
 mod openssh;
 mod pam;
 mod pinned;

@@ -17,7 +17,7 @@ fn tunnelled(networks: bool) -> Three {
 }
 
 /// The ports of TCP on which a process listens.
-fn ports(process: &Process) -> BTreeSet<u16> {
+pub(crate) fn ports(process: &Process) -> BTreeSet<u16> {
     let sockets: BTreeSet<String> = std::fs::read_dir(format!("/proc/{}/fd", process.pid()))
         .unwrap()
         .filter_map(|entry| Some(std::fs::read_link(entry.ok()?.path()).ok()?.to_str()?.to_owned()))

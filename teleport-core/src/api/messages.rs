@@ -30,6 +30,9 @@ pub struct Ping {
     /// Where the answering proxy accepts SSH: `host:port`. Filled in by the proxy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy_ssh_address: Option<String>,
+    /// Where the answering proxy accepts tunnels of nodes, if not at its web port: `host:port`. Filled in by the proxy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_tunnel_address: Option<String>,
 }
 
 /// A host asks to become a member.

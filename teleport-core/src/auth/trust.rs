@@ -27,6 +27,7 @@ pub(super) fn ping(call: &OpContext<'_>) -> Ping {
         server_version: call.auth.config.server_version.clone(),
         second_factor: call.auth.config.second_factor.as_str().to_owned(),
         proxy_ssh_address: None,
+        proxy_tunnel_address: None,
     }
 }
 

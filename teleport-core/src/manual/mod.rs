@@ -22,6 +22,7 @@
 //! | [`high_availability`] | how several auth services share a cluster, and what happens when one dies |
 //! | [`diagnostics`] | how a daemon is watched: whether it is well, and its figures |
 //! | [`tunnels`] | nodes that open no port: how they are reached, and what happens when networks break |
+//! | [`one_port`] | one open port of a proxy, load balancers before it, HTTP proxies on the way |
 //! | [`scale`] | how many nodes there may be, and what they cost |
 //! | [`defaults`] | every number, and its reason |
 
@@ -51,6 +52,8 @@ pub mod join {}
 pub mod locks {}
 #[doc = include_str!("logins.md")]
 pub mod logins {}
+#[doc = include_str!("one_port.md")]
+pub mod one_port {}
 #[doc = include_str!("recordings.md")]
 pub mod recordings {}
 #[doc = include_str!("resumption.md")]

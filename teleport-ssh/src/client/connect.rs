@@ -31,6 +31,7 @@ use super::resume::{GOODBYE, Resumption, Through, Wire};
 use crate::authn;
 use crate::engine::{self, Cipher};
 use crate::keys::SshKeyPair;
+use crate::outgoing;
 use crate::resume::ClientLane;
 use crate::rpc::{BoxedIo, Prefixed};
 use crate::session::JOIN_LOGIN;
@@ -351,7 +352,7 @@ impl SshClient {
 }
 
 async fn dial(address: &ProxyAddress) -> Result<TcpStream, ConnectError> {
-    let stream = TcpStream::connect((address.host.as_str(), address.port)).await;
+    let stream = outgoing::open(&address.host, address.port, CONNECT_TIMEOUT).await;
     let stream = stream.and_then(|stream| stream.set_nodelay(true).map(|()| stream));
     stream.map_err(|source| ConnectError::Dial { address: address.to_authority(), source })
 }

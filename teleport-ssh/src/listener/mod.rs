@@ -2,6 +2,7 @@
 //! connections, and keeps strangers within limits.
 
 pub mod limits;
+mod lobby;
 mod ports;
 
 use std::fmt;
@@ -18,10 +19,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 use self::limits::{Gate, Limits, Outcome, Startup};
+pub(crate) use self::lobby::Lobby;
 pub(crate) use self::ports::Ports;
 
 /// Connections that the system keeps until they are accepted.
 const BACKLOG: i32 = 1024;
+/// What a client reads that is refused because there are too many.
+pub(crate) const REFUSAL: &[u8] = b"Exceeded MaxStartups\r\n";
 /// The longest pause after an error of `accept`.
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 
@@ -132,6 +136,15 @@ impl Door {
         self.0.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// [`Door::admit`], with a word for honest clients who are refused, if the socket takes it at once; nobody waits for it.
+    fn admit_or_say(&self, address: IpAddr, stream: &TcpStream) -> Option<Admitted> {
+        let admitted = self.admit(address);
+        if admitted.is_none() {
+            let _ = stream.try_write(REFUSAL);
+        }
+        admitted
+    }
+
     /// Lets a connection in, or counts its refusal.
     pub(crate) fn admit(&self, address: IpAddr) -> Option<Admitted> {
         // Without dice the strictest: as soon as refusals begin, all are refused.
@@ -221,6 +234,43 @@ where
     H: Fn(Accepted) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
+    accept(listener, |_| Some(&door), shutdown, handler).await;
+}
+
+/// [`serve`] behind load balancers that say where their clients are.
+pub(crate) async fn serve_behind<H, F>(
+    listener: TcpListener,
+    (lobby, door): (Lobby, Door),
+    shutdown: Shutdown,
+    handler: H,
+) where
+    H: Fn(Accepted) -> F + Clone + Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    if !lobby.is_open() {
+        return serve(listener, door, shutdown, handler).await;
+    }
+    let (through, to) = (lobby.clone(), door.clone());
+    let lead_in = move |accepted| {
+        let (lobby, door, handler) = (through.clone(), to.clone(), handler.clone());
+        async move {
+            if let Some(accepted) = lobby.lead_in(accepted, &door).await {
+                handler(accepted).await;
+            }
+        }
+    };
+    accept(listener, |peer| lobby.door(&door, peer), shutdown, lead_in).await;
+}
+
+async fn accept<'a, H, F>(
+    listener: TcpListener,
+    door: impl Fn(IpAddr) -> Option<&'a Door>,
+    shutdown: Shutdown,
+    handler: H,
+) where
+    H: Fn(Accepted) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
     let scope = TaskScope::new();
     let mut backoff = Duration::ZERO;
     loop {
@@ -232,7 +282,7 @@ where
         match accepted {
             Ok((stream, peer)) => {
                 backoff = Duration::ZERO;
-                if let Some(accepted) = welcome(stream, peer, &door) {
+                if let Some(accepted) = door(peer.ip()).and_then(|door| welcome(stream, peer, door)) {
                     scope.spawn(handler(accepted));
                 }
             }
@@ -260,11 +310,7 @@ where
 }
 
 fn welcome(stream: TcpStream, peer: SocketAddr, door: &Door) -> Option<Accepted> {
-    let Some(admitted) = door.admit(peer.ip()) else {
-        // A word for honest clients if the socket takes it at once; nobody waits for it.
-        let _ = stream.try_write(b"Exceeded MaxStartups\r\n");
-        return None;
-    };
+    let admitted = door.admit_or_say(peer.ip(), &stream)?;
     // The peer may be gone already; then the handler will see it.
     let _ = stream.set_nodelay(true);
     let local = stream.local_addr().ok()?;

@@ -10,22 +10,25 @@ use teleport_core::task::{Shutdown, TaskScope};
 use tokio::net::TcpListener;
 
 use super::limits::Limits;
-use super::{Accepted, BindError, Door, bind, serve};
+use super::{Accepted, BindError, Door, Lobby, bind, serve_behind};
+use crate::mux::ProxyProtocol;
 
 /// Ports that are open. Connections wait until [`Ports::serve`].
 #[derive(Debug)]
 pub(crate) struct Ports {
     listeners: Vec<(TcpListener, SocketAddr)>,
+    lobby: Lobby,
     door: Door,
 }
 
 impl Ports {
-    /// Opens a port at each address; port 0 is a free one.
+    /// Opens a port at each address; port 0 is a free one. Before them stand load balancers, as `protocol` says.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
     pub(crate) fn open(
         addresses: Vec<SocketAddr>,
+        protocol: ProxyProtocol,
         limits: Limits,
         entropy: Arc<dyn Entropy>,
     ) -> Result<Self, BindError> {
@@ -35,7 +38,8 @@ impl Ports {
             let local = listener.local_addr().map_err(|source| BindError { address, source })?;
             listeners.push((listener, local));
         }
-        Ok(Self { listeners, door: Door::new(limits, entropy) })
+        let lobby = Lobby::new(protocol, Arc::clone(&entropy));
+        Ok(Self { listeners, lobby, door: Door::new(limits, entropy) })
     }
 
     /// The addresses, in the order in which they were given.
@@ -45,7 +49,12 @@ impl Ports {
 
     /// The first address.
     pub(crate) fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.local_addrs().next().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+        self.local_address().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    }
+
+    /// The same, if it listens anywhere.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        self.local_addrs().next()
     }
 
     /// The limits, and what has happened so far.
@@ -61,7 +70,8 @@ impl Ports {
     {
         let scope = TaskScope::new();
         for (listener, _) in self.listeners {
-            scope.spawn(serve(listener, self.door.clone(), shutdown.clone(), handler.clone()));
+            let doors = (self.lobby.clone(), self.door.clone());
+            scope.spawn(serve_behind(listener, doors, shutdown.clone(), handler.clone()));
         }
         scope.join().await;
     }

@@ -12,6 +12,9 @@
 //!   ssh ◄═══ splice ═══► node   a second handshake, end to end: the proxy has none of its keys
 //! ```
 //!
+//! The web port ([`proxy_web`](crate::proxy_web)) leads whoever speaks SSH there to the same server ([`Entrance`]); with
+//! [`listen_nowhere`](ProxyBuilder::listen_nowhere) that is the only way in.
+//!
 //! To a registered SSH server that is none of ours the second handshake ends here, too: the proxy is a node in the server's place
 //! ([`StandIns`](crate::node::StandIns)).
 //!
@@ -19,6 +22,7 @@
 //! file transfer, and no forwarding to anything but nodes.
 
 mod dial;
+mod entrance;
 mod handler;
 mod journal;
 mod local;
@@ -28,5 +32,6 @@ mod server;
 mod visitor;
 
 pub use self::dial::{DIAL_TIMEOUT, DialError, Direct, NodeDialer};
+pub use self::entrance::Entrance;
 pub use self::nodes::{NodeTable, NodeView};
 pub use self::server::{BoundProxy, DEFAULT_SSH_PORT, ProxyBuilder, ProxyServer};

@@ -1,6 +1,7 @@
 //! A proxy's SSH server: built, bound, served.
 
 use std::fmt;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::dial::{Direct, NodeDialer};
+use super::entrance::{self, Entered, Entrance, Hall};
 use super::handler::Connection;
 use super::journal::Journal;
 use super::nodes::NodeView;
@@ -24,7 +26,8 @@ use crate::engine;
 use crate::engine::transport::{CutOnDrop, Link, Transport};
 use crate::identity::{HostIdentityHandle, HostMaterial};
 use crate::listener::limits::{Limits, Outcome};
-use crate::listener::{self, Accepted, BindError, Door};
+use crate::listener::{self, BindError, Door, Lobby};
+use crate::mux::ProxyProtocol;
 use crate::node::{OfProxy, StandIns, Standing};
 use crate::origin::OriginSigner;
 use crate::view::{AccessCache, DEFAULT_MAX_AGE};
@@ -60,7 +63,9 @@ pub struct ProxyBuilder {
     access: Arc<dyn ProxyAccess>,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    address: SocketAddr,
+    /// Where it listens, if it does.
+    address: Option<SocketAddr>,
+    protocol: ProxyProtocol,
     dialer: Arc<dyn NodeDialer>,
     limits: Limits,
     nodes: NodeView,
@@ -87,7 +92,8 @@ impl ProxyServer {
             access,
             clock,
             entropy,
-            address: (Ipv4Addr::UNSPECIFIED, DEFAULT_SSH_PORT).into(),
+            address: Some((Ipv4Addr::UNSPECIFIED, DEFAULT_SSH_PORT).into()),
+            protocol: ProxyProtocol::default(),
             dialer: Arc::new(Direct::new()),
             limits: Limits::default(),
             nodes: NodeView::new(),
@@ -101,7 +107,21 @@ impl ProxyBuilder {
     /// Where to listen; port 3023 of every IPv4 address if not said.
     #[must_use]
     pub const fn listen(mut self, address: SocketAddr) -> Self {
-        self.address = address;
+        self.address = Some(address);
+        self
+    }
+
+    /// Opens no port: whoever comes is led in by [`BoundProxy::entrance`].
+    #[must_use]
+    pub const fn listen_nowhere(mut self) -> Self {
+        self.address = None;
+        self
+    }
+
+    /// Which load balancers stand before the port and say where clients are; none if not said.
+    #[must_use]
+    pub fn proxy_protocol(mut self, protocol: ProxyProtocol) -> Self {
+        self.protocol = protocol;
         self
     }
 
@@ -141,11 +161,12 @@ impl ProxyBuilder {
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
     pub async fn bind(self) -> Result<BoundProxy, BindError> {
-        let listener = listener::bind(self.address)?;
-        let local = listener.local_addr().map_err(|source| BindError { address: self.address, source })?;
+        let listener = self.address.map(listener::bind).transpose()?;
         let view = AccessCache::new(self.max_age);
         let door = Door::new(self.limits.clone(), Arc::clone(&self.entropy));
-        Ok(BoundProxy { builder: self, listener, local, view, door })
+        let lobby = Lobby::new(self.protocol.clone(), Arc::clone(&self.entropy));
+        let (entrance, hall) = entrance::new(door.clone());
+        Ok(BoundProxy { builder: self, listener, lobby, entrance, hall, view, door })
     }
 }
 
@@ -153,16 +174,29 @@ impl ProxyBuilder {
 #[derive(Debug)]
 pub struct BoundProxy {
     builder: ProxyBuilder,
-    listener: TcpListener,
-    local: SocketAddr,
+    listener: Option<TcpListener>,
+    lobby: Lobby,
+    entrance: Entrance,
+    hall: Hall,
     view: AccessCache,
     door: Door,
 }
 
 impl BoundProxy {
     /// Where it listens.
-    pub const fn local_addr(&self) -> SocketAddr {
-        self.local
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AddrNotAvailable`] if it listens nowhere.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        match &self.listener {
+            Some(listener) => listener.local_addr(),
+            None => Err(io::ErrorKind::AddrNotAvailable.into()),
+        }
+    }
+
+    /// The way in for connections that came to another port.
+    pub fn entrance(&self) -> Entrance {
+        self.entrance.clone()
     }
 
     /// The nodes as the proxy sees them, for others who need them too.
@@ -220,10 +254,21 @@ impl BoundProxy {
             config: Mutex::default(),
             login_grace,
         });
-        listener::serve(self.listener, self.door, shutdown, {
-            move |accepted| handle(accepted, Arc::clone(&shared))
-        })
-        .await;
+        let at_its_port = {
+            let (shared, shutdown, doors) = (Arc::clone(&shared), shutdown.clone(), (self.lobby, self.door));
+            async move {
+                let Some(listener) = self.listener else { return };
+                listener::serve_behind(listener, doors, shutdown, move |accepted| {
+                    handle(accepted.into(), Arc::clone(&shared))
+                })
+                .await;
+            }
+        };
+        // Kept as long as somebody may be led in: the hall ends with the last entrance, or when it is to.
+        let entrance = self.entrance;
+        let led_in = self.hall.serve(shutdown, move |entered| handle(entered, Arc::clone(&shared)));
+        tokio::join!(at_its_port, led_in);
+        drop(entrance);
         if let Some(background) = background {
             background.end().await;
         }
@@ -263,8 +308,8 @@ impl fmt::Debug for Shared {
 }
 
 /// One connection, from the first byte to the last.
-async fn handle(accepted: Accepted, shared: Arc<Shared>) {
-    let Accepted { stream, peer, mut admitted, .. } = accepted;
+async fn handle(entered: Entered, shared: Arc<Shared>) {
+    let Entered { stream, peer, mut admitted } = entered;
     let config = match shared.config() {
         Ok(config) => config,
         Err(error) => {

@@ -20,21 +20,25 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 
 use super::pass::Passes;
-use super::peek;
+use super::peek::{self, Begun};
+use super::plain;
 use super::routes::Routes;
 use super::tunnels::TunnelDoor;
 use crate::identity::HostIdentityHandle;
-use crate::listener::Accepted;
 use crate::listener::limits::Outcome;
+use crate::listener::{Accepted, Admitted};
 use crate::origin::take_header;
+use crate::proxy::Entrance;
 use crate::rpc::tls::auth_alpn;
-use crate::rpc::{Activity, Prefixed, ScopeExecutor};
+use crate::rpc::{Activity, BoxedIo, Prefixed, ScopeExecutor};
 use crate::tunnel;
 
 /// How long the ClientHello, the TLS handshake and a request's header may take, each.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a connection may do nothing.
 const IDLE: Duration = Duration::from_secs(30);
+/// The protocol (ALPN) by which whoever may speak nothing but TLS asks for SSH within it.
+pub const SSH_ALPN: &[u8] = b"teleport-proxy-ssh";
 /// Requests of one connection at the same time.
 const MAX_STREAMS: u32 = 32;
 
@@ -42,11 +46,17 @@ pub(super) struct Connections {
     pub(super) routes: Arc<Routes>,
     /// `None` if the provider cannot do TLS, which does not happen.
     pub(super) tls: Option<Arc<ServerConfig>>,
+    /// The same for SSH within TLS.
+    pub(super) tls_ssh: Option<Arc<ServerConfig>>,
     pub(super) identity: HostIdentityHandle,
     /// The way to the auth service, if there is one.
     pub(super) passes: Option<Passes>,
     /// Where tunnels of nodes are taken in, if they are.
     pub(super) tunnels: Option<TunnelDoor>,
+    /// Whether that is at a port of its own.
+    pub(super) tunnels_apart: bool,
+    /// The proxy's SSH server, if it is led to.
+    pub(super) ssh: Option<Entrance>,
     pub(super) grace: Duration,
 }
 
@@ -74,17 +84,29 @@ impl Connections {
         let begin = async {
             let (header, read) = take_header(&mut stream).await?;
             let mut stream = Prefixed::new(read, stream);
-            let hello = peek::hello(&mut stream).await?;
-            Ok::<_, io::Error>((header, hello, stream))
+            let begun = peek::begin(&mut stream).await?;
+            Ok::<_, io::Error>((header, begun, stream))
         };
-        let (header, hello, stream) = match tokio::time::timeout(self.patience(), begin).await {
+        let (header, begun, stream) = match tokio::time::timeout(self.patience(), begin).await {
             Ok(Ok(begun)) => begun,
             Ok(Err(error)) => {
-                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "not a TLS client");
+                tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a connection without a beginning");
                 return;
             }
             Err(_) => {
                 admitted.record(Outcome::GraceExceeded);
+                return;
+            }
+        };
+        let hello = match begun {
+            Begun::Tls(hello) => hello,
+            // What another proxy says of its client is for the auth service, and that speaks TLS.
+            _ if header.is_some() => return,
+            Begun::Ssh(read) => {
+                return self.lead_to_ssh(Box::new(Prefixed::new(read, stream)), peer, admitted);
+            }
+            Begun::Http => {
+                let _ = tokio::time::timeout(self.patience(), plain::refuse(stream)).await;
                 return;
             }
         };
@@ -98,23 +120,54 @@ impl Connections {
             return;
         }
         if header.is_some() {
-            // What another proxy says of its client is for the auth service.
             return;
         }
-        if hello.protocols.iter().any(|name| name == tunnel::ALPN) {
-            let Some(tunnels) = &self.tunnels else { return };
+        let asks = |name: &[u8]| hello.protocols.iter().any(|asked| asked == name);
+        if let Some(tunnels) = &self.tunnels
+            && asks(tunnel::ALPN)
+            && !self.tunnels_apart
+        {
             let stream = Prefixed::new(hello.bytes, stream);
             tunnels.serve(stream, peer, (&mut admitted, self.patience()), &shutdown).await;
             return;
         }
+        // Whoever asks for what there is not here hears so: no protocol of the configuration is theirs.
+        let config = if self.ssh.is_some() && asks(SSH_ALPN) { &self.tls_ssh } else { &self.tls };
+        let Some(config) = config.clone() else { return };
         let stream = Prefixed::new(hello.bytes, stream);
-        let Some(config) = self.tls.clone() else { return };
         match tokio::time::timeout(self.patience(), TlsAcceptor::from(config).accept(stream)).await {
+            Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(SSH_ALPN) => {
+                self.lead_to_ssh(Box::new(tls), peer, admitted);
+            }
             Ok(Ok(tls)) => self.requests(tls, peer, shutdown).await,
             Ok(Err(error)) => {
                 tracing::debug!(%peer, error = &error as &dyn std::error::Error, "a TLS handshake failed");
             }
             Err(_) => admitted.record(Outcome::GraceExceeded),
+        }
+    }
+
+    /// Serves one connection to the port of tunnels.
+    pub(super) async fn serve_tunnel(self: Arc<Self>, accepted: Accepted, shutdown: Shutdown) {
+        let Accepted { mut stream, peer, mut admitted, .. } = accepted;
+        let Some(tunnels) = &self.tunnels else { return };
+        match tokio::time::timeout(self.patience(), peek::hello(&mut stream)).await {
+            Ok(Ok(hello)) if hello.protocols.iter().any(|asked| asked == tunnel::ALPN) => {
+                let stream = Prefixed::new(hello.bytes, stream);
+                tunnels.serve(stream, peer, (&mut admitted, self.patience()), &shutdown).await;
+            }
+            Ok(_) => tracing::debug!(%peer, "no tunnel at the port of tunnels"),
+            Err(_) => admitted.record(Outcome::GraceExceeded),
+        }
+    }
+
+    /// From here on it counts at the door of SSH, and not at this one any more.
+    fn lead_to_ssh(&self, stream: BoxedIo, peer: SocketAddr, mut admitted: Admitted) {
+        admitted.record(Outcome::Unblamed);
+        drop(admitted);
+        match &self.ssh {
+            Some(entrance) => entrance.enter(stream, peer),
+            None => tracing::debug!(%peer, "SSH is not served at this port"),
         }
     }
 

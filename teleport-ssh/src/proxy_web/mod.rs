@@ -13,6 +13,7 @@ pub mod danger;
 mod pages;
 mod pass;
 mod peek;
+mod plain;
 mod public;
 mod routes;
 mod tunnels;
@@ -31,6 +32,7 @@ pub use self::certificate::{CertificateError, WebCertificate};
 pub(crate) use self::client::{Exchange, from_json, to_json};
 pub use self::client::{WebClient, WebError, WebTrust};
 use self::connection::Connections;
+pub use self::connection::SSH_ALPN;
 pub(crate) use self::pages::Page;
 pub use self::pages::pages;
 pub use self::pass::PassLimits;
@@ -41,6 +43,9 @@ use self::tunnels::TunnelDoor;
 use crate::identity::HostIdentityHandle;
 use crate::listener::limits::Limits;
 use crate::listener::{BindError, Door, Ports};
+use crate::mux::ProxyProtocol;
+use crate::outgoing;
+use crate::proxy::Entrance;
 use crate::rpc::{Connector, Rate};
 use crate::tunnel::Tunnels;
 
@@ -80,6 +85,9 @@ impl ProxyWeb {
             addresses: Vec::new(),
             auth: None,
             tunnels: None,
+            tunnels_at: None,
+            ssh: None,
+            protocol: ProxyProtocol::default(),
             certificate: None,
             ssh_address: None,
             rates: WebRates::default(),
@@ -104,6 +112,10 @@ pub struct ProxyWebBuilder {
     addresses: Vec<SocketAddr>,
     auth: Option<Arc<dyn Connector>>,
     tunnels: Option<Tunnels>,
+    /// Where they are taken in, if not at the other ports, and the host by which that is reached.
+    tunnels_at: Option<(SocketAddr, String)>,
+    ssh: Option<Entrance>,
+    protocol: ProxyProtocol,
     certificate: Option<WebCertificate>,
     ssh_address: Option<String>,
     rates: WebRates,
@@ -139,6 +151,28 @@ impl ProxyWebBuilder {
         self
     }
 
+    /// Takes tunnels in at `address`, where nothing else is spoken, and not at the other ports. A node that comes there is told by a ping that
+    /// they are at this port of `host`.
+    #[must_use]
+    pub fn tunnels_at(mut self, address: SocketAddr, host: impl Into<String>) -> Self {
+        self.tunnels_at = Some((address, host.into()));
+        self
+    }
+
+    /// Leads whoever speaks SSH to the proxy's SSH server, also within TLS ([`SSH_ALPN`]). Without it they are refused.
+    #[must_use]
+    pub fn ssh(mut self, entrance: Entrance) -> Self {
+        self.ssh = Some(entrance);
+        self
+    }
+
+    /// Which load balancers stand before the ports and say where clients are; none if not said.
+    #[must_use]
+    pub fn proxy_protocol(mut self, protocol: ProxyProtocol) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
     /// What browsers and others are shown who do not ask for the cluster's own name.
     #[must_use]
     pub fn certificate(mut self, certificate: WebCertificate) -> Self {
@@ -146,7 +180,7 @@ impl ProxyWebBuilder {
         self
     }
 
-    /// Where this proxy accepts SSH, `host:port`; part of the answer to a ping.
+    /// Where this proxy accepts SSH, `host:port`; part of the answer to a ping. The port 0 means the first one of these.
     #[must_use]
     pub fn ssh_address(mut self, address: impl Into<String>) -> Self {
         self.ssh_address = Some(address.into());
@@ -192,22 +226,45 @@ impl ProxyWebBuilder {
     )]
     pub async fn bind(self) -> Result<BoundWeb, BindError> {
         let grace = self.limits.login_grace;
-        let ports = Ports::open(self.addresses, self.limits, Arc::clone(&self.entropy))?;
+        let open = |addresses| {
+            Ports::open(addresses, self.protocol.clone(), self.limits.clone(), Arc::clone(&self.entropy))
+        };
+        let ports = open(self.addresses)?;
+        let (tunnel_ports, tunnel_host) = match self.tunnels_at {
+            Some((address, host)) => (Some(open(vec![address])?), Some(host)),
+            None => (None, None),
+        };
+        let ssh_address =
+            self.ssh_address.map(|text| match (text.strip_suffix(":0"), ports.local_address()) {
+                (Some(host), Some(bound)) => format!("{host}:{}", bound.port()),
+                _ => text,
+            });
+        let tunnel_address = tunnel_ports.as_ref().and_then(Ports::local_address).zip(tunnel_host);
+        let tunnel_address = tunnel_address.map(|(bound, host)| outgoing::authority(&host, bound.port()));
+        let tls =
+            certificate::server_config(self.identity.clone(), self.certificate, Arc::clone(&self.clock));
         let clock = Arc::clone(&self.clock);
         let throttle = Throttle::new(self.rates, Arc::clone(&self.clock));
         let connections = Connections {
-            routes: Arc::new(Routes::new(Arc::clone(&self.api), throttle, self.ssh_address)),
+            routes: Arc::new(Routes::new(Arc::clone(&self.api), throttle, (ssh_address, tunnel_address))),
             tunnels: self
                 .tunnels
                 .map(|tunnels| TunnelDoor::new(tunnels, self.identity.clone(), Arc::clone(&self.clock))),
-            tls: certificate::server_config(self.identity.clone(), self.certificate, self.clock),
+            tunnels_apart: tunnel_ports.is_some(),
+            tls_ssh: tls.as_deref().map(|tls| {
+                let mut tls = tls.clone();
+                tls.alpn_protocols = vec![SSH_ALPN.to_vec()];
+                Arc::new(tls)
+            }),
+            tls,
+            ssh: self.ssh,
             passes: self
                 .auth
                 .map(|auth| Passes::new(auth, self.pass_limits, self.identity.clone(), clock, self.entropy)),
             identity: self.identity,
             grace,
         };
-        Ok(BoundWeb { api: self.api, ports, connections: Arc::new(connections) })
+        Ok(BoundWeb { api: self.api, ports, tunnel_ports, connections: Arc::new(connections) })
     }
 }
 
@@ -215,6 +272,7 @@ impl ProxyWebBuilder {
 pub struct BoundWeb {
     api: Arc<dyn ProxyAccess>,
     ports: Ports,
+    tunnel_ports: Option<Ports>,
     connections: Arc<Connections>,
 }
 
@@ -238,14 +296,31 @@ impl BoundWeb {
         self.ports.door()
     }
 
+    /// Where tunnels are taken in, if that is a port of its own.
+    pub fn tunnel_addr(&self) -> Option<SocketAddr> {
+        self.tunnel_ports.as_ref().and_then(Ports::local_address)
+    }
+
+    /// What happens there, also while it serves.
+    pub fn tunnel_door(&self) -> Option<Door> {
+        self.tunnel_ports.as_ref().map(Ports::door)
+    }
+
     /// Serves until `shutdown` drains: then nobody new is let in and requests are finished; connections that are passed on
     /// to the auth service end a few seconds later. Dropping the future ends everything at once.
     pub async fn serve(self, shutdown: Shutdown) {
         let followers = TaskScope::new();
         let (connections, api) = (Arc::clone(&self.connections), self.api);
         followers.spawn(async move { connections.open_passes(api.as_ref()).await });
-        let (connections, ending) = (self.connections, shutdown.clone());
+        let (connections, ending) = (Arc::clone(&self.connections), shutdown.clone());
         let handler = move |accepted| Arc::clone(&connections).serve(accepted, ending.clone());
-        self.ports.serve(shutdown, handler).await;
+        let (connections, ending) = (self.connections, shutdown.clone());
+        let of_tunnels = move |accepted| Arc::clone(&connections).serve_tunnel(accepted, ending.clone());
+        let tunnels = async {
+            if let Some(ports) = self.tunnel_ports {
+                ports.serve(shutdown.clone(), of_tunnels).await;
+            }
+        };
+        tokio::join!(self.ports.serve(shutdown.clone(), handler), tunnels);
     }
 }

@@ -6,10 +6,10 @@ use bytes::BytesMut;
 use rustls::server::Acceptor;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
+use crate::mux::{Protocol, protocol};
+
 /// The longest beginning that is looked at: two TLS records' worth is more than any ClientHello needs.
 const MAX_HELLO: usize = 16 << 10;
-/// The first byte of TLS: a handshake record.
-const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What a client begins with.
 #[derive(Debug)]
@@ -20,21 +20,54 @@ pub(crate) struct Hello {
     pub(crate) protocols: Vec<Vec<u8>>,
 }
 
-/// Reads a whole ClientHello and not much more. Not cancel safe: what was read is lost.
-pub(crate) async fn hello(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Hello> {
-    let mut acceptor = Acceptor::default();
+/// What a connection begins as. What was read is in it.
+#[derive(Debug)]
+pub(super) enum Begun {
+    /// With HTTP, without TLS.
+    Http,
+    /// With SSH.
+    Ssh(BytesMut),
+    /// With TLS.
+    Tls(Hello),
+}
+
+/// Reads until it is known which protocol a client speaks, and of TLS a whole ClientHello; not much more. Not cancel safe: what was read is
+/// lost.
+pub(super) async fn begin(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Begun> {
     let mut bytes = BytesMut::with_capacity(1024);
-    let mut read = 0;
     loop {
-        if bytes.len() >= MAX_HELLO {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the ClientHello is too long"));
-        }
         if stream.read_buf(&mut bytes).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if bytes.first() != Some(&TLS_HANDSHAKE) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "not TLS"));
-        }
+        return match protocol(&bytes) {
+            Protocol::Partial => continue,
+            Protocol::Http => Ok(Begun::Http),
+            Protocol::Ssh => Ok(Begun::Ssh(bytes)),
+            Protocol::Tls => Ok(Begun::Tls(hello_behind(bytes, stream).await?)),
+            Protocol::ProxyHeader => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a header of the PROXY protocol, which is not taken from there (proxy_protocol)",
+            )),
+            Protocol::Unknown => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "neither TLS nor SSH nor HTTP"))
+            }
+        };
+    }
+}
+
+/// Reads a whole ClientHello and not much more. Not cancel safe: what was read is lost.
+pub(crate) async fn hello(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Hello> {
+    match begin(stream).await? {
+        Begun::Tls(hello) => Ok(hello),
+        Begun::Http | Begun::Ssh(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "not TLS")),
+    }
+}
+
+/// The same for one whose beginning was read.
+async fn hello_behind(mut bytes: BytesMut, stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Hello> {
+    let mut acceptor = Acceptor::default();
+    let mut read = 0;
+    loop {
         let mut fresh = bytes.get(read..).unwrap_or_default();
         while !fresh.is_empty() {
             if acceptor.read_tls(&mut fresh)? == 0 {
@@ -52,6 +85,12 @@ pub(crate) async fn hello(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<H
             Ok(None) => {}
             Err((error, _)) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
         }
+        if bytes.len() >= MAX_HELLO {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the ClientHello is too long"));
+        }
+        if stream.read_buf(&mut bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
     }
 }
 
@@ -62,7 +101,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_tls_is_seen_at_once() {
-        for garbage in [&b"GET / HTTP/1.1\r\n"[..], b"SSH-2.0-x\r\n", b"\0", b"PROXY TCP4 1.2.3.4 "] {
+        for garbage in [&b"GET / HTTP/1.1\r\n"[..], b"SSH-2.0-x\r\n", b"\0", b"PROXY TCP4 1.2.3.4 ", b"PRO!"]
+        {
             let error = hello(&mut &*garbage).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{garbage:?}");
         }

@@ -53,6 +53,7 @@ pub(super) struct Routes {
     api: Arc<dyn ProxyAccess>,
     throttle: Throttle,
     ssh_address: Option<String>,
+    tunnel_address: Option<String>,
 }
 
 impl fmt::Debug for Routes {
@@ -62,8 +63,12 @@ impl fmt::Debug for Routes {
 }
 
 impl Routes {
-    pub(super) fn new(api: Arc<dyn ProxyAccess>, throttle: Throttle, ssh_address: Option<String>) -> Self {
-        Self { api, throttle, ssh_address }
+    pub(super) fn new(
+        api: Arc<dyn ProxyAccess>,
+        throttle: Throttle,
+        (ssh_address, tunnel_address): (Option<String>, Option<String>),
+    ) -> Self {
+        Self { api, throttle, ssh_address, tunnel_address }
     }
 
     /// Answers a request of `client`, whose address is that of the socket: no header changes it.
@@ -87,6 +92,7 @@ impl Routes {
             Page::Find | Page::Ping => {
                 let mut ping = self.api.ping().await?;
                 ping.proxy_ssh_address.clone_from(&self.ssh_address);
+                ping.proxy_tunnel_address.clone_from(&self.tunnel_address);
                 Ok(json(StatusCode::OK, &ping))
             }
             Page::Login => {

@@ -20,6 +20,7 @@ mod agent;
 mod ahead;
 mod health;
 mod hub;
+mod place;
 mod pool;
 mod stream;
 #[cfg(test)]

@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::agent::{self, Ends, Strings};
 use super::health::Health;
+use super::place::Places;
 use crate::identity::{HostIdentityHandle, HostMaterial};
-use crate::rpc::{BoxedIo, TcpConnector};
+use crate::rpc::BoxedIo;
 use crate::view::{AccessCache, jitter};
 
 /// The shortest and the longest pause before the next attempt. The longest is how long a node is away at most after its proxies have
@@ -93,7 +94,7 @@ fn is_missing(known: &BTreeSet<HostId>, held: &BTreeSet<HostId>) -> bool {
 /// Keeps tunnels to all proxies until `shutdown` drains, and then those that have streams, until it aborts. `accept` takes each stream, and
 /// returns soon.
 pub(crate) async fn serve(pool: Pool, shutdown: Shutdown, accept: Arc<dyn Fn(BoxedIo, Ends) + Send + Sync>) {
-    let connector = TcpConnector::new(pool.addresses.iter().cloned());
+    let mut places = Places::new(pool.addresses);
     let scope = TaskScope::new();
     let (news, mut changed) = mpsc::channel(1);
     let mut held: Vec<Held> = Vec::new();
@@ -134,10 +135,7 @@ pub(crate) async fn serve(pool: Pool, shutdown: Shutdown, accept: Arc<dyn Fn(Box
         }
         pacing.dials(Instant::now(), longest, &*pool.entropy);
         longest = PAUSE.1;
-        let dialling = async {
-            let tcp = connector.next().await?;
-            agent::connect(tcp, &material, Arc::clone(&pool.clock)).await
-        };
+        let dialling = places.dial(&material, &pool.clock);
         let dialled = tokio::select! {
             () = shutdown.draining() => break,
             dialled = dialling => dialled,

@@ -1,5 +1,6 @@
 //! The wire: a real authority, a real auth service, real TLS on loopback.
 
+mod balancers;
 mod cancelled;
 mod conformance;
 mod eviction;
@@ -10,6 +11,7 @@ mod join;
 mod matrix;
 mod matrix_web;
 mod mtls;
+mod one_port;
 mod origin;
 mod passes;
 mod pinned;

@@ -77,6 +77,7 @@ impl Context {
                 server_version: String::new(),
                 second_factor: String::new(),
                 proxy_ssh_address: None,
+                proxy_tunnel_address: None,
             },
             Err(error) => return Err(error.into()),
         };

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use teleport_core::id::ClusterName;
 use tokio::net::TcpStream;
 
+use crate::outgoing;
 use crate::rpc::BoxedIo;
 use crate::rpc::tls::{ALPN_H2, auth_alpn};
 
@@ -56,12 +57,6 @@ impl TcpConnector {
         Self { addresses: addresses.into_iter().map(Into::into).collect(), next: AtomicUsize::new(0) }
     }
 
-    /// To the address behind the one that was dialled last: to all of them in turns.
-    pub(crate) async fn next(&self) -> io::Result<TcpStream> {
-        self.next.fetch_add(1, Ordering::Relaxed);
-        self.tcp().await
-    }
-
     /// Begins with another address than the first: clients that have different numbers spread over all of them.
     #[must_use]
     pub fn beginning_at(mut self, number: usize) -> Self {
@@ -90,12 +85,11 @@ impl TcpConnector {
     }
 }
 
-/// Connects to `host:port` within the time for one address.
+/// Connects to `host:port` within the time for one address, by the HTTP proxy of the environment if there is one for it.
 pub(crate) async fn dial(address: &str) -> io::Result<TcpStream> {
-    let stream = match tokio::time::timeout(CONNECT, TcpStream::connect(address)).await {
-        Ok(connected) => connected?,
-        Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer")),
-    };
+    let (host, port) = outgoing::split(address)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no address; write it like host:port"))?;
+    let stream = outgoing::open(host, port, CONNECT).await?;
     stream.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(60));
     socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;

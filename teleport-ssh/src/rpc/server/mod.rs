@@ -27,6 +27,7 @@ use super::tls::TlsServer;
 use crate::identity::HostIdentityHandle;
 use crate::listener::limits::Limits;
 use crate::listener::{Accepted, BindError, Door, Ports};
+use crate::mux::ProxyProtocol;
 use crate::view::AccessCache;
 
 /// Gives each caller the API as it is for them.
@@ -59,6 +60,7 @@ impl AuthServer {
             clock,
             entropy: Arc::new(SystemEntropy::new()),
             addresses: Vec::new(),
+            protocol: ProxyProtocol::default(),
             pipes: Vec::new(),
             limits: default_limits(),
         }
@@ -92,6 +94,7 @@ pub struct AuthServerBuilder {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
     addresses: Vec<SocketAddr>,
+    protocol: ProxyProtocol,
     pipes: Vec<PipeListener>,
     limits: Limits,
 }
@@ -101,6 +104,13 @@ impl AuthServerBuilder {
     #[must_use]
     pub fn listen(mut self, address: SocketAddr) -> Self {
         self.addresses.push(address);
+        self
+    }
+
+    /// Which load balancers stand before the ports and say where clients are; none if not said.
+    #[must_use]
+    pub fn proxy_protocol(mut self, protocol: ProxyProtocol) -> Self {
+        self.protocol = protocol;
         self
     }
 
@@ -136,7 +146,7 @@ impl AuthServerBuilder {
     )]
     pub async fn bind(self) -> Result<BoundAuth, BindError> {
         let grace = self.limits.login_grace;
-        let ports = Ports::open(self.addresses, self.limits, Arc::clone(&self.entropy))?;
+        let ports = Ports::open(self.addresses, self.protocol, self.limits, Arc::clone(&self.entropy))?;
         let tls = TlsServer::auth(self.identity, Arc::clone(&self.clock));
         let connections = Connections::new(Arc::clone(&self.service), tls, self.clock, grace);
         Ok(BoundAuth {

@@ -214,7 +214,7 @@ impl World {
         .bind()
         .await
         .unwrap();
-        let (proxy, nodes, view) = (bound.local_addr(), bound.nodes(), bound.view());
+        let (proxy, nodes, view) = (bound.local_addr().unwrap(), bound.nodes(), bound.view());
         let (shutdown, scope) = (Shutdown::new(), TaskScope::new());
         scope.spawn(bound.serve(shutdown.clone()));
         let dir = tempfile::tempdir().unwrap();
