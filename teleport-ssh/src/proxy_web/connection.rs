@@ -42,6 +42,9 @@ pub(super) struct Connections {
     pub(super) routes: Arc<Routes>,
     /// `None` if the provider cannot do TLS, which does not happen.
     pub(super) tls: Option<Arc<ServerConfig>>,
+    /// The same for authorities that ask for a proof of a name.
+    #[cfg(feature = "acme")]
+    pub(super) proofs: Option<Arc<ServerConfig>>,
     pub(super) identity: HostIdentityHandle,
     /// The way to the auth service, if there is one.
     pub(super) passes: Option<Passes>,
@@ -108,6 +111,13 @@ impl Connections {
             return;
         }
         let stream = Prefixed::new(hello.bytes, stream);
+        #[cfg(feature = "acme")]
+        if hello.protocols == [crate::acme::TLS_ALPN] {
+            let Some(config) = self.proofs.clone() else { return };
+            // Those who ask so want to see the certificate, and nothing else.
+            let _ = tokio::time::timeout(self.patience(), TlsAcceptor::from(config).accept(stream)).await;
+            return;
+        }
         let Some(config) = self.tls.clone() else { return };
         match tokio::time::timeout(self.patience(), TlsAcceptor::from(config).accept(stream)).await {
             Ok(Ok(tls)) => self.requests(tls, peer, shutdown).await,

@@ -7,9 +7,11 @@
 //! verify it by a CA pin even when browsers are shown a certificate of a public authority.
 
 mod certificate;
+mod certificates;
 mod client;
 mod connection;
 pub mod danger;
+mod key_files;
 mod pages;
 mod pass;
 mod peek;
@@ -28,9 +30,11 @@ use teleport_core::entropy::{Entropy, SystemEntropy};
 use teleport_core::task::{Shutdown, TaskScope};
 
 pub use self::certificate::{CertificateError, WebCertificate};
+pub use self::certificates::WebCertificates;
 pub(crate) use self::client::{Exchange, from_json, to_json};
 pub use self::client::{WebClient, WebError, WebTrust};
 use self::connection::Connections;
+pub use self::key_files::{KeyFiles, KeyFilesError};
 pub(crate) use self::pages::Page;
 pub use self::pages::pages;
 pub use self::pass::PassLimits;
@@ -80,7 +84,7 @@ impl ProxyWeb {
             addresses: Vec::new(),
             auth: None,
             tunnels: None,
-            certificate: None,
+            certificates: WebCertificates::default(),
             ssh_address: None,
             rates: WebRates::default(),
             limits: default_limits(),
@@ -104,7 +108,7 @@ pub struct ProxyWebBuilder {
     addresses: Vec<SocketAddr>,
     auth: Option<Arc<dyn Connector>>,
     tunnels: Option<Tunnels>,
-    certificate: Option<WebCertificate>,
+    certificates: WebCertificates,
     ssh_address: Option<String>,
     rates: WebRates,
     limits: Limits,
@@ -139,10 +143,10 @@ impl ProxyWebBuilder {
         self
     }
 
-    /// What browsers and others are shown who do not ask for the cluster's own name.
+    /// What browsers and others are shown who do not ask for the cluster's own name. It may change later.
     #[must_use]
-    pub fn certificate(mut self, certificate: WebCertificate) -> Self {
-        self.certificate = Some(certificate);
+    pub fn certificates(mut self, certificates: WebCertificates) -> Self {
+        self.certificates = certificates;
         self
     }
 
@@ -200,7 +204,9 @@ impl ProxyWebBuilder {
             tunnels: self
                 .tunnels
                 .map(|tunnels| TunnelDoor::new(tunnels, self.identity.clone(), Arc::clone(&self.clock))),
-            tls: certificate::server_config(self.identity.clone(), self.certificate, self.clock),
+            #[cfg(feature = "acme")]
+            proofs: self.certificates.proofs(Arc::clone(&self.clock)),
+            tls: certificates::server_config(self.identity.clone(), self.certificates, self.clock),
             passes: self
                 .auth
                 .map(|auth| Passes::new(auth, self.pass_limits, self.identity.clone(), clock, self.entropy)),
