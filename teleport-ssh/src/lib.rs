@@ -84,6 +84,8 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(feature = "acme")]
+pub mod acme;
 pub mod authn;
 mod batch;
 mod bulk;

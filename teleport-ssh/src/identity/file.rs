@@ -82,7 +82,7 @@ pub(crate) fn read_private(path: &Path) -> io::Result<Option<Zeroizing<String>>>
     own(&metadata)?;
     if metadata.mode() & 0o077 != 0 {
         let text = format!(
-            "others can read it (mode {:03o}): it may be stolen; remove it and join again, or `chmod 600` it if you know better",
+            "others can read it (mode {:03o}): it may be stolen; remove it, so that another is made (a host then joins again), or `chmod 600` it if you know better",
             metadata.mode() & 0o777
         );
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));

@@ -1,19 +1,14 @@
-//! What the proxy shows to whom.
+//! A certificate that browsers are shown.
 
 use std::fmt;
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
-use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use teleport_core::cert::SERVICE_DNS_NAME;
-use teleport_core::clock::Clock;
-
-use crate::identity::{HostIdentityHandle, HostMaterial};
-use crate::rpc::tls::{ALPN_H2, ClockTime, certified_key, provider};
+use teleport_core::clock::Timestamp;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// A certificate or key from a file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,7 +21,15 @@ pub struct CertificateError {
 
 /// A certificate for browsers and its key.
 #[derive(Clone)]
-pub struct WebCertificate(Arc<CertifiedKey>);
+pub struct WebCertificate(Arc<Parts>);
+
+struct Parts {
+    key: Arc<CertifiedKey>,
+    /// DNS names in lower case; the first label may be `*`.
+    names: Vec<String>,
+    valid_after: Timestamp,
+    valid_before: Timestamp,
+}
 
 impl WebCertificate {
     /// From PEM: the certificate first, then those that lead to its authority; and the key (PKCS#8, PKCS#1 or SEC 1).
@@ -38,77 +41,73 @@ impl WebCertificate {
         let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(chain)
             .collect::<Result<_, _>>()
             .map_err(|_| wrong("the certificate file is not PEM"))?;
-        if chain.is_empty() {
-            return Err(wrong("the certificate file has no certificate"));
-        }
+        let leaf = chain.first().ok_or(wrong("the certificate file has no certificate"))?;
+        let (names, valid_after, valid_before) =
+            read(leaf).ok_or(wrong("the certificate file has no certificate of X.509"))?;
         let key = PrivateKeyDer::from_pem_slice(key)
             .map_err(|_| wrong("the key file has no private key in PEM"))?;
         let key = rustls::crypto::ring::sign::any_supported_type(&key)
             .map_err(|_| wrong("the key is of a kind that is not supported"))?;
         let certified = CertifiedKey::new(chain, key);
         match certified.keys_match() {
-            Ok(()) => Ok(Self(Arc::new(certified))),
+            Ok(()) => {
+                Ok(Self(Arc::new(Parts { key: Arc::new(certified), names, valid_after, valid_before })))
+            }
             Err(_) => Err(wrong("the key does not belong to the certificate")),
         }
+    }
+
+    /// The DNS names that it is for, in lower case; the first label may be `*`.
+    pub fn names(&self) -> &[String] {
+        &self.0.names
+    }
+
+    /// Whether it is for this DNS name.
+    pub fn is_for(&self, name: &str) -> bool {
+        let rest = name.split_once('.').map(|(_, rest)| rest);
+        self.0.names.iter().any(|known| {
+            known.eq_ignore_ascii_case(name)
+                || known
+                    .strip_prefix("*.")
+                    .is_some_and(|known| rest.is_some_and(|rest| rest.eq_ignore_ascii_case(known)))
+        })
+    }
+
+    /// Since when it is valid.
+    pub fn valid_after(&self) -> Timestamp {
+        self.0.valid_after
+    }
+
+    /// Until when it is valid.
+    pub fn valid_before(&self) -> Timestamp {
+        self.0.valid_before
+    }
+
+    pub(super) fn key(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.0.key)
     }
 }
 
 impl fmt::Debug for WebCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("WebCertificate")
+        f.debug_struct("WebCertificate")
+            .field("names", &self.0.names)
+            .field("valid_before", &self.0.valid_before)
+            .finish_non_exhaustive()
     }
 }
 
-type Own = (Arc<HostMaterial>, Arc<CertifiedKey>);
-
-/// Shows the configured certificate, and the proxy's own identity to those who ask for the cluster's name or if there is no other.
-struct Certificates {
-    configured: Option<WebCertificate>,
-    identity: HostIdentityHandle,
-    own: ArcSwapOption<Own>,
-}
-
-impl Certificates {
-    fn own(&self) -> Option<Arc<CertifiedKey>> {
-        let material = self.identity.current();
-        if let Some(own) = self.own.load_full().filter(|own| Arc::ptr_eq(&own.0, &material)) {
-            return Some(Arc::clone(&own.1));
-        }
-        let key = Arc::new(certified_key(&material).ok()?);
-        self.own.store(Some(Arc::new((material, Arc::clone(&key)))));
-        Some(key)
-    }
-}
-
-impl ResolvesServerCert for Certificates {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        match &self.configured {
-            Some(configured) if hello.server_name() != Some(SERVICE_DNS_NAME) => {
-                Some(Arc::clone(&configured.0))
-            }
-            _ => self.own(),
-        }
-    }
-}
-
-impl fmt::Debug for Certificates {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Certificates")
-    }
-}
-
-/// TLS 1.2 and 1.3 for everybody. No client certificates: who has one talks to the auth service, or later to the proxy's own API.
-pub(super) fn server_config(
-    identity: HostIdentityHandle,
-    configured: Option<WebCertificate>,
-    clock: Arc<dyn Clock>,
-) -> Option<Arc<ServerConfig>> {
-    let certificates = Certificates { configured, identity, own: ArcSwapOption::empty() };
-    let mut config = ServerConfig::builder_with_details(provider(), Arc::new(ClockTime(clock)))
-        .with_safe_default_protocol_versions()
-        .ok()?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(certificates));
-    config.alpn_protocols = vec![ALPN_H2.to_vec(), b"http/1.1".to_vec()];
-    Some(Arc::new(config))
+/// Names and validity.
+fn read(der: &[u8]) -> Option<(Vec<String>, Timestamp, Timestamp)> {
+    let (_, certificate) = X509Certificate::from_der(der).ok()?;
+    let names = certificate.subject_alternative_name().ok()?;
+    let names = names.iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        _ => None,
+    });
+    let at = |time: x509_parser::time::ASN1Time| {
+        Timestamp::from_unix_secs(u64::try_from(time.timestamp()).unwrap_or_default())
+    };
+    let validity = certificate.validity();
+    Some((names.collect(), at(validity.not_before), at(validity.not_after)))
 }

@@ -48,6 +48,9 @@ pub(super) struct Connections {
     pub(super) tls: Option<Arc<ServerConfig>>,
     /// The same for SSH within TLS.
     pub(super) tls_ssh: Option<Arc<ServerConfig>>,
+    /// The same for authorities that ask for a proof of a name.
+    #[cfg(feature = "acme")]
+    pub(super) proofs: Option<Arc<ServerConfig>>,
     pub(super) identity: HostIdentityHandle,
     /// The way to the auth service, if there is one.
     pub(super) passes: Option<Passes>,
@@ -135,6 +138,13 @@ impl Connections {
         let config = if self.ssh.is_some() && asks(SSH_ALPN) { &self.tls_ssh } else { &self.tls };
         let Some(config) = config.clone() else { return };
         let stream = Prefixed::new(hello.bytes, stream);
+        #[cfg(feature = "acme")]
+        if hello.protocols == [crate::acme::TLS_ALPN] {
+            let Some(config) = self.proofs.clone() else { return };
+            // Those who ask so want to see the certificate, and nothing else.
+            let _ = tokio::time::timeout(self.patience(), TlsAcceptor::from(config).accept(stream)).await;
+            return;
+        }
         match tokio::time::timeout(self.patience(), TlsAcceptor::from(config).accept(stream)).await {
             Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(SSH_ALPN) => {
                 self.lead_to_ssh(Box::new(tls), peer, admitted);

@@ -7,9 +7,11 @@
 //! verify it by a CA pin even when browsers are shown a certificate of a public authority.
 
 mod certificate;
+mod certificates;
 mod client;
 mod connection;
 pub mod danger;
+mod key_files;
 mod pages;
 mod pass;
 mod peek;
@@ -29,10 +31,12 @@ use teleport_core::entropy::{Entropy, SystemEntropy};
 use teleport_core::task::{Shutdown, TaskScope};
 
 pub use self::certificate::{CertificateError, WebCertificate};
+pub use self::certificates::WebCertificates;
 pub(crate) use self::client::{Exchange, from_json, to_json};
 pub use self::client::{WebClient, WebError, WebTrust};
 use self::connection::Connections;
 pub use self::connection::SSH_ALPN;
+pub use self::key_files::{KeyFiles, KeyFilesError};
 pub(crate) use self::pages::Page;
 pub use self::pages::pages;
 pub use self::pass::PassLimits;
@@ -88,7 +92,7 @@ impl ProxyWeb {
             tunnels_at: None,
             ssh: None,
             protocol: ProxyProtocol::default(),
-            certificate: None,
+            certificates: WebCertificates::default(),
             ssh_address: None,
             rates: WebRates::default(),
             limits: default_limits(),
@@ -116,7 +120,7 @@ pub struct ProxyWebBuilder {
     tunnels_at: Option<(SocketAddr, String)>,
     ssh: Option<Entrance>,
     protocol: ProxyProtocol,
-    certificate: Option<WebCertificate>,
+    certificates: WebCertificates,
     ssh_address: Option<String>,
     rates: WebRates,
     limits: Limits,
@@ -173,10 +177,10 @@ impl ProxyWebBuilder {
         self
     }
 
-    /// What browsers and others are shown who do not ask for the cluster's own name.
+    /// What browsers and others are shown who do not ask for the cluster's own name. It may change later.
     #[must_use]
-    pub fn certificate(mut self, certificate: WebCertificate) -> Self {
-        self.certificate = Some(certificate);
+    pub fn certificates(mut self, certificates: WebCertificates) -> Self {
+        self.certificates = certificates;
         self
     }
 
@@ -241,8 +245,10 @@ impl ProxyWebBuilder {
             });
         let tunnel_address = tunnel_ports.as_ref().and_then(Ports::local_address).zip(tunnel_host);
         let tunnel_address = tunnel_address.map(|(bound, host)| outgoing::authority(&host, bound.port()));
+        #[cfg(feature = "acme")]
+        let proofs = self.certificates.proofs(Arc::clone(&self.clock));
         let tls =
-            certificate::server_config(self.identity.clone(), self.certificate, Arc::clone(&self.clock));
+            certificates::server_config(self.identity.clone(), self.certificates, Arc::clone(&self.clock));
         let clock = Arc::clone(&self.clock);
         let throttle = Throttle::new(self.rates, Arc::clone(&self.clock));
         let connections = Connections {
@@ -258,6 +264,8 @@ impl ProxyWebBuilder {
             }),
             tls,
             ssh: self.ssh,
+            #[cfg(feature = "acme")]
+            proofs,
             passes: self
                 .auth
                 .map(|auth| Passes::new(auth, self.pass_limits, self.identity.clone(), clock, self.entropy)),

@@ -20,7 +20,9 @@ use teleport_core::secret::SecretString;
 use teleport_core::task::{Shutdown, TaskScope};
 use teleport_core::testing::subject_keys;
 use teleport_ssh::identity::HostIdentityHandle;
-use teleport_ssh::proxy_web::{ProxyWeb, WebCertificate, WebClient, WebError, WebRates, WebTrust, danger};
+use teleport_ssh::proxy_web::{
+    ProxyWeb, WebCertificate, WebCertificates, WebClient, WebError, WebRates, WebTrust, danger,
+};
 use teleport_ssh::rpc::{AuthClient, ClientIdentity, ProxyConnector, Rate};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
@@ -346,7 +348,7 @@ async fn browsers_may_be_shown_another_certificate() {
     let identity = HostIdentityHandle::new(world.host(HostRole::Proxy, "proxy-1").await);
     let bound = ProxyWeb::builder(Arc::new(api), identity, world.clock())
         .listen("127.0.0.1:0".parse().unwrap())
-        .certificate(shown.unwrap())
+        .certificates(WebCertificates::new(shown))
         .bind()
         .await
         .unwrap();

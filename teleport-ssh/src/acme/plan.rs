@@ -1,0 +1,68 @@
+//! How long to wait after what has failed.
+
+use std::time::Duration;
+
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+/// The longest pause between attempts, and the longest that an authority can ask for.
+const LONGEST: Duration = Duration::from_secs(6 * 3600);
+const LONGEST_ASKED: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What kind of failure it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Class {
+    /// The authority could not be asked, and it counts no failure.
+    Unreachable,
+    /// It said no. So it counts failures, and takes few of them an hour: public ones five.
+    Refused,
+    /// It said when to come back, or at least that this was too often.
+    Limited(Option<Duration>),
+}
+
+/// How long to wait after a failure when there were `before` others in a row. The caller takes between half of it and all of it.
+pub(super) fn pause(class: Class, before: u32) -> Duration {
+    match class {
+        Class::Unreachable => MINUTE.saturating_mul(2_u32.saturating_pow(before)).min(HOUR),
+        Class::Refused => (MINUTE * 2).saturating_mul(3_u32.saturating_pow(before)).min(LONGEST),
+        // Twice: half of it may be taken.
+        Class::Limited(Some(asked)) => (asked.min(LONGEST_ASKED) * 2).max(MINUTE * 2),
+        Class::Limited(None) => HOUR.saturating_mul(2_u32.saturating_pow(before)).min(LONGEST),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_an_end() {
+        let minutes = |class| (0..8).map(|before| pause(class, before).as_secs() / 60).collect::<Vec<_>>();
+        assert_eq!(minutes(Class::Unreachable), [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(minutes(Class::Refused), [2, 6, 18, 54, 162, 360, 360, 360]);
+        assert_eq!(minutes(Class::Limited(None)), [60, 120, 240, 360, 360, 360, 360, 360]);
+        for class in [Class::Unreachable, Class::Refused, Class::Limited(None)] {
+            assert!(pause(class, u32::MAX) <= LONGEST, "{class:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_refused_stays_below_five_an_hour() {
+        // The shortest that the pauses can be.
+        let mut at = Duration::ZERO;
+        let times: Vec<Duration> = (0..10)
+            .map(|before| std::mem::replace(&mut at, at + pause(Class::Refused, before) / 2))
+            .collect();
+        for (index, time) in times.iter().enumerate() {
+            let within = times.iter().skip(index).filter(|later| **later < *time + HOUR).count();
+            assert!(within <= 5, "{within} from {time:?} on");
+        }
+    }
+
+    #[test]
+    fn the_authority_may_ask_for_a_week() {
+        let asked = |secs| pause(Class::Limited(Some(Duration::from_secs(secs))), 0) / 2;
+        assert_eq!(asked(0), MINUTE);
+        assert_eq!(asked(7200), HOUR * 2);
+        assert_eq!(asked(u64::MAX), LONGEST_ASKED);
+    }
+}
