@@ -84,6 +84,7 @@ pub(super) async fn start(
         name: material.name.clone(),
         web_address: web_public,
         ssh_address: ssh_public,
+        peer_address: None,
         version: crate::cli::VERSION.to_owned(),
     };
     let (view, shutdown) = (ssh.view(), front.0.clone());

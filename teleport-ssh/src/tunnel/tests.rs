@@ -38,6 +38,7 @@ fn route() -> NodeRoute {
         address: String::new(),
         labels: "a=b".parse().unwrap(),
         sub_kind: NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "1".to_owned(),
     };
     let nodes = NodeView::new();
