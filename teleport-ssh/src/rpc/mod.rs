@@ -20,7 +20,7 @@ pub(crate) use self::activity::{Activity, Busy};
 pub use self::client::{
     AuthClient, AuthClientBuilder, ClientIdentity, Connector, ProxyConnector, TcpConnector, UserCredentials,
 };
-pub(crate) use self::client::{handshake, read_answer};
+pub(crate) use self::client::{dial, handshake, read_answer};
 pub use self::io::{BoxedIo, Io, PipeConnector, PipeListener, pipe};
 pub(crate) use self::io::{Prefixed, ScopeExecutor};
 pub use self::limits::Rate;

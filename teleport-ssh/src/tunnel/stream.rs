@@ -10,13 +10,13 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// The most bytes that are handed over for sending at once.
-const PIECE: usize = 64 << 10;
+pub(super) const PIECE: usize = 64 << 10;
 
 /// A stream of a tunnel. What was not read is not acknowledged, so a reader that stops stops its writer, and nobody else. Dropping it before
 /// both sides have ended tells the other side that it broke off.
 pub(super) struct TunnelStream {
-    incoming: RecvStream,
-    outgoing: SendStream<Bytes>,
+    pub(super) incoming: RecvStream,
+    pub(super) outgoing: SendStream<Bytes>,
     /// What came and is not read yet.
     read: Bytes,
     ended: bool,

@@ -12,6 +12,7 @@ mod matrix_web;
 mod mtls;
 mod origin;
 mod passes;
+mod peers;
 mod pinned;
 mod strangers;
 mod suite;

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use self::connection::{Connections, Live};
 pub(crate) use self::connection::{handshake, read_answer};
+pub(crate) use self::connector::dial;
 pub use self::connector::{Connector, ProxyConnector, TcpConnector};
 use super::http::ErrorBody;
 use super::routes::Route;
