@@ -31,6 +31,7 @@ mod matrix;
 mod network_faults;
 mod openssh;
 mod pam;
+mod peering;
 mod pinned;
 mod play;
 mod processes;
