@@ -28,6 +28,7 @@ mod limits;
 mod lockout;
 mod locks;
 mod matrix;
+mod nat;
 mod network_faults;
 mod openssh;
 mod pam;
