@@ -41,6 +41,7 @@ fn nodes(count: usize) -> Vec<NodeRecord> {
         address: "192.0.2.1:3022".to_owned(),
         labels: labels(number),
         sub_kind: teleport_core::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "1".to_owned(),
     };
     (0..count).map(node).collect()

@@ -78,11 +78,16 @@ pub async fn run(scale: Scale) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// Megabytes a second.
-pub(crate) fn speed(key: &Path, way: &Way, direction: Direction, scale: Scale) -> Result<f64> {
+/// Megabytes a second, and the seconds of `cpu` for a gigabyte.
+pub(crate) fn speed(
+    key: &Path,
+    way: &Way,
+    direction: Direction,
+    scale: Scale,
+    cpu: impl Fn() -> Result<Cpu>,
+) -> Result<(f64, f64)> {
     let [(_, cipher), _] = CIPHERS;
-    let none = || Ok(Cpu::default());
-    Ok(measure(key, way, cipher, direction, PIECE * scale.of(4096, 32), none)?.0)
+    measure(key, way, cipher, direction, PIECE * scale.of(4096, 32), cpu)
 }
 
 /// MB/s and seconds of CPU for a GB.

@@ -144,6 +144,7 @@ async fn proxy(auth: SocketAddr, admin: &AuthClient, scope: &TaskScope) -> Resul
         name: name.parse()?,
         web_address: format!("{name}.example.com:3080"),
         ssh_address: format!("{name}.example.com:3023"),
+        peer_address: None,
         version: "bench".to_owned(),
     };
     api.announce_proxy(record.clone()).await?;

@@ -4,6 +4,7 @@
 mod fleet;
 mod many;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::Scale;
 use crate::bulk::{Direction, speed};
 use crate::cluster::Cluster;
 use crate::load::Way;
-use crate::process::Server;
+use crate::process::{Cpu, Server};
 use crate::report::{Goal, Row, median};
 use crate::sessions::{echoes, once, percentile, stock};
 
@@ -26,12 +27,12 @@ const BEHIND: &str = "bench-behind";
 
 /// A proxy with a node of each kind, each a process of its own.
 struct Both {
-    _cluster: Cluster,
+    cluster: Cluster,
     /// The user's key.
     key: PathBuf,
     listening: Way,
     behind: Way,
-    _nodes: [Server; 2],
+    nodes: [Server; 2],
     _dirs: [tempfile::TempDir; 3],
 }
 
@@ -47,8 +48,8 @@ impl Both {
             key,
             listening: Way::through(cluster.proxy, address),
             behind: Way::named(cluster.proxy, BEHIND),
-            _cluster: cluster,
-            _nodes: [listens, tunnelled],
+            cluster,
+            nodes: [listens, tunnelled],
             _dirs: dirs,
         };
         both.reached().await?;
@@ -58,6 +59,12 @@ impl Both {
     /// The ways to compare, ours first.
     const fn ways(&self) -> [&Way; 2] {
         [&self.behind, &self.listening]
+    }
+
+    /// The CPU of all servers.
+    fn cpu(&self) -> Result<Cpu> {
+        let nodes = self.nodes.iter().map(Server::cpu);
+        nodes.fold(self.cluster.server.cpu(), |sum, node| Ok(sum?.and(node?)))
     }
 
     /// Until the proxy leads to both.
@@ -105,8 +112,15 @@ async fn speeds(scale: Scale) -> Result<Vec<Row>> {
         rows.push(Row::against(what, unit, ours, ("listening node", theirs), goal));
     };
     for direction in [Direction::Down, Direction::Up] {
-        let figures = both.compare(scale.of(5, 1), |way| speed(&both.key, way, direction, scale))?;
+        let cpus = RefCell::new([Vec::new(), Vec::new()]);
+        let figures = both.compare(scale.of(5, 1), |way| {
+            let (speed, cpu) = speed(&both.key, way, direction, scale, || both.cpu())?;
+            let [behind, listening] = &mut *cpus.borrow_mut();
+            if std::ptr::eq(way, &raw const both.behind) { behind } else { listening }.push(cpu);
+            Ok(speed)
+        })?;
         row(format!("{} through a tunnel", direction.name()), "MB/s", figures, Goal::AtLeast(0.9));
+        row("  CPU of proxy and node for a GB".to_owned(), "s", cpus.into_inner().map(median), Goal::Free);
     }
     let figures = both.compare(scale.of(30, 2), |way| once(&mut stock(&both.key, way, None)?))?;
     // The same goal of a time: not more than by a tenth longer.

@@ -133,6 +133,7 @@ pub mod manual;
 pub mod origin;
 pub mod password;
 mod pattern;
+pub mod peering;
 pub mod recording;
 pub mod resource;
 pub mod secret;

@@ -169,6 +169,7 @@ impl Running {
             name: host.name.clone(),
             address: format!("node-{number}.example.com:3022"),
             labels: labels(number),
+            proxy_ids: Vec::new(),
             version: "bench".to_owned(),
         };
         let (sender, record) = watch::channel(record);

@@ -150,6 +150,7 @@ impl OpenSsh {
             name: material.name.clone(),
             address: said.address.clone(),
             labels: said.labels.clone(),
+            proxy_ids: Vec::new(),
             version: String::new(),
         };
         let until = material.valid_before;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer};
@@ -126,6 +127,30 @@ pub struct AuthSection {
     pub authentication: AuthenticationSection,
     /// How passwords are hashed.
     pub password_hashing: PasswordHashingSection,
+    /// How nodes without a port are reached.
+    pub tunnel_strategy: TunnelStrategySection,
+}
+
+/// How nodes without a port are reached.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TunnelStrategySection {
+    /// `agent_mesh` or `proxy_peering`.
+    #[serde(rename = "type")]
+    pub kind: StrategyName,
+    /// To how many proxies a node has tunnels, if proxies ask each other.
+    pub agent_connection_count: Option<NonZeroU8>,
+}
+
+/// The name of a strategy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StrategyName {
+    /// Each node has a tunnel to each proxy.
+    #[default]
+    AgentMesh,
+    /// Nodes have tunnels to some proxies, which the others ask.
+    ProxyPeering,
 }
 
 /// How the audit log is kept.
@@ -225,6 +250,10 @@ pub struct ProxySection {
     pub public_addr: Option<OneOrMany>,
     /// Certificates for HTTPS, instead of the cluster's own.
     pub https_keypairs: Vec<KeyPair>,
+    /// Where other proxies ask it for nodes, if the cluster's proxies do that.
+    pub peer_listen_addr: Option<String>,
+    /// The name or address, with or without port, that other proxies reach it by. Of this proxy alone, not of a load balancer.
+    pub peer_public_addr: Option<String>,
     /// Whether it connects to nodes at loopback, link-local and cloud metadata addresses.
     pub local_addresses: Option<YesNo>,
 }

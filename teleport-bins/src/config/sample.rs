@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use teleport_backend::audit::file::SyncPolicy;
+use teleport_core::peering::TunnelStrategy;
 use teleport_ssh::node::{GatewayPorts, MAX_FORWARDED, RESUME_FOR};
 use teleport_ssh::record::TooOld;
 
@@ -148,6 +149,9 @@ pub fn sample(settings: &Settings) -> String {
          \x20   passes: {passes}\n\
          \x20   lanes: {lanes}\n\
          \x20   parallel: {parallel}\n\
+         \x20 # How nodes without a port are reached. agent_mesh: each has a tunnel to each proxy; proxy_peering: each has agent_connection_count\n\
+         \x20 # of them, to different proxies, and the other proxies ask these. Two are recommended then.\n\
+         \x20 tunnel_strategy: {tunnel_strategy}\n\
          proxy_service:\n\
          \x20 enabled: {proxy}\n\
          \x20 # HTTPS, tunnels of nodes, and SSH as well.\n\
@@ -158,6 +162,10 @@ pub fn sample(settings: &Settings) -> String {
          \x20 {tunnel_listen}\n\
          {proxy_protocol}\
          \x20 # public_addr: proxy.example.com:3080\n\
+         \x20 # Where other proxies ask this one for nodes; opened with tunnel_strategy proxy_peering alone. They reach it by the address of\n\
+         \x20 # this machine, or by another one that is its alone.\n\
+         \x20 peer_listen_addr: 0.0.0.0:3021\n\
+         {peer_public}\
          \x20 # https_keypairs: [{{key_file: /etc/ssl/proxy.key, cert_file: /etc/ssl/proxy.pem}}]\n\
          \x20 # Whether nodes may be at loopback and link-local addresses: other services of this very machine. The node below may.\n\
          \x20 local_addresses: no\n\
@@ -200,6 +208,16 @@ pub fn sample(settings: &Settings) -> String {
         passes = password.passes,
         lanes = password.lanes,
         parallel = password.parallel,
+        tunnel_strategy = match settings.auth.as_ref().map(|auth| auth.tunnel_strategy).unwrap_or_default() {
+            TunnelStrategy::AgentMesh => "{type: agent_mesh}".to_owned(),
+            TunnelStrategy::ProxyPeering { agent_connection_count } => {
+                format!("{{type: proxy_peering, agent_connection_count: {agent_connection_count}}}")
+            }
+        },
+        peer_public = match settings.proxy.as_ref().and_then(|proxy| proxy.peer_public.as_ref()) {
+            Some(address) => format!("  peer_public_addr: \"{address}\"\n"),
+            None => "  # peer_public_addr: proxy-1.example.com:3021\n".to_owned(),
+        },
         proxy = yes(settings.proxy.is_some()),
         ssh_listen = ssh_listen.unwrap_or(web_listen),
         proxy_protocol = proxy_protocol::lines(

@@ -1,6 +1,7 @@
 //! What a daemon does: the file and the command line, checked and with every default filled in.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU8;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use teleport_core::auth::{Backup, PasswordConfig, RecordingLimits, RetentionConf
 use teleport_core::cert::CaPin;
 use teleport_core::id::{ClusterName, HostRole, NodeName};
 use teleport_core::label::Labels;
+use teleport_core::peering::{MAX_AGENT_CONNECTIONS, TunnelStrategy};
 use teleport_core::recording::MAX_PART_LEN;
 use teleport_core::resource::LockMode;
 use teleport_core::secret::SecretString;
@@ -22,7 +24,8 @@ use teleport_ssh::record::{SpoolLimits, TooOld};
 
 use super::file::{
     AuthenticationSection, FactorName, GatewayPortsName, PamSection, PasswordHashingSection,
-    RecordingsSection, SpoolSection, StorageSection, TooOldName, X11Section, YesNo,
+    RecordingsSection, SpoolSection, StorageSection, StrategyName, TooOldName, TunnelStrategySection,
+    X11Section, YesNo,
 };
 use super::{AuditSettings, FileConfig, Size, parse_duration, proxy_protocol};
 
@@ -117,6 +120,8 @@ pub struct AuthSettings {
     pub second_factor: SecondFactor,
     /// What happens where it is not known for certain who is locked, unless a role says so.
     pub lock_mode: LockMode,
+    /// How nodes without a port are reached.
+    pub tunnel_strategy: TunnelStrategy,
     /// How passwords are hashed.
     pub password: PasswordConfig,
     /// What the cluster begins with, if it is empty.
@@ -169,6 +174,10 @@ pub struct ProxySettings {
     pub tunnel_listen: Option<SocketAddr>,
     /// Load balancers before its ports that say where clients are.
     pub protocol: ProxyProtocol,
+    /// Where other proxies ask it for nodes, if the cluster's proxies do that.
+    pub peer_listen: SocketAddr,
+    /// What they reach that by, with or without a port, if it is not the address of this machine.
+    pub peer_public: Option<String>,
     /// Names and addresses that clients reach it by, without ports.
     pub public_addresses: Vec<String>,
     /// The port that clients reach HTTPS by, if it is not the one that is listened on.
@@ -396,6 +405,7 @@ impl Settings {
                 recording_keys: recording_keys(file.auth_service.session_recording_encryption)?,
                 second_factor: second_factor(&file.auth_service.authentication)?,
                 lock_mode: file.auth_service.authentication.locking_mode.unwrap_or_default(),
+                tunnel_strategy: tunnel_strategy(&file.auth_service.tunnel_strategy)?,
                 password: password_hashing(&file.auth_service.password_hashing)?,
                 bootstrap: None,
                 storage,
@@ -438,6 +448,13 @@ impl Settings {
                     section.proxy_protocol_sources,
                     "proxy_service",
                 )?,
+                peer_listen: address(
+                    section.peer_listen_addr.as_deref(),
+                    3021,
+                    ip,
+                    "proxy_service.peer_listen_addr",
+                )?,
+                peer_public: section.peer_public_addr,
                 public_addresses: hosts(section.public_addr),
                 public_port,
                 https,
@@ -533,6 +550,26 @@ fn second_factor(section: &AuthenticationSection) -> Result<SecondFactor> {
         Some(FactorName::Switch(false)) => SecondFactor::Off,
         Some(_) => bail!("auth_service.authentication.second_factor: write otp, or off for tests"),
     })
+}
+
+fn tunnel_strategy(section: &TunnelStrategySection) -> Result<TunnelStrategy> {
+    let count = section.agent_connection_count;
+    let key = "auth_service.tunnel_strategy.agent_connection_count";
+    match section.kind {
+        StrategyName::AgentMesh if count.is_some() => {
+            bail!(
+                "{key}: with agent_mesh a node has a tunnel to each proxy; remove it, or write type: proxy_peering"
+            )
+        }
+        StrategyName::AgentMesh => Ok(TunnelStrategy::AgentMesh),
+        StrategyName::ProxyPeering => {
+            let agent_connection_count = count.unwrap_or(NonZeroU8::MIN);
+            if agent_connection_count.get() > MAX_AGENT_CONNECTIONS {
+                bail!("{key}: at most {MAX_AGENT_CONNECTIONS}; 2 or 3 are enough");
+            }
+            Ok(TunnelStrategy::ProxyPeering { agent_connection_count })
+        }
+    }
 }
 
 fn password_hashing(section: &PasswordHashingSection) -> Result<PasswordConfig> {
@@ -716,6 +753,20 @@ mod tests {
             assert_eq!(settings.lock_mode, mode, "{text}");
         }
         assert!(auth("authentication: {locking_mode: lax}").is_err());
+        assert_eq!(auth("tokens: []").unwrap().tunnel_strategy, TunnelStrategy::AgentMesh);
+        for (text, count) in [("", 1), (", agent_connection_count: 2", 2)] {
+            let settings = auth(&format!("tunnel_strategy: {{type: proxy_peering{text}}}")).unwrap();
+            let agent_connection_count = count.try_into().unwrap();
+            assert_eq!(settings.tunnel_strategy, TunnelStrategy::ProxyPeering { agent_connection_count });
+        }
+        for bad in [
+            "type: proxies",
+            "agent_connection_count: 2",
+            "type: proxy_peering, agent_connection_count: 0",
+            "type: proxy_peering, agent_connection_count: 17",
+        ] {
+            assert!(auth(&format!("tunnel_strategy: {{{bad}}}")).is_err(), "{bad}");
+        }
         for bad in ["on", "webauthn", "\"\"", "OTP"] {
             assert!(auth(&format!("authentication: {{second_factor: {bad}}}")).is_err(), "{bad}");
         }

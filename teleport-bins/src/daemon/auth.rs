@@ -141,6 +141,7 @@ impl LocalAuth {
         config.retention = settings.retention;
         config.second_factor = settings.second_factor;
         config.lock_mode = settings.lock_mode;
+        config.tunnel_strategy = settings.tunnel_strategy;
         config.password = settings.password;
         let recordings = recordings::open(settings, &sealer, os).await?;
         let ports = Ports {

@@ -7,6 +7,7 @@ mod diagnostics;
 mod forward;
 mod member;
 mod membership;
+mod peering;
 mod proxy;
 pub mod recordings;
 mod signals;

@@ -9,16 +9,19 @@ use teleport_core::api::{AuditApi, PresenceApi, ProxyAccess, ProxyRecord, Record
 use teleport_core::id::HostRole;
 use teleport_core::task::{Shutdown, TaskScope};
 use teleport_ssh::node::StandIns;
-use teleport_ssh::proxy::{Direct, ProxyServer};
+use teleport_ssh::proxy::{Direct, NodeView, ProxyServer};
 use teleport_ssh::proxy_web::{ProxyWeb, WebCertificate};
 use teleport_ssh::record::{Spool, SpoolLimits, Uploader};
 use teleport_ssh::rpc::AuthClient;
-use teleport_ssh::tunnel::Tunnels;
+use teleport_ssh::tunnel::{PeerPort, Peers, Tunnels};
+use teleport_ssh::view::{AccessCache, DEFAULT_MAX_AGE};
+use tokio::sync::watch;
 
 use super::data_dir::DataDir;
 use super::diagnostics::{Diagnostics, Needs, Service};
 use super::member::Member;
 use super::membership::Services;
+use super::peering::Peering;
 use super::{Os, addresses};
 use crate::config::{ProxySettings, Settings, with_port, without_port};
 
@@ -51,7 +54,15 @@ pub(super) async fn start(
     if settings.node.is_some() {
         dialer = dialer.own_node(super::member::store(data_dir, HostRole::Node)?.host_id(&*os.entropy)?);
     }
-    let tunnels = Tunnels::new(Arc::new(dialer));
+    let (view, nodes) = (AccessCache::new(DEFAULT_MAX_AGE), NodeView::new());
+    let peers = Peers::new(
+        member.identity.clone(),
+        view.clone(),
+        nodes.clone(),
+        Arc::clone(&os.clock),
+        Arc::clone(&os.entropy),
+    );
+    let tunnels = Tunnels::with_peers(Arc::new(dialer), peers);
     let mut ssh = ProxyServer::builder(
         member.identity.clone(),
         Arc::clone(&access),
@@ -60,6 +71,7 @@ pub(super) async fn start(
     )
     .listen_nowhere()
     .proxy_protocol(proxy.protocol.clone())
+    .views(view.clone(), nodes)
     .dialer(Arc::new(tunnels.clone()))
     .stand_ins(stand_ins(member, data_dir, os, back)?);
     if let Some(address) = proxy.ssh_listen {
@@ -98,10 +110,33 @@ pub(super) async fn start(
         name: material.name.clone(),
         ssh_address: own_port.map_or_else(|| web_public.clone(), public),
         web_address: web_public,
+        peer_address: None,
         version: crate::cli::VERSION.to_owned(),
     };
     let ports = Ports { web: web_address, ssh: own_port.unwrap_or(web_address), tunnels: web.tunnel_addr() };
-    let (view, shutdown) = (ssh.view(), front.0.clone());
+    let peering = Peering {
+        port: {
+            let (tunnels, identity, view) = (tunnels, member.identity.clone(), view.clone());
+            let (clock, entropy) = (Arc::clone(&os.clock), Arc::clone(&os.entropy));
+            move || {
+                let (clock, entropy) = (Arc::clone(&clock), Arc::clone(&entropy));
+                PeerPort::new(tunnels.clone(), identity.clone(), view.clone(), clock, entropy)
+            }
+        },
+        listen: proxy.peer_listen,
+        advertised: {
+            let (settings, public) = (settings.clone(), proxy.peer_public.clone());
+            move |local: SocketAddr| match &public {
+                Some(public) => with_port(public, local.port()),
+                // Names of all proxies together would lead to any of them.
+                None => addresses::advertised(&settings, local, &[]),
+            }
+        },
+        view: view.clone(),
+    };
+    let record = watch::Sender::new(record);
+    let announced = record.subscribe();
+    let shutdown = front.0.clone();
     let api: Arc<dyn PresenceApi> = Arc::<AuthClient>::clone(&member.api);
     services.started();
     let doors = [("proxy-web", web.door(), None), ("proxy-ssh", ssh.door(), Some(ssh.nodes()))];
@@ -121,7 +156,8 @@ pub(super) async fn start(
         tokio::join!(
             web.serve(shutdown.clone()),
             ssh.serve(shutdown.clone()),
-            announce(api, record, shutdown.clone()),
+            announce(api, announced, shutdown.clone()),
+            peering.run(record, shutdown.clone()),
         );
     };
     let serving = services.clone().serve(HostRole::Proxy, view, all);
@@ -144,10 +180,11 @@ fn stand_ins(member: &Member, data_dir: &DataDir, os: &Os, back: &(Shutdown, Tas
     Ok(StandIns::new(access, Arc::new(spool)))
 }
 
-async fn announce(api: Arc<dyn PresenceApi>, record: ProxyRecord, shutdown: Shutdown) {
+async fn announce(api: Arc<dyn PresenceApi>, mut record: watch::Receiver<ProxyRecord>, shutdown: Shutdown) {
     let saying = async {
         loop {
-            let pause = match api.announce_proxy(record.clone()).await {
+            let announced = record.borrow_and_update().clone();
+            let pause = match api.announce_proxy(announced).await {
                 Ok(()) => ANNOUNCE_EVERY,
                 Err(error) => {
                     tracing::warn!(
@@ -157,7 +194,10 @@ async fn announce(api: Arc<dyn PresenceApi>, record: ProxyRecord, shutdown: Shut
                     RETRY
                 }
             };
-            tokio::time::sleep(pause).await;
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                Ok(()) = record.changed() => {}
+            }
         }
     };
     tokio::select! {

@@ -166,8 +166,13 @@ impl Three {
 
     /// A session that waits for a line and then says it.
     pub(crate) fn live_session(&self) -> Live {
+        self.live_session_with(&[])
+    }
+
+    /// The same with options of `ssh`.
+    pub(crate) fn live_session_with(&self, options: &[&str]) -> Live {
         let mut child = self
-            .ssh("echo ready; read line; echo \"got $line\"; exit 4")
+            .ssh_with(options, "echo ready; read line; echo \"got $line\"; exit 4")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

@@ -127,7 +127,7 @@ fn g18_whatever_breaks_the_network_the_node_comes_back() {
 }
 
 /// A load balancer: each connection goes to the next one.
-fn balancer(to: [u16; 2]) -> u16 {
+pub(crate) fn balancer<const N: usize>(to: [u16; N]) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {

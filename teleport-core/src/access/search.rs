@@ -66,6 +66,7 @@ mod tests {
             address: "192.0.2.7:3022".to_owned(),
             labels: "env=prod,team=Search".parse().unwrap(),
             sub_kind: crate::resource::NodeKind::Teleport,
+            proxy_ids: Vec::new(),
             version: "1".to_owned(),
         }
     }

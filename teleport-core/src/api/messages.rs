@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::id::{ClusterName, HostId, HostRole, NodeName, OsLogin, RoleName, SessionId, UserName};
 use crate::label::Labels;
 use crate::lock::LockSet;
+use crate::peering::Peering;
 use crate::recording::Place;
 use crate::resource::{LockMode, NODE_ONLINE_FOR, NODE_RETENTION, Node};
 use crate::secret::{SecretString, optional_wire, wire};
@@ -174,6 +175,9 @@ pub struct AccessView {
     /// The proxies that are online, to which nodes have tunnels.
     #[serde(default)]
     pub proxy_ids: BTreeSet<HostId>,
+    /// Which of them can be asked for nodes, if proxies ask each other. Otherwise nodes have a tunnel to each.
+    #[serde(default)]
+    pub peering: Option<Peering>,
     /// Who is locked.
     #[serde(default)]
     pub locks: LockSet,
@@ -208,6 +212,7 @@ impl AccessView {
             roles: roles.into(),
             proxies: Vec::new(),
             proxy_ids: BTreeSet::new(),
+            peering: None,
             locks: LockSet::default(),
             lock_mode: LockMode::default(),
             recording: ClusterRecording::default(),
@@ -244,6 +249,9 @@ pub struct ProxyRecord {
     pub web_address: String,
     /// Where its SSH is reached: `host:port`.
     pub ssh_address: String,
+    /// Where other proxies ask it for the nodes whose tunnels it has: `host:port`; see [`crate::peering`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_address: Option<String>,
     /// The version of its software.
     pub version: String,
 }

@@ -7,6 +7,7 @@ use crate::access::ClusterRecording;
 use crate::audit::chain::CheckpointKey;
 use crate::cert::MAX_USER_TTL;
 use crate::id::ClusterName;
+use crate::peering::TunnelStrategy;
 use crate::resource::LockMode;
 use crate::token::StaticToken;
 
@@ -42,6 +43,8 @@ pub struct AuthConfig {
     pub lock_mode: LockMode,
     /// How sessions are recorded, as far as roles do not say. At the node.
     pub session_recording: ClusterRecording,
+    /// How nodes that listen nowhere are reached. By a tunnel to each proxy.
+    pub tunnel_strategy: TunnelStrategy,
     /// How passwords are hashed.
     pub password: PasswordConfig,
     /// What a login needs beside the password. One-time codes.
@@ -75,6 +78,7 @@ impl AuthConfig {
             lockout: LockoutConfig::default(),
             lock_mode: LockMode::default(),
             session_recording: ClusterRecording::default(),
+            tunnel_strategy: TunnelStrategy::default(),
             password: PasswordConfig::default(),
             second_factor: SecondFactor::default(),
             recordings: RecordingLimits::default(),

@@ -248,6 +248,7 @@ mod tests {
             name: "gate".parse().unwrap(),
             web_address: "Proxy.example.com:443".to_owned(),
             ssh_address: "[2001:db8::7]:3023".to_owned(),
+            peer_address: None,
             version: String::new(),
         };
         let from = BTreeSet::from(["192.0.2.1".parse().unwrap()]);
@@ -286,6 +287,7 @@ mod tests {
             name: "gate".parse().unwrap(),
             web_address: "127.0.0.1:3080".to_owned(),
             ssh_address: "localhost:3023".to_owned(),
+            peer_address: None,
             version: String::new(),
         };
         let proxies = [Found::new(&proxy, &cluster, BTreeSet::new())];

@@ -12,6 +12,7 @@ use crate::api::{ApiError, ApiErrorKind, ApiResult, ProxyRecord};
 use crate::clock::Timestamp;
 use crate::id::HostId;
 use crate::label::Labels;
+use crate::peering::MAX_AGENT_CONNECTIONS;
 use crate::resource::{NODE_RETENTION, Node, NodeKind, NodeRecord};
 use crate::storage::{Action, Batch, Condition, Record, StorageError, Stored};
 use crate::token::is_address;
@@ -81,6 +82,12 @@ pub(super) async fn announce_node(
         return Err(call.deny(permit.operation(), format!("announces node {}", node.host_id)).await);
     }
     check_version(&node.version)?;
+    // What is read on the way to the node, and sent to all proxies.
+    if node.proxy_ids.len() > MAX_AGENT_CONNECTIONS.into()
+        || !(node.proxy_ids.is_empty() || node.is_tunnelled())
+    {
+        return Err(ApiError::invalid("the proxies are too many, or the node has no tunnels"));
+    }
     // A server of somebody else's has no tunnels.
     if !node.is_tunnelled() || node.sub_kind != NodeKind::Teleport {
         check_endpoint("address", &node.address, permit)?;
@@ -165,6 +172,9 @@ pub(super) async fn announce_proxy(
     }
     check_endpoint("web address", &proxy.web_address, permit)?;
     check_endpoint("SSH address", &proxy.ssh_address, permit)?;
+    if let Some(address) = &proxy.peer_address {
+        check_endpoint("address for other proxies", address, permit)?;
+    }
     check_version(&proxy.version)?;
     proxy.name = host.name.clone();
     let (id, expires) = (proxy.host_id.to_string(), Some(until(call.now)));
@@ -183,6 +193,9 @@ pub(super) async fn announce_proxy(
 pub(super) struct ProxySources {
     pub(super) host_id: HostId,
     pub(super) addresses: BTreeSet<IpAddr>,
+    /// Where other proxies ask it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) peer_address: Option<String>,
 }
 
 impl ProxySources {
@@ -197,7 +210,7 @@ impl ProxySources {
                 announced.map(|address| address.ip().to_canonical()).filter(of_one).collect()
             }
         };
-        Self { host_id: proxy.host_id, addresses }
+        Self { host_id: proxy.host_id, addresses, peer_address: proxy.peer_address.clone() }
     }
 }
 
@@ -269,6 +282,7 @@ mod tests {
             name: "p".parse().unwrap(),
             web_address: "proxy.example.com:3080".to_owned(),
             ssh_address: "192.0.2.1:3023".to_owned(),
+            peer_address: None,
             version: String::new(),
         };
         let addresses = |proxy: &ProxyRecord, caller: &str| {

@@ -14,6 +14,7 @@ use super::views::Following;
 use super::{Caller, Inner, active, eviction, nodes, peers, withdrawn};
 use crate::api::{AccessView, ApiError, ApiResult, ClusterStatus, Ping, Proxy, ProxyRecord};
 use crate::clock::Timestamp;
+use crate::peering::{Peering, TunnelStrategy};
 use crate::resource::{NODE_ONLINE_FOR, NODE_RETENTION};
 use crate::storage::{BackendExt, Repo, Revision};
 
@@ -70,11 +71,22 @@ pub(super) async fn view(auth: &Inner, told: Told) -> ApiResult<(AccessView, Opt
     let online: Vec<_> = sources.iter().filter(|(_, until)| now < *until).collect();
     let withdrawn = withdrawn::all(auth, now).await?;
     let changes = online.iter().map(|(_, until)| *until).chain(withdrawn.changes).min();
+    let peering = match auth.config.tunnel_strategy {
+        TunnelStrategy::AgentMesh => None,
+        TunnelStrategy::ProxyPeering { agent_connection_count } => Some(Peering {
+            agent_connection_count,
+            proxies: online
+                .iter()
+                .filter_map(|(source, _)| Some((source.host_id, source.peer_address.clone()?)))
+                .collect(),
+        }),
+    };
     let view = AccessView {
         trust: auth.ports.issuer.trust().await?,
         roles,
         proxies: proxies.into_iter().collect(),
         proxy_ids: online.iter().map(|(source, _)| source.host_id).collect(),
+        peering,
         locks: auth.lock_cache.current_since(now, told.locks).await?,
         lock_mode: auth.config.lock_mode,
         recording: auth.config.session_recording.clone(),

@@ -71,6 +71,9 @@ pub struct NodeRecord {
     pub address: String,
     /// Its labels.
     pub labels: Labels,
+    /// The proxies that have its tunnels and whom others ask for it, if the cluster's proxies ask each other; see [`crate::peering`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proxy_ids: Vec<HostId>,
     /// The version of its software.
     pub version: String,
 }

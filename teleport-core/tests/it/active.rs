@@ -33,6 +33,7 @@ impl Node {
             address: "192.0.2.7:3022".to_owned(),
             labels: labels.parse().unwrap(),
             sub_kind: teleport_core::resource::NodeKind::Teleport,
+            proxy_ids: Vec::new(),
             version: "1".to_owned(),
         };
         api.announce_node(record).await.unwrap();

@@ -162,6 +162,7 @@ async fn a_host_that_was_removed_takes_no_places() {
             address: "192.0.2.7:3022".to_owned(),
             labels: Default::default(),
             sub_kind: teleport_core::resource::NodeKind::Teleport,
+            proxy_ids: Vec::new(),
             version: String::new(),
         })
         .await

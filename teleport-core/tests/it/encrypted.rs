@@ -53,6 +53,7 @@ async fn what_cannot_be_read_is_completed_and_bound_into_the_log() {
         address: "192.0.2.7:3022".to_owned(),
         labels: Labels::default(),
         sub_kind: teleport_core::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "1".to_owned(),
     };
     node.announce_node(record).await.unwrap();

@@ -146,6 +146,7 @@ fn node_record(host: &HostIdentity) -> NodeRecord {
         address: "192.0.2.7:3022".to_owned(),
         labels: Labels::default(),
         sub_kind: teleport_core::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "1".to_owned(),
     }
 }
@@ -156,6 +157,7 @@ fn proxy_record(host: &HostIdentity) -> ProxyRecord {
         name: host.name.clone(),
         web_address: "192.0.2.1:3080".to_owned(),
         ssh_address: "192.0.2.1:3023".to_owned(),
+        peer_address: None,
         version: "1".to_owned(),
     }
 }

@@ -270,6 +270,7 @@ async fn d4_a_node_takes_no_name_of_a_proxy() {
         name: gate.name.clone(),
         web_address: "proxy.example.net:443".to_owned(),
         ssh_address: "192.0.2.1:3023".to_owned(),
+        peer_address: None,
         version: "1".to_owned(),
     };
     from(&gate, "192.0.2.2:5000").announce_proxy(proxy).await.unwrap();
@@ -327,6 +328,7 @@ async fn d4_a_node_takes_no_name_of_a_proxy() {
         address: address.to_owned(),
         labels: Labels::default(),
         sub_kind: teleport_core::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "1".to_owned(),
     };
     for address in ["proxy.example.net", "192.0.2.1", "gate"] {
@@ -356,6 +358,7 @@ async fn a_silent_node_goes_offline_and_then_away() {
         address: "192.0.2.7:3022".to_owned(),
         labels: Labels::default(),
         sub_kind: teleport_core::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "1".to_owned(),
     };
     cluster.as_host(&host).announce_node(record).await.unwrap();

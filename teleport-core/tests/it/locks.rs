@@ -35,6 +35,7 @@ fn record(host: &HostIdentity) -> NodeRecord {
         address: "192.0.2.7:3022".to_owned(),
         labels: Labels::default(),
         sub_kind: teleport_core::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "1".to_owned(),
     }
 }
@@ -159,6 +160,7 @@ async fn a8_a_locked_host_stays_out_and_gives_no_sign_of_life() {
         address: "192.0.2.7:3022".to_owned(),
         labels: Labels::default(),
         sub_kind: teleport_core::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: String::new(),
     };
     let at_proxy = ProxyRecord {
@@ -166,6 +168,7 @@ async fn a8_a_locked_host_stays_out_and_gives_no_sign_of_life() {
         name: proxy.name.clone(),
         web_address: "192.0.2.8:3080".to_owned(),
         ssh_address: "192.0.2.8:3023".to_owned(),
+        peer_address: None,
         version: String::new(),
     };
     let (of_node, of_proxy) = (cluster.as_host(&node), cluster.as_host(&proxy));

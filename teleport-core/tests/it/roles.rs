@@ -48,6 +48,7 @@ fn node(cluster: &Cluster) -> NodeRecord {
         address: "192.0.2.7:3022".to_owned(),
         labels: "env=prod".parse().unwrap(),
         sub_kind: teleport_core::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "1".to_owned(),
     }
 }

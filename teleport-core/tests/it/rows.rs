@@ -159,6 +159,7 @@ async fn c6_a_list_is_what_can_be_read_one_by_one() {
             address: "192.0.2.7:3022".to_owned(),
             labels: labels.parse().unwrap(),
             sub_kind: teleport_core::resource::NodeKind::Teleport,
+            proxy_ids: Vec::new(),
             version: "1".to_owned(),
         };
         cluster.as_host(&host).announce_node(record).await.unwrap();

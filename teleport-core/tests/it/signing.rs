@@ -132,6 +132,7 @@ async fn a_server_gets_the_names_that_were_given_and_no_member_s() {
         name: gate.name.clone(),
         web_address: "proxy.example.net:443".to_owned(),
         ssh_address: "192.0.2.1:3023".to_owned(),
+        peer_address: None,
         version: "1".to_owned(),
     };
     let from = |host, remote: &str| {
@@ -145,6 +146,7 @@ async fn a_server_gets_the_names_that_were_given_and_no_member_s() {
         address: "web1.example.net:3022".to_owned(),
         labels: Labels::default(),
         sub_kind: teleport_core::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "1".to_owned(),
     };
     from(node.clone(), "198.51.100.7:5001").announce_node(record).await.unwrap();

@@ -125,6 +125,7 @@ impl World {
             name: host.name.clone(),
             address: format!("198.51.100.{}:22", self.unique()),
             labels: Default::default(),
+            proxy_ids: Vec::new(),
             version: String::new(),
         };
         self.acting(&host).announce_node(record).await.unwrap();
@@ -420,6 +421,7 @@ async fn a_node_that_was_a_server_is_not_stood_in_for() {
             name: host.name.clone(),
             address: "198.51.100.77:22".to_owned(),
             labels: Default::default(),
+            proxy_ids: Vec::new(),
             version: String::new(),
         };
         world.acting(&host).announce_node(record).await.unwrap();
@@ -451,6 +453,7 @@ async fn a_recording_is_lost_with_its_proxy_and_not_with_its_server() {
             name: proxy.name.clone(),
             web_address: "198.51.100.200:3080".to_owned(),
             ssh_address: "198.51.100.200:3023".to_owned(),
+            peer_address: None,
             version: String::new(),
         })
     };

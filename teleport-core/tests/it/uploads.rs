@@ -37,6 +37,7 @@ async fn announce(api: &AuthHandle, host: &HostIdentity) {
         address: "192.0.2.7:3022".to_owned(),
         labels: Labels::default(),
         sub_kind: teleport_core::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "1".to_owned(),
     };
     api.announce_node(record).await.unwrap();

@@ -28,6 +28,7 @@ fn record(cluster: &Cluster, number: usize) -> NodeRecord {
         address: "192.0.2.7:3022".to_owned(),
         labels: Labels::default(),
         sub_kind: teleport_core::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "1".to_owned(),
     }
 }

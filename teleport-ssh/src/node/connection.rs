@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use russh::Disconnect;
 use russh::server::run_stream;
 use teleport_core::audit::EventKind;
+use teleport_core::id::HostId;
 use teleport_core::origin::OriginRejected;
 use teleport_core::task::{Shutdown, TaskScope};
 use tokio::sync::watch;
@@ -98,12 +99,22 @@ pub(super) async fn run(node: Arc<Shared>, accepted: Accepted) {
 
 /// Serves what comes through tunnels until `shutdown` drains, and then until it has ended or `shutdown` aborts.
 pub(super) async fn through_tunnels(node: Arc<Shared>, proxies: Vec<String>, shutdown: &Shutdown) {
+    let record = node.record.clone();
+    let announce = move |proxies: Vec<HostId>| {
+        record.send_if_modified(|record| {
+            let changed = record.proxy_ids != proxies;
+            record.proxy_ids = proxies;
+            changed
+        });
+    };
     let pool = Pool {
         addresses: proxies,
         identity: node.identity.clone(),
         view: node.view.clone(),
         clock: Arc::clone(&node.clock),
         entropy: Arc::clone(&node.entropy),
+        pause: tunnel::PAUSE,
+        announce: Box::new(announce),
     };
     let streams = TaskScope::new();
     let scope = streams.clone();

@@ -304,6 +304,7 @@ impl NodeBuilder {
             address,
             labels: self.labels,
             sub_kind: teleport_core::resource::NodeKind::Teleport,
+            proxy_ids: Vec::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         };
         let (audit, worker) = audit::queue();

@@ -32,6 +32,14 @@ pub enum DialError {
     /// It listens nowhere, and has no tunnel here.
     #[error("the node has no tunnel to this proxy")]
     NoTunnel,
+    /// Another proxy has its tunnel, and that one cannot be asked.
+    #[error("proxy {proxy}, which has the node's tunnel, cannot be asked for it")]
+    Peer {
+        /// The other proxy.
+        proxy: HostId,
+        /// The reason.
+        source: std::io::Error,
+    },
     /// Nothing answers there, or it refuses.
     #[error("the node cannot be reached")]
     Unreachable {

@@ -236,6 +236,7 @@ mod tests {
                 address: "127.0.0.1:3022".to_owned(),
                 labels: Labels::default(),
                 sub_kind: teleport_core::resource::NodeKind::Teleport,
+                proxy_ids: Vec::new(),
                 version: "0".to_owned(),
             },
             last_seen: Timestamp::EPOCH,

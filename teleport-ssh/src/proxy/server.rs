@@ -69,6 +69,7 @@ pub struct ProxyBuilder {
     dialer: Arc<dyn NodeDialer>,
     limits: Limits,
     nodes: NodeView,
+    view: Option<AccessCache>,
     max_age: Duration,
     stand_ins: Option<StandIns>,
 }
@@ -97,6 +98,7 @@ impl ProxyServer {
             dialer: Arc::new(Direct::new()),
             limits: Limits::default(),
             nodes: NodeView::new(),
+            view: None,
             max_age: DEFAULT_MAX_AGE,
             stand_ins: None,
         }
@@ -146,6 +148,14 @@ impl ProxyBuilder {
         self
     }
 
+    /// Fills these, instead of views of its own: for whoever needs them before the server is bound. How long decisions may rest on the first one is
+    /// its own matter then.
+    #[must_use]
+    pub fn views(mut self, access: AccessCache, nodes: NodeView) -> Self {
+        (self.view, self.nodes) = (Some(access), nodes);
+        self
+    }
+
     /// How long decisions may rest on what the auth service said last, when it is silent; zero is strict.
     #[must_use]
     pub const fn max_age(mut self, max_age: Duration) -> Self {
@@ -162,7 +172,7 @@ impl ProxyBuilder {
     /// Outside a tokio runtime with I/O enabled.
     pub async fn bind(self) -> Result<BoundProxy, BindError> {
         let listener = self.address.map(listener::bind).transpose()?;
-        let view = AccessCache::new(self.max_age);
+        let view = self.view.clone().unwrap_or_else(|| AccessCache::new(self.max_age));
         let door = Door::new(self.limits.clone(), Arc::clone(&self.entropy));
         let lobby = Lobby::new(self.protocol.clone(), Arc::clone(&self.entropy));
         let (entrance, hall) = entrance::new(door.clone());

@@ -5,6 +5,7 @@
 //! user may have gives the rights of a host.
 
 mod activity;
+mod ahead;
 mod client;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -17,6 +18,7 @@ pub(crate) mod tls;
 pub(crate) mod x509;
 
 pub(crate) use self::activity::{Activity, Busy};
+pub(crate) use self::ahead::ReadAhead;
 pub use self::client::{
     AuthClient, AuthClientBuilder, ClientIdentity, Connector, ProxyConnector, TcpConnector, UserCredentials,
 };

@@ -1,7 +1,6 @@
 //! Reading X.509 certificates whose chain `webpki` verifies.
 
 use teleport_core::cert::TLS_SUBJECT_OID;
-use teleport_core::id::HostId;
 use x509_parser::der_parser::Oid;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::time::ASN1Time;
@@ -48,11 +47,6 @@ impl Leaf {
             spki: certificate.public_key().raw.to_vec(),
         })
     }
-}
-
-/// The host that a certificate names. Whether it is true is for the verification of its chain to say.
-pub(crate) fn named_host(der: &[u8]) -> Option<HostId> {
-    Leaf::parse(der).ok()?.common_name.parse().ok()
 }
 
 /// The DER SubjectPublicKeyInfo of an authority's certificate; `None` if it is not one of an authority.

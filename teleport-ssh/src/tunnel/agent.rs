@@ -3,41 +3,32 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
 use hyper::{Method, Request, Response, StatusCode};
-use rustls::pki_types::ServerName;
-use teleport_core::cert::SERVICE_DNS_NAME;
+use teleport_core::cert::HostIdentity;
 use teleport_core::clock::Clock;
-use teleport_core::id::HostId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
-use super::ahead::ReadAhead;
 use super::health::{self, Health};
 use super::stream::{TunnelStream, failure};
-use super::{ALL_WINDOWS, ALPN, FRAME, MAX_HEADERS, MAX_STREAMS, SEND_BUFFER, WINDOW, path};
+use super::tls::{self, HANDSHAKE};
+use super::{ALPN, MAX_STREAMS, path, server};
 use crate::identity::HostMaterial;
-use crate::rpc::BoxedIo;
-use crate::rpc::tls::{ServerTrust, TlsIdentity, client_config, server_roles};
-use crate::rpc::x509::named_host;
-
-/// How long TLS and the beginning of HTTP/2 may take, each.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+use crate::rpc::{BoxedIo, ReadAhead};
 
 /// The two ends of the connection that a stream came by: the proxy's and ours.
 pub(super) type Ends = (SocketAddr, SocketAddr);
 
 /// A tunnel whose TLS stands, and whose proxy is known.
 pub(super) struct Dialled {
-    pub(super) proxy: HostId,
+    pub(super) proxy: HostIdentity,
     tls: TlsStream<ReadAhead<TcpStream>>,
     ends: Ends,
 }
@@ -52,27 +43,14 @@ pub(super) struct Strings {
     pub(super) retired: CancellationToken,
 }
 
-/// Connects to a proxy by `dial`, as `material` says who we are and whom we trust.
+/// Connects to a proxy, as `material` says who we are and whom we trust.
 pub(super) async fn connect(
     tcp: TcpStream,
     material: &HostMaterial,
     clock: Arc<dyn Clock>,
 ) -> io::Result<Dialled> {
-    let identity =
-        TlsIdentity { certificate: material.tls_certificate.clone(), key: material.tls.to_rustls() };
-    let trust = ServerTrust::Bundle(material.trust.clone());
-    let config = client_config(trust, server_roles::PROXY, Some(identity), vec![ALPN.to_vec()], clock, None)
-        .map_err(io::Error::other)?;
     let ends = (tcp.peer_addr()?, tcp.local_addr()?);
-    let name = ServerName::try_from(SERVICE_DNS_NAME).map_err(io::Error::other)?;
-    let shaking = TlsConnector::from(Arc::new(config)).connect(name, ReadAhead::new(tcp));
-    let tls = tokio::time::timeout(HANDSHAKE, shaking).await??;
-    let (_, session) = tls.get_ref();
-    if session.alpn_protocol() != Some(ALPN) {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "the proxy takes no tunnels"));
-    }
-    let leaf = session.peer_certificates().and_then(|chain| chain.first());
-    let proxy = leaf.and_then(|leaf| named_host(leaf)).ok_or(io::ErrorKind::InvalidData)?;
+    let (proxy, tls) = tls::connect(tcp, material, ALPN, clock).await?;
     Ok(Dialled { proxy, tls, ends })
 }
 
@@ -93,15 +71,7 @@ pub(super) async fn speak(
     strings: &Strings,
     accept: &(dyn Fn(BoxedIo, Ends) + Send + Sync),
 ) -> io::Result<()> {
-    let beginning = h2::server::Builder::new()
-        .initial_window_size(WINDOW)
-        .initial_connection_window_size(ALL_WINDOWS)
-        .max_frame_size(FRAME)
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEADERS)
-        .max_send_buffer_size(SEND_BUFFER)
-        .header_table_size(0)
-        .handshake::<_, Bytes>(stream);
+    let beginning = server(MAX_STREAMS).handshake::<_, Bytes>(stream);
     let mut connection: Connection<_, Bytes> =
         tokio::time::timeout(HANDSHAKE, beginning).await?.map_err(failure)?;
     let pings = connection.ping_pong();

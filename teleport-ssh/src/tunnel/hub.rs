@@ -17,17 +17,17 @@ use teleport_core::clock::Clock;
 use teleport_core::id::{HostId, HostRole};
 use teleport_core::task::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 
+use super::peer::Peers;
 use super::stream::{TunnelStream, failure};
-use super::{ALL_WINDOWS, FRAME, MAX_HEADERS, SEND_BUFFER, WINDOW, path};
+use super::{NEXT, client, path};
 use crate::proxy::route::NodeRoute;
 use crate::proxy::{DIAL_TIMEOUT, DialError, NodeDialer};
 use crate::rpc::BoxedIo;
 
 /// The most tunnels of one node: it makes a new one before it gives up an old one.
 const MAX_TUNNELS: usize = 4;
-/// How long one of several tunnels has to answer before the next is tried.
-const NEXT: Duration = Duration::from_secs(3);
 /// How often a node is asked whether it is there, and how long it may take to answer.
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(60));
 /// How long a node has to hear that the proxy goes away.
@@ -45,7 +45,10 @@ pub struct Tunnels(Arc<Shared>);
 struct Shared {
     nodes: Mutex<HashMap<HostId, Vec<Tunnel>>>,
     next: AtomicU64,
+    /// The number of the newest tunnel of all.
+    entered: watch::Sender<u64>,
     direct: Arc<dyn NodeDialer>,
+    peers: Option<Peers>,
 }
 
 /// A tunnel that can be used.
@@ -63,7 +66,17 @@ impl fmt::Debug for Tunnels {
 impl Tunnels {
     /// Without tunnels yet; nodes that listen somewhere are reached by `direct`.
     pub fn new(direct: Arc<dyn NodeDialer>) -> Self {
-        Self(Arc::new(Shared { nodes: Mutex::default(), next: AtomicU64::new(0), direct }))
+        Self::with(direct, None)
+    }
+
+    /// The same; nodes that have no tunnel here are asked of other proxies, which have one.
+    pub fn with_peers(direct: Arc<dyn NodeDialer>, peers: Peers) -> Self {
+        Self::with(direct, Some(peers))
+    }
+
+    fn with(direct: Arc<dyn NodeDialer>, peers: Option<Peers>) -> Self {
+        let (nodes, next, entered) = (Mutex::default(), AtomicU64::new(0), watch::Sender::new(0));
+        Self(Arc::new(Shared { nodes, next, entered, direct, peers }))
     }
 
     fn nodes(&self) -> MutexGuard<'_, HashMap<HostId, Vec<Tunnel>>> {
@@ -91,6 +104,46 @@ impl Tunnels {
         nodes.get(&node).into_iter().flatten().rev().map(|tunnel| tunnel.sender.clone()).collect()
     }
 
+    /// Opens a stream to a node by a tunnel that it has here, and in no other way.
+    ///
+    /// # Errors
+    /// [`DialError`], [`NoTunnel`](DialError::NoTunnel) without one.
+    pub(super) async fn open_here(&self, node: HostId) -> Result<TunnelStream, DialError> {
+        tokio::time::timeout(DIAL_TIMEOUT, self.by_own(node)).await.map_err(|_| DialError::Timeout)?
+    }
+
+    async fn by_own(&self, node: HostId) -> Result<TunnelStream, DialError> {
+        let newest = || self.nodes().get(&node).and_then(|tunnels| Some(tunnels.last()?.number));
+        let mut entered = self.0.entered.subscribe();
+        loop {
+            let known = newest();
+            tokio::select! {
+                biased;
+                opened = self.by_each(node) => return opened,
+                // The node has doubts: whoever waits for it need not wait for the tunnel that it has given up.
+                _ = entered.wait_for(|_| newest() > known) => {}
+            }
+        }
+    }
+
+    async fn by_each(&self, node: HostId) -> Result<TunnelStream, DialError> {
+        let mut failed = DialError::NoTunnel;
+        let mut tunnels = self.of(node).into_iter().peekable();
+        while let Some(tunnel) = tunnels.next() {
+            let opening = open(tunnel);
+            let opened = match tunnels.peek() {
+                Some(_) => tokio::time::timeout(NEXT, opening).await,
+                None => Ok(opening.await),
+            };
+            match opened {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(source)) => failed = DialError::Unreachable { source },
+                Err(_) => failed = DialError::Timeout,
+            }
+        }
+        Err(failed)
+    }
+
     /// Counts a tunnel from now on, until what is returned is dropped. The oldest of too many goes.
     fn enter(&self, node: HostId, sender: SendRequest<Bytes>) -> Entered {
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
@@ -100,6 +153,8 @@ impl Tunnels {
         if tunnels.len() > MAX_TUNNELS {
             tunnels.remove(0);
         }
+        drop(nodes);
+        self.0.entered.send_replace(number);
         Entered { tunnels: self.clone(), node, number }
     }
 
@@ -117,17 +172,7 @@ impl Tunnels {
         if host.role != HostRole::Node {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, "only nodes have tunnels"));
         }
-        let (sender, mut connection) = h2::client::Builder::new()
-            .initial_window_size(WINDOW)
-            .initial_connection_window_size(ALL_WINDOWS)
-            .max_frame_size(FRAME)
-            .max_header_list_size(MAX_HEADERS)
-            .max_send_buffer_size(SEND_BUFFER)
-            .header_table_size(0)
-            .enable_push(false)
-            .handshake::<_, Bytes>(stream)
-            .await
-            .map_err(failure)?;
+        let (sender, mut connection) = client().handshake::<_, Bytes>(stream).await.map_err(failure)?;
         let pings = connection.ping_pong();
         let entered = self.enter(host.host_id, sender.clone());
         tracing::info!(node = %host.host_id, name = %host.name, %peer, "a node has a tunnel to this proxy");
@@ -162,7 +207,7 @@ impl Tunnels {
 }
 
 /// Resolves when the node does not answer any more.
-async fn keep_asking(mut pings: h2::PingPong) {
+pub(super) async fn keep_asking(mut pings: h2::PingPong) {
     loop {
         tokio::time::sleep(PING.0).await;
         match tokio::time::timeout(PING.1, pings.ping(h2::Ping::opaque())).await {
@@ -175,7 +220,7 @@ async fn keep_asking(mut pings: h2::PingPong) {
 }
 
 /// Resolves when the certificate of a host has ended.
-async fn expired(host: &HostIdentity, clock: &dyn Clock) {
+pub(super) async fn expired(host: &HostIdentity, clock: &dyn Clock) {
     loop {
         let rest = host.expires.saturating_since(clock.now());
         if rest.is_zero() {
@@ -233,22 +278,20 @@ impl NodeDialer for Tunnels {
             return self.0.direct.dial(route, by).await;
         }
         let dialling = async {
-            let mut failed = DialError::NoTunnel;
-            let mut tunnels = self.of(route.host_id()).into_iter().peekable();
-            while let Some(tunnel) = tunnels.next() {
-                let opening = open(tunnel);
-                let opened = match tunnels.peek() {
-                    Some(_) => tokio::time::timeout(NEXT, opening).await,
-                    None => Ok(opening.await),
-                };
-                match opened {
-                    Ok(Ok(stream)) => return Ok(Box::new(stream) as BoxedIo),
-                    Ok(Err(source)) => failed = DialError::Unreachable { source },
-                    Err(_) => failed = DialError::Timeout,
-                }
+            let node = route.host_id();
+            let failed = match self.by_own(node).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => error,
+            };
+            let Some(peers) = &self.0.peers else { return Err(failed) };
+            match peers.reach(route.record(), || self.has(node)).await {
+                Ok(Some(stream)) => Ok(stream),
+                Ok(None) => self.by_own(node).await,
+                Err(DialError::NoTunnel) => Err(failed),
+                Err(error) => Err(error),
             }
-            Err(failed)
         };
-        tokio::time::timeout(DIAL_TIMEOUT, dialling).await.map_err(|_| DialError::Timeout)?
+        let stream = tokio::time::timeout(DIAL_TIMEOUT, dialling).await.map_err(|_| DialError::Timeout)??;
+        Ok(Box::new(stream))
     }
 }

@@ -13,22 +13,33 @@
 //! A tunnel is good for its node and nothing else: the proxy knows whose it is by the certificate that was shown, asks for no address, and
 //! the node leads each stream to its own SSH server.
 //!
-//! A node has one tunnel to each proxy that is online ([`AccessView::proxy_ids`](teleport_core::api::AccessView::proxy_ids)). It need not know their addresses: it
+//! A node has one tunnel to each proxy that is online ([`AccessView::proxy_ids`](teleport_core::api::AccessView::proxy_ids)), or to some, if proxies
+//! ask each other ([`teleport_core::peering`], [`Peers`], [`PeerPort`]). It need not know their addresses: it
 //! dials the ones that it was given, which may be a load balancer's, until it has all of them.
 
 mod agent;
-mod ahead;
+mod carry;
 mod health;
 mod hub;
+#[cfg(test)]
+mod leaks;
+mod peer;
 mod place;
 mod pool;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod tls;
 
-pub(crate) use self::ahead::ReadAhead;
+use std::time::Duration;
+
+use teleport_core::cert::HostIdentity;
+use teleport_core::clock::Clock;
+
 pub use self::hub::Tunnels;
-pub(crate) use self::pool::{Pool, serve};
+pub use self::peer::{BoundPeerPort, PeerPort, Peers};
+pub(crate) use self::pool::{PAUSE, Pool, serve};
+use crate::view::AccessCache;
 
 /// Names tunnels inside TLS.
 pub(crate) const ALPN: &[u8] = b"teleport-reversetunnel";
@@ -45,6 +56,45 @@ const SEND_BUFFER: usize = 256 << 10;
 const MAX_STREAMS: u32 = 1000;
 /// The longest list of headers that is read.
 const MAX_HEADERS: u32 = 4 << 10;
+
+/// How long one of several ways has to answer before the next is tried.
+const NEXT: Duration = Duration::from_secs(3);
+
+/// HTTP/2 for whoever is asked.
+fn server(streams: u32) -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(ALL_WINDOWS)
+        .max_frame_size(FRAME)
+        .max_concurrent_streams(streams)
+        .max_header_list_size(MAX_HEADERS)
+        .max_send_buffer_size(SEND_BUFFER)
+        .header_table_size(0);
+    builder
+}
+
+/// HTTP/2 for whoever asks.
+fn client() -> h2::client::Builder {
+    let mut builder = h2::client::Builder::new();
+    builder
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(ALL_WINDOWS)
+        .max_frame_size(FRAME)
+        .max_header_list_size(MAX_HEADERS)
+        .max_send_buffer_size(SEND_BUFFER)
+        .header_table_size(0)
+        .enable_push(false);
+    builder
+}
+
+/// Resolves when `proxy` is locked or was removed. Cancel safe.
+async fn unwelcome(view: &AccessCache, proxy: &HostIdentity, clock: &dyn Clock) {
+    let mut changes = view.changes();
+    while view.current().is_none_or(|view| view.keep_way(proxy, clock.now()).is_ok()) {
+        changes.next().await;
+    }
+}
 
 /// What a proxy asks of a node.
 mod path {

@@ -26,6 +26,12 @@ impl Places {
         Self { web, next: 0, elsewhere: HashMap::new() }
     }
 
+    /// Begins with the address after the one of this number.
+    pub(super) fn beginning_at(mut self, number: usize) -> Self {
+        self.next = number;
+        self
+    }
+
     /// A tunnel to whoever is reached by the next address; of those that do not answer the next but one, and so on. A proxy that takes no
     /// tunnels at its web port is asked where it does: nothing is asked as long as all is well.
     pub(super) async fn dial(

@@ -5,9 +5,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use teleport_core::cert::HostIdentity;
 use teleport_core::clock::Clock;
-use teleport_core::entropy::Entropy;
+use teleport_core::entropy::{Entropy, EntropyExt as _};
 use teleport_core::id::HostId;
+use teleport_core::peering::{Peering, is_missing, is_wanted};
 use teleport_core::task::{Shutdown, TaskScope};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -16,13 +18,14 @@ use tokio_util::sync::CancellationToken;
 use super::agent::{self, Ends, Strings};
 use super::health::Health;
 use super::place::Places;
+use super::unwelcome;
 use crate::identity::{HostIdentityHandle, HostMaterial};
 use crate::rpc::BoxedIo;
 use crate::view::{AccessCache, jitter};
 
 /// The shortest and the longest pause before the next attempt. The longest is how long a node is away at most after its proxies have
 /// come back.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+pub(crate) const PAUSE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 /// The same when what was reached is a proxy that has a tunnel already, which costs it some work: thousands of nodes may wait for
 /// another one.
@@ -31,13 +34,14 @@ const LONGEST_IN_VAIN: Duration = Duration::from_secs(8);
 /// When to dial. A tunnel that stands is no success yet: a proxy that refuses the node ends it at once, and must not be dialled without a pause.
 #[derive(Debug)]
 struct Pacing {
+    bounds: (Duration, Duration),
     pause: Duration,
     not_before: Instant,
 }
 
 impl Pacing {
-    fn new(now: Instant) -> Self {
-        Self { pause: PAUSE.0, not_before: now }
+    fn new(bounds: (Duration, Duration), now: Instant) -> Self {
+        Self { bounds, pause: bounds.0, not_before: now }
     }
 
     /// A dial begins now. The next one comes after a pause, which doubles up to `longest`.
@@ -48,8 +52,8 @@ impl Pacing {
 
     /// No tunnel was missing for so long.
     fn rested(&mut self, time: Duration) {
-        if time >= PAUSE.1 {
-            self.pause = PAUSE.0;
+        if time >= self.bounds.1 {
+            self.pause = self.bounds.0;
         }
     }
 }
@@ -62,6 +66,10 @@ pub(crate) struct Pool {
     pub(crate) view: AccessCache,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) entropy: Arc<dyn Entropy>,
+    /// Between two attempts, as [`PAUSE`].
+    pub(crate) pause: (Duration, Duration),
+    /// Is told which proxies others can ask for this node.
+    pub(crate) announce: Box<dyn Fn(Vec<HostId>) + Send + Sync>,
 }
 
 /// A tunnel as the pool sees it.
@@ -86,28 +94,27 @@ impl Held {
     }
 }
 
-/// Whether a tunnel is missing: to a proxy that is known, or to any if none is known.
-fn is_missing(known: &BTreeSet<HostId>, held: &BTreeSet<HostId>) -> bool {
-    if known.is_empty() { held.is_empty() } else { !known.is_subset(held) }
-}
-
-/// Keeps tunnels to all proxies until `shutdown` drains, and then those that have streams, until it aborts. `accept` takes each stream, and
+/// Keeps tunnels to all proxies, or to as many as there should be, until `shutdown` drains, and then those that have streams, until it aborts. `accept` takes each stream, and
 /// returns soon.
 pub(crate) async fn serve(pool: Pool, shutdown: Shutdown, accept: Arc<dyn Fn(BoxedIo, Ends) + Send + Sync>) {
-    let mut places = Places::new(pool.addresses);
+    // Nodes that know several addresses begin with any of them, so that all proxies have as many.
+    let first = pool.entropy.bytes::<1>().map_or(0, |[dice]| usize::from(dice));
+    let mut places = Places::new(pool.addresses.clone()).beginning_at(first);
     let scope = TaskScope::new();
     let (news, mut changed) = mpsc::channel(1);
     let mut held: Vec<Held> = Vec::new();
-    let mut pacing = Pacing::new(Instant::now());
-    let mut longest = PAUSE.1;
+    let mut pacing = Pacing::new(pool.pause, Instant::now());
+    let mut longest = pool.pause.1;
     let mut views = pool.view.changes();
     let mut identities = pool.identity.changes();
     let mut failing = false;
     loop {
+        let view = pool.view.current();
+        let is_welcome = |proxy: &HostIdentity| {
+            view.as_ref().is_none_or(|view| view.keep_way(proxy, pool.clock.now()).is_ok())
+        };
         held.retain(|tunnel| !tunnel.over.is_cancelled());
         let material = pool.identity.current();
-        let good: BTreeSet<HostId> =
-            held.iter().filter(|tunnel| tunnel.is_good(&material)).map(|tunnel| tunnel.proxy).collect();
         // Of several to one proxy the newest good one; others end with their streams.
         for (at, tunnel) in held.iter().enumerate() {
             let newer = held.get(at + 1..).unwrap_or_default().iter();
@@ -116,8 +123,15 @@ pub(crate) async fn serve(pool: Pool, shutdown: Shutdown, accept: Arc<dyn Fn(Box
                 tunnel.retired.cancel();
             }
         }
-        let known = pool.view.current().map(|view| view.proxy_ids.clone()).unwrap_or_default();
-        if !is_missing(&known, &good) {
+        let peering = view.as_ref().and_then(|view| view.peering.as_ref());
+        let mut good = held_by(&held, &material);
+        if let Some(peering) = peering {
+            retire(peering, &held, &mut good, &*pool.entropy);
+        }
+        (pool.announce)(peering.map(|peering| peering.announced(&good)).unwrap_or_default());
+        let none = BTreeSet::new();
+        let known = view.as_ref().map_or(&none, |view| &view.proxy_ids);
+        if !is_missing(known, peering, &good) {
             failing = false;
             let since = Instant::now();
             tokio::select! {
@@ -134,20 +148,22 @@ pub(crate) async fn serve(pool: Pool, shutdown: Shutdown, accept: Arc<dyn Fn(Box
             () = tokio::time::sleep_until(pacing.not_before) => {}
         }
         pacing.dials(Instant::now(), longest, &*pool.entropy);
-        longest = PAUSE.1;
+        longest = pool.pause.1;
         let dialling = places.dial(&material, &pool.clock);
         let dialled = tokio::select! {
             () = shutdown.draining() => break,
             dialled = dialling => dialled,
         };
         match dialled {
-            Ok(dialled) if good.contains(&dialled.proxy) => {
-                tracing::debug!(proxy = %dialled.proxy, "reached a proxy that has a tunnel already");
+            Ok(dialled)
+                if !is_wanted(peering, &good, dialled.proxy.host_id) || !is_welcome(&dialled.proxy) =>
+            {
+                tracing::debug!(proxy = %dialled.proxy.host_id, "reached a proxy to which no tunnel is missing");
                 longest = LONGEST_IN_VAIN;
             }
             Ok(dialled) => {
-                tracing::info!(proxy = %dialled.proxy, "a tunnel to a proxy stands");
-                held.push(start(dialled, material, &scope, news.clone(), &accept));
+                tracing::info!(proxy = %dialled.proxy.host_id, "a tunnel to a proxy stands");
+                held.push(start(dialled, material, &pool, &scope, news.clone(), &accept));
             }
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
@@ -168,25 +184,47 @@ pub(crate) async fn serve(pool: Pool, shutdown: Shutdown, accept: Arc<dyn Fn(Box
     }
 }
 
+/// The proxies that can rely on a tunnel.
+fn held_by(held: &[Held], material: &Arc<HostMaterial>) -> BTreeSet<HostId> {
+    held.iter().filter(|tunnel| tunnel.is_good(material)).map(|tunnel| tunnel.proxy).collect()
+}
+
+/// Lets go of tunnels that are more than there should be: any of them, so that no proxy loses all of its nodes.
+fn retire(peering: &Peering, held: &[Held], good: &mut BTreeSet<HostId>, entropy: &dyn Entropy) {
+    for _ in 0..peering.surplus(good) {
+        let among: Vec<HostId> =
+            good.iter().copied().filter(|proxy| peering.proxies.contains_key(proxy)).collect();
+        let dice = entropy.bytes::<2>().map_or(0, |dice| usize::from(u16::from_le_bytes(dice)));
+        let Some(proxy) = dice.checked_rem(among.len()).and_then(|at| among.get(at)) else { return };
+        for tunnel in held.iter().filter(|tunnel| tunnel.proxy == *proxy) {
+            tunnel.retired.cancel();
+        }
+        good.remove(proxy);
+    }
+}
+
 fn start(
     dialled: agent::Dialled,
     material: Arc<HostMaterial>,
+    pool: &Pool,
     scope: &TaskScope,
     news: mpsc::Sender<()>,
     accept: &Arc<dyn Fn(BoxedIo, Ends) + Send + Sync>,
 ) -> Held {
+    let (view, clock) = (pool.view.clone(), Arc::clone(&pool.clock));
     let (health, watched) = watch::channel(Health::Good);
     let (draining, retired) = (CancellationToken::new(), CancellationToken::new());
     let over = CancellationToken::new();
+    let host = dialled.proxy.clone();
     let held = Held {
-        proxy: dialled.proxy,
+        proxy: host.host_id,
         material,
         health: watched.clone(),
         draining: draining.clone(),
         retired: retired.clone(),
         over: over.clone(),
     };
-    let (proxy, accept) = (dialled.proxy, Arc::clone(accept));
+    let (proxy, accept) = (host.host_id, Arc::clone(accept));
     // However the task ends.
     let ended = over.drop_guard();
     scope.spawn(async move {
@@ -195,6 +233,9 @@ fn start(
         let outcome: io::Result<()> = tokio::select! {
             outcome = agent::attend(dialled, &strings, &*accept) => outcome,
             never = telling => match never {},
+            () = unwelcome(&view, &host, &*clock) => {
+                Err(io::Error::new(io::ErrorKind::PermissionDenied, "the proxy is locked or was removed"))
+            }
         };
         match &outcome {
             Ok(()) => tracing::info!(%proxy, "a tunnel to a proxy has ended"),
@@ -234,33 +275,11 @@ mod tests {
 
     use super::*;
 
-    fn id(number: u128) -> HostId {
-        format!("00000000-0000-4000-8000-{number:012x}").parse().unwrap()
-    }
-
-    #[test]
-    fn a_tunnel_is_missing_to_each_proxy_that_is_known_and_to_any_if_none_is() {
-        let set = |ids: &[u128]| ids.iter().map(|number| id(*number)).collect::<BTreeSet<_>>();
-        for (known, held, missing) in [
-            (&[][..], &[][..], true),
-            (&[], &[1], false),
-            (&[1], &[], true),
-            (&[1], &[1], false),
-            (&[1, 2], &[1], true),
-            (&[1, 2], &[1, 2], false),
-            // One that is not known any more.
-            (&[1], &[1, 2], false),
-            (&[1], &[2], true),
-        ] {
-            assert_eq!(is_missing(&set(known), &set(held)), missing, "{known:?} {held:?}");
-        }
-    }
-
     /// Each tunnel stands, and is ended at once.
     #[test]
     fn a_proxy_that_ends_every_tunnel_is_dialled_less_and_less() {
         let start = Instant::now();
-        let (mut pacing, mut now, mut pauses) = (Pacing::new(start), start, Vec::new());
+        let (mut pacing, mut now, mut pauses) = (Pacing::new(PAUSE, start), start, Vec::new());
         for _ in 0..8 {
             pacing.dials(now, PAUSE.1, &NoEntropy);
             // It stood for a moment.

@@ -12,13 +12,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::FRAME;
 
 /// The most bytes that are handed over for sending at once: one frame.
-const PIECE: usize = FRAME as usize;
+pub(super) const PIECE: usize = FRAME as usize;
 
 /// A stream of a tunnel. What was not read is not acknowledged, so a reader that stops stops its writer, and nobody else. Dropping it before
 /// both sides have ended tells the other side that it broke off.
 pub(super) struct TunnelStream {
-    incoming: RecvStream,
-    outgoing: SendStream<Bytes>,
+    pub(super) incoming: RecvStream,
+    pub(super) outgoing: SendStream<Bytes>,
     /// What came and is not read yet.
     read: Bytes,
     ended: bool,

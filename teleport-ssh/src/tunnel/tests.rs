@@ -38,6 +38,7 @@ fn route() -> NodeRoute {
         address: String::new(),
         labels: "a=b".parse().unwrap(),
         sub_kind: NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "1".to_owned(),
     };
     let nodes = NodeView::new();
@@ -62,6 +63,10 @@ struct World {
 
 impl World {
     async fn start() -> Self {
+        Self::on(Tunnels::new(Arc::new(Direct::new()))).await
+    }
+
+    async fn on(tunnels: Tunnels) -> Self {
         let (near, far) = tokio::io::duplex(256 << 10);
         let (accepted, streams) = mpsc::unbounded_channel();
         let (draining, retired) = (CancellationToken::new(), CancellationToken::new());
@@ -76,7 +81,7 @@ impl World {
             let accept = move |stream, _| drop(accepted.send(stream));
             let _ = agent::speak(far, (at, at), &strings, &accept).await;
         });
-        let (tunnels, proxy) = (Tunnels::new(Arc::new(Direct::new())), Shutdown::new());
+        let proxy = Shutdown::new();
         let (hub, shutdown) = (tunnels.clone(), proxy.clone());
         tasks.spawn(async move {
             let _ = hub.serve(near, (&host(HostRole::Node), at), &SystemClock::new(), &shutdown).await;
@@ -209,6 +214,35 @@ async fn a_node_that_has_a_better_tunnel_lets_the_old_one_end() {
     assert_eq!(got, b"x");
     drop((proxy, node));
     world.until(Tunnels::is_empty).await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_tunnel_that_is_silent_gets_the_next_one() {
+    let (tunnels, tasks) = (Tunnels::new(Arc::new(Direct::new())), TaskScope::new());
+    let (near, _nobody_reads) = tokio::io::duplex(256 << 10);
+    let hub = tunnels.clone();
+    tasks.spawn(async move {
+        let at = "192.0.2.1:1".parse().unwrap();
+        let _ = hub.serve(near, (&host(HostRole::Node), at), &SystemClock::new(), &Shutdown::new()).await;
+    });
+    while tunnels.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let waiting = tunnels.clone();
+    let (dialled, asked) = (CancellationToken::new(), CancellationToken::new());
+    let (answered, told) = (dialled.clone(), asked.clone());
+    tasks.spawn(async move {
+        let by = user_identity("alice", "example.com", &["access"], &["root"], Timestamp::MAX);
+        let route = route();
+        let mut dialling = std::pin::pin!(waiting.dial(&route, &by));
+        assert!(futures_util::poll!(dialling.as_mut()).is_pending());
+        told.cancel();
+        dialling.await.unwrap();
+        answered.cancel();
+    });
+    asked.cancelled().await;
+    let _world = World::on(tunnels).await;
+    tokio::time::timeout(DEADLINE, dialled.cancelled()).await.unwrap();
 }
 
 /// Rows C2 and C3: a tunnel leads to its node, whoever asks for what; without one nothing is dialled.

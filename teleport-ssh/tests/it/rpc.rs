@@ -14,6 +14,7 @@ mod mtls;
 mod one_port;
 mod origin;
 mod passes;
+mod peers;
 mod pinned;
 mod strangers;
 mod suite;

@@ -339,6 +339,7 @@ mod tests {
                 name: name.parse().unwrap(),
                 web_address: format!("{name}.example.com:3080"),
                 ssh_address: format!("{name}.example.com:3023"),
+                peer_address: None,
                 version: String::new(),
             },
             last_seen: now.saturating_sub(Duration::from_secs(ago)),

@@ -237,7 +237,7 @@ impl Services<'_> {
         }
         match self.proxy {
             Some((web, ssh)) => text.push_str(&format!(
-                "proxy_service:\n  enabled: yes\n  web_listen_addr: 127.0.0.1:{web}\n  listen_addr: 127.0.0.1:{ssh}\n  local_addresses: yes\n"
+                "proxy_service:\n  enabled: yes\n  web_listen_addr: 127.0.0.1:{web}\n  listen_addr: 127.0.0.1:{ssh}\n  peer_listen_addr: 127.0.0.1:0\n  local_addresses: yes\n"
             )),
             None => text.push_str("proxy_service:\n  enabled: no\n"),
         }

@@ -138,6 +138,7 @@ fn queries_are_about_nodes_alone() {
             address: "192.0.2.7:3022".to_owned(),
             labels: "env=prod,aws/region=eu-1".parse().unwrap(),
             sub_kind: crate::resource::NodeKind::Teleport,
+            proxy_ids: Vec::new(),
             version: "1".to_owned(),
         };
         let mut labels = node.labels.as_map().clone();

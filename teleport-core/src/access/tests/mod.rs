@@ -47,6 +47,7 @@ fn node(labels: &str) -> NodeRecord {
         address: "192.0.2.7:3022".to_owned(),
         labels: labels.parse().unwrap(),
         sub_kind: crate::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "1".to_owned(),
     }
 }

@@ -146,6 +146,7 @@ pub async fn nodes_come_and_go(fixture: &dyn ApiFixture) {
         address: "192.0.2.7:3022".to_owned(),
         labels: "env=prod,os=linux".parse().unwrap(),
         sub_kind: crate::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "1.0".to_owned(),
     };
     node.announce_node(record.clone()).await.unwrap();
@@ -197,6 +198,7 @@ pub async fn proxies_are_in_the_status(fixture: &dyn ApiFixture) {
         name: identity.name.clone(),
         web_address: "proxy.example.org:3080".to_owned(),
         ssh_address: "192.0.2.1:3023".to_owned(),
+        peer_address: None,
         version: "1.0".to_owned(),
     };
     proxy.announce_proxy(record.clone()).await.unwrap();
@@ -225,6 +227,7 @@ pub async fn watchers_see_changes(fixture: &dyn ApiFixture) {
         address: "192.0.2.7:3022".to_owned(),
         labels: Labels::default(),
         sub_kind: crate::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "1.0".to_owned(),
     };
     let seen = async {
@@ -250,6 +253,7 @@ pub async fn watchers_see_changes(fixture: &dyn ApiFixture) {
             name: identity.name.clone(),
             web_address: "proxy.example.org:3080".to_owned(),
             ssh_address: format!("[{announced}]:3023"),
+            peer_address: None,
             version: "1.0".to_owned(),
         };
         as_host(fixture, &identity).announce_proxy(proxy).await.unwrap();

@@ -139,6 +139,7 @@ pub async fn call(
                 address: "nowhere".to_owned(),
                 labels: Labels::default(),
                 sub_kind: crate::resource::NodeKind::Teleport,
+                proxy_ids: Vec::new(),
                 version: String::new(),
             };
             api.announce_node(record).await
@@ -150,6 +151,7 @@ pub async fn call(
                 name: name(),
                 web_address: "nowhere".to_owned(),
                 ssh_address: "nowhere".to_owned(),
+                peer_address: None,
                 version: String::new(),
             };
             api.announce_proxy(record).await

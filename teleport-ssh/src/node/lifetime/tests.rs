@@ -22,6 +22,7 @@ fn policy(change: impl FnOnce(&mut RoleOptions)) -> SessionPolicy {
         address: "192.0.2.7:3022".to_owned(),
         labels: "a=b".parse().unwrap(),
         sub_kind: teleport_core::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "1".to_owned(),
     };
     let checker = AccessChecker::for_identity(&identity, &roles);

@@ -52,6 +52,10 @@ impl Refusal {
             Self::Unwelcome(Unwelcome::Locked(locked)) => locked.public(),
             Self::Roles(_) | Self::Unwelcome(_) => "access denied".to_owned(),
             Self::Route(error) => error.to_string(),
+            Self::Unreachable(DialError::Peer { .. }) => {
+                "the node cannot be reached: another proxy has its tunnel and does not answer; try again in a moment"
+                    .to_owned()
+            }
             // Where the node announced to be, and how that failed, is for administrators.
             Self::Unreachable(_) => "the node cannot be reached".to_owned(),
             Self::NoStandIns => {

@@ -24,6 +24,7 @@ fn node(number: u128, name: &str, address: &str, labels: &str, last_seen: Timest
             address: address.to_owned(),
             labels: labels.parse().unwrap(),
             sub_kind: teleport_core::resource::NodeKind::Teleport,
+            proxy_ids: Vec::new(),
             version: "0".to_owned(),
         },
         last_seen,

@@ -1,6 +1,7 @@
 //! The server's half: present the newest identity, find out who calls.
 
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -11,13 +12,17 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 use teleport_core::cert::{
-    CertRejected, Identity, TlsAuthority, TlsFields, TrustBundle, X509Authority, verify_tls,
+    CertRejected, HostIdentity, Identity, TlsAuthority, TlsFields, TrustBundle, X509Authority, verify_tls,
 };
 use teleport_core::clock::Clock;
-use teleport_core::id::ClusterName;
+use teleport_core::id::{ClusterName, HostRole};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::{ALPN_H2, ClockTime, auth_alpn, chain, provider, roots, unix_time};
 use crate::identity::{HostIdentityHandle, HostMaterial};
+use crate::rpc::ReadAhead;
 use crate::rpc::x509::Leaf;
 
 /// Finds out who presents a certificate: which authority vouches, and what `core` makes of it. The only way in.
@@ -179,6 +184,28 @@ impl TlsServer {
         let built = Arc::new(self.build(material)?);
         self.built.store(Some(Arc::clone(&built)));
         Ok(built)
+    }
+
+    /// TLS with a client that must be a host of this cluster, for the service `role`. Not cancel safe: the stream is lost.
+    pub(crate) async fn accept_host<S>(
+        &self,
+        stream: S,
+        peer: SocketAddr,
+        role: HostRole,
+    ) -> io::Result<(TlsStream<ReadAhead<S>>, HostIdentity)>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let built = self.current().map_err(io::Error::other)?;
+        let tls = TlsAcceptor::from(Arc::clone(&built.config)).accept(ReadAhead::new(stream)).await?;
+        let refused = |why: String| io::Error::new(io::ErrorKind::PermissionDenied, why);
+        let leaf = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let leaf = leaf.ok_or_else(|| refused("no certificate was shown".to_owned()))?;
+        let identity = built.authenticator.identify(leaf, Some(peer.ip()), &*self.clock);
+        match identity.map_err(|error| io::Error::new(io::ErrorKind::PermissionDenied, error))? {
+            Identity::Host(host) if host.role == role => Ok((tls, host)),
+            _ => Err(refused(format!("the certificate is none of a {role}"))),
+        }
     }
 
     fn build(&self, material: Arc<HostMaterial>) -> Result<Built, rustls::Error> {

@@ -332,6 +332,7 @@ impl World {
                 address: address.to_string(),
                 labels: labels.parse().unwrap(),
                 sub_kind: teleport_core::resource::NodeKind::Teleport,
+                proxy_ids: Vec::new(),
                 version: "0".to_owned(),
             },
             last_seen: SystemClock::new().now(),

@@ -32,6 +32,7 @@ async fn a_removed_host_stops_asking() {
         address: "127.0.0.1:3022".to_owned(),
         labels: teleport_core::label::Labels::default(),
         sub_kind: teleport_core::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "0".to_owned(),
     };
     node.announce_node(listed).await.unwrap();

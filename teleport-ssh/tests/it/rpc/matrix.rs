@@ -173,6 +173,7 @@ fn record(host_id: HostId, name: &str) -> NodeRecord {
         address: "127.0.0.1:3022".to_owned(),
         labels: Labels::default(),
         sub_kind: teleport_core::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "1".to_owned(),
     }
 }

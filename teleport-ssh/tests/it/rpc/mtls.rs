@@ -25,6 +25,7 @@ fn record(material: &teleport_ssh::identity::HostMaterial) -> NodeRecord {
         address: "127.0.0.1:3022".to_owned(),
         labels: teleport_core::label::Labels::default(),
         sub_kind: teleport_core::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "0".to_owned(),
     }
 }

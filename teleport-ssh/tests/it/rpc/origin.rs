@@ -24,6 +24,7 @@ async fn proxy(world: &World, way: Arc<dyn Connector>) -> SocketAddr {
         name: material.name.clone(),
         web_address: "proxy.example.net:443".to_owned(),
         ssh_address: "192.0.2.1:3023".to_owned(),
+        peer_address: None,
         version: "1".to_owned(),
     };
     let identity = HostIdentityHandle::new(material);
@@ -90,6 +91,7 @@ async fn is_not_believed(world: &World, proxy: SocketAddr, watching: &AuthClient
         name: "second".parse().unwrap(),
         web_address: "203.0.113.7:443".to_owned(),
         ssh_address: "203.0.113.8:3023".to_owned(),
+        peer_address: None,
         version: "1".to_owned(),
     };
     soon("an answer", through(world, proxy, second).announce_proxy(record)).await.unwrap();

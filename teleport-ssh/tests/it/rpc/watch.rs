@@ -24,6 +24,7 @@ async fn nodes_are_seen_as_they_come_and_go() {
         address: "127.0.0.1:3022".to_owned(),
         labels: teleport_core::label::Labels::default(),
         sub_kind: teleport_core::resource::NodeKind::Teleport,
+        proxy_ids: Vec::new(),
         version: "0".to_owned(),
     })
     .await

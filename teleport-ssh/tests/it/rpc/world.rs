@@ -65,6 +65,15 @@ impl World {
         limits: Limits,
         wrap: impl FnOnce(Arc<MemoryAudit>) -> Arc<dyn AuditLog>,
     ) -> Self {
+        Self::start_as(AuthConfig::new(cluster()), limits, wrap).await
+    }
+
+    /// With other settings of the service.
+    pub(super) async fn start_as(
+        config: AuthConfig,
+        limits: Limits,
+        wrap: impl FnOnce(Arc<MemoryAudit>) -> Arc<dyn AuditLog>,
+    ) -> Self {
         let clock = Arc::new(ManualClock::default());
         let ca = authority(&clock).await;
         let audit = Arc::new(MemoryAudit::new());
@@ -77,7 +86,7 @@ impl World {
             clock: clock.clone(),
             entropy: Arc::new(SystemEntropy::new()),
         };
-        let service = AuthService::new(ports, AuthConfig::new(cluster()));
+        let service = AuthService::new(ports, config);
         service.bootstrap().await.unwrap();
         let identity = HostIdentityHandle::new(host(&ca, HostRole::Auth, "auth-1").await);
         let (shutdown, tasks) = (Shutdown::new(), TaskScope::new());

@@ -89,6 +89,7 @@ fn server(id: u8) -> NodeRecord {
         name: "db".parse().unwrap(),
         address: "db.example.com:22".to_owned(),
         labels: Labels::default(),
+        proxy_ids: Vec::new(),
         version: String::new(),
     }
 }

@@ -1,0 +1,263 @@
+//! Asks other proxies: one connection to each, made when it is needed.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use hyper::{Request, StatusCode};
+use teleport_core::api::AccessView;
+use teleport_core::clock::Clock;
+use teleport_core::entropy::{Entropy, EntropyExt as _};
+use teleport_core::id::HostId;
+use teleport_core::resource::NodeRecord;
+use teleport_core::task::TaskScope;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use super::{ALPN, NODE};
+use crate::identity::{HostIdentityHandle, HostMaterial};
+use crate::proxy::{DialError, NodeView};
+use crate::rpc::dial;
+use crate::tunnel::health::{self, Health};
+use crate::tunnel::stream::{TunnelStream, failure};
+use crate::tunnel::tls::{self, HANDSHAKE};
+use crate::tunnel::{NEXT, client, unwelcome};
+use crate::view::AccessCache;
+
+/// How long a node that has lost its tunnels has to tell of another one, before its user is told that it cannot be reached.
+const ELSEWHERE: Duration = Duration::from_secs(5);
+
+/// The other proxies, as this one asks them. Clones share the connections.
+#[derive(Clone)]
+pub struct Peers(Arc<Shared>);
+
+struct Shared {
+    identity: HostIdentityHandle,
+    view: AccessCache,
+    nodes: NodeView,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
+    places: Mutex<HashMap<HostId, Place>>,
+    /// The connections end with the last clone.
+    tasks: TaskScope,
+}
+
+/// Where the connection to one proxy is. Whoever makes one keeps others from making a second.
+type Place = Arc<tokio::sync::Mutex<Option<Link>>>;
+
+struct Link {
+    sender: SendRequest<Bytes>,
+    material: Arc<HostMaterial>,
+    health: watch::Receiver<Health>,
+    over: CancellationToken,
+}
+
+impl Link {
+    fn is_good(&self, material: &HostMaterial) -> bool {
+        // Of a renewed identity only the newest certificate is shown.
+        self.material.tls_certificate == material.tls_certificate
+            && *self.health.borrow() == Health::Good
+            && !self.over.is_cancelled()
+    }
+}
+
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Peers").field("connections", &self.0.tasks.len()).finish_non_exhaustive()
+    }
+}
+
+impl Peers {
+    /// Without connections yet. `view` says which proxies can be asked, and where, and `nodes` which have the tunnels of a node: the same
+    /// that the proxy's SSH server follows ([`ProxyBuilder::views`](crate::proxy::ProxyBuilder::views)).
+    pub fn new(
+        identity: HostIdentityHandle,
+        view: AccessCache,
+        nodes: NodeView,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
+    ) -> Self {
+        let (places, tasks) = (Mutex::default(), TaskScope::new());
+        Self(Arc::new(Shared { identity, view, nodes, clock, entropy, places, tasks }))
+    }
+
+    /// Opens a stream to a node by one of the proxies that have its tunnels. If none leads there, waits for a while until the node has told of
+    /// another one, or `is_here` says that it has one here; then there is no stream. Cancel safe.
+    pub(in crate::tunnel) async fn reach(
+        &self,
+        node: &NodeRecord,
+        is_here: impl Fn() -> bool,
+    ) -> Result<Option<TunnelStream>, DialError> {
+        let host = node.host_id;
+        let mut proxies = node.proxy_ids.clone();
+        let news = tokio::time::sleep(ELSEWHERE);
+        tokio::pin!(news);
+        let mut views = self.0.view.changes();
+        // Without peering nodes have no tunnels of which they tell.
+        let is_asked = || self.0.view.current().is_some_and(|view| view.peering.is_some());
+        // One that was tried in vain is no news.
+        let was_here = is_here();
+        let is_here = || !was_here && is_here();
+        while is_asked() {
+            let mut changed = Box::pin(self.0.nodes.wait_for(|nodes| {
+                is_here() || nodes.by_id(host).is_none_or(|node| node.record.proxy_ids != proxies)
+            }));
+            let failed = tokio::select! {
+                biased;
+                opened = self.by_one_of(&proxies, host) => match opened {
+                    Ok(stream) => return Ok(Some(stream)),
+                    Err(error) => Some(error),
+                },
+                () = &mut changed => None,
+            };
+            if let Some(failed) = failed {
+                tokio::select! {
+                    () = &mut changed => {}
+                    // It may be known by now where a proxy can be asked.
+                    () = views.next() => {}
+                    () = news.as_mut() => return Err(failed),
+                }
+            }
+            drop(changed);
+            if is_here() {
+                return Ok(None);
+            }
+            let told = self.0.nodes.read(|nodes| nodes.by_id(host).map(|node| node.record.proxy_ids.clone()));
+            proxies = told.ok_or(DialError::NoTunnel)?;
+        }
+        Err(DialError::NoTunnel)
+    }
+
+    async fn by_one_of(&self, proxies: &[HostId], node: HostId) -> Result<TunnelStream, DialError> {
+        let own = self.0.identity.current().host_id;
+        let mut proxies: Vec<HostId> = proxies.iter().copied().filter(|proxy| *proxy != own).collect();
+        // Any of them, so that all have as much to do. Without randomness the first.
+        let first = self.0.entropy.bytes::<1>().map_or(0, |[dice]| usize::from(dice));
+        let first = first.checked_rem(proxies.len()).unwrap_or_default();
+        proxies.rotate_left(first);
+        let mut failed = DialError::NoTunnel;
+        let mut proxies = proxies.into_iter().peekable();
+        while let Some(proxy) = proxies.next() {
+            let opening = self.open(proxy, node);
+            let opened = match proxies.peek() {
+                Some(_) => tokio::time::timeout(NEXT, opening).await,
+                None => Ok(opening.await),
+            };
+            match opened.unwrap_or_else(|late| Err(DialError::Peer { proxy, source: late.into() })) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => {
+                    tracing::debug!(%proxy, %node, error = &error as &dyn std::error::Error, "a proxy does not lead to a node");
+                    failed = error;
+                }
+            }
+        }
+        Err(failed)
+    }
+
+    async fn open(&self, proxy: HostId, node: HostId) -> Result<TunnelStream, DialError> {
+        let lost = |source| DialError::Peer { proxy, source };
+        let view = self.0.view.usable().map_err(|error| lost(io::Error::other(error)))?;
+        let known = view.peering.as_ref().and_then(|peering| peering.proxies.get(&proxy));
+        let unknown = || io::Error::new(io::ErrorKind::NotFound, "it is not online, or cannot be asked");
+        let address = known.ok_or_else(unknown).map_err(lost)?;
+        let place = self.place(proxy, &view);
+        loop {
+            let (mut sender, is_new) = self.link(&place, proxy, address).await.map_err(lost)?;
+            // One that goes away takes nothing new; another may be in its place.
+            match std::future::poll_fn(|context| sender.poll_ready(context)).await {
+                Ok(()) => {}
+                Err(error) if is_new => return Err(lost(failure(error))),
+                Err(_) => {
+                    place.lock().await.take();
+                    continue;
+                }
+            }
+            let request = Request::post(format!("https://proxy{NODE}{node}")).body(());
+            let request = request.map_err(|error| lost(io::Error::other(error)))?;
+            let (answer, outgoing) =
+                sender.send_request(request, false).map_err(|error| lost(failure(error)))?;
+            let answer = answer.await.map_err(|error| lost(failure(error)))?;
+            return match answer.status() {
+                StatusCode::OK => Ok(TunnelStream::new(answer.into_body(), outgoing)),
+                StatusCode::NOT_FOUND => Err(DialError::NoTunnel),
+                status => {
+                    let source = io::Error::other(format!("proxy {proxy} answers {status}"));
+                    Err(DialError::Unreachable { source })
+                }
+            };
+        }
+    }
+
+    fn place(&self, proxy: HostId, view: &AccessView) -> Place {
+        let mut places = self.0.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if !places.contains_key(&proxy) {
+            let known =
+                |proxy: &HostId| view.peering.as_ref().is_some_and(|now| now.proxies.contains_key(proxy));
+            places.retain(|proxy, _| known(proxy));
+        }
+        Arc::clone(places.entry(proxy).or_default())
+    }
+
+    /// The connection to a proxy, and whether it was made just now.
+    async fn link(
+        &self,
+        place: &Place,
+        proxy: HostId,
+        address: &str,
+    ) -> io::Result<(SendRequest<Bytes>, bool)> {
+        let material = self.0.identity.current();
+        let mut link = place.lock().await;
+        if let Some(link) = link.as_ref().filter(|link| link.is_good(&material)) {
+            return Ok((link.sender.clone(), false));
+        }
+        // What runs by the old one goes on.
+        *link = None;
+        let made = self.connect(address, proxy, material).await?;
+        Ok((link.insert(made).sender.clone(), true))
+    }
+
+    async fn connect(&self, address: &str, proxy: HostId, material: Arc<HostMaterial>) -> io::Result<Link> {
+        let refused = |why| io::Error::new(io::ErrorKind::PermissionDenied, why);
+        let (view, clock) = (self.0.view.clone(), Arc::clone(&self.0.clock));
+        let tcp = dial(address).await?;
+        let (host, stream): (_, TlsStream<TcpStream>) =
+            tls::connect(tcp, &material, ALPN, Arc::clone(&clock)).await?;
+        if host.host_id != proxy {
+            return Err(refused("another proxy answers at its address"));
+        }
+        if view.usable().map_err(io::Error::other)?.keep_way(&host, clock.now()).is_err() {
+            return Err(refused("it is locked or was removed"));
+        }
+        let beginning = client().handshake::<_, Bytes>(stream);
+        let (sender, mut connection) = tokio::time::timeout(HANDSHAKE, beginning).await?.map_err(failure)?;
+        let pings = connection.ping_pong();
+        let (health, watched) = watch::channel(Health::Good);
+        let over = CancellationToken::new();
+        // However the task ends.
+        let ended = over.clone().drop_guard();
+        tracing::info!(%proxy, name = %host.name, "this proxy asks another one for nodes");
+        self.0.tasks.spawn(async move {
+            let _ended = ended;
+            let silent = async {
+                match pings {
+                    Some(pings) => health::watch(pings, &health).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let outcome = tokio::select! {
+                outcome = connection => outcome.map_err(failure),
+                () = silent => Err(io::ErrorKind::TimedOut.into()),
+                () = unwelcome(&view, &host, &*clock) => Err(refused("it is locked or was removed")),
+            };
+            let error = outcome.as_ref().err().map(|error| error as &dyn std::error::Error);
+            tracing::info!(%proxy, error, "the connection to a proxy that was asked for nodes has ended");
+        });
+        Ok(Link { sender, material, health: watched, over })
+    }
+}
