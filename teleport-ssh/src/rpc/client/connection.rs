@@ -28,6 +28,7 @@ use crate::identity::HostMaterial;
 use crate::rpc::io::{BoxedIo, ScopeExecutor};
 use crate::rpc::routes::Route;
 use crate::rpc::tls::{ServerTrust, TlsIdentity, client_config, server_roles};
+use crate::rpc::trace;
 
 /// How long TLS and the beginning of HTTP/2 may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -282,6 +283,7 @@ fn request(route: &Route, body: Bytes) -> ApiResult<Request<Full<Bytes>>> {
     *request.method_mut() = route.method();
     *request.uri_mut() = format!("https://{SERVICE_DNS_NAME}{route}").parse().map_err(ApiError::internal)?;
     request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    trace::name(request.headers_mut());
     Ok(request)
 }
 

@@ -15,15 +15,18 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use teleport_core::api::{ApiError, ApiErrorKind, ApiResult};
+use teleport_core::auth::policy::Operation;
 use teleport_core::cert::TrustBundle;
 use teleport_core::clock::Clock;
 use tokio::time::Instant;
+use tracing::{Instrument, field};
 
 use self::connection::{Connections, Live};
 pub(crate) use self::connection::{handshake, read_answer};
 pub use self::connector::{Connector, ProxyConnector, TcpConnector};
 use super::http::ErrorBody;
 use super::routes::Route;
+use super::trace;
 use crate::identity::HostIdentityHandle;
 use crate::keys::TlsKeyPair;
 
@@ -140,7 +143,7 @@ impl AuthClient {
     }
 
     async fn bytes(&self, route: Route, body: Bytes) -> ApiResult<Bytes> {
-        self.within_deadline(async |deadline| {
+        self.within_deadline(route.operation(), async |deadline| {
             let (answer, live) = self.0.connections.send(&route, body.clone(), deadline).await?;
             let bytes = successful(answer).await?;
             drop(live);
@@ -153,7 +156,7 @@ impl AuthClient {
         &self,
         route: Route,
     ) -> ApiResult<futures_util::stream::BoxStream<'static, ApiResult<T>>> {
-        self.within_deadline(async |deadline| {
+        self.within_deadline(route.operation(), async |deadline| {
             let (answer, live) = self.0.connections.send(&route, Bytes::new(), deadline).await?;
             if answer.status().is_success() {
                 return Ok(watch::items(answer.into_body(), live));
@@ -164,7 +167,21 @@ impl AuthClient {
         .await
     }
 
-    async fn within_deadline<T>(&self, call: impl AsyncFnOnce(Instant) -> ApiResult<T>) -> ApiResult<T> {
+    async fn within_deadline<T>(
+        &self,
+        operation: Operation,
+        call: impl AsyncFnOnce(Instant) -> ApiResult<T>,
+    ) -> ApiResult<T> {
+        let operation = operation.name();
+        let span = tracing::info_span!("request", otel.kind = "client", operation, otel.status_code = field::Empty, error.type = field::Empty);
+        let result = self.in_time(call).instrument(span.clone()).await;
+        if let Err(error) = &result {
+            trace::failed(&span, error);
+        }
+        result
+    }
+
+    async fn in_time<T>(&self, call: impl AsyncFnOnce(Instant) -> ApiResult<T>) -> ApiResult<T> {
         let began = Instant::now();
         let deadline = began + self.0.deadline;
         match tokio::time::timeout_at(deadline, call(deadline)).await {
