@@ -18,6 +18,7 @@ use teleport_core::api::{ApiError, ApiErrorKind, ApiResult};
 use teleport_core::auth::policy::Operation;
 use teleport_core::cert::TrustBundle;
 use teleport_core::clock::Clock;
+use teleport_core::entropy::{Entropy, SystemEntropy};
 use tokio::time::Instant;
 use tracing::{Instrument, field};
 
@@ -91,6 +92,7 @@ pub struct AuthClientBuilder {
     connector: Arc<dyn Connector>,
     identity: ClientIdentity,
     clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
     deadline: Duration,
 }
 
@@ -102,9 +104,16 @@ impl AuthClientBuilder {
         self
     }
 
+    /// Where the random part of the pauses between attempts to connect comes from. The system, if not said.
+    #[must_use]
+    pub fn entropy(mut self, entropy: Arc<dyn Entropy>) -> Self {
+        self.entropy = entropy;
+        self
+    }
+
     /// The client. Nothing is connected yet.
     pub fn build(self) -> AuthClient {
-        let connections = Connections::new(self.connector, self.identity, self.clock);
+        let connections = Connections::new(self.connector, self.identity, self.clock, self.entropy);
         AuthClient(Arc::new(Inner { connections, deadline: self.deadline }))
     }
 }
@@ -117,7 +126,13 @@ impl AuthClient {
         identity: ClientIdentity,
         clock: Arc<dyn Clock>,
     ) -> AuthClientBuilder {
-        AuthClientBuilder { connector, identity, clock, deadline: DEADLINE }
+        AuthClientBuilder {
+            connector,
+            identity,
+            clock,
+            entropy: Arc::new(SystemEntropy::new()),
+            deadline: DEADLINE,
+        }
     }
 
     /// Sends a message, reads a message.
