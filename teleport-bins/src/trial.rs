@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// # Errors
 /// What went wrong, in one line.
 pub(crate) fn main(options: Try) -> Result<ExitCode> {
-    crate::cli::start_logging(if options.debug { "debug" } else { "error" }, false)?;
+    crate::cli::start_logging(if options.debug { "debug" } else { "error" }, false, None)?;
     secure_process();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let code = runtime.block_on(async {

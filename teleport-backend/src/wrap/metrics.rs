@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use teleport_core::storage::{Backend, Batch, Item, Key, Prefix, Revision, StorageError, Watch};
 use tokio::time::Instant;
+use tracing::Instrument;
 
 /// The upper bounds of the latency buckets; what takes longer is in one more bucket at the end.
 pub const LATENCY_BOUNDS: [Duration; BUCKETS - 1] = [
@@ -27,7 +28,7 @@ pub const LATENCY_BOUNDS: [Duration; BUCKETS - 1] = [
 /// How many latency buckets there are.
 pub const BUCKETS: usize = 12;
 
-/// A backend that counts what is asked of it: a few relaxed atomic additions for each call.
+/// A backend that counts what is asked of it: a few relaxed atomic additions for each call. A commit is a span, `commit`, as well.
 #[derive(Debug)]
 pub struct MetricsBackend {
     inner: Arc<dyn Backend>,
@@ -160,7 +161,8 @@ impl Backend for MetricsBackend {
     }
 
     async fn commit(&self, batch: Batch) -> Result<Revision, StorageError> {
-        self.commit.count(self.inner.commit(batch)).await
+        let span = tracing::info_span!("commit", operations = batch.operations().len());
+        self.commit.count(self.inner.commit(batch)).instrument(span).await
     }
 
     async fn watch(&self, prefix: &Prefix) -> Result<Watch, StorageError> {

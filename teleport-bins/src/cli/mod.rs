@@ -102,26 +102,31 @@ fn one_line(error: &anyhow::Error) -> String {
     sanitize(&line)
 }
 
-/// Writes lines of the log to stderr. `RUST_LOG` has the last word.
+/// What collects spans, beside the lines of the log.
+pub type SpanLayer = Box<dyn tracing_subscriber::Layer<tracing_subscriber::Registry> + Send + Sync>;
+
+/// Writes lines of the log to stderr, and gives spans to `spans`. `RUST_LOG` has the last word on lines.
 ///
 /// # Errors
 /// For a filter that cannot be parsed.
-pub fn start_logging(level: &str, json: bool) -> anyhow::Result<()> {
+pub fn start_logging(level: &str, json: bool, spans: Option<SpanLayer>) -> anyhow::Result<()> {
     use std::io::IsTerminal;
 
-    use tracing_subscriber::EnvFilter;
+    use tracing_subscriber::filter::{FilterExt, filter_fn};
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    use tracing_subscriber::{EnvFilter, Layer};
     let filter = match std::env::var("RUST_LOG") {
         Ok(filter) if !filter.is_empty() => EnvFilter::try_new(filter)?,
         // The engine's own lines speak of packets; ours say what an operator needs.
         _ => EnvFilter::try_new(format!("{level},russh=warn,h2=warn,rustls=warn"))?,
     };
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    if json {
-        builder.json().init();
-    } else {
-        builder.with_ansi(std::io::stderr().is_terminal()).init();
-    }
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines =
+        if json { lines.json().boxed() } else { lines.with_ansi(std::io::stderr().is_terminal()).boxed() };
+    // A line says by itself what it is about; where nobody collects spans they are not made.
+    let lines = lines.with_filter(filter.and(filter_fn(|about| about.is_event())));
+    tracing_subscriber::registry().with(spans).with(lines).init();
     Ok(())
 }
 

@@ -13,7 +13,7 @@ use teleport_core::id::HostRole;
 use super::common::Commands;
 use crate::config::yaml::resources;
 use crate::config::{FileConfig, Overrides, Settings, load, sample};
-use crate::daemon;
+use crate::daemon::{self, Traces};
 
 /// The command that a node starts for a user who copies files.
 pub(crate) const SFTP_SERVER: &str = "sftp-server";
@@ -224,7 +224,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Join(join) => {
-            super::start_logging("warn", false)?;
+            super::start_logging("warn", false, None)?;
             super::join::run(join)
         }
         Command::Start(Run { start, bootstrap }) => {
@@ -234,8 +234,12 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
                 let auth = auth.context("--bootstrap is for the host that runs the auth service")?;
                 auth.bootstrap = Some(backup(&path)?);
             }
-            super::start_logging(&level, json)?;
-            daemon::main(settings)
+            let (traces, spans) = Traces::start(settings.nodename.as_str())?;
+            super::start_logging(&level, json, spans)?;
+            traces.announce();
+            let ended = daemon::main(settings);
+            traces.end();
+            ended
         }
         Command::SftpServer => {
             // The library's own handles look for ends of lines.

@@ -11,6 +11,7 @@ mod peering;
 mod proxy;
 pub mod recordings;
 mod signals;
+mod traces;
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -41,6 +42,7 @@ pub(crate) use self::data_dir::prepare as prepare_data_dir;
 use self::diagnostics::{AuthFigures, Diagnostics, Needs, Server, Service};
 use self::member::{Member, Members};
 use self::membership::{Services, is_removal};
+pub use self::traces::Traces;
 use crate::config::Settings;
 
 /// How long sessions may go on after the daemon was asked to stop.

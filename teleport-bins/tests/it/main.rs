@@ -54,6 +54,8 @@ mod starting;
 mod stored;
 mod stores;
 mod support;
+#[cfg(feature = "otel")]
+mod traces;
 mod trial;
 mod tsh_ssh;
 mod tsh_tctl;

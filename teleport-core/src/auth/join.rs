@@ -100,6 +100,7 @@ impl Record for HostRecord {
     }
 }
 
+#[tracing::instrument(skip_all, fields(host_id = %request.host_id, role = %request.role))]
 pub(super) async fn join(
     call: &OpContext<'_>,
     _permit: Permit<'_>,

@@ -35,6 +35,8 @@ fn canonical(typed: &str) -> Option<UserName> {
     UserName::new(&typed.trim().to_ascii_lowercase()).ok()
 }
 
+// Not even the name is a field: sooner or later everybody types the password there.
+#[tracing::instrument(skip_all)]
 pub(super) async fn login(
     call: &OpContext<'_>,
     _permit: Permit<'_>,

@@ -14,6 +14,7 @@ use teleport_core::id::SessionId;
 use teleport_core::recording::{NoRecorder, RecordingMeta, SessionEnd};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::field;
 
 use super::Shared;
 use super::authorize::{Entry, chain};
@@ -77,8 +78,13 @@ pub(super) async fn run(start: Start, grant: LoginGrant) {
     let (read, write) = channel.split();
     let mut input = SessionInput::new(read, account);
     let id = SessionId::random(&*node.entropy);
+    // Held to the end and never entered: nothing is done for it when bytes pass.
+    let span = tracing::info_span!("session", session = field::Empty, user = %grant.identity.user, login = %grant.login);
     let begun = match &id {
-        Ok(id) => begin(*id, &node, &grant, &launch).await,
+        Ok(id) => {
+            span.record("session", field::display(id));
+            begin(*id, &node, &grant, &launch).await
+        }
         Err(error) => Err(chain(error)),
     };
     let (id, started, recorder, recording) = match begun {
@@ -167,7 +173,7 @@ pub(super) async fn run(start: Start, grant: LoginGrant) {
     }
     drop((agent, display));
     guard.end(&handle, status, slot).await;
-    drop(registered);
+    drop((registered, span));
 }
 
 /// Tells the audit log of new sizes of the terminal; of those that change quickly, the newest.

@@ -15,6 +15,7 @@ pub(crate) mod limits;
 pub(crate) mod routes;
 mod server;
 pub(crate) mod tls;
+pub(crate) mod trace;
 pub(crate) mod x509;
 
 pub(crate) use self::activity::{Activity, Busy};
@@ -30,3 +31,4 @@ pub use self::server::{
     ApiFigures, AuthServer, AuthServerBuilder, BoundAuth, CALL_BOUNDS, CallFigures, Services,
 };
 pub(crate) use self::server::{STRANGERS_GONE, SecretBody};
+pub use self::trace::{TraceContext, carry_traces};

@@ -175,7 +175,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Commands::Common(common) => return Ok(common.run::<Cli>()),
         Commands::Own(command) => command,
     };
-    super::start_logging(if options.debug { "debug" } else { "warn" }, false)?;
+    super::start_logging(if options.debug { "debug" } else { "warn" }, false, None)?;
     super::client_runtime()?.block_on(async {
         let command = match command {
             // Without the auth service too.

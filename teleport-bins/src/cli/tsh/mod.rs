@@ -116,7 +116,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Commands::Own(command) => command,
     };
     common::streams_wait()?;
-    super::start_logging(if cli.debug { "debug" } else { "error" }, false)?;
+    super::start_logging(if cli.debug { "debug" } else { "error" }, false, None)?;
     let mut context = common::Context::new(cli.home, cli.proxy)?;
     context.in_background = cli.in_background;
     let runtime = match command {

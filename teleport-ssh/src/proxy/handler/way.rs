@@ -90,6 +90,7 @@ impl Attempt {
         self.shared.journal.note(event);
     }
 
+    #[tracing::instrument(skip_all, fields(node = %route.name(), node_id = %route.host_id()))]
     async fn dial(&self, user: &Visitor, route: &NodeRoute) -> Result<(BoxedIo, Bytes), Refusal> {
         let stream = match route.record().sub_kind {
             NodeKind::Teleport => {

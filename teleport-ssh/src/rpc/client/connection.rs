@@ -18,6 +18,7 @@ use rustls::pki_types::ServerName;
 use teleport_core::api::{ApiError, ApiResult};
 use teleport_core::cert::{SERVICE_DNS_NAME, TrustBundle};
 use teleport_core::clock::Clock;
+use teleport_core::entropy::Entropy;
 use teleport_core::task::TaskScope;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -28,12 +29,14 @@ use crate::identity::HostMaterial;
 use crate::rpc::io::{BoxedIo, ScopeExecutor};
 use crate::rpc::routes::Route;
 use crate::rpc::tls::{ServerTrust, TlsIdentity, client_config, server_roles};
+use crate::rpc::trace;
+use crate::view::jitter;
 
 /// How long TLS and the beginning of HTTP/2 may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How often the other side is asked whether it is there, and how long it may take to answer.
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(20));
-/// Waiting between attempts to connect: doubled with each failure, from the first to the last.
+/// Waiting between attempts to connect: doubled with each failure, from the first to the last, less a random part.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// How often a call that was not sent is tried over another connection.
 const ATTEMPTS: u32 = 3;
@@ -75,6 +78,7 @@ pub(super) struct Connections {
     connector: Arc<dyn Connector>,
     identity: ClientIdentity,
     clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
     live: ArcSwapOption<Live>,
     attempts: Mutex<Attempts>,
 }
@@ -93,8 +97,9 @@ impl Connections {
         connector: Arc<dyn Connector>,
         identity: ClientIdentity,
         clock: Arc<dyn Clock>,
+        entropy: Arc<dyn Entropy>,
     ) -> Self {
-        Self { connector, identity, clock, live: ArcSwapOption::empty(), attempts: Mutex::default() }
+        Self { connector, identity, clock, entropy, live: ArcSwapOption::empty(), attempts: Mutex::default() }
     }
 
     /// Sends a request. The connection is to be kept until the answer has been read.
@@ -184,7 +189,7 @@ impl Connections {
                 Ok(live)
             }
             Err(error) => {
-                let wait = BACKOFF.0.saturating_mul(1 << attempts.failures.min(10)).min(BACKOFF.1);
+                let wait = pause(attempts.failures, &*self.entropy);
                 attempts.failures = attempts.failures.saturating_add(1);
                 attempts.not_before = Some(Instant::now() + wait);
                 Err(ApiError::unavailable(error))
@@ -245,6 +250,12 @@ impl Connections {
     }
 }
 
+/// How long nothing is tried after so many failures before. Thousands who have lost the same service in the same instant do not come
+/// back in step: however their callers wait, this is where the calls of one process meet.
+fn pause(failures: u32, entropy: &dyn Entropy) -> Duration {
+    jitter(BACKOFF.0.saturating_mul(1 << failures.min(10)).min(BACKOFF.1), entropy)
+}
+
 /// TLS and HTTP/2 on a fresh connection; the third part is the leaf that the server presented. The scope drives the connection.
 pub(crate) async fn handshake(
     stream: BoxedIo,
@@ -282,6 +293,7 @@ fn request(route: &Route, body: Bytes) -> ApiResult<Request<Full<Bytes>>> {
     *request.method_mut() = route.method();
     *request.uri_mut() = format!("https://{SERVICE_DNS_NAME}{route}").parse().map_err(ApiError::internal)?;
     request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    trace::name(request.headers_mut());
     Ok(request)
 }
 
@@ -298,4 +310,27 @@ pub(crate) async fn read_answer(mut body: Incoming, max: usize) -> ApiResult<Byt
         }
     }
     Ok(bytes.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use teleport_core::entropy::SystemEntropy;
+
+    use super::*;
+
+    #[test]
+    fn those_who_lose_a_service_together_do_not_come_back_together() {
+        let entropy = SystemEntropy::new();
+        for failures in [0, 3, 7, 40] {
+            let whole = BACKOFF.0.saturating_mul(1 << failures.min(10)).min(BACKOFF.1);
+            let pauses: Vec<_> = (0..1000).map(|_| pause(failures, &entropy)).collect();
+            assert!(pauses.iter().all(|pause| (whole / 2..=whole).contains(pause)), "{failures}");
+            // In each tenth of the half that is left to chance there is somebody.
+            let tenths =
+                pauses.iter().map(|pause| ((*pause - whole / 2).as_nanos() * 19 / whole.as_nanos()).min(9));
+            assert_eq!(tenths.collect::<BTreeSet<_>>().len(), 10, "{failures}");
+        }
+    }
 }

@@ -15,9 +15,12 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use teleport_core::api::{ApiError, ApiErrorKind, ApiResult};
+use teleport_core::auth::policy::Operation;
 use teleport_core::cert::TrustBundle;
 use teleport_core::clock::Clock;
+use teleport_core::entropy::{Entropy, SystemEntropy};
 use tokio::time::Instant;
+use tracing::{Instrument, field};
 
 use self::connection::{Connections, Live};
 pub(crate) use self::connection::{handshake, read_answer};
@@ -25,6 +28,7 @@ pub(crate) use self::connector::dial;
 pub use self::connector::{Connector, ProxyConnector, TcpConnector};
 use super::http::ErrorBody;
 use super::routes::Route;
+use super::trace;
 use crate::identity::HostIdentityHandle;
 use crate::keys::TlsKeyPair;
 
@@ -89,6 +93,7 @@ pub struct AuthClientBuilder {
     connector: Arc<dyn Connector>,
     identity: ClientIdentity,
     clock: Arc<dyn Clock>,
+    entropy: Arc<dyn Entropy>,
     deadline: Duration,
 }
 
@@ -100,9 +105,16 @@ impl AuthClientBuilder {
         self
     }
 
+    /// Where the random part of the pauses between attempts to connect comes from. The system, if not said.
+    #[must_use]
+    pub fn entropy(mut self, entropy: Arc<dyn Entropy>) -> Self {
+        self.entropy = entropy;
+        self
+    }
+
     /// The client. Nothing is connected yet.
     pub fn build(self) -> AuthClient {
-        let connections = Connections::new(self.connector, self.identity, self.clock);
+        let connections = Connections::new(self.connector, self.identity, self.clock, self.entropy);
         AuthClient(Arc::new(Inner { connections, deadline: self.deadline }))
     }
 }
@@ -115,7 +127,13 @@ impl AuthClient {
         identity: ClientIdentity,
         clock: Arc<dyn Clock>,
     ) -> AuthClientBuilder {
-        AuthClientBuilder { connector, identity, clock, deadline: DEADLINE }
+        AuthClientBuilder {
+            connector,
+            identity,
+            clock,
+            entropy: Arc::new(SystemEntropy::new()),
+            deadline: DEADLINE,
+        }
     }
 
     /// Sends a message, reads a message.
@@ -141,7 +159,7 @@ impl AuthClient {
     }
 
     async fn bytes(&self, route: Route, body: Bytes) -> ApiResult<Bytes> {
-        self.within_deadline(async |deadline| {
+        self.within_deadline(route.operation(), async |deadline| {
             let (answer, live) = self.0.connections.send(&route, body.clone(), deadline).await?;
             let bytes = successful(answer).await?;
             drop(live);
@@ -154,7 +172,7 @@ impl AuthClient {
         &self,
         route: Route,
     ) -> ApiResult<futures_util::stream::BoxStream<'static, ApiResult<T>>> {
-        self.within_deadline(async |deadline| {
+        self.within_deadline(route.operation(), async |deadline| {
             let (answer, live) = self.0.connections.send(&route, Bytes::new(), deadline).await?;
             if answer.status().is_success() {
                 return Ok(watch::items(answer.into_body(), live));
@@ -165,7 +183,21 @@ impl AuthClient {
         .await
     }
 
-    async fn within_deadline<T>(&self, call: impl AsyncFnOnce(Instant) -> ApiResult<T>) -> ApiResult<T> {
+    async fn within_deadline<T>(
+        &self,
+        operation: Operation,
+        call: impl AsyncFnOnce(Instant) -> ApiResult<T>,
+    ) -> ApiResult<T> {
+        let operation = operation.name();
+        let span = tracing::info_span!("request", otel.kind = "client", operation, otel.status_code = field::Empty, error.type = field::Empty);
+        let result = self.in_time(call).instrument(span.clone()).await;
+        if let Err(error) = &result {
+            trace::failed(&span, error);
+        }
+        result
+    }
+
+    async fn in_time<T>(&self, call: impl AsyncFnOnce(Instant) -> ApiResult<T>) -> ApiResult<T> {
         let began = Instant::now();
         let deadline = began + self.0.deadline;
         match tokio::time::timeout_at(deadline, call(deadline)).await {

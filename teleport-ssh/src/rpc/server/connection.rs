@@ -36,7 +36,7 @@ use crate::origin::{Arrival, OriginVerifier, take_header};
 use crate::rpc::http::{Answer, ErrorBody, json, refuse};
 use crate::rpc::routes::Route;
 use crate::rpc::tls::{Authenticator, TlsServer};
-use crate::rpc::{Activity, Prefixed, ScopeExecutor};
+use crate::rpc::{Activity, Prefixed, ScopeExecutor, trace};
 use crate::view::AccessCache;
 
 /// How long a TLS handshake may take.
@@ -253,7 +253,10 @@ impl Connections {
             let (guard, calls, busy) = (Arc::clone(&guard), Arc::clone(&calls), activity.begin());
             async move {
                 let answer = match Self::admit(&request, &guard) {
-                    Ok(route) => calls.run(route, request.into_body(), busy).await,
+                    Ok(route) => {
+                        let traced = guard.trace_of(&request);
+                        calls.run(route, request.into_body(), busy, traced).await
+                    }
                     Err(refusal) => *refusal,
                 };
                 Ok::<_, Infallible>(answer)
@@ -395,6 +398,11 @@ impl Guard {
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+
+    /// The trace that a request is part of. Only hosts are believed: whoever else named one could have calls not be traced.
+    fn trace_of<B>(&self, request: &Request<B>) -> Option<String> {
+        matches!(self.identity, Some(Identity::Host(_))).then(|| trace::named(request.headers()))?
     }
 
     /// The API as the caller may use it.
