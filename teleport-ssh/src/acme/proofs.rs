@@ -22,6 +22,7 @@ use teleport_core::task::Shutdown;
 
 use crate::listener::limits::Limits;
 use crate::listener::{Accepted, BindError, Ports};
+use crate::mux::ProxyProtocol;
 use crate::proxy_web::WebCertificates;
 
 /// Where an authority asks (RFC 8555, section 8.3).
@@ -118,7 +119,10 @@ impl ProofPort {
         // Strangers, and there for a moment.
         let limits =
             Limits { penalties: false, connections: 256, login_grace: CONNECTION, ..Limits::default() };
-        Ok(Self { ports: Ports::open(vec![address], limits, entropy)?, tokens: Tokens::default() })
+        Ok(Self {
+            ports: Ports::open(vec![address], ProxyProtocol::default(), limits, entropy)?,
+            tokens: Tokens::default(),
+        })
     }
 
     pub(super) fn local_addr(&self) -> io::Result<SocketAddr> {

@@ -19,6 +19,7 @@ use super::{ALPN, MAX_STREAMS, NODE};
 use crate::identity::HostIdentityHandle;
 use crate::listener::limits::{Limits, Outcome};
 use crate::listener::{Accepted, BindError, Door, Ports};
+use crate::mux::ProxyProtocol;
 use crate::proxy::DialError;
 use crate::rpc::tls::TlsServer;
 use crate::tunnel::hub::{Tunnels, expired, keep_asking};
@@ -67,7 +68,12 @@ impl PeerPort {
     /// # Panics
     /// Outside a tokio runtime with I/O enabled.
     pub fn bind(self, address: SocketAddr) -> Result<BoundPeerPort, BindError> {
-        let ports = Ports::open(vec![address], self.limits.clone(), Arc::clone(&self.entropy))?;
+        let ports = Ports::open(
+            vec![address],
+            ProxyProtocol::default(),
+            self.limits.clone(),
+            Arc::clone(&self.entropy),
+        )?;
         Ok(BoundPeerPort { port: Arc::new(self), ports })
     }
 }

@@ -15,9 +15,7 @@ use teleport_core::entropy::{Entropy, EntropyExt as _};
 use teleport_core::id::HostId;
 use teleport_core::resource::NodeRecord;
 use teleport_core::task::TaskScope;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{ALPN, NODE};
@@ -226,8 +224,7 @@ impl Peers {
         let refused = |why| io::Error::new(io::ErrorKind::PermissionDenied, why);
         let (view, clock) = (self.0.view.clone(), Arc::clone(&self.0.clock));
         let tcp = dial(address).await?;
-        let (host, stream): (_, TlsStream<TcpStream>) =
-            tls::connect(tcp, &material, ALPN, Arc::clone(&clock)).await?;
+        let (host, stream) = tls::connect(tcp, &material, ALPN, Arc::clone(&clock)).await?;
         if host.host_id != proxy {
             return Err(refused("another proxy answers at its address"));
         }
