@@ -18,8 +18,9 @@
 //! **It is** the owner of sockets, terminals and processes: [`node`] (SSH server), [`proxy`] (SSH jump host that leads to
 //! registered nodes only), [`proxy_web`] (login, join, and the way to the auth service), [`rpc`] (the auth API over the wire),
 //! [`client`] (what `tsh` is made of), [`join`] and [`identity`] (how a host becomes a member and stays one), [`record`]
-//! (recordings on their way), [`sys`] (processes as OS users). Every port has the limits of [`listener`]; everything that
-//! waits is bounded.
+//! (recordings on their way), [`sys`] (processes as OS users). Every port has the limits of [`listener`], those of several protocols
+//! tell them by [`mux`]; everything that waits is bounded. Connections to servers and proxies go through the HTTP proxy that `HTTPS_PROXY`
+//! names, but for those that `NO_PROXY` excepts.
 //!
 //! **It is not** the judge: who may do what is decided by `teleport_core`, from the newest roles in a [`view`]. It accepts no
 //! password, no plain key, no SHA-1, no RSA and no compression over SSH. It signs nothing (that is `teleport-ca`), and

@@ -18,7 +18,7 @@ fn ssh_lines(home: &Home) -> [String; 2] {
 }
 
 /// Where `.ci/test` puts it, else the one of the machine.
-fn tool(name: &str) -> Command {
+pub(crate) fn tool(name: &str) -> Command {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let ours = target.join("tools/bin").join(name);
     Command::new(if ours.exists() { ours } else { name.into() })

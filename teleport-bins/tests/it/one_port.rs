@@ -4,13 +4,13 @@
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use teleport_bins::daemon::Os;
 use teleport_core::audit::EventKind;
 use teleport_ssh::mux::{HeaderMode, ProxyProtocol};
 
+use crate::foreign::tool;
 use crate::processes::NONE;
 use crate::support::cluster::{CLUSTER, Home, TestCluster};
 use crate::support::daemon::{Machine, Process, Services, fixed_port};
@@ -94,25 +94,30 @@ fn stock_programs_and_ours_need_the_web_port_alone() {
 /// So a port that waits for the client's first word can be theirs.
 #[test]
 fn stock_clients_of_ssh_speak_first() {
-    let python = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("tools/bin/python-ssh");
-    let script = |library: &str, code: &str| {
-        (python.clone(), vec!["-c".to_owned(), format!("import {library}; {code}")])
-    };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
-    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-    let asyncssh =
-        format!("import asyncio; asyncio.run(asyncssh.connect('127.0.0.1', {port}, known_hosts=None))");
-    for (program, arguments) in [
-        (PathBuf::from("ssh"), words(&format!("-F none -o BatchMode=yes -p {port} 127.0.0.1"))),
-        ("plink".into(), words(&format!("-batch -ssh -P {port} somebody@127.0.0.1"))),
-        ("dbclient".into(), words(&format!("-y -y -p {port} somebody@127.0.0.1"))),
-        script("paramiko", &format!("paramiko.SSHClient().connect('127.0.0.1', {port}, password='x')")),
-        script("asyncssh", &asyncssh),
+    let command = |mut command: Command, arguments: &str| {
+        command.args(arguments.split(' '));
+        command
+    };
+    let python = |script: String| {
+        let mut python = tool("python-ssh");
+        python.arg("-c").arg(script);
+        python
+    };
+    let paramiko = format!("import paramiko\nparamiko.SSHClient().connect('127.0.0.1', {port}, password='x')");
+    let asyncssh = format!(
+        "import asyncio, asyncssh\nasync def main():\n    await asyncssh.connect('127.0.0.1', {port}, known_hosts=None)\nasyncio.run(main())"
+    );
+    for mut program in [
+        command(Command::new("ssh"), &format!("-F none -o BatchMode=yes -p {port} 127.0.0.1")),
+        command(Command::new("plink"), &format!("-batch -ssh -P {port} somebody@127.0.0.1")),
+        command(Command::new("dbclient"), &format!("-y -y -p {port} somebody@127.0.0.1")),
+        python(paramiko),
+        python(asyncssh),
     ] {
-        let mut command = Command::new(&program);
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = Running(command.spawn().unwrap_or_else(|error| panic!("{program:?}: {error}")));
+        program.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = Running(program.spawn().unwrap_or_else(|error| panic!("{program:?}: {error}")));
         let mut stream = accept(&listener);
         stream.set_read_timeout(Some(LIMIT)).unwrap();
         let mut first = [0; 4];
@@ -168,8 +173,8 @@ struct OnePort {
     web: u16,
 }
 
-/// An address of this machine that no program takes for one: who may reach only an HTTP proxy has to use that one.
-const ELSEWHERE: &str = "0.0.0.0";
+/// A name of this machine that only looking it up shows to be one: whoever does not is sent to an HTTP proxy.
+const ELSEWHERE: &str = "127.1";
 
 impl OnePort {
     fn start(proxy_service: &str, flags: &[&str]) -> Self {
@@ -318,7 +323,7 @@ fn through_an_http_proxy_come_users_and_nodes_and_whoever_may_not_is_told_why() 
     assert!(line.contains("does not connect to"), "{line}");
     // Whom it is not for.
     one.works(|tsh| {
-        tsh.env("HTTPS_PROXY", format!("http://127.0.0.1:{closed}")).env("NO_PROXY", "example.com,0.0.0.0/8");
+        tsh.env("HTTPS_PROXY", format!("http://127.0.0.1:{closed}")).env("NO_PROXY", format!("example.com,{ELSEWHERE}"));
     });
     node.stop();
 }
