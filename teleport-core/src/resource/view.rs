@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Metadata, Node, NodeKind, Resource};
 use crate::cert::{PublicKey, TrustBundle, X509Authority};
 use crate::clock::Timestamp;
-use crate::id::{ClusterName, NodeName};
+use crate::id::{ClusterName, HostId, NodeName};
 
 /// What is shown of a node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -19,6 +19,9 @@ pub struct NodeView {
     pub addr: String,
     /// When it was last heard of.
     pub last_seen: Timestamp,
+    /// The proxies that have its tunnels and that others ask for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub proxy_ids: Vec<HostId>,
     /// The version of its software.
     pub version: String,
 }
@@ -39,6 +42,7 @@ pub fn node_view(node: &Node) -> Resource<NodeView> {
             addr: record.address.clone(),
             last_seen: node.last_seen,
             sub_kind: record.sub_kind,
+            proxy_ids: record.proxy_ids.clone(),
             version: record.version.clone(),
         },
     }

@@ -21,8 +21,6 @@ mod agent;
 mod carry;
 mod health;
 mod hub;
-#[cfg(test)]
-mod leaks;
 mod peer;
 mod place;
 mod pool;

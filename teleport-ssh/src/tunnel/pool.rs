@@ -145,6 +145,9 @@ pub(crate) async fn serve(pool: Pool, shutdown: Shutdown, accept: Arc<dyn Fn(Box
         }
         tokio::select! {
             () = shutdown.draining() => break,
+            // What is announced may be another thing by now.
+            () = views.next() => continue,
+            _ = changed.recv() => continue,
             () = tokio::time::sleep_until(pacing.not_before) => {}
         }
         pacing.dials(Instant::now(), longest, &*pool.entropy);

@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+mod leaks;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

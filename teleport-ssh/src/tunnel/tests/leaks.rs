@@ -17,11 +17,11 @@ use teleport_core::testing::KnownKeySealer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-use super::{ALPN, Pool, Tunnels, serve};
 use crate::identity::{HostIdentityHandle, HostMaterial, HostName};
 use crate::proxy::Direct;
 use crate::rpc::BoxedIo;
 use crate::rpc::tls::TlsServer;
+use crate::tunnel::{ALPN, Pool, Tunnels, serve};
 use crate::view::AccessCache;
 
 /// Set in a process that has this test alone: nobody else opens files and takes memory there.
@@ -36,7 +36,9 @@ fn g18_a_thousand_tunnels_leave_nothing_behind() {
     if std::env::var_os(ALONE).is_none() {
         let name = std::thread::current().name().unwrap().to_owned();
         let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
-        alone.args(["--exact", "tunnel::leaks::g18_a_thousand_tunnels_leave_nothing_behind"]).env(ALONE, "1");
+        alone
+            .args(["--exact", "tunnel::tests::leaks::g18_a_thousand_tunnels_leave_nothing_behind"])
+            .env(ALONE, "1");
         let output = alone.arg("--nocapture").output().unwrap();
         let printed = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && printed.contains("1 passed"), "{name}: {output:?}");
