@@ -74,7 +74,7 @@ pub async fn run(scale: Scale) -> Result<Vec<Row>> {
     rows.extend(of("memory", &memory, None, scale).await?);
 
     let dir = tempfile::tempdir()?;
-    let raw = Raw::redb(&dir.path().join("raw.redb"))?;
+    let raw = Arc::new(Raw::redb(&dir.path().join("raw.redb"))?);
     let redb = RedbBackend::open(dir.path().join("ours.redb"), Arc::clone(&clock)).await?;
     let redb: Arc<dyn Backend> = Arc::new(redb);
     rows.extend(of("redb", &redb, Some(raw.figures(scale).await?), scale).await?);
@@ -88,10 +88,14 @@ pub async fn run(scale: Scale) -> Result<Vec<Row>> {
         let remote = Remote::new(Arc::new(Tcp), Arc::new(SystemEntropy::new()));
         let ours = open_remote(&server.url, Arc::clone(&clock), remote).await?;
         let raw = match name {
-            "postgres" => Some(Raw::postgres(server.port).await?.figures(scale).await?),
-            _ => None,
+            "etcd" => Raw::etcd(server.port).await?,
+            _ => Raw::postgres(server.port).await?,
         };
-        rows.extend(of(name, &ours, raw, scale).await?);
+        let raw = Arc::new(raw);
+        rows.extend(of(name, &ours, Some(raw.figures(scale).await?), scale).await?);
+        if let Some(plain) = raw.plain(scale).await? {
+            rows.push(Row::alone(format!("{name}: upserts that tell nobody"), "1/s", plain, Goal::Free));
+        }
         ours.close().await;
     }
     Ok(rows)
@@ -206,8 +210,10 @@ async fn of(
     let row = |what: &str, unit, figure: fn(&Figures) -> f64, goal| {
         let what = format!("{name}: {what}");
         match &raw {
-            Some(raw) => Row::against(what, unit, figure(&ours), ("raw", figure(raw)), goal),
-            None => Row::alone(what, unit, figure(&ours), Goal::Free),
+            Some(raw) if !figure(raw).is_nan() => {
+                Row::against(what, unit, figure(&ours), ("raw", figure(raw)), goal)
+            }
+            _ => Row::alone(what, unit, figure(&ours), Goal::Free),
         }
     };
     let together = match name {

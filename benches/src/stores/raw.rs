@@ -1,13 +1,21 @@
-//! What the drivers are made of, without them: one table of keys and values.
+//! What the drivers are made of, without them, and doing the same for a commit: the item, and what tells others of it.
+//!
+//! * redb: the table alone. Revisions and expiry are ours on top of it.
+//! * etcd: its own `Put`, which counts revisions and tells watches by itself.
+//! * PostgreSQL: a transaction by hand that counts a revision under a lock, writes the item and its change, and announces it. Beside it stands
+//!   what an upsert costs that does nothing of this.
+
+mod etcd;
+mod postgres;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use redb::{Database, Durability, ReadableDatabase, TableDefinition};
-use teleport_core::task::TaskScope;
-use tokio_postgres::{Client, NoTls, Statement};
 
+use self::etcd::Etcd;
+use self::postgres::Postgres;
 use super::{CALLERS, Figures, ITEMS, VALUE, rate, time};
 use crate::Scale;
 
@@ -15,16 +23,9 @@ const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("raw");
 
 /// A store as its own client is used.
 pub(super) enum Raw {
+    Etcd(Etcd),
+    Postgres(Postgres),
     Redb(Arc<Database>),
-    Postgres(Arc<Postgres>),
-}
-
-pub(super) struct Postgres {
-    client: Client,
-    put: Statement,
-    get: Statement,
-    range: Statement,
-    _connection: TaskScope,
 }
 
 impl Raw {
@@ -35,57 +36,42 @@ impl Raw {
         Ok(Self::Redb(Arc::new(database)))
     }
 
+    pub(super) async fn etcd(port: u16) -> Result<Self> {
+        Ok(Self::Etcd(Etcd::connect(port).await?))
+    }
+
     pub(super) async fn postgres(port: u16) -> Result<Self> {
-        let config = format!("host=127.0.0.1 port={port} user=bench dbname=teleport");
-        let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
-        stream.set_nodelay(true)?;
-        let config: tokio_postgres::Config = config.parse()?;
-        let (client, connection) = config.connect_raw(stream, NoTls).await?;
-        let scope = TaskScope::new();
-        scope.spawn(async move {
-            // Its end is seen by the client.
-            let _ = connection.await;
-        });
-        client.batch_execute("create table raw (key text primary key, value bytea not null)").await?;
-        let put = "insert into raw values ($1, $2) on conflict (key) do update set value = excluded.value";
-        let put = client.prepare(put).await?;
-        let get = client.prepare("select value from raw where key = $1").await?;
-        let range = "select key, value from raw where key >= 'items/' and key < 'items0' order by key";
-        let range = client.prepare(range).await?;
-        Ok(Self::Postgres(Arc::new(Postgres { client, put, get, range, _connection: scope })))
+        Ok(Self::Postgres(Postgres::connect(port).await?))
     }
 
     async fn put(&self, key: String) -> Result<()> {
         match self {
+            Self::Etcd(etcd) => etcd.put(&key, &[b'x'; VALUE]).await,
+            Self::Postgres(postgres) => postgres.put(&key, &[b'x'; VALUE]).await,
             Self::Redb(database) => {
                 let database = Arc::clone(database);
                 tokio::task::spawn_blocking(move || put(&database, &key)).await?
-            }
-            Self::Postgres(postgres) => {
-                let value = vec![b'x'; VALUE];
-                postgres.client.execute(&postgres.put, &[&key, &value]).await?;
-                Ok(())
             }
         }
     }
 
     async fn get(&self, key: &str) -> Result<()> {
-        match self {
+        let len = match self {
+            Self::Etcd(etcd) => return etcd.get(key).await,
+            Self::Postgres(postgres) => postgres.get(key).await?,
             Self::Redb(database) => {
                 let read = database.begin_read()?.open_table(TABLE)?;
-                let value = read.get(key)?.context("an item is missing")?.value().to_vec();
-                ensure!(value.len() == VALUE, "another value");
+                read.get(key)?.context("an item is missing")?.value().to_vec().len()
             }
-            Self::Postgres(postgres) => {
-                let row = postgres.client.query_one(&postgres.get, &[&key]).await?;
-                ensure!(row.get::<_, Vec<u8>>(0).len() == VALUE, "another value");
-            }
-        }
+        };
+        ensure!(len == VALUE, "another value");
         Ok(())
     }
 
     async fn range(&self) -> Result<()> {
         let count = match self {
+            Self::Etcd(etcd) => return etcd.range().await,
+            Self::Postgres(postgres) => postgres.range().await?,
             Self::Redb(database) => {
                 let read = database.begin_read()?.open_table(TABLE)?;
                 let rows = read.range("items/".."items0")?.map(|row| {
@@ -94,34 +80,47 @@ impl Raw {
                 });
                 rows.collect::<Result<Vec<_>>>()?.len()
             }
-            Self::Postgres(postgres) => {
-                let rows = postgres.client.query(&postgres.range, &[]).await?;
-                let rows = rows.iter().map(|row| (row.get::<_, String>(0), row.get::<_, Vec<u8>>(1)));
-                rows.collect::<Vec<_>>().len()
-            }
         };
         ensure!(count == ITEMS, "items are missing");
         Ok(())
     }
 
-    pub(super) async fn figures(self, scale: Scale) -> Result<Figures> {
-        let raw = Arc::new(self);
+    /// What a commit costs that tells nobody and has no revision, if that is something else.
+    pub(super) async fn plain(&self, scale: Scale) -> Result<Option<f64>> {
+        let Self::Postgres(postgres) = self else { return Ok(None) };
+        let mut rates = Vec::new();
+        for round in 0..scale.of(3, 1) {
+            let (began, mut done) = (tokio::time::Instant::now(), 0);
+            while began.elapsed() < scale.of(std::time::Duration::from_secs(1), std::time::Duration::ZERO) {
+                postgres.upsert(&format!("plain/{round}/{}", done % 100), &[b'x'; VALUE]).await?;
+                done += 1;
+            }
+            rates.push(f64::from(done) / began.elapsed().as_secs_f64());
+        }
+        Ok(Some(crate::report::median(rates)))
+    }
+
+    pub(super) async fn figures(self: &Arc<Self>, scale: Scale) -> Result<Figures> {
         let act = {
-            let raw = Arc::clone(&raw);
+            let raw = Arc::clone(self);
             move |caller: usize, round: usize| {
                 let raw = Arc::clone(&raw);
                 async move { raw.put(format!("commits/{caller}/{}", round % 100)).await }
             }
         };
         let alone = rate(1, scale, act.clone()).await?;
-        let together = rate(CALLERS, scale, act).await?;
+        // By hand, nobody shares a transaction: callers of one connection would be in each other's.
+        let together = match &**self {
+            Self::Postgres(_) => f64::NAN,
+            _ => rate(CALLERS, scale, act).await?,
+        };
         for item in 0..ITEMS {
-            raw.put(format!("items/{item:04}")).await?;
+            self.put(format!("items/{item:04}")).await?;
         }
         let get =
-            time(scale.of(2000, 10), async |round| raw.get(&format!("items/{:04}", round % ITEMS)).await);
+            time(scale.of(2000, 10), async |round| self.get(&format!("items/{:04}", round % ITEMS)).await);
         let get = get.await? * 1e6;
-        let range = time(scale.of(50, 2), async |_| raw.range().await).await? * 1e3;
+        let range = time(scale.of(50, 2), async |_| self.range().await).await? * 1e3;
         Ok(Figures { alone, together, get, range })
     }
 }

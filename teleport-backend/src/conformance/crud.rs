@@ -1,6 +1,7 @@
 //! Single items.
 
-use teleport_core::storage::{Backend, BackendExt, Batch, Prefix, Revision, StorageError};
+use bytes::Bytes;
+use teleport_core::storage::{Backend, BackendExt, Batch, Key, MAX_KEY_LEN, Prefix, Revision, StorageError};
 
 use super::{Factory, bytes, key, prefix, subject};
 
@@ -61,6 +62,68 @@ pub async fn items_are_stored_and_revisions_grow(factory: &impl Factory) {
     assert_eq!(backend.delete_range(&prefix("users")).await.unwrap(), 2);
     assert_eq!(backend.list(&Prefix::root()).await.unwrap().len(), 1, "other prefixes are left");
     assert!(!backend.to_string().is_empty(), "Display names the driver for logs");
+}
+
+/// Names are data, whatever a database behind the driver would make of them: quotes, ends of statements, wildcards, long keys; and
+/// values with every byte, zero among them.
+///
+/// # Panics
+/// Where the driver breaks the contract.
+pub async fn names_are_data(factory: &impl Factory) {
+    let (backend, _clock) = subject(factory).await;
+    // With room for what a wrapper puts before it.
+    let longest = "k".repeat(MAX_KEY_LEN - 64);
+    let deep = "k/".repeat(MAX_KEY_LEN / 2 - 33) + "k";
+    let mut names = vec![
+        "'",
+        "';drop~table~items;--",
+        "''",
+        "\"",
+        "\\",
+        "\\'",
+        "%",
+        "_",
+        "a%",
+        "a_",
+        "ab",
+        "$1",
+        "{}",
+        "\\x00",
+        "%00",
+        "..",
+        "-",
+        "~",
+        &longest,
+        &deep,
+    ];
+    for name in &names {
+        backend
+            .create(&key(name), Bytes::copy_from_slice(format!("\0{name}\0").as_bytes()), None)
+            .await
+            .unwrap();
+    }
+    names.sort_unstable();
+    let listed = backend.list(&Prefix::root()).await.unwrap();
+    assert_eq!(
+        listed.iter().map(|item| item.key.as_str()).collect::<Vec<_>>(),
+        names,
+        "each is itself, in the order of bytes"
+    );
+    for item in &listed {
+        assert_eq!(item.value, format!("\0{}\0", item.key).as_bytes(), "with its own value");
+        let found = backend.get(&item.key).await.unwrap().expect("each is found by its name");
+        assert_eq!(&found, item);
+    }
+    // A wildcard is none: these are prefixes of nothing.
+    for wild in ["%", "_", "a%", "'"] {
+        assert!(backend.list(&prefix(wild)).await.unwrap().is_empty(), "{wild}");
+    }
+    backend.delete(&key("%")).await.unwrap();
+    backend.delete(&key("_")).await.unwrap();
+    assert_eq!(backend.list(&Prefix::root()).await.unwrap().len(), names.len() - 2, "one each");
+    for not_a_key in ["a\0b", "a b", "", "/", "é", &"k".repeat(MAX_KEY_LEN + 1), &"k".repeat(4096)] {
+        assert!(Key::new(not_a_key).is_err(), "no driver ever sees {not_a_key:?}");
+    }
 }
 
 /// After `close` every call is refused, and closing again is harmless.

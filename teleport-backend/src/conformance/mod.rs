@@ -49,7 +49,7 @@ pub use self::batch::{batches_are_atomic, conditions_hold_or_nothing_happens, li
 pub use self::concurrency::{
     contended_creation_has_one_winner, increments_are_never_lost, readers_never_see_half_a_batch,
 };
-pub use self::crud::{closing_ends_everything, items_are_stored_and_revisions_grow};
+pub use self::crud::{closing_ends_everything, items_are_stored_and_revisions_grow, names_are_data};
 pub use self::expiry::{expired_items_are_absent_at_once, expired_items_are_swept, expiry_can_be_moved};
 pub use self::range::{ranges_are_ordered_and_bounded, ranges_page_through_large_collections};
 pub use self::watch::{
@@ -112,6 +112,7 @@ impl Clock for SuiteClock {
 /// Where the driver breaks the contract.
 pub async fn run_all(factory: &impl Factory) {
     items_are_stored_and_revisions_grow(factory).await;
+    names_are_data(factory).await;
     closing_ends_everything(factory).await;
     ranges_are_ordered_and_bounded(factory).await;
     ranges_page_through_large_collections(factory).await;

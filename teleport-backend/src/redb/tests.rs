@@ -158,7 +158,7 @@ fn batch(number: usize) -> Batch {
 }
 
 #[tokio::test]
-async fn acknowledged_batches_survive_the_loss_of_everything_unsynced() {
+async fn i1_acknowledged_batches_survive_the_loss_of_everything_unsynced() {
     let disk = Disk::with(Vec::new());
     let backend = backend(&disk);
     disk.lock().crashes.clear();

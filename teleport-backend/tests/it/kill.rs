@@ -131,7 +131,7 @@ async fn verify(path: &Path, acknowledged: &BTreeMap<usize, Vec<usize>>) -> usiz
 }
 
 #[tokio::test]
-async fn acknowledged_batches_survive_sigkill() {
+async fn i1_acknowledged_batches_survive_sigkill() {
     let cycles = std::env::var("TELEPORT_KILL_CYCLES").ok().and_then(|n| n.parse().ok()).unwrap_or(CYCLES);
     let directory = tempfile::tempdir().unwrap();
     let mut moments = Moments(2026);

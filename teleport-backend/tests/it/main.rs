@@ -28,5 +28,6 @@ mod redb;
 mod remote;
 #[allow(dead_code, reason = "the tests of the programs use the rest")]
 mod servers;
+mod short_rows;
 mod speed;
 mod wrap;

@@ -1,6 +1,7 @@
 //! Several auth services of one cluster on one store, as processes of their own; some of them die.
 
 mod outage;
+mod pauses;
 mod single_use;
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use teleport_core::api::AcceptInvite;
 use teleport_core::clock::SystemClock;
 use teleport_core::entropy::SystemEntropy;
 use teleport_core::id::{HostId, HostRole, NodeName};
@@ -15,7 +16,7 @@ use teleport_ssh::proxy_web::{WebClient, WebTrust};
 use super::{Several, Store, on_each};
 use crate::processes::NONE;
 use crate::support::daemon::{Services, fixed_port};
-use crate::support::user::User;
+use crate::support::user::{App, User, link};
 use crate::support::{own_login, wait_for};
 
 on_each!(
@@ -84,7 +85,28 @@ async fn g2_a_code_and_an_invite_are_good_once_on_two_services(store: Store) {
     };
     let logins = format!("--logins={}", own_login());
     let printed = two.machine.tctl(&two.names[0], &["users", "add", "alice", &logins]).clean();
-    let mut alice = User::accept("alice", &printed, &two.machine.path("home"));
+    // The invite: at both services at once, with a password of one's own each time.
+    let invite = link(&printed);
+    let (_, token) = invite.split_once("/web/invite/").unwrap();
+    let token = SecretString::new(token.split('#').next().unwrap());
+    let shown = client(0).invite(token.clone()).await.unwrap();
+    let mut app = App::new(shown.secret.expose());
+    let code = app.code();
+    let attempts = (0..4).map(|number| {
+        let request = AcceptInvite {
+            token: token.clone(),
+            password: SecretString::new(format!("correct horse of {number}")),
+            code: SecretString::new(code.as_str()),
+            client_ip: None,
+        };
+        let client = client(number % 2);
+        async move { client.accept(&request).await }
+    });
+    let outcomes = join_all(attempts).await;
+    let won: Vec<usize> = (0..4).filter(|number| outcomes[*number].is_ok()).collect();
+    assert_eq!(won.len(), 1, "{outcomes:?}");
+    let password = format!("correct horse of {}", won[0]);
+    let mut alice = User { name: "alice".to_owned(), password, app };
     for _ in 0..3 {
         let code = alice.app.code();
         // Fewer than lock the user.
