@@ -59,7 +59,7 @@ impl Settings {
                 ssh_listen: free(),
                 public_addresses: Vec::new(),
                 public_port: None,
-                https: None,
+                https: super::Https::Own,
                 // There is nowhere else.
                 local_addresses: true,
             }),

@@ -10,11 +10,12 @@ use teleport_core::id::HostRole;
 use teleport_core::task::{Shutdown, TaskScope};
 use teleport_ssh::node::StandIns;
 use teleport_ssh::proxy::{Direct, ProxyServer};
-use teleport_ssh::proxy_web::{ProxyWeb, WebCertificate};
+use teleport_ssh::proxy_web::ProxyWeb;
 use teleport_ssh::record::{Spool, SpoolLimits, Uploader};
 use teleport_ssh::rpc::AuthClient;
 use teleport_ssh::tunnel::Tunnels;
 
+use super::certificates::Certificates;
 use super::data_dir::DataDir;
 use super::diagnostics::{Diagnostics, Needs, Service};
 use super::member::Member;
@@ -61,16 +62,8 @@ pub(super) async fn start(
         .pass_to(Arc::clone(&member.connector))
         .tunnels(tunnels.clone())
         .ssh_address(ssh_public.clone());
-    if let Some((key, chain)) = &proxy.https {
-        let read = |path: &std::path::Path| {
-            std::fs::read(path)
-                .with_context(|| format!("proxy_service.https_keypairs: cannot read {}", path.display()))
-        };
-        let key = zeroize::Zeroizing::new(read(key)?);
-        web = web.certificate(
-            WebCertificate::from_pem(&read(chain)?, &key).context("proxy_service.https_keypairs")?,
-        );
-    }
+    let certificates = Certificates::open(&proxy.https, data_dir, os)?;
+    web = web.certificates(certificates.shown());
     let web = web.bind().await.context("proxy, HTTPS")?;
     let web_address = web.local_addr()?;
     let web_public = addresses::advertised(settings, web_address, &proxy.public_addresses);
@@ -86,7 +79,7 @@ pub(super) async fn start(
         ssh_address: ssh_public,
         version: crate::cli::VERSION.to_owned(),
     };
-    let (view, shutdown) = (ssh.view(), front.0.clone());
+    let (view, shutdown, clock) = (ssh.view(), front.0.clone(), Arc::clone(&os.clock));
     let api: Arc<dyn PresenceApi> = Arc::<AuthClient>::clone(&member.api);
     services.started();
     for (name, door, nodes) in [("proxy-web", web.door(), None), ("proxy-ssh", ssh.door(), Some(ssh.nodes()))]
@@ -99,12 +92,15 @@ pub(super) async fn start(
             sessions: None,
             nodes,
             auth: None,
+            shown: (name == "proxy-web").then(|| certificates.shown()),
+            tunnels: (name == "proxy-web").then(|| tunnels.clone()),
         });
     }
     let all = async move {
         tokio::join!(
             web.serve(shutdown.clone()),
             ssh.serve(shutdown.clone()),
+            certificates.keep(clock, shutdown.clone()),
             announce(api, record, shutdown.clone()),
         );
     };

@@ -22,6 +22,7 @@
 //! | [`high_availability`] | how several auth services share a cluster, and what happens when one dies |
 //! | [`diagnostics`] | how a daemon is watched: whether it is well, and its figures |
 //! | [`tunnels`] | nodes that open no port: how they are reached, and what happens when networks break |
+//! | [`https`] | what browsers are shown: files, or a certificate by ACME |
 //! | [`scale`] | how many nodes there may be, and what they cost |
 //! | [`defaults`] | every number, and its reason |
 
@@ -45,6 +46,8 @@ pub mod files {}
 pub mod forwarding {}
 #[doc = include_str!("high_availability.md")]
 pub mod high_availability {}
+#[doc = include_str!("https.md")]
+pub mod https {}
 #[doc = include_str!("join.md")]
 pub mod join {}
 #[doc = include_str!("locks.md")]
