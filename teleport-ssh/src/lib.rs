@@ -77,6 +77,10 @@
 //! }
 //! ```
 //!
+//! # Features
+//!
+//! `acme` (off by default) adds a module of that name: certificates of public authorities for the web port of a proxy.
+//!
 //! # Cancelling and ending
 //!
 //! Servers are futures: dropping one ends all that it started, down to the processes of its sessions. For an orderly end

@@ -108,6 +108,15 @@ struct Start {
     /// Where to answer /healthz, /readyz and /metrics, without a login
     #[arg(long, value_name = "IP:PORT")]
     diag_addr: Option<String>,
+    /// Name that clients reach the proxy by, with or without a port; repeatable
+    #[arg(long, value_name = "HOST:PORT")]
+    public_addr: Vec<String>,
+    /// Have Let's Encrypt issue the proxy's certificate for its public address, which agrees to their terms
+    #[arg(long)]
+    acme: bool,
+    /// Whom the authority writes to
+    #[arg(long, value_name = "ADDRESS")]
+    acme_email: Option<String>,
     /// Log more
     #[arg(short, long)]
     debug: bool,
@@ -175,6 +184,9 @@ impl Start {
                 one_port: self.one_port,
                 advertise_ip: self.advertise_ip,
                 cluster_name: self.cluster_name,
+                public_addr: self.public_addr,
+                acme: self.acme,
+                acme_email: self.acme_email,
             },
         )?;
         Ok((settings, level, json))

@@ -254,8 +254,28 @@ pub struct ProxySection {
     pub peer_listen_addr: Option<String>,
     /// The name or address, with or without port, that other proxies reach it by. Of this proxy alone, not of a load balancer.
     pub peer_public_addr: Option<String>,
+    /// How often it is looked whether they have changed, such as `1m`; `off` for never.
+    pub https_keypairs_reload_interval: Option<String>,
+    /// A certificate for HTTPS of a public authority.
+    pub acme: AcmeSection,
     /// Whether it connects to nodes at loopback, link-local and cloud metadata addresses.
     pub local_addresses: Option<YesNo>,
+}
+
+/// A certificate by ACME.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AcmeSection {
+    /// Whether one is ordered. That agrees to the terms of the authority.
+    pub enabled: Option<YesNo>,
+    /// Whom the authority writes to.
+    pub email: Option<String>,
+    /// The authority's directory, that of Let's Encrypt if absent.
+    pub uri: Option<String>,
+    /// The authorities that vouch for the directory, PEM; those of the system if absent.
+    pub ca_file: Option<PathBuf>,
+    /// Where names are proved by HTTP-01, instead of TLS-ALPN-01 at the web port.
+    pub http_listen_addr: Option<String>,
 }
 
 /// A certificate chain and its key, PEM files.

@@ -65,7 +65,7 @@ impl Settings {
                 peer_public: None,
                 public_addresses: Vec::new(),
                 public_port: None,
-                https: None,
+                https: super::Https::Own,
                 // There is nowhere else.
                 local_addresses: true,
             }),

@@ -3,6 +3,7 @@
 mod audit;
 mod duration;
 pub mod file;
+mod https;
 mod loopback;
 mod proxy_protocol;
 mod sample;
@@ -13,6 +14,7 @@ pub(crate) mod yaml;
 pub use self::audit::{AuditSettings, ForwardTo};
 pub use self::duration::{format_duration, parse_duration};
 pub use self::file::{ConfigError, FileConfig, load, parse};
+pub use self::https::Https;
 pub use self::sample::sample;
 pub use self::settings::{
     AuthSettings, NodeSettings, Overrides, ProxySettings, RecordingPlace, Settings, THIS_PROGRAM,

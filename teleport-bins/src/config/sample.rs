@@ -1,6 +1,7 @@
 //! What `teleport configure` prints.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use teleport_backend::audit::file::SyncPolicy;
@@ -8,8 +9,8 @@ use teleport_core::peering::TunnelStrategy;
 use teleport_ssh::node::{GatewayPorts, MAX_FORWARDED, RESUME_FOR};
 use teleport_ssh::record::TooOld;
 
-use super::{RecordingPlace, Settings, Size, format_duration, proxy_protocol};
-use crate::config::settings::without_port;
+use super::{Https, RecordingPlace, Settings, Size, format_duration, proxy_protocol};
+use crate::config::settings::{with_port, without_port};
 
 /// A commented configuration file that says what `settings` say.
 pub fn sample(settings: &Settings) -> String {
@@ -161,12 +162,12 @@ pub fn sample(settings: &Settings) -> String {
          \x20 # Tunnels alone, which the web port then does not take.\n\
          \x20 {tunnel_listen}\n\
          {proxy_protocol}\
-         \x20 # public_addr: proxy.example.com:3080\n\
+         {public_addr}\
          \x20 # Where other proxies ask this one for nodes; opened with tunnel_strategy proxy_peering alone. They reach it by the address of\n\
          \x20 # this machine, or by another one that is its alone.\n\
          \x20 peer_listen_addr: 0.0.0.0:3021\n\
          {peer_public}\
-         \x20 # https_keypairs: [{{key_file: /etc/ssl/proxy.key, cert_file: /etc/ssl/proxy.pem}}]\n\
+         {https}\
          \x20 # Whether nodes may be at loopback and link-local addresses: other services of this very machine. The node below may.\n\
          \x20 local_addresses: no\n\
          ssh_service:\n\
@@ -228,6 +229,8 @@ pub fn sample(settings: &Settings) -> String {
         ),
         node = yes(settings.node.is_some()),
         pam = pam(settings),
+        public_addr = public_addr(settings),
+        https = https(settings),
         x11 = yes(settings.node.as_ref().is_some_and(|node| node.x11.is_some())),
         display_offset = displays.first(),
         max_display = displays.last(),
@@ -254,6 +257,63 @@ fn sessions(settings: &Settings) -> String {
         Some(RecordingPlace::S3(config)) => format!("    audit_sessions_uri: \"{config}\"\n"),
         _ => "    # audit_sessions_uri: \"s3://bucket/prefix?region=eu-west-1\"\n".to_owned(),
     }
+}
+
+fn public_addr(settings: &Settings) -> String {
+    let Some(proxy) = settings.proxy.as_ref().filter(|proxy| !proxy.public_addresses.is_empty()) else {
+        return "  # public_addr: proxy.example.com:3080\n".to_owned();
+    };
+    let mut port = proxy.public_port;
+    let all = proxy.public_addresses.iter().map(|host| match port.take() {
+        Some(port) => with_port(host, port),
+        None => host.clone(),
+    });
+    let all: Vec<String> = all.map(|address| format!("{address:?}")).collect();
+    format!("  public_addr: [{}]\n", all.join(", "))
+}
+
+fn https(settings: &Settings) -> String {
+    // JSON is YAML.
+    let text = |path: &Path| serde_json::Value::from(path.display().to_string());
+    let files = |pairs: &[(PathBuf, PathBuf)]| {
+        let pairs = pairs
+            .iter()
+            .map(|(key, chain)| serde_json::json!({"key_file": text(key), "cert_file": text(chain)}));
+        serde_json::Value::from(pairs.collect::<Vec<_>>())
+    };
+    let mut lines = String::from(
+        "  # What browsers are shown, instead of the cluster's own: files, or a certificate by ACME for the names in public_addr.\n",
+    );
+    let (pairs, acme) = match settings.proxy.as_ref().map(|proxy| &proxy.https) {
+        Some(Https::Files { pairs, reload }) => {
+            let reload = reload.map_or_else(|| "off".to_owned(), format_duration);
+            (
+                format!("  https_keypairs: {}\n  https_keypairs_reload_interval: {reload}\n", files(pairs)),
+                None,
+            )
+        }
+        Some(Https::Acme { config, ca_file, http_listen }) => {
+            let fields = [
+                ("enabled", Some(true.into())),
+                ("uri", Some(config.directory_url().into())),
+                ("email", config.contact().map(Into::into)),
+                ("ca_file", ca_file.as_deref().map(text)),
+                ("http_listen_addr", http_listen.map(|address| address.to_string().into())),
+            ];
+            let fields = fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+            let acme = serde_json::Value::Object(fields.collect());
+            (String::new(), Some(format!("  acme: {acme}\n")))
+        }
+        _ => (
+            "  # https_keypairs: [{key_file: /etc/ssl/proxy.key, cert_file: /etc/ssl/proxy.pem}]\n"
+                .to_owned(),
+            None,
+        ),
+    };
+    lines.push_str(&pairs);
+    lines
+        .push_str(&acme.unwrap_or_else(|| "  # acme: {enabled: yes, email: admin@example.com}\n".to_owned()));
+    lines
 }
 
 fn pam(settings: &Settings) -> String {

@@ -60,6 +60,12 @@ pub struct Overrides {
     pub diag_addr: Option<String>,
     /// `--one-port`
     pub one_port: bool,
+    /// `--public-addr`
+    pub public_addr: Vec<String>,
+    /// `--acme`
+    pub acme: bool,
+    /// `--acme-email`
+    pub acme_email: Option<String>,
 }
 
 /// What a daemon does.
@@ -182,8 +188,8 @@ pub struct ProxySettings {
     pub public_addresses: Vec<String>,
     /// The port that clients reach HTTPS by, if it is not the one that is listened on.
     pub public_port: Option<u16>,
-    /// Key and certificate files for HTTPS.
-    pub https: Option<(PathBuf, PathBuf)>,
+    /// What browsers are shown.
+    pub https: super::Https,
     /// Whether it connects to nodes at loopback, link-local and cloud metadata addresses, as to others of its own machine. To the node of
     /// this very process it does in any case.
     pub local_addresses: bool,
@@ -242,7 +248,12 @@ pub(crate) fn host_name() -> NodeName {
     valid.or_else(|| NodeName::new("localhost").ok()).unwrap_or_else(|| unreachable!("localhost is a name"))
 }
 
-fn address(text: Option<&str>, port: u16, ip: Option<std::net::IpAddr>, key: &str) -> Result<SocketAddr> {
+pub(super) fn address(
+    text: Option<&str>,
+    port: u16,
+    ip: Option<std::net::IpAddr>,
+    key: &str,
+) -> Result<SocketAddr> {
     let any = ip.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into());
     let Some(text) = text else { return Ok((any, port).into()) };
     if let Ok(address) = text.parse() {
@@ -413,19 +424,35 @@ impl Settings {
         } else {
             None
         };
+        let of_proxy = flags.acme || flags.acme_email.is_some() || !flags.public_addr.is_empty();
+        if of_proxy && !roles.contains(&HostRole::Proxy) {
+            bail!("--public-addr, --acme and --acme-email are for the host that runs the proxy");
+        }
         let proxy = if roles.contains(&HostRole::Proxy) {
-            let section = file.proxy_service;
+            let mut section = file.proxy_service;
+            let wanted = flags.acme || section.acme.enabled.is_some_and(|YesNo(enabled)| enabled);
+            if flags.acme_email.is_some() && !wanted {
+                bail!("--acme-email is for --acme");
+            }
+            if !flags.public_addr.is_empty() {
+                section.public_addr = Some(super::file::OneOrMany::Many(flags.public_addr));
+            }
             let first = section.public_addr.clone().and_then(|list| list.into_vec().into_iter().next());
             let public_port = first.and_then(|text| {
                 text.parse::<std::net::Ipv6Addr>().is_err().then(|| text.rsplit_once(':')?.1.parse().ok())?
             });
-            let mut pairs = section.https_keypairs.into_iter();
-            let https = pairs.next().map(|pair| (pair.key_file, pair.cert_file));
-            if pairs.next().is_some() {
-                bail!("proxy_service.https_keypairs: one pair is used; remove the others");
+            let public_addresses = hosts(section.public_addr);
+            section.acme.email = flags.acme_email.or(section.acme.email);
+            if flags.acme {
+                section.acme.enabled = Some(YesNo(true));
             }
+            let interval = section.https_keypairs_reload_interval.as_deref();
+            let https =
+                super::Https::resolve(section.https_keypairs, interval, section.acme, &public_addresses)?;
+            // Where authorities and browsers look.
+            let web_port = if matches!(https, super::Https::Acme { .. }) { 443 } else { 3080 };
             let web_listen =
-                address(section.web_listen_addr.as_deref(), 3080, ip, "proxy_service.web_listen_addr")?;
+                address(section.web_listen_addr.as_deref(), web_port, ip, "proxy_service.web_listen_addr")?;
             // Of free ports each is another one.
             let shared = |at: SocketAddr| flags.one_port || (at == web_listen && at.port() != 0);
             let ssh = address(section.listen_addr.as_deref(), 3023, ip, "proxy_service.listen_addr")?;
@@ -455,7 +482,7 @@ impl Settings {
                     "proxy_service.peer_listen_addr",
                 )?,
                 peer_public: section.peer_public_addr,
-                public_addresses: hosts(section.public_addr),
+                public_addresses,
                 public_port,
                 https,
                 local_addresses: section.local_addresses.is_some_and(|YesNo(yes)| yes),

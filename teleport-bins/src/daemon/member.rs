@@ -224,6 +224,8 @@ impl Member {
             sessions: Some(status.sessions().clone()),
             nodes: None,
             auth: None,
+            shown: None,
+            tunnels: None,
         });
         services.started();
         let serving = services.clone().serve(HostRole::Node, view, bound.serve(front.0.clone()));

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod auth;
+mod certificates;
 mod data_dir;
 mod diagnostics;
 mod forward;
@@ -212,6 +213,8 @@ impl Daemon {
                 sessions: None,
                 nodes: None,
                 auth: Some(AuthFigures { calls: bound.figures(), storage: Arc::clone(&service.metrics) }),
+                shown: None,
+                tunnels: None,
             });
             base.1.spawn(bound.serve(base.0.clone()));
             base.1.spawn(auth::take_part(service.service.clone(), me, base.0.clone()));

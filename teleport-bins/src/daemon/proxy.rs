@@ -10,13 +10,14 @@ use teleport_core::id::HostRole;
 use teleport_core::task::{Shutdown, TaskScope};
 use teleport_ssh::node::StandIns;
 use teleport_ssh::proxy::{Direct, NodeView, ProxyServer};
-use teleport_ssh::proxy_web::{ProxyWeb, WebCertificate};
+use teleport_ssh::proxy_web::ProxyWeb;
 use teleport_ssh::record::{Spool, SpoolLimits, Uploader};
 use teleport_ssh::rpc::AuthClient;
 use teleport_ssh::tunnel::{PeerPort, Peers, Tunnels};
 use teleport_ssh::view::{AccessCache, DEFAULT_MAX_AGE};
 use tokio::sync::watch;
 
+use super::certificates::Certificates;
 use super::data_dir::DataDir;
 use super::diagnostics::{Diagnostics, Needs, Service};
 use super::member::Member;
@@ -91,16 +92,8 @@ pub(super) async fn start(
     if let Some(address) = proxy.tunnel_listen {
         web = web.tunnels_at(address, without_port(&public(address)));
     }
-    if let Some((key, chain)) = &proxy.https {
-        let read = |path: &std::path::Path| {
-            std::fs::read(path)
-                .with_context(|| format!("proxy_service.https_keypairs: cannot read {}", path.display()))
-        };
-        let key = zeroize::Zeroizing::new(read(key)?);
-        web = web.certificate(
-            WebCertificate::from_pem(&read(chain)?, &key).context("proxy_service.https_keypairs")?,
-        );
-    }
+    let certificates = Certificates::open(&proxy.https, data_dir, os)?;
+    web = web.certificates(certificates.shown());
     let web = web.bind().await.context("proxy, HTTPS")?;
     let web_address = web.local_addr()?;
     let web_public = at_web(web_address.port());
@@ -116,7 +109,7 @@ pub(super) async fn start(
     let ports = Ports { web: web_address, ssh: own_port.unwrap_or(web_address), tunnels: web.tunnel_addr() };
     let peering = Peering {
         port: {
-            let (tunnels, identity, view) = (tunnels, member.identity.clone(), view.clone());
+            let (tunnels, identity, view) = (tunnels.clone(), member.identity.clone(), view.clone());
             let (clock, entropy) = (Arc::clone(&os.clock), Arc::clone(&os.entropy));
             move || {
                 let (clock, entropy) = (Arc::clone(&clock), Arc::clone(&entropy));
@@ -136,7 +129,7 @@ pub(super) async fn start(
     };
     let record = watch::Sender::new(record);
     let announced = record.subscribe();
-    let shutdown = front.0.clone();
+    let (shutdown, clock) = (front.0.clone(), Arc::clone(&os.clock));
     let api: Arc<dyn PresenceApi> = Arc::<AuthClient>::clone(&member.api);
     services.started();
     let doors = [("proxy-web", web.door(), None), ("proxy-ssh", ssh.door(), Some(ssh.nodes()))];
@@ -150,6 +143,8 @@ pub(super) async fn start(
             sessions: None,
             nodes,
             auth: None,
+            shown: (name == "proxy-web").then(|| certificates.shown()),
+            tunnels: (name == "proxy-web").then(|| tunnels.clone()),
         });
     }
     let all = async move {
@@ -158,6 +153,7 @@ pub(super) async fn start(
             ssh.serve(shutdown.clone()),
             announce(api, announced, shutdown.clone()),
             peering.run(record, shutdown.clone()),
+            certificates.keep(clock, shutdown.clone()),
         );
     };
     let serving = services.clone().serve(HostRole::Proxy, view, all);

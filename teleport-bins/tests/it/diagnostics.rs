@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 
 use crate::support::daemon::{Machine, Process, Services, fixed_port};
+use crate::support::pebble::self_signed;
 use crate::support::wait_for;
 
 const ALL: Services<'static> = Services { auth: Some(0), proxy: Some((0, 0)), node: Some((0, "")) };
@@ -66,7 +67,13 @@ fn documented() -> Vec<(String, String)> {
 #[test]
 fn a_daemon_that_serves_says_so_with_its_figures() {
     let machine = Machine::new();
-    machine.configure("all", "", &ALL.yaml());
+    let (key, chain) = (machine.path("web.key"), machine.path("web.pem"));
+    self_signed(&key, &chain, "DNS:proxy.example.com");
+    let pairs =
+        format!("  https_keypairs: [{{key_file: {}, cert_file: {}}}]\n", key.display(), chain.display());
+    let services =
+        ALL.yaml().replace("  local_addresses: yes\n", &format!("  local_addresses: yes\n{pairs}"));
+    machine.configure("all", "", &services);
     let daemon = machine.start("all", &[FREE]);
     machine.wait_for_nodes("all", 1);
     let address = diagnostics(&daemon);
@@ -102,6 +109,7 @@ fn a_daemon_that_serves_says_so_with_its_figures() {
     assert!(of("teleport_connections_accepted_total", "auth") >= 1.0, "{page}");
     assert_eq!(of("teleport_sessions", "node"), 0.0);
     assert_eq!(of("teleport_nodes", "proxy-ssh"), 1.0);
+    assert_eq!(of("teleport_tunnels", "proxy-web"), 0.0);
     let of_call = |name: &str, operation: &str| {
         let found = figures.iter().find(|one| one.0 == name && one.2["operation"] == operation);
         found.unwrap_or_else(|| panic!("{name} of {operation}: {page}")).3
@@ -148,7 +156,7 @@ fn a_silent_auth_service_is_told_and_makes_nobody_unready() {
 }
 
 /// A figure of a service, as it stands on the page.
-fn figure(address: SocketAddr, name: &str, service: &str) -> f64 {
+pub(crate) fn figure(address: SocketAddr, name: &str, service: &str) -> f64 {
     let page = get(address, "/metrics").1;
     let begin = format!("{name}{{service=\"{service}\"}} ");
     let line = page.lines().find_map(|line| line.strip_prefix(&begin));

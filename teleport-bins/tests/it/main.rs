@@ -60,5 +60,6 @@ mod trial;
 mod tsh_ssh;
 mod tsh_tctl;
 mod tunnels;
+mod web_certificates;
 mod wire;
 mod x11;

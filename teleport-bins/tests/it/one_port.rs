@@ -105,7 +105,8 @@ fn stock_clients_of_ssh_speak_first() {
         python.arg("-c").arg(script);
         python
     };
-    let paramiko = format!("import paramiko\nparamiko.SSHClient().connect('127.0.0.1', {port}, password='x')");
+    let paramiko =
+        format!("import paramiko\nparamiko.SSHClient().connect('127.0.0.1', {port}, password='x')");
     let asyncssh = format!(
         "import asyncio, asyncssh\nasync def main():\n    await asyncssh.connect('127.0.0.1', {port}, known_hosts=None)\nasyncio.run(main())"
     );
@@ -323,7 +324,8 @@ fn through_an_http_proxy_come_users_and_nodes_and_whoever_may_not_is_told_why() 
     assert!(line.contains("does not connect to"), "{line}");
     // Whom it is not for.
     one.works(|tsh| {
-        tsh.env("HTTPS_PROXY", format!("http://127.0.0.1:{closed}")).env("NO_PROXY", format!("example.com,{ELSEWHERE}"));
+        tsh.env("HTTPS_PROXY", format!("http://127.0.0.1:{closed}"))
+            .env("NO_PROXY", format!("example.com,{ELSEWHERE}"));
     });
     node.stop();
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::sys::signal::Signal;
 
+use crate::diagnostics::{diagnostics, figure};
 use crate::processes::{NONE, Plan, Three};
 use crate::support::daemon::{Machine, Process, Services, fixed_port};
 use crate::support::program::{own, run};
@@ -45,6 +46,8 @@ fn a_node_behind_a_firewall_opens_no_port_and_needs_only_the_proxys() {
     let node = three.node.as_ref().unwrap();
     let diagnosis = node.address("diagnosis").port();
     assert_eq!(ports(node), [diagnosis].into(), "it listens for those who diagnose it alone");
+    let proxy = diagnostics(three.proxy.as_ref().unwrap());
+    assert_eq!(figure(proxy, "teleport_tunnels", "proxy-web"), 1.0);
     assert!(node.logged().contains("node ssh   through the proxies, by tunnels"), "{}", node.logged());
     let listed = three.machine.tctl("auth", &["nodes", "ls"]).clean();
     assert!(listed.contains("⟵ Tunnel"), "{listed}");

@@ -23,6 +23,7 @@
 //! | [`diagnostics`] | how a daemon is watched: whether it is well, and its figures |
 //! | [`tunnels`] | nodes that open no port: how they are reached, and what happens when networks break |
 //! | [`one_port`] | one open port of a proxy, load balancers before it, HTTP proxies on the way |
+//! | [`https`] | what browsers are shown: files, or a certificate by ACME |
 //! | [`scale`] | how many nodes there may be, and what they cost |
 //! | [`defaults`] | every number, and its reason |
 
@@ -46,6 +47,8 @@ pub mod files {}
 pub mod forwarding {}
 #[doc = include_str!("high_availability.md")]
 pub mod high_availability {}
+#[doc = include_str!("https.md")]
+pub mod https {}
 #[doc = include_str!("join.md")]
 pub mod join {}
 #[doc = include_str!("locks.md")]

@@ -115,6 +115,16 @@ impl AcmeConfig {
         self
     }
 
+    /// The address of the directory.
+    pub fn directory_url(&self) -> &str {
+        &self.directory
+    }
+
+    /// Whom the authority writes to.
+    pub fn contact(&self) -> Option<&str> {
+        self.email.as_deref()
+    }
+
     pub(super) fn covered_by(&self, certificate: &WebCertificate) -> bool {
         self.names.iter().all(|name| certificate.is_for(name))
     }

@@ -95,7 +95,7 @@ impl AcmeError {
         let said = one_line(&said);
         let advice = match kind(problem) {
             "rateLimited" => return Self::Limited { directory, said, after },
-            "serverInternal" => return Self::Unreachable { directory, source: said.into() },
+            "badNonce" | "serverInternal" => return Self::Unreachable { directory, source: said.into() },
             "userActionRequired" => "; somebody must agree to its new terms",
             "invalidContact" | "unsupportedContact" => "; correct the email",
             "externalAccountRequired" => {
@@ -110,6 +110,11 @@ impl AcmeError {
         };
         Self::Refused { directory, said, advice }
     }
+}
+
+/// Whether a problem is one of the moment, which says nothing about what was asked for.
+pub(super) fn passes(problem: &Problem) -> bool {
+    matches!(kind(problem), "badNonce" | "rateLimited" | "serverInternal")
 }
 
 /// The kind of a problem, as RFC 8555 names them.

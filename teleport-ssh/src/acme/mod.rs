@@ -178,7 +178,8 @@ impl Acme {
     fn take(&mut self, kept: &Kept) -> Result<(), AcmeError> {
         let certificate = kept.read()?;
         self.store.keep_certificate(kept)?;
-        self.attempts.succeeded();
+        let life = certificate.valid_before().saturating_since(certificate.valid_after());
+        self.attempts.succeeded(self.clock.now().saturating_add(plan::rest(life)));
         self.store.keep_attempts(&self.attempts)?;
         let (names, ends) = (certificate.names().join(", "), certificate.valid_before());
         tracing::info!(names, %ends, "there is a certificate for browsers");
@@ -188,6 +189,10 @@ impl Acme {
     }
 
     fn failed(&mut self, error: &AcmeError) {
+        if matches!(error, AcmeError::Certificate(_)) {
+            // The order is finished, and would lead to the same one again.
+            self.attempts.order = None;
+        }
         let now = self.clock.now();
         let pause = plan::pause(error.class(), self.attempts.failures);
         let again = now.saturating_add(jitter(pause, &*self.entropy));

@@ -15,7 +15,7 @@ use teleport_core::entropy::Entropy;
 use zeroize::Zeroizing;
 
 use super::config::AcmeConfig;
-use super::error::{AcmeError, kind};
+use super::error::{AcmeError, kind, passes};
 use super::http::Http;
 use super::proofs::Proofs;
 use super::store::{Attempts, Kept, KeptAccount, KeptOrder, Store};
@@ -139,7 +139,7 @@ impl Attempt<'_> {
                 }
             }
             // It is not known any more.
-            Err(Error::Api(problem)) if !matches!(kind(&problem), "rateLimited" | "serverInternal") => {}
+            Err(Error::Api(problem)) if !passes(&problem) => {}
             Err(error) => return Err(error),
         }
         attempts.order = None;
@@ -241,9 +241,7 @@ enum Failure {
 impl Failure {
     fn of(error: Error) -> Self {
         match error {
-            Error::Api(problem) if !matches!(kind(&problem), "rateLimited" | "serverInternal") => {
-                Self::Refused(problem)
-            }
+            Error::Api(problem) if !passes(&problem) => Self::Refused(problem),
             error => Self::Interrupted(error),
         }
     }

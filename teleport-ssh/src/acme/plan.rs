@@ -30,6 +30,11 @@ pub(super) fn pause(class: Class, before: u32) -> Duration {
     }
 }
 
+/// How long to wait in any case after a certificate of such a life: with a wrong clock each one would be due at once.
+pub(super) fn rest(life: Duration) -> Duration {
+    (life / 12).max(MINUTE)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +61,12 @@ mod tests {
             let within = times.iter().skip(index).filter(|later| **later < *time + HOUR).count();
             assert!(within <= 5, "{within} from {time:?} on");
         }
+    }
+
+    #[test]
+    fn after_a_certificate_there_is_a_rest() {
+        assert_eq!(rest(Duration::ZERO), MINUTE);
+        assert_eq!(rest(HOUR * 24), HOUR * 2);
     }
 
     #[test]

@@ -87,9 +87,10 @@ impl Attempts {
         Self { directory, names, failures: 0, not_before: Timestamp::EPOCH, order: None }
     }
 
-    pub(super) fn succeeded(&mut self) {
+    /// There is a certificate; none is ordered before `again`.
+    pub(super) fn succeeded(&mut self, again: Timestamp) {
         self.failures = 0;
-        self.not_before = Timestamp::EPOCH;
+        self.not_before = again;
         self.order = None;
     }
 

@@ -87,6 +87,10 @@ impl Collector for Figures {
         self.of_services(&mut to, "teleport_nodes", known, None, |service| {
             Some(service.nodes.as_ref()?.read(NodeTable::len) as f64)
         })?;
+        let led = "Nodes that have a tunnel to the proxy";
+        self.of_services(&mut to, "teleport_tunnels", led, None, |service| {
+            Some(service.tunnels.as_ref()?.len() as f64)
+        })?;
         let silence = "How long nobody has told the proxy of changes of nodes";
         self.of_services(&mut to, "teleport_nodes_silence", silence, Some(&Unit::Seconds), |service| {
             Some(service.nodes.as_ref()?.age().as_secs_f64())
@@ -97,6 +101,11 @@ impl Collector for Figures {
         let left = "How long the certificate of the service is valid yet";
         self.of_services(&mut to, "teleport_certificate_left", left, Some(&Unit::Seconds), |service| {
             let until = service.identity.current().valid_before.unix_millis() as f64;
+            Some((until - self.now.unix_millis() as f64) / 1000.0)
+        })?;
+        let left = "How long the first certificate that browsers are shown is valid yet, if they are shown one of their own";
+        self.of_services(&mut to, "teleport_web_certificate_left", left, Some(&Unit::Seconds), |service| {
+            let until = service.shown.as_ref()?.first_end()?.unix_millis() as f64;
             Some((until - self.now.unix_millis() as f64) / 1000.0)
         })?;
         self.of_process(&mut to)

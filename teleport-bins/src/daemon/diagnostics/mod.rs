@@ -18,8 +18,10 @@ use teleport_core::task::Shutdown;
 use teleport_ssh::identity::HostIdentityHandle;
 use teleport_ssh::listener::Door;
 use teleport_ssh::proxy::NodeView;
+use teleport_ssh::proxy_web::WebCertificates;
 use teleport_ssh::rpc::ApiFigures;
 use teleport_ssh::session::SessionRegistry;
+use teleport_ssh::tunnel::Tunnels;
 use teleport_ssh::view::AccessCache;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
@@ -70,6 +72,10 @@ pub(super) struct Service {
     pub(super) nodes: Option<NodeView>,
     /// What the auth service counts.
     pub(super) auth: Option<AuthFigures>,
+    /// What browsers are shown here.
+    pub(super) shown: Option<WebCertificates>,
+    /// The tunnels that end here.
+    pub(super) tunnels: Option<Tunnels>,
 }
 
 /// What the auth service counts as it works.

@@ -3,6 +3,7 @@
 pub(crate) mod cluster;
 pub(crate) mod daemon;
 pub(crate) mod namespaces;
+pub(crate) mod pebble;
 pub(crate) mod program;
 pub(crate) mod relay;
 pub(crate) mod small_disk;

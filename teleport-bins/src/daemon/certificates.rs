@@ -1,0 +1,92 @@
+//! What browsers are shown at the proxy's web port: the cluster's own certificate, files, or a certificate by ACME.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use teleport_core::clock::Clock;
+use teleport_core::task::Shutdown;
+use teleport_ssh::acme::Acme;
+use teleport_ssh::proxy_web::{KeyFiles, WebCertificates};
+
+use super::Os;
+use super::data_dir::DataDir;
+use crate::config::Https;
+
+/// What is shown, and what looks after it.
+pub(super) struct Certificates {
+    shown: WebCertificates,
+    keeper: Keeper,
+}
+
+enum Keeper {
+    Acme(Box<Acme>),
+    Files(KeyFiles, Option<Duration>),
+    Nobody,
+}
+
+impl Certificates {
+    pub(super) fn open(https: &Https, data_dir: &DataDir, os: &Os) -> Result<Self> {
+        let shown = WebCertificates::default();
+        Ok(match https {
+            Https::Own => {
+                tracing::info!(
+                    "browsers are shown the cluster's own certificate, which they do not know; \
+                     see proxy_service.https_keypairs and proxy_service.acme"
+                );
+                Self { shown, keeper: Keeper::Nobody }
+            }
+            Https::Files { pairs, reload } => {
+                let files = KeyFiles::load(pairs.iter().cloned()).context("proxy_service.https_keypairs")?;
+                Self { shown: files.certificates(), keeper: Keeper::Files(files, *reload) }
+            }
+            Https::Acme { config, ca_file, http_listen } => {
+                let config = config.clone().roots(roots(ca_file.as_deref()).context("proxy_service.acme")?);
+                let (clock, entropy) = (Arc::clone(&os.clock), Arc::clone(&os.entropy));
+                let mut acme = Acme::open(config, &data_dir.join("acme"), shown.clone(), clock, entropy)
+                    .context("proxy_service.acme")?;
+                if let Some(address) = http_listen {
+                    acme = acme.prove_by_http(*address).context("proxy_service.acme.http_listen_addr")?;
+                }
+                Self { shown, keeper: Keeper::Acme(Box::new(acme)) }
+            }
+        })
+    }
+
+    pub(super) fn shown(&self) -> WebCertificates {
+        self.shown.clone()
+    }
+
+    /// Looks after it until `shutdown` drains.
+    pub(super) async fn keep(self, clock: Arc<dyn Clock>, shutdown: Shutdown) {
+        match self.keeper {
+            Keeper::Acme(acme) => acme.run(shutdown).await,
+            Keeper::Files(files, reload) => files.follow(reload, clock, shutdown).await,
+            Keeper::Nobody => {}
+        }
+    }
+}
+
+/// The certificates of the authorities that vouch for a directory.
+fn roots(file: Option<&Path>) -> Result<Vec<Vec<u8>>> {
+    let found: Vec<CertificateDer<'_>> = match file {
+        Some(path) => {
+            let what = || format!("ca_file: {} cannot be used", path.display());
+            let pem = std::fs::read(path).with_context(what)?;
+            CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>().with_context(what)?
+        }
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    match (found.is_empty(), file) {
+        (false, _) => Ok(found.into_iter().map(|der| der.to_vec()).collect()),
+        (true, Some(path)) => bail!("ca_file: {} has no certificate", path.display()),
+        (true, None) => {
+            bail!(
+                "this system knows no authorities; install them (on Debian the package ca-certificates), or say ca_file"
+            )
+        }
+    }
+}

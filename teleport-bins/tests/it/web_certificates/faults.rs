@@ -1,0 +1,162 @@
+//! Authorities that refuse, and networks that break.
+
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::by_acme::{acme, configure, kept};
+use crate::support::daemon::{Machine, fixed_port};
+use crate::support::pebble::{Pebble, Plan, shown, verified};
+use crate::support::wait_for;
+
+const NAME: &str = "proxy.example.com";
+
+/// Makes the next attempt due at once.
+fn make_due(machine: &Machine) {
+    let mut attempts = kept(machine, "attempts.json");
+    attempts["not_before"] = "1970-01-01T00:00:00.000Z".into();
+    // In place: the file keeps its mode.
+    std::fs::write(machine.path("all").join("acme/attempts.json"), attempts.to_string()).unwrap();
+}
+
+#[test]
+fn what_is_refused_is_told_and_not_ordered_again_by_a_restart() {
+    let plan = Plan::new();
+    let pebble = Pebble::start(&plan);
+    let machine = Machine::new();
+    // Where the authority looks there is nobody.
+    let elsewhere = fixed_port();
+    configure(&machine, elsewhere, &acme(&pebble, ""));
+    let daemon = machine.start("all", &[]);
+    let refusal = wait_for("the refusal", || {
+        daemon.logged().lines().find(|line| line.contains("has refused")).map(str::to_owned)
+    });
+    for part in
+        ["there is no new certificate", "example.com:", "must lead to this proxy", "port 443", "again="]
+    {
+        assert!(refusal.contains(part), "{part}: {refusal}");
+    }
+    let own = shown(elsewhere, NAME, &[]).unwrap();
+    wait_for("the attempt to be kept", || (kept(&machine, "attempts.json")["failures"] == 1).then_some(()));
+    daemon.stop();
+    let daemon = machine.start("all", &[]);
+    assert_eq!(shown(elsewhere, NAME, &[]).unwrap(), own, "the cluster's own");
+    daemon.stop();
+    assert_eq!(kept(&machine, "attempts.json")["failures"], 1);
+    assert_eq!(pebble.orders(), 1, "{}", pebble.log());
+    // What was wrong is corrected, and somebody does not want to wait.
+    configure(&machine, plan.tls_port, &acme(&pebble, ""));
+    make_due(&machine);
+    let daemon = machine.start("all", &[]);
+    let root = pebble.root();
+    wait_for("the certificate", || verified(plan.tls_port, NAME, &root).then_some(()));
+    daemon.stop();
+    assert_eq!(pebble.orders(), 2, "{}", pebble.log());
+}
+
+#[test]
+fn an_authority_that_was_away_and_has_forgotten_the_account_is_asked_again() {
+    let plan = Plan::new();
+    let pebble = Pebble::start(&plan);
+    let machine = Machine::new();
+    configure(&machine, plan.tls_port, &acme(&pebble, ""));
+    let daemon = machine.start("all", &[]);
+    wait_for("the certificate", || {
+        daemon.logged().contains("there is a certificate for browsers").then_some(())
+    });
+    daemon.stop();
+    let account = kept(&machine, "account.json");
+    std::fs::copy(pebble.ca_file(), machine.path("old.pem")).unwrap();
+    let old = acme(&pebble, "")
+        .replace(&pebble.ca_file().display().to_string(), &machine.path("old.pem").display().to_string());
+    configure(&machine, plan.tls_port, &old);
+    drop(pebble);
+    // Another authority at the same place, which has another certificate: nobody says anything to it.
+    let pebble = Pebble::start(&plan);
+    std::fs::remove_file(machine.path("all").join("acme/certificate.json")).unwrap();
+    make_due(&machine);
+    let daemon = machine.start("all", &[]);
+    let told = wait_for("the failure", || {
+        daemon.logged().lines().find(|line| line.contains("cannot ask https://")).map(str::to_owned)
+    });
+    assert!(told.contains("browsers see the cluster's own"), "{told}");
+    assert_eq!(pebble.orders(), 0);
+    daemon.stop();
+    configure(&machine, plan.tls_port, &acme(&pebble, ""));
+    make_due(&machine);
+    let daemon = machine.start("all", &[]);
+    let root = pebble.root();
+    wait_for("the certificate", || verified(plan.tls_port, NAME, &root).then_some(()));
+    daemon.stop();
+    assert_ne!(kept(&machine, "account.json")["credentials"], account["credentials"]);
+}
+
+/// Passes on so many connections, and takes no more.
+fn narrow(to: u16, most: &Arc<AtomicUsize>) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let most = Arc::clone(most);
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let left = most.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+            if left.is_err() {
+                continue;
+            }
+            let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, to)) else { continue };
+            for (mut from, mut to) in [
+                (client.try_clone().unwrap(), server.try_clone().unwrap()),
+                (server.try_clone().unwrap(), client.try_clone().unwrap()),
+            ] {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                    let _ = from.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        }
+    });
+    port
+}
+
+#[test]
+fn an_order_that_was_interrupted_is_gone_on_with_after_a_restart() {
+    let plan = Plan::new();
+    let pebble = Pebble::start(&plan);
+    let machine = Machine::new();
+    // A connection each: the directory, a nonce and an account, a nonce and an order. Then the network is gone.
+    let most = Arc::new(AtomicUsize::new(5));
+    let port = narrow(plan.port, &most);
+    let config = acme(&pebble, "").replace(&format!(":{}/", plan.port), &format!(":{port}/"));
+    configure(&machine, plan.tls_port, &config);
+    let daemon = machine.start("all", &[]);
+    wait_for("the failure", || daemon.logged().contains("cannot ask https://").then_some(()));
+    let order = kept(&machine, "attempts.json")["order"]["url"].clone();
+    assert!(order.is_string(), "{}", daemon.logged());
+    daemon.kill();
+    most.store(10_000, Ordering::Relaxed);
+    make_due(&machine);
+    let daemon = machine.start("all", &[]);
+    let root = pebble.root();
+    wait_for("the certificate", || verified(plan.tls_port, NAME, &root).then_some(()));
+    daemon.stop();
+    assert_eq!(pebble.orders(), 1, "{}", pebble.log());
+    assert!(kept(&machine, "attempts.json")["order"].is_null());
+}
+
+#[test]
+fn files_that_others_can_read_are_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let plan = Plan::new();
+    let pebble = Pebble::start(&plan);
+    let machine = Machine::new();
+    configure(&machine, plan.tls_port, &acme(&pebble, ""));
+    let daemon = machine.start("all", &[]);
+    wait_for("the certificate", || {
+        daemon.logged().contains("there is a certificate for browsers").then_some(())
+    });
+    daemon.stop();
+    let file = machine.path("all").join("acme/certificate.json");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let refusal = machine.cannot_start("all", &[]);
+    assert!(refusal.contains("certificate.json") && refusal.contains("others can read it"), "{refusal}");
+}
