@@ -55,7 +55,10 @@ mod tests {
         // The shortest that the pauses can be.
         let mut at = Duration::ZERO;
         let times: Vec<Duration> = (0..10)
-            .map(|before| std::mem::replace(&mut at, at + pause(Class::Refused, before) / 2))
+            .map(|before| {
+                let next = at + pause(Class::Refused, before) / 2;
+                std::mem::replace(&mut at, next)
+            })
             .collect();
         for (index, time) in times.iter().enumerate() {
             let within = times.iter().skip(index).filter(|later| **later < *time + HOUR).count();
