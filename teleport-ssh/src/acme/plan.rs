@@ -56,9 +56,8 @@ mod tests {
         let mut at = Duration::ZERO;
         let times: Vec<Duration> = (0..10)
             .map(|before| {
-                let time = at;
-                at += pause(Class::Refused, before) / 2;
-                time
+                let next = at + pause(Class::Refused, before) / 2;
+                std::mem::replace(&mut at, next)
             })
             .collect();
         for (index, time) in times.iter().enumerate() {
