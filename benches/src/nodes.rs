@@ -145,6 +145,7 @@ async fn proxy(auth: SocketAddr, admin: &AuthClient, scope: &TaskScope) -> Resul
         web_address: format!("{name}.example.com:3080"),
         ssh_address: format!("{name}.example.com:3023"),
         peer_address: None,
+        tunnels: 0,
         version: "bench".to_owned(),
     };
     api.announce_proxy(record.clone()).await?;

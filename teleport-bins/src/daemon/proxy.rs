@@ -104,6 +104,7 @@ pub(super) async fn start(
         ssh_address: own_port.map_or_else(|| web_public.clone(), public),
         web_address: web_public,
         peer_address: None,
+        tunnels: 0,
         version: crate::cli::VERSION.to_owned(),
     };
     let ports = Ports { web: web_address, ssh: own_port.unwrap_or(web_address), tunnels: web.tunnel_addr() };
@@ -151,7 +152,7 @@ pub(super) async fn start(
         tokio::join!(
             web.serve(shutdown.clone()),
             ssh.serve(shutdown.clone()),
-            announce(api, announced, shutdown.clone()),
+            announce(api, announced, tunnels, shutdown.clone()),
             peering.run(record, shutdown.clone()),
             certificates.keep(clock, shutdown.clone()),
         );
@@ -176,10 +177,16 @@ fn stand_ins(member: &Member, data_dir: &DataDir, os: &Os, back: &(Shutdown, Tas
     Ok(StandIns::new(access, Arc::new(spool)))
 }
 
-async fn announce(api: Arc<dyn PresenceApi>, mut record: watch::Receiver<ProxyRecord>, shutdown: Shutdown) {
+async fn announce(
+    api: Arc<dyn PresenceApi>,
+    mut record: watch::Receiver<ProxyRecord>,
+    tunnels: Tunnels,
+    shutdown: Shutdown,
+) {
     let saying = async {
         loop {
-            let announced = record.borrow_and_update().clone();
+            let mut announced = record.borrow_and_update().clone();
+            announced.tunnels = u32::try_from(tunnels.len()).unwrap_or(u32::MAX);
             let pause = match api.announce_proxy(announced).await {
                 Ok(()) => ANNOUNCE_EVERY,
                 Err(error) => {

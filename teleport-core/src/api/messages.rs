@@ -252,6 +252,9 @@ pub struct ProxyRecord {
     /// Where other proxies ask it for the nodes whose tunnels it has: `host:port`; see [`crate::peering`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peer_address: Option<String>,
+    /// How many nodes had a tunnel to it when it said so.
+    #[serde(default)]
+    pub tunnels: u32,
     /// The version of its software.
     pub version: String,
 }

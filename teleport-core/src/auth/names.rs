@@ -249,6 +249,7 @@ mod tests {
             web_address: "Proxy.example.com:443".to_owned(),
             ssh_address: "[2001:db8::7]:3023".to_owned(),
             peer_address: None,
+            tunnels: 0,
             version: String::new(),
         };
         let from = BTreeSet::from(["192.0.2.1".parse().unwrap()]);
@@ -288,6 +289,7 @@ mod tests {
             web_address: "127.0.0.1:3080".to_owned(),
             ssh_address: "localhost:3023".to_owned(),
             peer_address: None,
+            tunnels: 0,
             version: String::new(),
         };
         let proxies = [Found::new(&proxy, &cluster, BTreeSet::new())];

@@ -283,6 +283,7 @@ mod tests {
             web_address: "proxy.example.com:3080".to_owned(),
             ssh_address: "192.0.2.1:3023".to_owned(),
             peer_address: None,
+            tunnels: 0,
             version: String::new(),
         };
         let addresses = |proxy: &ProxyRecord, caller: &str| {

@@ -158,6 +158,7 @@ fn proxy_record(host: &HostIdentity) -> ProxyRecord {
         web_address: "192.0.2.1:3080".to_owned(),
         ssh_address: "192.0.2.1:3023".to_owned(),
         peer_address: None,
+        tunnels: 0,
         version: "1".to_owned(),
     }
 }

@@ -271,6 +271,7 @@ async fn d4_a_node_takes_no_name_of_a_proxy() {
         web_address: "proxy.example.net:443".to_owned(),
         ssh_address: "192.0.2.1:3023".to_owned(),
         peer_address: None,
+        tunnels: 0,
         version: "1".to_owned(),
     };
     from(&gate, "192.0.2.2:5000").announce_proxy(proxy).await.unwrap();

@@ -169,6 +169,7 @@ async fn a8_a_locked_host_stays_out_and_gives_no_sign_of_life() {
         web_address: "192.0.2.8:3080".to_owned(),
         ssh_address: "192.0.2.8:3023".to_owned(),
         peer_address: None,
+        tunnels: 0,
         version: String::new(),
     };
     let (of_node, of_proxy) = (cluster.as_host(&node), cluster.as_host(&proxy));

@@ -133,6 +133,7 @@ async fn a_server_gets_the_names_that_were_given_and_no_member_s() {
         web_address: "proxy.example.net:443".to_owned(),
         ssh_address: "192.0.2.1:3023".to_owned(),
         peer_address: None,
+        tunnels: 0,
         version: "1".to_owned(),
     };
     let from = |host, remote: &str| {

@@ -454,6 +454,7 @@ async fn a_recording_is_lost_with_its_proxy_and_not_with_its_server() {
             web_address: "198.51.100.200:3080".to_owned(),
             ssh_address: "198.51.100.200:3023".to_owned(),
             peer_address: None,
+            tunnels: 0,
             version: String::new(),
         })
     };

@@ -56,6 +56,9 @@ struct Instance {
     /// Not known of servers of another kind.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
+    /// Of a proxy: how many nodes had a tunnel to it when it announced itself, which it does once a minute.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tunnels: Option<u32>,
     last_seen: Timestamp,
     online: bool,
 }
@@ -68,7 +71,15 @@ impl Instance {
             NodeKind::OpenSsh => (Service::OpenSsh, None),
             NodeKind::Teleport => (Service::Node, Some(record.version)),
         };
-        Self { host_id: record.host_id, name: record.name.to_string(), service, version, last_seen, online }
+        Self {
+            host_id: record.host_id,
+            name: record.name.to_string(),
+            service,
+            version,
+            tunnels: None,
+            last_seen,
+            online,
+        }
     }
 }
 
@@ -105,6 +116,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
         name: proxy.record.name.to_string(),
         service: Service::Proxy,
         version: Some(proxy.record.version),
+        tunnels: Some(proxy.record.tunnels),
         last_seen: proxy.last_seen,
     });
     let nodes = context.api.nodes().await?.into_iter().map(|node| Instance::of_node(node, now));
@@ -116,7 +128,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<()> {
 
 fn text(instances: &[Instance], now: Timestamp) -> String {
     table(
-        ["Host", "UUID", "Service", "Version", "Last Seen"],
+        ["Host", "UUID", "Service", "Version", "Tunnels", "Last Seen"],
         instances.iter().map(|instance| {
             let seen = if instance.online {
                 "online".to_owned()
@@ -133,6 +145,7 @@ fn text(instances: &[Instance], now: Timestamp) -> String {
                 instance.host_id.to_string(),
                 service.to_owned(),
                 instance.version.clone().unwrap_or_else(|| "-".to_owned()),
+                instance.tunnels.map_or_else(|| "-".to_owned(), |tunnels| tunnels.to_string()),
                 seen,
             ]
         }),

@@ -340,6 +340,7 @@ mod tests {
                 web_address: format!("{name}.example.com:3080"),
                 ssh_address: format!("{name}.example.com:3023"),
                 peer_address: None,
+                tunnels: 0,
                 version: String::new(),
             },
             last_seen: now.saturating_sub(Duration::from_secs(ago)),

@@ -199,6 +199,7 @@ pub async fn proxies_are_in_the_status(fixture: &dyn ApiFixture) {
         web_address: "proxy.example.org:3080".to_owned(),
         ssh_address: "192.0.2.1:3023".to_owned(),
         peer_address: None,
+        tunnels: 0,
         version: "1.0".to_owned(),
     };
     proxy.announce_proxy(record.clone()).await.unwrap();
@@ -254,6 +255,7 @@ pub async fn watchers_see_changes(fixture: &dyn ApiFixture) {
             web_address: "proxy.example.org:3080".to_owned(),
             ssh_address: format!("[{announced}]:3023"),
             peer_address: None,
+            tunnels: 0,
             version: "1.0".to_owned(),
         };
         as_host(fixture, &identity).announce_proxy(proxy).await.unwrap();

@@ -152,6 +152,7 @@ pub async fn call(
                 web_address: "nowhere".to_owned(),
                 ssh_address: "nowhere".to_owned(),
                 peer_address: None,
+                tunnels: 0,
                 version: String::new(),
             };
             api.announce_proxy(record).await

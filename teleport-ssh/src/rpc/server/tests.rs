@@ -47,6 +47,7 @@ async fn the_addresses_of_known_proxies_are_exempt() {
         web_address: "192.0.2.2:3080".to_owned(),
         ssh_address: "192.0.2.2:3023".to_owned(),
         peer_address: None,
+        tunnels: 0,
         version: String::new(),
     };
     let caller = Caller::Identity(Identity::Host(proxy), "192.0.2.1:4711".parse().ok());

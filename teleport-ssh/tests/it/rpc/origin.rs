@@ -25,6 +25,7 @@ async fn proxy(world: &World, way: Arc<dyn Connector>) -> SocketAddr {
         web_address: "proxy.example.net:443".to_owned(),
         ssh_address: "192.0.2.1:3023".to_owned(),
         peer_address: None,
+        tunnels: 0,
         version: "1".to_owned(),
     };
     let identity = HostIdentityHandle::new(material);
@@ -92,6 +93,7 @@ async fn is_not_believed(world: &World, proxy: SocketAddr, watching: &AuthClient
         web_address: "203.0.113.7:443".to_owned(),
         ssh_address: "203.0.113.8:3023".to_owned(),
         peer_address: None,
+        tunnels: 0,
         version: "1".to_owned(),
     };
     soon("an answer", through(world, proxy, second).announce_proxy(record)).await.unwrap();

@@ -111,6 +111,7 @@ impl Proxy {
             web_address: "127.0.0.1:3080".to_owned(),
             ssh_address: "127.0.0.1:3023".to_owned(),
             peer_address: peer.map(|address| address.to_string()),
+            tunnels: 0,
             version: "1".to_owned(),
         };
         self.api.announce_proxy(record).await.unwrap();
