@@ -162,9 +162,10 @@ async fn ask(
     let refused = |kind, why: String| Err(io::Error::new(kind, why));
     match answer.code.filter(|_| parsed) {
         Some(200..=299) => Ok(()),
-        Some(407) if secret.is_some() => refused(
+        // By the definition it is 407; some say 401.
+        Some(code @ (401 | 407)) if secret.is_some() => refused(
             io::ErrorKind::PermissionDenied,
-            "it does not accept the name and the password in its URL (407)".to_owned(),
+            format!("it does not accept the name and the password in its URL ({code})"),
         ),
         Some(407) => refused(
             io::ErrorKind::PermissionDenied,
@@ -272,6 +273,7 @@ mod tests {
                 "http://name:password@host:port",
             ),
             (b"HTTP/1.1 407 No\r\n\r\n", Some(&b"Basic x"[..]), "does not accept the name and the password"),
+            (b"HTTP/1.1 401 No\r\n\r\n", Some(b"Basic x"), "does not accept the name and the password"),
             (b"HTTP/1.1 403 Filtered\x1b[31m\r\n\r\n", None, "does not speak HTTP"),
             (b"HTTP/1.1 403 Filtered\r\n\r\n", None, "does not connect to [2001:db8::1]:443: 403 Filtered"),
             (b"SSH-2.0-x\r\n\r\n", None, "does not speak HTTP"),

@@ -186,7 +186,9 @@ async fn announce(
     let saying = async {
         loop {
             let mut announced = record.borrow_and_update().clone();
-            announced.tunnels = u32::try_from(tunnels.len()).unwrap_or(u32::MAX);
+            let counted = || u32::try_from(tunnels.len()).unwrap_or(u32::MAX);
+            announced.tunnels = counted();
+            let told = announced.tunnels;
             let pause = match api.announce_proxy(announced).await {
                 Ok(()) => ANNOUNCE_EVERY,
                 Err(error) => {
@@ -197,8 +199,16 @@ async fn announce(
                     RETRY
                 }
             };
+            let other_tunnels = async {
+                while counted() == told {
+                    tokio::time::sleep(RETRY).await;
+                }
+                // Many come one after the other.
+                tokio::time::sleep(RETRY).await;
+            };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
+                () = other_tunnels => {}
                 Ok(()) = record.changed() => {}
             }
         }

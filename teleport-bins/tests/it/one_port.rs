@@ -174,15 +174,20 @@ struct OnePort {
     web: u16,
 }
 
-/// A name of this machine that only looking it up shows to be one: whoever does not is sent to an HTTP proxy.
-const ELSEWHERE: &str = "127.1";
+/// The name of this machine: it may be reached by an HTTP proxy, unlike `localhost`.
+fn own_name() -> String {
+    nix::unistd::gethostname().unwrap().into_string().unwrap()
+}
 
 impl OnePort {
     fn start(proxy_service: &str, flags: &[&str]) -> Self {
+        let listen = if proxy_service.contains("public_addr") { "0.0.0.0" } else { "127.0.0.1" };
         let machine = Machine::new();
         let [auth, web, unused] = [(); 3].map(|()| fixed_port());
         let services = Services { auth: Some(auth), proxy: Some((web, unused)), node: None }.yaml();
         let services = services.replace("proxy_service:\n", &format!("proxy_service:\n{proxy_service}"));
+        // A name may lead to any of the machine's addresses.
+        let services = services.replace("web_listen_addr: 127.0.0.1", &format!("web_listen_addr: {listen}"));
         machine.configure("cluster", "", &services);
         let cluster = machine.start("cluster", flags);
         Self { machine, cluster, web }
@@ -262,11 +267,12 @@ fn a_node_finds_the_port_of_tunnels_by_itself() {
 
 #[test]
 fn through_an_http_proxy_come_users_and_nodes_and_whoever_may_not_is_told_why() {
-    let one = OnePort::start(&format!("  public_addr: {ELSEWHERE}\n"), &["--one-port"]);
+    let elsewhere = own_name();
+    let one = OnePort::start(&format!("  public_addr: {elsewhere}\n"), &["--one-port"]);
     let port = fixed_port();
     let (file, log) = (one.machine.path("tinyproxy.conf"), one.machine.path("tinyproxy.log"));
     let config = format!(
-        "Port {port}\nListen 127.0.0.1\nTimeout 600\nMaxClients 100\nLogFile \"{}\"\nLogLevel Connect\nBasicAuth alice pass%word\nConnectPort {}\n",
+        "Port {port}\nListen 127.0.0.1\nTimeout 600\nMaxClients 100\nLogFile \"{}\"\nLogLevel Connect\nBasicAuth alice pass.word\nConnectPort {}\n",
         log.display(),
         one.web
     );
@@ -276,11 +282,11 @@ fn through_an_http_proxy_come_users_and_nodes_and_whoever_may_not_is_told_why() 
     let _tinyproxy = Running::start(tinyproxy, (Ipv4Addr::LOCALHOST, port).into());
     let connects = || {
         let log = std::fs::read_to_string(&log).unwrap_or_default();
-        log.lines().filter(|line| line.contains(&format!("CONNECT {ELSEWHERE}:{} ", one.web))).count()
+        log.lines().filter(|line| line.contains(&format!("CONNECT {elsewhere}:{} ", one.web))).count()
     };
     let by = |authority: &str| format!("http://{authority}127.0.0.1:{port}");
-    let good = by("alice:pass%25word@");
-    let web = format!("--proxy={ELSEWHERE}:{}", one.web);
+    let good = by("alice:pass%2Eword@");
+    let web = format!("--proxy={elsewhere}:{}", one.web);
     let mut alice = one.user();
     let login = |proxy: &str| {
         let mut tsh = one.tsh(&["login", &web]);
@@ -290,7 +296,7 @@ fn through_an_http_proxy_come_users_and_nodes_and_whoever_may_not_is_told_why() 
     alice.login(login(&good)).clean();
     let before = connects();
     assert!(before > 0, "{}", std::fs::read_to_string(&log).unwrap());
-    let node = one.node(ELSEWHERE, |command| {
+    let node = one.node(&elsewhere, |command| {
         command.env("https_proxy", &good);
     });
     one.works(|tsh| {
@@ -318,14 +324,15 @@ fn through_an_http_proxy_come_users_and_nodes_and_whoever_may_not_is_told_why() 
     }
     // Not to any other port.
     let auth = one.cluster.address("auth").port();
-    let mut other = one.tsh(&["login", &format!("--proxy={ELSEWHERE}:{auth}"), "--user=alice"]);
+    let (_, pin) = one.machine.token("cluster", &["--type=node"]);
+    let mut other = one.tsh(&["login", &format!("--proxy={elsewhere}:{auth}"), &format!("--ca-pin={pin}")]);
     other.env("HTTPS_PROXY", &good);
-    let line = run(other).refusal();
-    assert!(line.contains("does not connect to"), "{line}");
+    let output = alice.login(other);
+    assert!(output.code() != 0 && output.stderr.contains("does not connect to"), "{output:?}");
     // Whom it is not for.
     one.works(|tsh| {
         tsh.env("HTTPS_PROXY", format!("http://127.0.0.1:{closed}"))
-            .env("NO_PROXY", format!("example.com,{ELSEWHERE}"));
+            .env("NO_PROXY", format!("example.com,{elsewhere}"));
     });
     node.stop();
 }

@@ -48,6 +48,13 @@ fn a_node_behind_a_firewall_opens_no_port_and_needs_only_the_proxys() {
     assert_eq!(ports(node), [diagnosis].into(), "it listens for those who diagnose it alone");
     let proxy = diagnostics(three.proxy.as_ref().unwrap());
     assert_eq!(figure(proxy, "teleport_tunnels", "proxy-web"), 1.0);
+    let counted = || {
+        let listed =
+            three.machine.tctl("auth", &["inventory", "ls", "--services=proxy", "--format=json"]).clean();
+        let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+        (listed[0]["tunnels"] == 1).then_some(())
+    };
+    wait_for("the tunnel to be listed", counted);
     assert!(node.logged().contains("node ssh   through the proxies, by tunnels"), "{}", node.logged());
     let listed = three.machine.tctl("auth", &["nodes", "ls"]).clean();
     assert!(listed.contains("⟵ Tunnel"), "{listed}");

@@ -56,7 +56,7 @@ struct Instance {
     /// Not known of servers of another kind.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
-    /// Of a proxy: how many nodes had a tunnel to it when it announced itself, which it does once a minute.
+    /// Of a proxy: how many nodes had a tunnel to it when it announced itself, some seconds ago.
     #[serde(skip_serializing_if = "Option::is_none")]
     tunnels: Option<u32>,
     last_seen: Timestamp,
@@ -165,6 +165,7 @@ mod tests {
             name: "n".to_owned(),
             service,
             version: version.map(str::to_owned),
+            tunnels: None,
             last_seen: NOW.saturating_sub(Duration::from_secs(silent)),
             online: silent < 180,
         }
