@@ -90,7 +90,7 @@ fn configuration_at(
     let text = format!(
         "version: v3\nteleport:\n  nodename: {name}\n  data_dir: {data}\n  log:\n    severity: warn\n{more}\
          auth_service:\n  enabled: {auth}\n  cluster_name: bench\n  listen_addr: 127.0.0.1:{port}\n  tokens: [\"node,proxy:{TOKEN}\"]\n{more_auth}\
-         proxy_service:\n  enabled: {proxy}\n  web_listen_addr: 127.0.0.1:0\n  listen_addr: 127.0.0.1:0\n  local_addresses: yes\n\
+         proxy_service:\n  enabled: {proxy}\n  web_listen_addr: 127.0.0.1:0\n  listen_addr: 127.0.0.1:0\n  peer_listen_addr: 127.0.0.1:0\n  local_addresses: yes\n\
          ssh_service:\n  enabled: {node}\n{listens}",
         data = dir.join("data").display(),
         auth = enabled("auth"),
@@ -172,6 +172,18 @@ impl Cluster {
         let mut server = Server::start(Command::new(program()?).arg("start").arg("-c").arg(config))?;
         server.wait_for(|line| line.starts_with("  node ssh").then_some(()))?;
         Ok(server)
+    }
+
+    /// Starts a proxy alone that joins this cluster, with this name. Returns where its SSH is.
+    ///
+    /// # Errors
+    /// What the program says.
+    pub async fn join_proxy(&self, dir: &Path, name: &str) -> Result<(Server, SocketAddr)> {
+        let more = format!("  auth_server: {}\n{}", self.auth, self.joining().await?);
+        let config = configuration_at(dir, (name, &["proxy"]), &more, "", 0)?;
+        let mut server = Server::start(Command::new(program()?).arg("start").arg("-c").arg(config))?;
+        let address = server.wait_for(|line| address(line, "proxy ssh"))?;
+        Ok((server, address))
     }
 
     /// What a process needs to become a member: lines of its configuration.

@@ -1,14 +1,13 @@
-//! Nodes that listen nowhere beside nodes that listen: the same client, the same proxy, the same program on the other side. And what many
-//! tunnels cost.
+//! Nodes that listen nowhere beside nodes that listen: the same client, the same program on the other side, through the proxy that has the
+//! tunnel, and through one that has to ask that one. And what many tunnels cost.
 
 mod fleet;
 mod many;
 
-use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tokio::time::Instant;
 
 pub use self::fleet::{Order, live};
@@ -25,52 +24,52 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The node that listens nowhere.
 const BEHIND: &str = "bench-behind";
 
-/// A proxy with a node of each kind, each a process of its own.
-struct Both {
+/// Two proxies that ask each other, and a node of each kind, each a process of its own.
+struct Stand {
     cluster: Cluster,
     /// The user's key.
     key: PathBuf,
-    listening: Way,
-    behind: Way,
-    nodes: [Server; 2],
-    _dirs: [tempfile::TempDir; 3],
+    /// To the node behind a tunnel by the proxy that has it and by the other one, and to the one that listens.
+    ways: [Way; 3],
+    others: [Server; 3],
+    _dirs: [tempfile::TempDir; 4],
 }
 
-impl Both {
+impl Stand {
     async fn start() -> Result<Self> {
-        let dirs = [tempfile::tempdir()?, tempfile::tempdir()?, tempfile::tempdir()?];
-        let [base, one, other] = &dirs;
-        let cluster = Cluster::start(base.path())?;
+        let dirs = [tempfile::tempdir()?, tempfile::tempdir()?, tempfile::tempdir()?, tempfile::tempdir()?];
+        let [base, one, other, gate] = &dirs;
+        let cluster = Cluster::start_with(base.path(), "  tunnel_strategy: {type: proxy_peering}\n")?;
         let (listens, address) = cluster.join_node(one.path()).await?;
+        // It knows the first proxy alone, and has one tunnel.
         let tunnelled = cluster.join_tunnelled(other.path(), BEHIND).await?;
+        let (proxy, second) = cluster.join_proxy(gate.path(), "bench-gate").await?;
         let key = cluster.user().await?.write(base.path())?;
-        let both = Self {
+        let stand = Self {
             key,
-            listening: Way::through(cluster.proxy, address),
-            behind: Way::named(cluster.proxy, BEHIND),
+            ways: [
+                Way::named(cluster.proxy, BEHIND),
+                Way::named(second, BEHIND),
+                Way::through(cluster.proxy, address),
+            ],
             cluster,
-            nodes: [listens, tunnelled],
+            others: [listens, tunnelled, proxy],
             _dirs: dirs,
         };
-        both.reached().await?;
-        Ok(both)
-    }
-
-    /// The ways to compare, ours first.
-    const fn ways(&self) -> [&Way; 2] {
-        [&self.behind, &self.listening]
+        stand.reached().await?;
+        Ok(stand)
     }
 
     /// The CPU of all servers.
     fn cpu(&self) -> Result<Cpu> {
-        let nodes = self.nodes.iter().map(Server::cpu);
-        nodes.fold(self.cluster.server.cpu(), |sum, node| Ok(sum?.and(node?)))
+        let others = self.others.iter().map(Server::cpu);
+        others.fold(self.cluster.server.cpu(), |sum, other| Ok(sum?.and(other?)))
     }
 
-    /// Until the proxy leads to both.
+    /// Until the proxies lead everywhere.
     async fn reached(&self) -> Result<()> {
         let began = Instant::now();
-        for way in self.ways() {
+        for way in &self.ways {
             while let Err(error) = once(&mut stock(&self.key, way, None)?) {
                 ensure!(began.elapsed() < PATIENCE, "no way to {}: {error:#}", way.host);
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -79,14 +78,21 @@ impl Both {
         Ok(())
     }
 
-    /// The same of both, by turns: the medians, ours first.
-    fn compare(&self, runs: usize, measure: impl Fn(&Way) -> Result<f64>) -> Result<[f64; 2]> {
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    /// The same by all ways, by turns: the medians.
+    fn compare<const N: usize>(
+        &self,
+        runs: usize,
+        measure: impl Fn(&Way) -> Result<[f64; N]>,
+    ) -> Result<[[f64; 3]; N]> {
+        let mut all = std::array::from_fn::<_, N, _>(|_| [Vec::new(), Vec::new(), Vec::new()]);
         for _ in 0..runs {
-            ours.push(measure(&self.behind)?);
-            theirs.push(measure(&self.listening)?);
+            for (at, way) in self.ways.iter().enumerate() {
+                for (kind, figure) in all.iter_mut().zip(measure(way)?) {
+                    kind.get_mut(at).context("a way")?.push(figure);
+                }
+            }
         }
-        Ok([median(ours), median(theirs)])
+        Ok(all.map(|ways| ways.map(median)))
     }
 }
 
@@ -106,38 +112,41 @@ pub async fn run(scale: Scale, counts: &[usize]) -> Result<Vec<Row>> {
 }
 
 async fn speeds(scale: Scale) -> Result<Vec<Row>> {
-    let both = Both::start().await?;
+    let stand = Stand::start().await?;
+    let key = &stand.key;
     let mut rows = Vec::new();
-    let mut row = |what: String, unit, [ours, theirs]: [f64; 2], goal| {
-        rows.push(Row::against(what, unit, ours, ("listening node", theirs), goal));
+    let mut row = |what: &str, unit, [tunnel, two, listening]: [f64; 3], goal| {
+        let mut against = |how: &str, ours, goal| {
+            rows.push(Row::against(
+                format!("{what}, {how}"),
+                unit,
+                ours,
+                ("listening node", listening),
+                goal,
+            ));
+        };
+        against("through a tunnel", tunnel, goal);
+        against("through two proxies", two, Goal::Free);
     };
     for direction in [Direction::Down, Direction::Up] {
-        let cpus = RefCell::new([Vec::new(), Vec::new()]);
-        let figures = both.compare(scale.of(5, 1), |way| {
-            let (speed, cpu) = speed(&both.key, way, direction, scale, || both.cpu())?;
-            let [behind, listening] = &mut *cpus.borrow_mut();
-            if std::ptr::eq(way, &raw const both.behind) { behind } else { listening }.push(cpu);
-            Ok(speed)
+        let [speeds, cpus] = stand.compare(scale.of(5, 1), |way| {
+            let (speed, cpu) = speed(key, way, direction, scale, || stand.cpu())?;
+            Ok([speed, cpu])
         })?;
-        row(format!("{} through a tunnel", direction.name()), "MB/s", figures, Goal::AtLeast(0.9));
-        row("  CPU of proxy and node for a GB".to_owned(), "s", cpus.into_inner().map(median), Goal::Free);
+        row(direction.name(), "MB/s", speeds, Goal::AtLeast(0.9));
+        row("  CPU of the servers for a GB", "s", cpus, Goal::Free);
     }
-    let figures = both.compare(scale.of(30, 2), |way| once(&mut stock(&both.key, way, None)?))?;
     // The same goal of a time: not more than by a tenth longer.
-    row(
-        "stock ssh, connect and run true, through a tunnel".to_owned(),
-        "ms",
-        figures,
-        Goal::AtMost(1.0 / 0.9),
-    );
-    for percent in [50.0, 99.0] {
-        let figures = both.compare(scale.of(7, 1), |way| {
-            let mut ssh = stock(&both.key, way, None)?;
-            ssh.arg("-tt").arg("exec cat >/dev/null");
-            Ok(percentile(&echoes(&mut ssh, scale.of(500, 5))?, percent))
-        })?;
-        let what = format!("keystroke's echo through a tunnel, {percent}th of 100");
-        row(what, "ms", figures, if percent < 99.0 { Goal::AtMost(1.0 / 0.9) } else { Goal::Free });
-    }
+    let longer = Goal::AtMost(1.0 / 0.9);
+    let [figures] = stand.compare(scale.of(30, 2), |way| Ok([once(&mut stock(key, way, None)?)?]))?;
+    row("stock ssh, connect and run true", "ms", figures, longer);
+    let [middle, slow] = stand.compare(scale.of(7, 1), |way| {
+        let mut ssh = stock(key, way, None)?;
+        ssh.arg("-tt").arg("exec cat >/dev/null");
+        let times = echoes(&mut ssh, scale.of(500, 5))?;
+        Ok([percentile(&times, 50.0), percentile(&times, 99.0)])
+    })?;
+    row("keystroke's echo, median", "ms", middle, longer);
+    row("keystroke's echo, 99th of 100", "ms", slow, Goal::Free);
     Ok(rows)
 }

@@ -58,8 +58,9 @@ fn documented() -> Vec<(String, String)> {
     let manual = include_str!("../../../teleport-core/src/manual/diagnostics.md");
     let rows = manual.lines().filter_map(|line| {
         let mut cells = line.strip_prefix("| `")?.split(" | ");
-        let name = cells.next()?.trim_end_matches('`');
-        (!name.starts_with('/')).then(|| (name.to_owned(), cells.next().unwrap().to_owned()))
+        let (name, kind) = (cells.next()?.trim_end_matches('`'), cells.next()?);
+        // Other tables are of paths and of traces.
+        ["counter", "gauge", "histogram"].contains(&kind).then(|| (name.to_owned(), kind.to_owned()))
     });
     rows.collect()
 }
