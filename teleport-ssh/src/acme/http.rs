@@ -18,6 +18,7 @@ use teleport_core::clock::Clock;
 use teleport_core::task::TaskScope;
 use tokio_rustls::TlsConnector;
 
+use super::plan;
 use crate::rpc::TcpConnector;
 use crate::rpc::tls::{ServerTrust, client_config};
 
@@ -25,7 +26,7 @@ use crate::rpc::tls::{ServerTrust, client_config};
 const DEADLINE: Duration = Duration::from_secs(30);
 /// The longest answer. Chains of certificates have some kilobytes.
 const MAX_ANSWER: usize = 256 << 10;
-/// The longest answer to a request that has failed.
+/// What an answer is whose request the authority refuses.
 const PROBLEM: &str = "application/problem+json";
 
 /// Sends them. Clones have the last answer in common.
@@ -77,11 +78,16 @@ impl Http {
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         *request.uri_mut() = path.parse().map_err(io::Error::other)?;
         let answer = sender.send_request(request).await.map_err(io::Error::other)?;
-        let (parts, body) = answer.into_parts();
+        let (mut parts, body) = answer.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(io::Error::other)?.to_bytes();
         let failed = !parts.status.is_success() && !parts.status.is_redirection();
         let seconds = |value: &HeaderValue| value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs);
-        *self.last() = parts.headers.get(RETRY_AFTER).filter(|_| failed).and_then(seconds);
+        let asked: Option<Duration> = parts.headers.get(RETRY_AFTER).and_then(seconds);
+        *self.last() = asked.filter(|_| failed);
+        // The crate adds it to the time of day, and there are sums that no time of day can be.
+        if asked.is_some_and(|asked| asked > plan::LONGEST_ASKED) {
+            parts.headers.remove(RETRY_AFTER);
+        }
         let kind = parts.headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if failed && !kind.starts_with(PROBLEM) {
             // Not of the authority itself, but of what is in front of it.

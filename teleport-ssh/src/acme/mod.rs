@@ -177,10 +177,14 @@ impl Acme {
     /// Keeps a new certificate and shows it.
     fn take(&mut self, kept: &Kept) -> Result<(), AcmeError> {
         let certificate = kept.read()?;
-        self.store.keep_certificate(kept)?;
         let life = certificate.valid_before().saturating_since(certificate.valid_after());
         self.attempts.succeeded(self.clock.now().saturating_add(plan::rest(life)));
-        self.store.keep_attempts(&self.attempts)?;
+        // What cannot be kept is shown all the same: it was issued.
+        let stored =
+            self.store.keep_certificate(kept).and_then(|()| self.store.keep_attempts(&self.attempts));
+        if let Err(error) = stored {
+            tracing::warn!(error = &error as &dyn std::error::Error, "a restart would order again at once");
+        }
         let (names, ends) = (certificate.names().join(", "), certificate.valid_before());
         tracing::info!(names, %ends, "there is a certificate for browsers");
         self.certificates.show([certificate.clone()]);
@@ -234,6 +238,8 @@ impl Acme {
             }
             _ => Timestamp::EPOCH,
         };
-        wanted.max(self.attempts.not_before)
+        let life = |shown: &WebCertificate| shown.valid_before().saturating_since(shown.valid_after());
+        let rest = self.shown.as_ref().map_or(Duration::ZERO, |(_, shown)| plan::rest(life(shown)));
+        wanted.max(plan::not_before(self.attempts.not_before, self.clock.now(), rest))
     }
 }

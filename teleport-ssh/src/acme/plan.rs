@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use teleport_core::clock::Timestamp;
+
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 /// The longest pause between attempts, and the longest that an authority can ask for.
 const LONGEST: Duration = Duration::from_secs(6 * 3600);
-const LONGEST_ASKED: Duration = Duration::from_secs(7 * 24 * 3600);
+pub(super) const LONGEST_ASKED: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What kind of failure it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +37,12 @@ pub(super) fn rest(life: Duration) -> Duration {
     (life / 12).max(MINUTE)
 }
 
+/// Before when no attempt is to begin, by what was kept of the last one, after which there is a pause of `rest` if it has succeeded. What is further
+/// ahead than any pause was written by a clock that was wrong.
+pub(super) fn not_before(kept: Timestamp, now: Timestamp, rest: Duration) -> Timestamp {
+    if kept > now.saturating_add(rest.max(LONGEST_ASKED * 2)) { Timestamp::EPOCH } else { kept }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +56,18 @@ mod tests {
         for class in [Class::Unreachable, Class::Refused, Class::Limited(None)] {
             assert!(pause(class, u32::MAX) <= LONGEST, "{class:?}");
         }
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_keeps_nobody_waiting() {
+        let (now, day) = (Timestamp::from_unix_secs(1_800_000_000), 24 * HOUR);
+        let kept = |ahead: Duration, rest| not_before(now.saturating_add(ahead), now, rest);
+        assert_eq!(kept(HOUR, HOUR), now.saturating_add(HOUR));
+        assert_eq!(kept(14 * day, HOUR), now.saturating_add(14 * day), "the longest pause that is asked for");
+        assert_eq!(kept(15 * day, HOUR), Timestamp::EPOCH);
+        assert_eq!(kept(300 * day, 300 * day), now.saturating_add(300 * day), "certificates of ten years");
+        assert_eq!(kept(3650 * day, 300 * day), Timestamp::EPOCH);
+        assert_eq!(not_before(Timestamp::EPOCH, now, HOUR), Timestamp::EPOCH);
     }
 
     #[test]

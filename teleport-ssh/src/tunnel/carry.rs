@@ -14,14 +14,13 @@ use super::stream::{PIECE, TunnelStream, failure};
 pub(super) async fn join(mut one: TunnelStream, mut other: TunnelStream) -> io::Result<()> {
     let (mut there, mut back) = (Way::default(), Way::default());
     poll_fn(|context| {
+        // One that is gone is noticed also while nothing is read of it, because the other takes nothing; and before something is sent to it, because
+        // what it has said last is to arrive.
+        back.poll_closed(&mut one.outgoing, context)?;
+        there.poll_closed(&mut other.outgoing, context)?;
         let ended = there.poll(&mut one.incoming, &mut other.outgoing, context)?.is_ready();
-        if back.poll(&mut other.incoming, &mut one.outgoing, context)?.is_ready() && ended {
-            return Poll::Ready(Ok(()));
-        }
-        // One that is gone is noticed also while nothing is read of it, because the other takes nothing.
-        let gone = back.poll_closed(&mut one.outgoing, context)?
-            | there.poll_closed(&mut other.outgoing, context)?;
-        if gone && back.done && there.done { Poll::Ready(Ok(())) } else { Poll::Pending }
+        let returned = back.poll(&mut other.incoming, &mut one.outgoing, context)?.is_ready();
+        if ended && returned { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await
 }
@@ -64,7 +63,7 @@ impl Way {
             while room == 0 {
                 room = match ready!(to.poll_capacity(context)) {
                     Some(room) => room.map_err(failure)?,
-                    None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                    None => return Poll::Ready(self.end_of(to, context)),
                 };
             }
             let piece = self.waiting.split_to(self.waiting.len().min(room));
@@ -74,6 +73,11 @@ impl Way {
             let _ = from.flow_control().release_capacity(length);
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Nothing more is taken: it is over, if that was said without an error.
+    fn end_of(&mut self, to: &mut SendStream<Bytes>, context: &mut Context<'_>) -> io::Result<()> {
+        if self.poll_closed(to, context)? { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
     }
 
     /// Whether whoever this leads to takes nothing more. One that has said everything may say so without an error; then the other

@@ -279,7 +279,16 @@ impl NodeDialer for Tunnels {
         }
         let dialling = async {
             let node = route.host_id();
-            let failed = match self.by_own(node).await {
+            let elsewhere = self.0.peers.as_ref().is_some_and(|peers| peers.have(route.record()));
+            let own = match elsewhere {
+                // One that is silent is known to the node before it is known here.
+                true => {
+                    let own = tokio::time::timeout(NEXT, self.by_own(node)).await;
+                    own.unwrap_or(Err(DialError::Timeout))
+                }
+                false => self.by_own(node).await,
+            };
+            let failed = match own {
                 Ok(stream) => return Ok(stream),
                 Err(error) => error,
             };

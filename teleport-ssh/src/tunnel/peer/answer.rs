@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use h2::RecvStream;
 use h2::server::SendResponse;
+use h2::{Reason, RecvStream};
 use hyper::{Method, Request, Response, StatusCode};
 use teleport_core::cert::HostIdentity;
 use teleport_core::clock::Clock;
@@ -171,6 +171,10 @@ impl PeerPort {
         loop {
             tokio::select! {
                 asked = connection.accept() => match asked {
+                    // Those that were reset while a node is asked are tasks yet.
+                    Some(Ok((_, mut answer))) if streams.len() >= MAX_STREAMS as usize => {
+                        answer.send_reset(Reason::REFUSED_STREAM);
+                    }
                     Some(Ok((request, answer))) => {
                         streams.spawn(lead(self.tunnels.clone(), request, answer));
                     }

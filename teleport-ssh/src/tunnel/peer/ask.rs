@@ -132,6 +132,12 @@ impl Peers {
         Err(DialError::NoTunnel)
     }
 
+    /// Whether other proxies have tunnels of a node.
+    pub(in crate::tunnel) fn have(&self, node: &NodeRecord) -> bool {
+        let own = self.0.identity.current().host_id;
+        node.proxy_ids.iter().any(|proxy| *proxy != own)
+    }
+
     async fn by_one_of(&self, proxies: &[HostId], node: HostId) -> Result<TunnelStream, DialError> {
         let own = self.0.identity.current().host_id;
         let mut proxies: Vec<HostId> = proxies.iter().copied().filter(|proxy| *proxy != own).collect();
