@@ -27,7 +27,8 @@ use super::file::{
     RecordingsSection, SpoolSection, StorageSection, StrategyName, TooOldName, TunnelStrategySection,
     X11Section, YesNo,
 };
-use super::{AuditSettings, FileConfig, Size, parse_duration, proxy_protocol};
+use super::proxy::ProxyFlags;
+use super::{AuditSettings, FileConfig, ProxySettings, Size, parse_duration, proxy_protocol};
 
 /// Flags of `teleport start`; each overrides the file.
 #[derive(Clone, Debug, Default)]
@@ -167,32 +168,6 @@ impl RecordingPlace {
             _ => bail!("write file:///path or s3://bucket/prefix?region=…"),
         }
     }
-}
-
-/// The proxy.
-#[derive(Clone, Debug)]
-pub struct ProxySettings {
-    /// Where it listens for HTTPS.
-    pub web_listen: SocketAddr,
-    /// Where it listens for SSH, if not only there.
-    pub ssh_listen: Option<SocketAddr>,
-    /// Where it listens for tunnels of nodes, if not there.
-    pub tunnel_listen: Option<SocketAddr>,
-    /// Load balancers before its ports that say where clients are.
-    pub protocol: ProxyProtocol,
-    /// Where other proxies ask it for nodes, if the cluster's proxies do that.
-    pub peer_listen: SocketAddr,
-    /// What they reach that by, with or without a port, if it is not the address of this machine.
-    pub peer_public: Option<String>,
-    /// Names and addresses that clients reach it by, without ports.
-    pub public_addresses: Vec<String>,
-    /// The port that clients reach HTTPS by, if it is not the one that is listened on.
-    pub public_port: Option<u16>,
-    /// What browsers are shown.
-    pub https: super::Https,
-    /// Whether it connects to nodes at loopback, link-local and cloud metadata addresses, as to others of its own machine. To the node of
-    /// this very process it does in any case.
-    pub local_addresses: bool,
 }
 
 /// The node.
@@ -429,64 +404,9 @@ impl Settings {
             bail!("--public-addr, --acme and --acme-email are for the host that runs the proxy");
         }
         let proxy = if roles.contains(&HostRole::Proxy) {
-            let mut section = file.proxy_service;
-            let wanted = flags.acme || section.acme.enabled.is_some_and(|YesNo(enabled)| enabled);
-            if flags.acme_email.is_some() && !wanted {
-                bail!("--acme-email is for --acme");
-            }
-            if !flags.public_addr.is_empty() {
-                section.public_addr = Some(super::file::OneOrMany::Many(flags.public_addr));
-            }
-            let first = section.public_addr.clone().and_then(|list| list.into_vec().into_iter().next());
-            let public_port = first.and_then(|text| {
-                text.parse::<std::net::Ipv6Addr>().is_err().then(|| text.rsplit_once(':')?.1.parse().ok())?
-            });
-            let public_addresses = hosts(section.public_addr);
-            section.acme.email = flags.acme_email.or(section.acme.email);
-            if flags.acme {
-                section.acme.enabled = Some(YesNo(true));
-            }
-            let interval = section.https_keypairs_reload_interval.as_deref();
-            let https =
-                super::Https::resolve(section.https_keypairs, interval, section.acme, &public_addresses)?;
-            // Where authorities and browsers look.
-            let web_port = if matches!(https, super::Https::Acme { .. }) { 443 } else { 3080 };
-            let web_listen =
-                address(section.web_listen_addr.as_deref(), web_port, ip, "proxy_service.web_listen_addr")?;
-            // Of free ports each is another one.
-            let shared = |at: SocketAddr| flags.one_port || (at == web_listen && at.port() != 0);
-            let ssh = address(section.listen_addr.as_deref(), 3023, ip, "proxy_service.listen_addr")?;
-            let tunnels = section.tunnel_listen_addr.as_deref();
-            let tunnels =
-                tunnels.map(|text| address(Some(text), 3024, ip, "proxy_service.tunnel_listen_addr"));
-            let ssh_listen = (!shared(ssh)).then_some(ssh);
-            let tunnel_listen = tunnels.transpose()?.filter(|at| !shared(*at));
-            if tunnel_listen.is_some_and(|at| at.port() != 0 && ssh_listen == Some(at)) {
-                bail!(
-                    "proxy_service.tunnel_listen_addr: SSH listens there (listen_addr); say the web port's or another one"
-                );
-            }
-            Some(ProxySettings {
-                web_listen,
-                ssh_listen,
-                tunnel_listen,
-                protocol: proxy_protocol::resolve(
-                    section.proxy_protocol,
-                    section.proxy_protocol_sources,
-                    "proxy_service",
-                )?,
-                peer_listen: address(
-                    section.peer_listen_addr.as_deref(),
-                    3021,
-                    ip,
-                    "proxy_service.peer_listen_addr",
-                )?,
-                peer_public: section.peer_public_addr,
-                public_addresses,
-                public_port,
-                https,
-                local_addresses: section.local_addresses.is_some_and(|YesNo(yes)| yes),
-            })
+            let Overrides { public_addr, acme, acme_email, one_port, .. } = flags;
+            let flags = ProxyFlags { public_addr, acme, acme_email, one_port };
+            Some(ProxySettings::resolve(file.proxy_service, flags, ip)?)
         } else {
             None
         };
@@ -564,7 +484,7 @@ fn way(proxy: Option<String>, auth: Vec<String>) -> Result<(Vec<String>, bool)> 
     Ok((servers, by_proxy))
 }
 
-fn hosts(list: Option<super::file::OneOrMany>) -> Vec<String> {
+pub(super) fn hosts(list: Option<super::file::OneOrMany>) -> Vec<String> {
     let list = list.map(super::file::OneOrMany::into_vec).unwrap_or_default();
     list.iter().map(|text| without_port(text).to_owned()).collect()
 }

@@ -188,7 +188,7 @@ fn lines_about_it(log: &Path) -> usize {
 }
 
 #[test]
-fn nothing_waits_for_a_collector_that_is_away() {
+fn a_collector_that_is_away_ends_nothing_and_is_told_of_once() {
     let machine = Machine::new();
     // It listens, and nobody accepts: connections are made, and nothing is ever answered.
     let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();

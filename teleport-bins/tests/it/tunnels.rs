@@ -10,7 +10,7 @@ use crate::diagnostics::{diagnostics, figure};
 use crate::processes::{NONE, Plan, Three};
 use crate::support::daemon::{Machine, Process, Services, fixed_port};
 use crate::support::program::{own, run};
-use crate::support::relay::{FAULTS, Fault};
+use crate::support::relay::{FAULTS, Fault, join};
 use crate::support::wait_for;
 
 fn tunnelled(networks: bool) -> Three {
@@ -145,16 +145,7 @@ pub(crate) fn balancer<const N: usize>(to: [u16; N]) -> u16 {
         for client in listener.incoming().map_while(Result::ok) {
             let port = to[next.fetch_add(1, Ordering::Relaxed) % to.len()];
             let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { continue };
-            for (mut from, mut to) in [
-                (client.try_clone().unwrap(), server.try_clone().unwrap()),
-                (server.try_clone().unwrap(), client.try_clone().unwrap()),
-            ] {
-                std::thread::spawn(move || {
-                    let _ = std::io::copy(&mut from, &mut to);
-                    let _ = to.shutdown(std::net::Shutdown::Both);
-                    let _ = from.shutdown(std::net::Shutdown::Both);
-                });
-            }
+            join(&client, &server);
         }
     });
     port

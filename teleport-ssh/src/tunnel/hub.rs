@@ -18,6 +18,7 @@ use teleport_core::id::{HostId, HostRole};
 use teleport_core::task::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::peer::Peers;
 use super::stream::{TunnelStream, failure};
@@ -55,6 +56,8 @@ struct Shared {
 struct Tunnel {
     number: u64,
     sender: SendRequest<Bytes>,
+    /// Lets it end with its streams when it is not to be used any more.
+    _used: DropGuard,
 }
 
 impl fmt::Debug for Tunnels {
@@ -96,6 +99,12 @@ impl Tunnels {
     /// Whether a node has a tunnel here.
     pub fn has(&self, node: HostId) -> bool {
         self.nodes().contains_key(&node)
+    }
+
+    /// How many tunnels there were so far.
+    #[cfg(test)]
+    pub(super) fn entered(&self) -> u64 {
+        self.0.next.load(Ordering::Relaxed)
     }
 
     /// What can be asked, the newest first: a node makes another one when it doubts one.
@@ -146,20 +155,21 @@ impl Tunnels {
 
     /// Counts a tunnel from now on, until what is returned is dropped. The oldest of too many goes.
     fn enter(&self, node: HostId, sender: SendRequest<Bytes>) -> Entered {
+        let unused = CancellationToken::new();
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         let mut nodes = self.nodes();
         let tunnels = nodes.entry(node).or_default();
-        tunnels.push(Tunnel { number, sender });
+        tunnels.push(Tunnel { number, sender, _used: unused.clone().drop_guard() });
         if tunnels.len() > MAX_TUNNELS {
             tunnels.remove(0);
         }
         drop(nodes);
         self.0.entered.send_replace(number);
-        Entered { tunnels: self.clone(), node, number }
+        Entered { tunnels: self.clone(), node, number, unused }
     }
 
     /// Serves the tunnel of `host`, whose TLS stands, until it ends. Users are led through it until `shutdown` drains or the certificate
-    /// that was shown ends; the streams that there are then go on.
+    /// that was shown ends, or the node has newer ones enough; the streams that there are then go on.
     ///
     /// Dropping the future ends it at once.
     pub(crate) async fn serve(
@@ -188,6 +198,7 @@ impl Tunnels {
             () = answers.as_mut() => return Err(io::ErrorKind::TimedOut.into()),
             () = shutdown.draining() => true,
             () = expired(host, clock) => false,
+            () = entered.unused.cancelled() => false,
         };
         drop(entered);
         let farewell = async {
@@ -236,6 +247,8 @@ struct Entered {
     tunnels: Tunnels,
     node: HostId,
     number: u64,
+    /// Others have taken its place.
+    unused: CancellationToken,
 }
 
 impl Drop for Entered {

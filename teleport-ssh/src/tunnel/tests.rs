@@ -255,6 +255,41 @@ async fn c2_without_a_tunnel_there_is_no_way() {
     assert!(matches!(tunnels.dial(&route(), &by).await, Err(DialError::NoTunnel)));
 }
 
+/// Goal G-10: what one node can take of a proxy's places is bounded.
+#[tokio::test]
+async fn g10_the_oldest_of_too_many_tunnels_ends() {
+    let tunnels = Tunnels::new(Arc::new(Direct::new()));
+    let at: SocketAddr = "192.0.2.1:1".parse().unwrap();
+    let tasks = TaskScope::new();
+    let (over, mut ended) = mpsc::unbounded_channel();
+    for number in 0..6_u32 {
+        let (near, far) = tokio::io::duplex(64 << 10);
+        let strings = Strings {
+            health: watch::Sender::new(Health::Good),
+            draining: CancellationToken::new(),
+            retired: CancellationToken::new(),
+        };
+        tasks.spawn(async move {
+            let _ = agent::speak(far, (at, at), &strings, &|_, _| {}).await;
+        });
+        let (hub, over, before) = (tunnels.clone(), over.clone(), tunnels.entered());
+        tasks.spawn(async move {
+            let _ = hub.serve(near, (&host(HostRole::Node), at), &SystemClock::new(), &Shutdown::new()).await;
+            let _ = over.send(number);
+        });
+        let entering = async {
+            while tunnels.entered() == before {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, entering).await.unwrap();
+    }
+    for oldest in 0..2 {
+        assert_eq!(tokio::time::timeout(DEADLINE, ended.recv()).await.unwrap(), Some(oldest));
+    }
+    assert!(ended.try_recv().is_err() && tunnels.has(NODE.parse().unwrap()));
+}
+
 #[tokio::test]
 async fn only_nodes_have_tunnels() {
     let tunnels = Tunnels::new(Arc::new(Direct::new()));

@@ -66,6 +66,7 @@ pub(crate) fn with_networks(test: impl FnOnce(Networks) + Send + 'static) {
             .is_ok_and(|done| done.success())
     };
     if !nix::unistd::geteuid().is_root() || !may() {
+        eprintln!("not tested: networks of the kernel are root's, with the programs unshare and nft");
         return;
     }
     if let Err(panic) = std::thread::spawn(|| test(Networks::new())).join() {

@@ -118,6 +118,18 @@ impl Drop for Relay {
     }
 }
 
+/// Passes everything on between the two, until one of them ends.
+pub(crate) fn join(client: &TcpStream, server: &TcpStream) {
+    for (from, to) in [(client, server), (server, client)] {
+        let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut from, &mut to);
+            let _ = to.shutdown(std::net::Shutdown::Both);
+            let _ = from.shutdown(std::net::Shutdown::Both);
+        });
+    }
+}
+
 /// How often a connection looks whether it is to end.
 const LOOK: Duration = Duration::from_millis(10);
 

@@ -154,6 +154,11 @@ async fn it_is_renewed_at_two_thirds_of_its_life_and_not_again_and_again() {
     let first = keep(&pebble, dir.path(), &plan, Duration::ZERO, "").await;
     assert_eq!(pebble.orders(), 1);
     keep(&pebble, dir.path(), &plan, days(61), &first).await;
-    // By that clock the new one is as old as the other was, and it is let be for a week all the same.
     assert_eq!(pebble.orders(), 2, "{}", pebble.log());
+    // By that clock the new one is as old as the other was, and it is let be for a week all the same.
+    let attempts = std::fs::read_to_string(dir.path().join("attempts.json")).unwrap();
+    let attempts: serde_json::Value = serde_json::from_str(&attempts).unwrap();
+    let next: Timestamp = serde_json::from_value(attempts["not_before"].clone()).unwrap();
+    let rests = next.saturating_since(Later(days(61)).now());
+    assert!((days(7)..days(8)).contains(&rests), "{rests:?}");
 }

@@ -7,9 +7,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::by_acme::{acme, configure, kept};
 use crate::support::daemon::{Machine, fixed_port};
 use crate::support::pebble::{Pebble, Plan, shown, verified};
+use crate::support::relay::join;
 use crate::support::wait_for;
 
 const NAME: &str = "proxy.example.com";
+
+/// A machine whose proxy has a certificate, and is stopped.
+fn with_certificate(plan: &Plan, pebble: &Pebble) -> Machine {
+    let machine = Machine::new();
+    configure(&machine, plan.tls_port, &acme(pebble, ""));
+    let daemon = machine.start("all", &[]);
+    wait_for("the certificate", || {
+        daemon.logged().contains("there is a certificate for browsers").then_some(())
+    });
+    daemon.stop();
+    machine
+}
 
 /// Makes the next attempt due at once.
 fn make_due(machine: &Machine) {
@@ -58,13 +71,7 @@ fn what_is_refused_is_told_and_not_ordered_again_by_a_restart() {
 fn an_authority_that_was_away_and_has_forgotten_the_account_is_asked_again() {
     let plan = Plan::new();
     let pebble = Pebble::start(&plan);
-    let machine = Machine::new();
-    configure(&machine, plan.tls_port, &acme(&pebble, ""));
-    let daemon = machine.start("all", &[]);
-    wait_for("the certificate", || {
-        daemon.logged().contains("there is a certificate for browsers").then_some(())
-    });
-    daemon.stop();
+    let machine = with_certificate(&plan, &pebble);
     let account = kept(&machine, "account.json");
     std::fs::copy(pebble.ca_file(), machine.path("old.pem")).unwrap();
     let old = acme(&pebble, "")
@@ -103,16 +110,7 @@ fn narrow(to: u16, most: &Arc<AtomicUsize>) -> u16 {
                 continue;
             }
             let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, to)) else { continue };
-            for (mut from, mut to) in [
-                (client.try_clone().unwrap(), server.try_clone().unwrap()),
-                (server.try_clone().unwrap(), client.try_clone().unwrap()),
-            ] {
-                std::thread::spawn(move || {
-                    let _ = std::io::copy(&mut from, &mut to);
-                    let _ = to.shutdown(std::net::Shutdown::Both);
-                    let _ = from.shutdown(std::net::Shutdown::Both);
-                });
-            }
+            join(&client, &server);
         }
     });
     port
@@ -148,13 +146,7 @@ fn files_that_others_can_read_are_refused() {
     use std::os::unix::fs::PermissionsExt;
     let plan = Plan::new();
     let pebble = Pebble::start(&plan);
-    let machine = Machine::new();
-    configure(&machine, plan.tls_port, &acme(&pebble, ""));
-    let daemon = machine.start("all", &[]);
-    wait_for("the certificate", || {
-        daemon.logged().contains("there is a certificate for browsers").then_some(())
-    });
-    daemon.stop();
+    let machine = with_certificate(&plan, &pebble);
     let file = machine.path("all").join("acme/certificate.json");
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
     let refusal = machine.cannot_start("all", &[]);

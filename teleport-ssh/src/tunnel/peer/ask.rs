@@ -172,13 +172,13 @@ impl Peers {
         let address = known.ok_or_else(unknown).map_err(lost)?;
         let place = self.place(proxy, &view);
         loop {
-            let (mut sender, is_new) = self.link(&place, proxy, address).await.map_err(lost)?;
+            let (mut sender, over, is_new) = self.link(&place, proxy, address).await.map_err(lost)?;
             // One that goes away takes nothing new; another may be in its place.
             match std::future::poll_fn(|context| sender.poll_ready(context)).await {
                 Ok(()) => {}
                 Err(error) if is_new => return Err(lost(failure(error))),
                 Err(_) => {
-                    place.lock().await.take();
+                    over.cancel();
                     continue;
                 }
             }
@@ -208,22 +208,23 @@ impl Peers {
         Arc::clone(places.entry(proxy).or_default())
     }
 
-    /// The connection to a proxy, and whether it was made just now.
+    /// The connection to a proxy, what says that it is over, and whether it was made just now.
     async fn link(
         &self,
         place: &Place,
         proxy: HostId,
         address: &str,
-    ) -> io::Result<(SendRequest<Bytes>, bool)> {
+    ) -> io::Result<(SendRequest<Bytes>, CancellationToken, bool)> {
         let material = self.0.identity.current();
         let mut link = place.lock().await;
         if let Some(link) = link.as_ref().filter(|link| link.is_good(&material)) {
-            return Ok((link.sender.clone(), false));
+            return Ok((link.sender.clone(), link.over.clone(), false));
         }
         // What runs by the old one goes on.
         *link = None;
         let made = self.connect(address, proxy, material).await?;
-        Ok((link.insert(made).sender.clone(), true))
+        let link = link.insert(made);
+        Ok((link.sender.clone(), link.over.clone(), true))
     }
 
     async fn connect(&self, address: &str, proxy: HostId, material: Arc<HostMaterial>) -> io::Result<Link> {
