@@ -266,11 +266,27 @@ impl AuthOnly {
     /// # Errors
     /// What the program says.
     pub fn start(dir: &Path, storage: &str) -> Result<Self> {
+        Self::start_named(dir, "bench-node", storage)
+    }
+
+    fn start_named(dir: &Path, name: &str, storage: &str) -> Result<Self> {
         // A port that stays the same when it starts again.
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        configuration_at(dir, ("bench-node", &["auth"]), storage, "", port)?;
+        configuration_at(dir, (name, &["auth"]), storage, "", port)?;
         let (server, auth) = Self::serve(dir)?;
         Ok(Self { server, auth, dir: dir.to_owned() })
+    }
+
+    /// Starts another auth service of the same cluster, at the same `storage`, with this name.
+    ///
+    /// # Errors
+    /// What the program says.
+    pub fn start_another(&self, dir: &Path, name: &str, storage: &str) -> Result<Self> {
+        let data = dir.join("data");
+        std::fs::create_dir(&data)?;
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700))?;
+        std::fs::copy(self.dir.join("data/master.key"), data.join("master.key"))?;
+        Self::start_named(dir, name, storage)
     }
 
     /// Starts a proxy alone, with its HTTPS at this port, that joins this cluster, or is a member by what is in `dir`.

@@ -25,9 +25,15 @@ struct Cli {
     /// Where the state is, for `nodes`
     #[arg(long, value_enum, value_delimiter = ',', default_value = "redb")]
     stores: Vec<nodes::Store>,
-    /// What a process with nodes is told
+    /// How many seconds the steady state of `nodes` is looked at
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    window: u64,
+    /// What a process with tunnels is told
     #[arg(long, num_args = 5, hide = true)]
     fleet: Vec<String>,
+    /// What a process with nodes is told
+    #[arg(long, num_args = 5, hide = true)]
+    group: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
@@ -80,7 +86,9 @@ async fn run(bench: Bench, cli: &Cli) -> Result<Vec<report::Row>> {
         Bench::Guessing => guessing::run(scale).await,
         Bench::Latency => sessions::latency(scale).await,
         Bench::Memory => memory::run(scale).await,
-        Bench::Nodes => nodes::run(scale, &cli.nodes, &cli.stores).await,
+        Bench::Nodes => {
+            nodes::run(scale, &cli.nodes, &cli.stores, std::time::Duration::from_secs(cli.window)).await
+        }
         Bench::Reissue => reissue::run(scale).await,
         Bench::Sessions => sessions::rates(scale).await,
         Bench::Size => start::size(),
@@ -98,6 +106,10 @@ async fn main() -> Result<ExitCode> {
     let cli = Cli::parse();
     if !cli.fleet.is_empty() {
         tunnels::live(tunnels::Order::parse(&cli.fleet)?).await?;
+    }
+    if !cli.group.is_empty() {
+        nodes::obey(nodes::Order::parse(&cli.group)?).await?;
+        return Ok(ExitCode::SUCCESS);
     }
     let all = cli.benches.contains(&Bench::All);
     let chosen = |bench: &Bench| *bench != Bench::All && (all || cli.benches.contains(bench));

@@ -11,17 +11,18 @@ use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 use teleport_core::api::{
     AccessView, ApiResult, JoinRequest, NodeEvent, PresenceApi, ProxyRecord, PublicApi,
 };
-use teleport_core::cert::SubjectKeys;
+use teleport_core::cert::{CaPin, SubjectKeys};
 use teleport_core::clock::{Clock, SystemClock};
 use teleport_core::entropy::{Entropy, SystemEntropy};
-use teleport_core::id::{HostId, HostRole};
+use teleport_core::id::{HostId, HostRole, NodeName};
 use teleport_core::label::Labels;
 use teleport_core::resource::{Node, NodeKind, NodeRecord};
 use teleport_core::secret::SecretString;
 use teleport_core::task::{Shutdown, TaskScope};
 use teleport_ssh::heartbeat;
 use teleport_ssh::identity::{HostIdentityHandle, HostMaterial, HostName};
-use teleport_ssh::rpc::{AuthClient, BoxedIo, ClientIdentity, Connector};
+use teleport_ssh::join::{JoinOptions, join};
+use teleport_ssh::rpc::{AuthClient, BoxedIo, ClientIdentity, Connector, TcpConnector};
 use teleport_ssh::view::{AccessCache, DEFAULT_MAX_AGE};
 use tokio::net::TcpSocket;
 use tokio::sync::watch;
@@ -105,6 +106,29 @@ impl PresenceApi for Timed {
     }
 }
 
+/// A proxy becomes a member: its calls, its id and its name.
+pub(crate) async fn join_proxy(auth: SocketAddr, pin: CaPin) -> Result<(Arc<AuthClient>, HostId, NodeName)> {
+    let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy::new());
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let host_id = HostId::random(&*entropy)?;
+    let name: NodeName = format!("gate-{}", &host_id.to_string()[..8]).parse()?;
+    let options = JoinOptions {
+        servers: vec![auth.to_string()],
+        token: SecretString::new(TOKEN),
+        pins: vec![pin],
+        require_pin: true,
+        known: None,
+        host_id,
+        name: name.clone(),
+        role: HostRole::Proxy,
+        addresses: Vec::new(),
+    };
+    let member = join(options, Arc::clone(&clock), &*entropy).await?;
+    let identity = ClientIdentity::Host(HostIdentityHandle::new(member));
+    let connector = Arc::new(TcpConnector::new([auth.to_string()]));
+    Ok((Arc::new(AuthClient::builder(connector, identity, clock).build()), host_id, name))
+}
+
 /// Hosts that are members and have not begun.
 pub(crate) struct Fleet(Vec<HostMaterial>);
 
@@ -118,8 +142,9 @@ pub(super) struct Running {
 
 impl Fleet {
     /// Each joins by itself, over the connection of a proxy, as behind a load balancer.
-    pub(crate) async fn join(count: usize, proxy: &Arc<AuthClient>) -> Result<Self> {
-        let hosts = stream::iter(0..count).map(|number| {
+    /// The first has the number `first`.
+    pub(crate) async fn join(count: usize, first: usize, proxy: &Arc<AuthClient>) -> Result<Self> {
+        let hosts = stream::iter(first..first + count).map(|number| {
             let proxy = Arc::clone(proxy);
             async move {
                 let entropy = SystemEntropy::new();
@@ -148,19 +173,25 @@ impl Fleet {
         self.0
     }
 
-    /// All of them begin, at a pace that one auth service can take.
-    pub(super) fn begin(self, auth: SocketAddr, scope: TaskScope) -> Running {
-        let mut running =
-            Running { records: Vec::new(), views: Vec::new(), latencies: Latencies::default(), scope };
-        for (number, host) in self.0.into_iter().enumerate() {
-            running.start(number, host, auth);
+    /// All of them begin, each at the next of these auth services. The first has the number `first`; `groups` processes with as many
+    /// nodes begin at the same time.
+    pub(super) fn begin(self, auths: &[SocketAddr], first: usize, groups: usize) -> Running {
+        let mut running = Running {
+            records: Vec::new(),
+            views: Vec::new(),
+            latencies: Latencies::default(),
+            scope: TaskScope::new(),
+        };
+        for ((place, host), auth) in self.0.into_iter().enumerate().zip(auths.iter().cycle()) {
+            let wait = Duration::from_secs_f64((place * groups) as f64 / BEGINNING);
+            running.start(first + place, host, *auth, wait);
         }
         running
     }
 }
 
 impl Running {
-    fn start(&mut self, number: usize, host: HostMaterial, auth: SocketAddr) {
+    fn start(&mut self, number: usize, host: HostMaterial, auth: SocketAddr, wait: Duration) {
         let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy::new());
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let record = NodeRecord {
@@ -178,7 +209,6 @@ impl Running {
         let identity = ClientIdentity::Host(HostIdentityHandle::new(host));
         let api = Arc::new(AuthClient::builder(connector, identity, clock).build());
         let timed = Arc::new(Timed { api: Arc::clone(&api), latencies: Arc::clone(&self.latencies) });
-        let wait = Duration::from_secs_f64(number as f64 / BEGINNING);
         let view = AccessCache::new(DEFAULT_MAX_AGE);
         self.views.push(view.clone());
         self.scope.spawn(async move {
@@ -194,13 +224,13 @@ impl Running {
         std::mem::take(&mut self.latencies.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What each node knows now.
-    pub(super) fn known(&self) -> Vec<Option<Arc<AccessView>>> {
-        self.views.iter().map(AccessCache::current).collect()
+    /// What each node at the first of so many auth services knows now.
+    pub(super) fn known(&self, auths: usize) -> Vec<Option<Arc<AccessView>>> {
+        self.views.iter().step_by(auths).map(AccessCache::current).collect()
     }
 
-    /// How many nodes have been told again since `before`, and are followed.
-    pub(super) fn told_since(&self, before: &[Option<Arc<AccessView>>]) -> usize {
+    /// How many of them have been told again since `before`, and are followed.
+    pub(super) fn told_since(&self, before: &[Option<Arc<AccessView>>], auths: usize) -> usize {
         let is_new = |(view, before): &(&AccessCache, &Option<Arc<AccessView>>)| {
             let same = match (view.current(), before) {
                 (Some(now), Some(before)) => Arc::ptr_eq(&now, before),
@@ -208,7 +238,7 @@ impl Running {
             };
             !same && view.age().is_zero()
         };
-        self.views.iter().zip(before).filter(is_new).count()
+        self.views.iter().step_by(auths).zip(before).filter(is_new).count()
     }
 
     /// A node says something new of itself: a version that is `number`.
@@ -216,10 +246,6 @@ impl Running {
         let record = self.records.get(number % self.records.len().max(1)).context("a node")?;
         record.send_modify(|record| record.version = number.to_string());
         Ok(record.borrow().host_id)
-    }
-
-    pub(super) fn end(self) {
-        drop(self.scope);
     }
 }
 

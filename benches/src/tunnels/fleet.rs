@@ -11,18 +11,14 @@ use teleport_core::access::LoginGrant;
 use teleport_core::cert::CaPin;
 use teleport_core::clock::{Clock, SystemClock};
 use teleport_core::entropy::{Entropy, SystemEntropy};
-use teleport_core::id::{HostId, HostRole};
-use teleport_core::secret::SecretString;
 use teleport_core::task::{Shutdown, TaskScope};
 use teleport_ssh::identity::HostIdentityHandle;
-use teleport_ssh::join::{JoinOptions, join};
 use teleport_ssh::node::{NodeServer, NodeStatus};
-use teleport_ssh::rpc::{AuthClient, ClientIdentity, TcpConnector};
+use teleport_ssh::rpc::{AuthClient, ClientIdentity};
 use teleport_ssh::session::{ExitStatus, SessionChannel, SessionService};
 use tokio::time::Instant;
 
-use crate::cluster::TOKEN;
-use crate::nodes::node::{Fleet, FromAddress};
+use crate::nodes::node::{Fleet, FromAddress, join_proxy};
 
 /// How long all of them may take to be told whom to trust.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -85,23 +81,8 @@ impl Order {
 pub async fn live(order: Order) -> Result<()> {
     let entropy: Arc<dyn Entropy> = Arc::new(SystemEntropy::new());
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let host_id = HostId::random(&*entropy)?;
-    let options = JoinOptions {
-        servers: vec![order.auth.to_string()],
-        token: SecretString::new(TOKEN),
-        pins: vec![order.pin],
-        require_pin: true,
-        known: None,
-        host_id,
-        name: format!("gate-{}", &host_id.to_string()[..8]).parse()?,
-        role: HostRole::Proxy,
-        addresses: Vec::new(),
-    };
-    let member = join(options, Arc::clone(&clock), &*entropy).await?;
-    let identity = ClientIdentity::Host(HostIdentityHandle::new(member));
-    let connector = Arc::new(TcpConnector::new([order.auth.to_string()]));
-    let api = Arc::new(AuthClient::builder(connector, identity, Arc::clone(&clock)).build());
-    let hosts = Fleet::join(order.count, &api).await?.into_hosts();
+    let (api, ..) = join_proxy(order.auth, order.pin).await?;
+    let hosts = Fleet::join(order.count, order.first, &api).await?.into_hosts();
     drop(api);
 
     let scope = TaskScope::new();

@@ -23,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const WINDOW: Duration = Duration::from_secs(30);
 
 pub(super) async fn run(scale: Scale, count: usize) -> Result<[Row; 6]> {
-    allow_files(count)?;
+    let allowed = allow_files(count)?;
+    ensure!(count <= allowed, "a process may have {allowed} connections here (ulimit -Hn)");
     let (dir, gate) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let auth = AuthOnly::start(dir.path(), "")?;
     let pin = auth.admin()?.status().await?.ca_pins.pop().context("a cluster has a pin")?;
