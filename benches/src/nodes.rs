@@ -192,12 +192,15 @@ async fn one(scale: Scale, count: usize, store: Store, window: Duration) -> Resu
         group.hear()?;
     }
     let joined = began.elapsed();
+    let tell = |what: &str| eprintln!("{count} nodes, {}: {what}", store.name());
+    tell("all have joined");
     let began = Instant::now();
     for group in &mut groups {
         group.begin()?;
     }
     all_seen(&proxies, count).await?;
     let begun = began.elapsed();
+    tell("all are seen");
 
     // Steady state.
     let mut latencies = || groups.iter_mut().map(Group::latencies).collect::<Result<Vec<_>>>();
@@ -221,6 +224,7 @@ async fn one(scale: Scale, count: usize, store: Store, window: Duration) -> Resu
     let (beats, middle, slow) = figures(latencies()?.concat());
 
     // Lists and changes, while signs of life go on.
+    tell("lists and changes");
     let mut lists = Vec::new();
     for _ in 0..scale.of(5, 1) {
         let began = Instant::now();
@@ -246,6 +250,7 @@ async fn one(scale: Scale, count: usize, store: Store, window: Duration) -> Resu
     let resident = services.resident()? / 1e6;
 
     // All nodes of one auth service lose their connection at once.
+    tell("an auth service is started again");
     let known = groups.iter_mut().map(Group::remember).sum::<Result<usize>>()?;
     let auth = services.auths.remove(0).restart()?;
     let began = Instant::now();
