@@ -10,7 +10,8 @@ use teleport_core::clock::Clock;
 use teleport_core::id::HostRole;
 use tokio::sync::watch;
 
-use super::connect::{Credentials, printable};
+use super::connect::Credentials;
+use super::connection::printable;
 use super::error::HostRejected;
 use super::forward::{Incoming, Opened, Purpose};
 use crate::authn;

@@ -11,6 +11,7 @@
 
 pub mod agent;
 mod connect;
+mod connection;
 pub mod copy;
 mod credential_files;
 mod error;
@@ -26,7 +27,8 @@ mod shared_proxy;
 pub mod terminal;
 
 pub use self::agent::{Agent, AgentError};
-pub use self::connect::{CONNECT_TIMEOUT, Credentials, NodeConnection, ProxyConnection, SshClient};
+pub use self::connect::{CONNECT_TIMEOUT, Credentials, SshClient};
+pub use self::connection::{NodeConnection, ProxyConnection};
 pub use self::credential_files::{FileFormat, NotWritten, existing, write_identity, write_openssh};
 pub use self::error::{ConnectError, HostRejected};
 pub use self::identity_file::{IdentityFile, IdentityFileError, ProxyAddresses, UnusableIdentityFile};

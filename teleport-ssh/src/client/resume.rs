@@ -13,7 +13,8 @@ use teleport_core::target::DialTarget;
 use teleport_core::task::TaskScope;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::connect::{ProxyConnection, SshClient, within};
+use super::connect::{SshClient, within};
+use super::connection::ProxyConnection;
 use super::error::ConnectError;
 use super::openssh::ProxyAddress;
 use super::shared_proxy::SharedProxy;

@@ -8,7 +8,8 @@ use russh::client::Msg;
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::connect::{NodeConnection, accepted, within};
+use super::connect::within;
+use super::connection::{NodeConnection, accepted};
 use super::error::ConnectError;
 use super::forward::{ForwardedDisplay, X11_PROTOCOL};
 use crate::rpc::Prefixed;

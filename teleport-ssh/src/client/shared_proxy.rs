@@ -6,7 +6,8 @@ use teleport_core::id::OsLogin;
 use teleport_core::target::DialTarget;
 use tokio::sync::Mutex;
 
-use super::connect::{NodeConnection, ProxyConnection, SshClient};
+use super::connect::SshClient;
+use super::connection::{NodeConnection, ProxyConnection};
 use super::error::ConnectError;
 use super::openssh::ProxyAddress;
 

@@ -18,7 +18,7 @@ use super::socks::{MAX_REQUEST, SocksEvent, SocksVersion, next_event};
 use super::spec::{BindAddress, Destination, Forward, Listen, Target};
 use super::splice::splice;
 use super::{ForwardError, MAX_CONNECTIONS};
-use crate::client::connect::NodeConnection;
+use crate::client::connection::NodeConnection;
 use crate::rpc::{BoxedIo, Prefixed};
 use crate::socket_file::{self, SocketFile};
 

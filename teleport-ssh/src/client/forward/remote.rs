@@ -17,7 +17,7 @@ use super::spec::{BindAddress, Destination, Forward, Listen, Target};
 use super::splice::splice;
 use super::{ForwardError, MAX_CONNECTIONS};
 use crate::client::agent::{AgentServer, Identities, MAX_CONVERSATIONS};
-use crate::client::connect::NodeConnection;
+use crate::client::connection::NodeConnection;
 use crate::rpc::{BoxedIo, Prefixed};
 
 /// How long the target of a connection may take to answer.

@@ -22,7 +22,7 @@ use super::ForwardError;
 use super::incoming::{Opened, Purpose};
 use super::remote::connect;
 use super::spec::{Destination, host};
-use crate::client::connect::NodeConnection;
+use crate::client::connection::NodeConnection;
 
 /// The only way to authenticate that displays and everybody else have.
 pub(in super::super) const PROTOCOL: &str = "MIT-MAGIC-COOKIE-1";
