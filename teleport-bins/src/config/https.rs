@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use teleport_ssh::acme::AcmeConfig;
 
+use super::addresses::address;
 use super::file::{AcmeSection, KeyPair};
 use super::parse_duration;
-use super::settings::address;
 
 /// How often files are looked at, unless said.
 pub(crate) const RELOAD: Duration = Duration::from_secs(60);

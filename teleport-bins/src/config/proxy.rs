@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use anyhow::{Result, bail};
 use teleport_ssh::mux::ProxyProtocol;
 
+use super::addresses::{address, hosts};
 use super::file::{OneOrMany, ProxySection, YesNo};
-use super::settings::{address, hosts};
 use super::{Https, proxy_protocol};
 
 /// The proxy.

@@ -10,7 +10,7 @@ use teleport_ssh::node::{GatewayPorts, MAX_FORWARDED, RESUME_FOR};
 use teleport_ssh::record::TooOld;
 
 use super::{Https, RecordingPlace, Settings, Size, format_duration, proxy_protocol};
-use crate::config::settings::{with_port, without_port};
+use crate::config::{with_port, without_port};
 
 /// A commented configuration file that says what `settings` say.
 pub fn sample(settings: &Settings) -> String {
