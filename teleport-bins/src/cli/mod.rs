@@ -110,24 +110,39 @@ pub type SpanLayer = Box<dyn tracing_subscriber::Layer<tracing_subscriber::Regis
 /// # Errors
 /// For a filter that cannot be parsed.
 pub fn start_logging(level: &str, json: bool, spans: Option<SpanLayer>) -> anyhow::Result<()> {
-    use std::io::IsTerminal;
-
-    use tracing_subscriber::filter::{FilterExt, filter_fn};
-    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::EnvFilter;
     use tracing_subscriber::util::SubscriberInitExt;
-    use tracing_subscriber::{EnvFilter, Layer};
+
     let filter = match std::env::var("RUST_LOG") {
         Ok(filter) if !filter.is_empty() => EnvFilter::try_new(filter)?,
         // The engine's own lines speak of packets; ours say what an operator needs.
         _ => EnvFilter::try_new(format!("{level},russh=warn,h2=warn,rustls=warn"))?,
     };
+    subscriber(filter, json, spans).init();
+    Ok(())
+}
+
+fn subscriber(
+    filter: tracing_subscriber::EnvFilter,
+    json: bool,
+    spans: Option<SpanLayer>,
+) -> tracing::Dispatch {
+    use std::io::IsTerminal;
+
+    use tracing_subscriber::Layer;
+    use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
+    use tracing_subscriber::layer::SubscriberExt;
+
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     let lines =
         if json { lines.json().boxed() } else { lines.with_ansi(std::io::stderr().is_terminal()).boxed() };
     // A line says by itself what it is about; where nobody collects spans they are not made.
-    let lines = lines.with_filter(filter.and(filter_fn(|about| about.is_event())));
-    tracing_subscriber::registry().with(spans).with(lines).init();
-    Ok(())
+    let events = filter_fn(|about| about.is_event()).with_max_level_hint(LevelFilter::TRACE);
+    let lines = lines.with_filter(filter.and(events));
+    // Each of them has a filter. A layer without one, such as `None`, would have the spans of all libraries made, those of each frame of
+    // HTTP/2 among them.
+    let layers: Vec<SpanLayer> = spans.into_iter().chain([lines.boxed()]).collect();
+    tracing_subscriber::registry().with(layers).into()
 }
 
 /// A runtime for a program: one thread is enough for a client, and quickest to start.
@@ -149,6 +164,30 @@ pub fn transfer_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_a_collector_no_spans_are_made() {
+        use tracing_subscriber::Layer;
+        use tracing_subscriber::filter::filter_fn;
+        use tracing_subscriber::layer::Identity;
+        let filter = |text: &str| tracing_subscriber::EnvFilter::try_new(text).unwrap();
+        tracing::dispatcher::with_default(&subscriber(filter("warn"), false, None), || {
+            assert!(tracing::event_enabled!(target: "teleport_ssh", tracing::Level::WARN));
+            assert!(!tracing::event_enabled!(target: "h2", tracing::Level::TRACE));
+            assert!(!tracing::span_enabled!(target: "h2", tracing::Level::TRACE));
+            assert!(!tracing::span_enabled!(target: "teleport_ssh", tracing::Level::ERROR));
+        });
+        tracing::dispatcher::with_default(&subscriber(filter("trace"), false, None), || {
+            assert!(tracing::event_enabled!(target: "h2", tracing::Level::TRACE));
+            assert!(!tracing::span_enabled!(target: "h2", tracing::Level::TRACE));
+        });
+        let ours = filter_fn(|about| about.target().starts_with("teleport_"));
+        let spans = Identity::new().with_filter(ours).boxed();
+        tracing::dispatcher::with_default(&subscriber(filter("warn"), false, Some(spans)), || {
+            assert!(tracing::span_enabled!(target: "teleport_ssh", tracing::Level::INFO));
+            assert!(!tracing::span_enabled!(target: "h2", tracing::Level::INFO));
+        });
+    }
 
     #[test]
     fn plain_numbers_of_durations_are_minutes() {
