@@ -17,6 +17,7 @@ pub(crate) const RELOAD: Duration = Duration::from_secs(60);
 /// What browsers are shown.
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_enums, reason = "the daemon must know all of them")]
+#[expect(clippy::large_enum_variant, reason = "a process has one of them")]
 pub enum Https {
     /// A certificate by ACME.
     Acme {
