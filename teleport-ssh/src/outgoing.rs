@@ -33,6 +33,31 @@ pub(crate) async fn open(host: &str, port: u16, patience: Duration) -> io::Resul
     ENVIRONMENT.get_or_init(Ways::of_environment).open(host, port, patience).await
 }
 
+/// Connects to `host` without any HTTP proxy, and not to addresses that are nobody's: those for all hosts or for groups of them lead to this
+/// machine, or to whoever likes to answer. `patience` is for the name and all of its addresses.
+pub(crate) async fn straight(host: &str, port: u16, patience: Duration) -> io::Result<TcpStream> {
+    let connecting = async {
+        let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "it has no address of a host");
+        for address in tokio::net::lookup_host((host, port)).await?.filter(|at| is_of_a_host(at.ip())) {
+            match TcpStream::connect(address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    };
+    match tokio::time::timeout(patience, connecting).await {
+        Ok(connected) => connected,
+        Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no answer")),
+    }
+}
+
+fn is_of_a_host(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    let is_broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    !address.is_unspecified() && !address.is_multicast() && !is_broadcast
+}
+
 /// `host` and port of `host:port` or `[host]:port`.
 pub(crate) fn split(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
@@ -283,6 +308,21 @@ mod tests {
             let (asked, _, _) = answered(answer, secret).await;
             let error = asked.unwrap_err().to_string();
             assert!(error.contains(says), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_reached_at_an_address_that_is_nobodys() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let to = async |host: &str| straight(host, port, Duration::from_secs(120)).await;
+        for good in ["127.0.0.1", "localhost"] {
+            to(good).await.unwrap();
+        }
+        // The first of them leads to this machine.
+        for nobody in ["0.0.0.0", "::", "::ffff:0.0.0.0", "224.0.0.1", "ff02::1", "255.255.255.255"] {
+            let error = to(nobody).await.unwrap_err();
+            assert_eq!(error.to_string(), "it has no address of a host", "{nobody}");
         }
     }
 

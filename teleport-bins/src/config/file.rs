@@ -276,6 +276,10 @@ pub struct AcmeSection {
     pub ca_file: Option<PathBuf>,
     /// Where names are proved by HTTP-01, instead of TLS-ALPN-01 at the web port.
     pub http_listen_addr: Option<String>,
+    /// The id of an account that the authority has made itself.
+    pub eab_kid: Option<String>,
+    /// Its key in base64url, a file.
+    pub eab_hmac_file: Option<PathBuf>,
 }
 
 /// A certificate chain and its key, PEM files.

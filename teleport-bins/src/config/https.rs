@@ -17,6 +17,7 @@ pub(crate) const RELOAD: Duration = Duration::from_secs(60);
 /// What browsers are shown.
 #[derive(Clone, Debug)]
 #[expect(clippy::exhaustive_enums, reason = "the daemon must know all of them")]
+#[expect(clippy::large_enum_variant, reason = "a process has one of them")]
 pub enum Https {
     /// A certificate by ACME.
     Acme {
@@ -26,6 +27,8 @@ pub enum Https {
         ca_file: Option<PathBuf>,
         /// Where names are proved by HTTP-01, instead of TLS-ALPN-01.
         http_listen: Option<SocketAddr>,
+        /// The account at the authority that the one of ACME belongs to: its id, and the file of its key.
+        external: Option<(String, PathBuf)>,
     },
     /// Files of keys and certificates.
     Files {
@@ -87,7 +90,14 @@ impl Https {
         let key = "proxy_service.acme.http_listen_addr";
         let listen = section.http_listen_addr.as_deref();
         let http_listen = listen.map(|listen| address(Some(listen), 80, None, key)).transpose()?;
-        Ok(Self::Acme { config, ca_file: section.ca_file, http_listen })
+        let external = match (section.eab_kid, section.eab_hmac_file) {
+            (Some(id), Some(file)) => Some((id, file)),
+            (None, None) => None,
+            _ => bail!(
+                "proxy_service.acme: eab_kid and eab_hmac_file belong together; write both, as the authority gives them"
+            ),
+        };
+        Ok(Self::Acme { config, ca_file: section.ca_file, http_listen, external })
     }
 }
 
@@ -121,7 +131,7 @@ mod tests {
                 443,
             ),
             (
-                "  public_addr: a.example.com\n  acme: {enabled: yes, email: a@example.com, uri: 'https://ca.example.com/dir', ca_file: /ca, http_listen_addr: 127.0.0.1:80}\n",
+                "  public_addr: a.example.com\n  acme: {enabled: yes, email: a@example.com, uri: 'https://ca.example.com/dir', ca_file: /ca, http_listen_addr: 127.0.0.1:80, eab_kid: kid-1, eab_hmac_file: /hmac}\n",
                 443,
             ),
             ("  acme: {enabled: no}\n", 3080),
@@ -151,6 +161,8 @@ mod tests {
                 "proxy_service.acme.uri",
             ),
             ("  public_addr: a.example.com\n  acme: {enabled: yes, email: x}\n", "proxy_service.acme.email"),
+            ("  public_addr: a.example.com\n  acme: {enabled: yes, eab_kid: x}\n", "belong together"),
+            ("  public_addr: a.example.com\n  acme: {enabled: yes, eab_hmac_file: /x}\n", "belong together"),
             (
                 "  public_addr: a.example.com\n  acme: {enabled: yes, http_listen_addr: x}\n",
                 "acme.http_listen_addr",

@@ -292,13 +292,15 @@ fn https(settings: &Settings) -> String {
                 None,
             )
         }
-        Some(Https::Acme { config, ca_file, http_listen }) => {
+        Some(Https::Acme { config, ca_file, http_listen, external }) => {
             let fields = [
                 ("enabled", Some(true.into())),
                 ("uri", Some(config.directory_url().into())),
                 ("email", config.contact().map(Into::into)),
                 ("ca_file", ca_file.as_deref().map(text)),
                 ("http_listen_addr", http_listen.map(|address| address.to_string().into())),
+                ("eab_kid", external.as_ref().map(|(id, _)| id.as_str().into())),
+                ("eab_hmac_file", external.as_ref().map(|(_, file)| text(file))),
             ];
             let fields = fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
             let acme = serde_json::Value::Object(fields.collect());

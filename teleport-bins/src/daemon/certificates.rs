@@ -8,9 +8,11 @@ use anyhow::{Context, Result, bail};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use teleport_core::clock::Clock;
+use teleport_core::secret::SecretString;
 use teleport_core::task::Shutdown;
 use teleport_ssh::acme::Acme;
 use teleport_ssh::proxy_web::{KeyFiles, WebCertificates};
+use zeroize::Zeroizing;
 
 use super::Os;
 use super::data_dir::DataDir;
@@ -43,8 +45,15 @@ impl Certificates {
                 let files = KeyFiles::load(pairs.iter().cloned()).context("proxy_service.https_keypairs")?;
                 Self { shown: files.certificates(), keeper: Keeper::Files(files, *reload) }
             }
-            Https::Acme { config, ca_file, http_listen } => {
-                let config = config.clone().roots(roots(ca_file.as_deref()).context("proxy_service.acme")?);
+            Https::Acme { config, ca_file, http_listen, external } => {
+                let mut config =
+                    config.clone().roots(roots(ca_file.as_deref()).context("proxy_service.acme")?);
+                if let Some((id, file)) = external {
+                    let what = || format!("proxy_service.acme.eab_hmac_file: {}", file.display());
+                    let key = Zeroizing::new(std::fs::read_to_string(file).with_context(what)?);
+                    config =
+                        config.external_account(id, &SecretString::new(key.trim())).with_context(what)?;
+                }
                 let (clock, entropy) = (Arc::clone(&os.clock), Arc::clone(&os.entropy));
                 let mut acme = Acme::open(config, &data_dir.join("acme"), shown.clone(), clock, entropy)
                     .context("proxy_service.acme")?;

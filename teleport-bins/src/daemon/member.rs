@@ -176,8 +176,8 @@ impl Member {
         let uploader = Uploader::new(spool.clone(), api, Arc::clone(&os.clock), Arc::clone(&os.entropy))
             .audit(Arc::clone(&self.api) as Arc<dyn AuditApi>);
         back.1.spawn(uploader.run(back.0.clone()));
-        let api: Arc<AuthClient> = self.api;
-        let api: Arc<dyn NodeAccess> = api;
+        let client = AuthClient::clone(&self.api);
+        let api: Arc<dyn NodeAccess> = self.api;
         let sessions = OsSessions::new(Arc::clone(&os.clock))
             .with_sftp_server(&node.program, ["teleport", SFTP_SERVER])
             .with_socket_opener(&node.program, ["teleport", OPEN_SOCKET]);
@@ -208,7 +208,7 @@ impl Member {
         .limits(limits)
         .displays(node.x11.clone());
         if node.tunnels {
-            builder = builder.tunnels(settings.auth_servers.iter().cloned());
+            builder = builder.tunnels(settings.auth_servers.iter().cloned()).auth_client(client);
         } else if node.listen.port() != 0 {
             builder = builder.advertise(addresses::advertised(settings, node.listen, &node.public_addresses));
         }

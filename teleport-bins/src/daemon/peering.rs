@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use teleport_core::api::ProxyRecord;
 use teleport_core::task::{Shutdown, TaskScope};
+use teleport_ssh::listener::Door;
 use teleport_ssh::tunnel::PeerPort;
 use teleport_ssh::view::AccessCache;
 use tokio::sync::watch;
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 const RETRY: Duration = Duration::from_secs(5);
 
 /// What the port is made of.
-pub(super) struct Peering<M, A> {
+pub(super) struct Peering<M, A, T> {
     /// Makes the service.
     pub(super) port: M,
     /// Where it listens.
@@ -22,9 +23,11 @@ pub(super) struct Peering<M, A> {
     pub(super) advertised: A,
     /// Says whether proxies ask each other.
     pub(super) view: AccessCache,
+    /// Is told what happens at the port, as long as it is open.
+    pub(super) tell: T,
 }
 
-impl<M: Fn() -> PeerPort, A: Fn(SocketAddr) -> String> Peering<M, A> {
+impl<M: Fn() -> PeerPort, A: Fn(SocketAddr) -> String, T: Fn(Option<Door>)> Peering<M, A, T> {
     /// Opens the port when proxies begin to ask each other, says so in `record`, and closes it when they do not any more: what was led
     /// through it goes on. Until `shutdown` drains, and then until that has ended or it aborts.
     pub(super) async fn run(self, record: watch::Sender<ProxyRecord>, shutdown: Shutdown) {
@@ -59,11 +62,13 @@ impl<M: Fn() -> PeerPort, A: Fn(SocketAddr) -> String> Peering<M, A> {
             let address = (self.advertised)(local);
             tracing::info!(%local, %address, "other proxies can ask this one for nodes");
             record.send_modify(|record| record.peer_address = Some(address));
+            (self.tell)(Some(port.door()));
             let closing = Shutdown::new();
             // Also when this future is dropped.
             let _close = Close(closing.clone());
             scope.spawn(port.serve(closing));
             self.view.wait_for(|view| view.peering.is_none()).await;
+            (self.tell)(None);
             record.send_modify(|record| record.peer_address = None);
         }
     }

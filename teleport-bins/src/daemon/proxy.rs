@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use teleport_core::api::{AuditApi, PresenceApi, ProxyAccess, ProxyRecord, RecordingApi};
 use teleport_core::id::HostRole;
 use teleport_core::task::{Shutdown, TaskScope};
+use teleport_ssh::listener::Door;
 use teleport_ssh::node::StandIns;
 use teleport_ssh::proxy::{Direct, NodeView, ProxyServer};
 use teleport_ssh::proxy_web::ProxyWeb;
@@ -127,26 +128,26 @@ pub(super) async fn start(
             }
         },
         view: view.clone(),
+        tell: {
+            let (diagnostics, port, host) = (diagnostics.clone(), port(member, &view), material.host_id);
+            move |door: Option<Door>| match door {
+                Some(door) => diagnostics.add(port("proxy-peer", door)),
+                None => diagnostics.remove_port(host, "proxy-peer"),
+            }
+        },
     };
     let record = watch::Sender::new(record);
     let announced = record.subscribe();
     let (shutdown, clock) = (front.0.clone(), Arc::clone(&os.clock));
     let api: Arc<dyn PresenceApi> = Arc::<AuthClient>::clone(&member.api);
     services.started();
-    let doors = [("proxy-web", web.door(), None), ("proxy-ssh", ssh.door(), Some(ssh.nodes()))];
-    let of_tunnels = web.tunnel_door().map(|door| ("proxy-tunnel", door, None));
-    for (name, door, nodes) in doors.into_iter().chain(of_tunnels) {
-        diagnostics.add(Service {
-            name,
-            door,
-            identity: member.identity.clone(),
-            needs: Needs::View(view.clone()),
-            sessions: None,
-            nodes,
-            auth: None,
-            shown: (name == "proxy-web").then(|| certificates.shown()),
-            tunnels: (name == "proxy-web").then(|| tunnels.clone()),
-        });
+    let port = port(member, &view);
+    let (shown, of_web) = (Some(certificates.shown()), Some(tunnels.clone()));
+    diagnostics.add(Service { shown, tunnels: of_web, ..port("proxy-web", web.door()) });
+    diagnostics.add(Service { nodes: Some(ssh.nodes()), ..port("proxy-ssh", ssh.door()) });
+    let others = [("proxy-tunnel", web.tunnel_door()), ("proxy-auth", web.pass_door())];
+    for (name, door) in others {
+        door.into_iter().for_each(|door| diagnostics.add(port(name, door)));
     }
     let all = async move {
         tokio::join!(
@@ -164,6 +165,22 @@ pub(super) async fn start(
         diagnostics.remove(host);
     });
     Ok(ports)
+}
+
+/// Describes ports of the proxy for whoever watches it.
+fn port(member: &Member, view: &AccessCache) -> impl Fn(&'static str, Door) -> Service + Clone + use<> {
+    let (identity, view) = (member.identity.clone(), view.clone());
+    move |name, door| Service {
+        name,
+        door,
+        identity: identity.clone(),
+        needs: Needs::View(view.clone()),
+        sessions: None,
+        nodes: None,
+        auth: None,
+        shown: None,
+        tunnels: None,
+    }
 }
 
 /// What the proxy needs to be in the place of registered SSH servers. It records their sessions as a node does its own.

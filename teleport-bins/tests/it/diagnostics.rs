@@ -86,7 +86,7 @@ fn a_daemon_that_serves_says_so_with_its_figures() {
         (ready["status"] == "ready").then_some((status, ready))
     });
     let names: Vec<_> = ready["services"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
-    assert_eq!(names, ["auth", "proxy-web", "proxy-ssh", "node"]);
+    assert_eq!(names, ["auth", "proxy-web", "proxy-ssh", "proxy-tunnel", "proxy-auth", "node"]);
 
     wait_for("the proxy to know the node", || {
         (figure(address, "teleport_nodes", "proxy-ssh") == 1.0).then_some(())

@@ -175,7 +175,7 @@ struct OnePort {
 }
 
 /// The name of this machine: it may be reached by an HTTP proxy, unlike `localhost`.
-fn own_name() -> String {
+pub(crate) fn own_name() -> String {
     nix::unistd::gethostname().unwrap().into_string().unwrap()
 }
 
@@ -303,6 +303,32 @@ fn through_an_http_proxy_come_users_and_nodes_and_whoever_may_not_is_told_why() 
         tsh.env("HTTPS_PROXY", &good);
     });
     assert!(connects() > before);
+    // Stock ssh, by what it begins of ours, and files.
+    let config = one.machine.path("ssh_config");
+    std::fs::write(&config, run(one.tsh(&["config"])).clean()).unwrap();
+    let by_tsh = format!("ProxyCommand={} proxy ssh %r@%h:%p", own("tsh").get_program().display());
+    let stock = |proxy: &str| {
+        let mut ssh = Command::new("ssh");
+        ssh.arg("-F").arg(&config).args(["-o", &by_tsh]).arg(format!("{}@node.test.local", own_login()));
+        ssh.arg("echo by stock ssh").env("TELEPORT_HOME", one.machine.path("home")).env("HTTPS_PROXY", proxy);
+        ssh.env_remove("SSH_AUTH_SOCK");
+        run(ssh)
+    };
+    let before = connects();
+    assert_eq!(stock(&good).clean(), "by stock ssh\n");
+    assert!(connects() > before, "it went by the HTTP proxy");
+    let wrong = stock(&by("alice:wrong@"));
+    assert!(wrong.code() == 255 && wrong.out().is_empty(), "{wrong:?}");
+    assert!(wrong.stderr.contains("does not accept the name and the password"), "{wrong:?}");
+    let (from, to) = (one.machine.path("from"), one.machine.path("to"));
+    std::fs::write(&from, "content").unwrap();
+    let before = connects();
+    let mut scp =
+        one.tsh(&["scp", "-q", from.to_str().unwrap(), &format!("{}@node:{}", own_login(), to.display())]);
+    scp.env("HTTPS_PROXY", &good);
+    run(scp).clean();
+    assert_eq!(std::fs::read_to_string(&to).unwrap(), "content");
+    assert!(connects() > before, "it went by the HTTP proxy");
     // The programs that administer, too.
     let mut ls = one.tsh(&["ls"]);
     ls.env("HTTPS_PROXY", &good);

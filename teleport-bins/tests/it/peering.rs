@@ -1,9 +1,12 @@
 //! Nodes with tunnels to some proxies, which the others ask: as processes.
 
+use std::path::Path;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
 
+use crate::diagnostics::{diagnostics, get};
+use crate::one_port::own_name;
 use crate::processes::{NONE, Plan, Three};
 use crate::support::daemon::{Machine, Process, Services, fixed_port};
 use crate::support::program::{Output, own, run};
@@ -25,18 +28,36 @@ impl Cluster {
     fn start(count: u8) -> Self {
         let plan = Plan { tunnel: true, auth_service: &strategy(count), ..Plan::default() };
         let mut three = Three::start_with(Machine::new(), plan);
-        let first = three.proxy.take().unwrap();
+        three.proxy.take().unwrap().stop();
+        // Proxies know each other by a name, for which there is an HTTP proxy that does not work: it is not for them.
+        let environment = format!("http://127.0.0.1:{}", fixed_port());
+        let for_peers = |file: &Path| {
+            let config = std::fs::read_to_string(file).unwrap();
+            let (from, to) = (
+                "peer_listen_addr: 127.0.0.1:0\n",
+                format!("peer_listen_addr: 0.0.0.0:0\n  peer_public_addr: {}\n", own_name()),
+            );
+            assert!(config.contains(from), "{config}");
+            std::fs::write(file, config.replace(from, &to)).unwrap();
+        };
+        let start = |machine: &Machine, name: &str, arguments: &[&str]| {
+            for_peers(&machine.path(&format!("{name}.yaml")));
+            machine.start_with(name, arguments, |command| {
+                command.env("HTTPS_PROXY", &environment);
+            })
+        };
+        let first = start(&three.machine, "proxy", &[]);
         let mut webs = vec![first.address("proxy").port()];
         let ssh = first.address("proxy ssh").port();
         let mut proxies = vec![Some((first, ssh))];
         let auth = three.auth.as_ref().unwrap().address("auth");
         for name in ["proxy-2", "proxy-3"] {
             let [web, ssh] = [(); 2].map(|()| fixed_port());
-            let shared = format!("  auth_server: {auth}\n");
+            let shared = format!("  auth_server: {auth}\n  diag_addr: 127.0.0.1:0\n");
             three.machine.configure(name, &shared, &Services { proxy: Some((web, ssh)), ..NONE }.yaml());
             let (token, pin) = three.machine.token("auth", &["--type=proxy", "--uses=1"]);
             let joining = [format!("--token={token}"), format!("--ca-pin={pin}")];
-            let process = three.machine.start(name, &[&joining[0], &joining[1]]);
+            let process = start(&three.machine, name, &[&joining[0], &joining[1]]);
             proxies.push(Some((process, ssh)));
             webs.push(web);
         }
@@ -122,6 +143,14 @@ fn c9_the_way_through_two_proxies_keeps_where_the_user_is() {
         });
         assert!(event["addr.remote"].as_str().unwrap().starts_with(&format!("{from}:")), "{event}");
     }
+    // The others have asked it, each by a connection that is counted.
+    let asked = |proxy: &Process| -> Option<f64> {
+        let (_, page) = get(diagnostics(proxy), "/metrics");
+        let figure = "teleport_connections_accepted_total{service=\"proxy-peer\"} ";
+        page.lines().find_map(|line| line.strip_prefix(figure)).map(|value| value.parse().unwrap())
+    };
+    let all: Vec<f64> = cluster.running().map(|(_, process, _)| asked(process).unwrap()).collect();
+    assert!(all.iter().sum::<f64>() >= 2.0, "{all:?}");
     // The proxy with the only tunnel dies: the node gets another one, and says so.
     cluster.proxies[holder].take().unwrap().0.kill();
     cluster.works_by_each();
@@ -134,6 +163,9 @@ fn c9_the_way_through_two_proxies_keeps_where_the_user_is() {
     cluster.three.auth = Some(cluster.three.machine.start("auth", &[]));
     cluster.wait_for_holders(2);
     cluster.works_by_each();
+    wait_for("the ports for proxies to be closed", || {
+        cluster.running().all(|(_, process, _)| asked(process).is_none()).then_some(())
+    });
     // And back.
     cluster.three.auth.take().unwrap().stop();
     std::fs::write(&file, config).unwrap();

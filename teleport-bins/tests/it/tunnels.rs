@@ -48,6 +48,12 @@ fn a_node_behind_a_firewall_opens_no_port_and_needs_only_the_proxys() {
     assert_eq!(ports(node), [diagnosis].into(), "it listens for those who diagnose it alone");
     let proxy = diagnostics(three.proxy.as_ref().unwrap());
     assert_eq!(figure(proxy, "teleport_tunnels", "proxy-web"), 1.0);
+    assert_eq!(figure(proxy, "teleport_connections", "proxy-tunnel"), 1.0);
+    assert_eq!(figure(proxy, "teleport_connections_unauthenticated", "proxy-tunnel"), 0.0);
+    assert!(
+        figure(proxy, "teleport_connections", "proxy-auth") >= 1.0,
+        "the node speaks with the auth service"
+    );
     let counted = || {
         let listed =
             three.machine.tctl("auth", &["inventory", "ls", "--services=proxy", "--format=json"]).clean();

@@ -1,6 +1,11 @@
 //! What is ordered, where, and for whom.
 
+use std::fmt;
+
+use data_encoding::BASE64URL_NOPAD;
 use rustls::pki_types::DnsName;
+use teleport_core::secret::SecretString;
+use zeroize::Zeroizing;
 
 use crate::proxy_web::WebCertificate;
 
@@ -8,6 +13,8 @@ use crate::proxy_web::WebCertificate;
 pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 /// The most names of one certificate, as public authorities have it.
 const MAX_NAMES: usize = 100;
+/// The shortest key of an external account, in bytes.
+const MIN_KEY: usize = 16;
 
 /// What an ACME account and its orders are to be.
 #[derive(Clone, Debug)]
@@ -17,6 +24,20 @@ pub struct AcmeConfig {
     /// In lower case, each once.
     pub(super) names: Vec<String>,
     pub(super) roots: Vec<Vec<u8>>,
+    pub(super) external: Option<ExternalAccount>,
+}
+
+/// An account that somebody has at the authority already, to which the one of ACME is to belong.
+#[derive(Clone)]
+pub(super) struct ExternalAccount {
+    pub(super) id: String,
+    pub(super) key: Zeroizing<Vec<u8>>,
+}
+
+impl fmt::Debug for ExternalAccount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ExternalAccount").field("id", &self.id).finish_non_exhaustive()
+    }
 }
 
 /// No certificate can be ordered so.
@@ -35,6 +56,11 @@ pub enum AcmeConfigError {
         /// The address.
         email: String,
     },
+    /// What an authority has given for an external account.
+    #[error(
+        "an external account is an id and a key of at least 16 bytes in base64url, as the authority gives them"
+    )]
+    External,
     /// A name.
     #[error("{name:?} is not a DNS name that a certificate can be ordered for")]
     Name {
@@ -68,7 +94,7 @@ impl AcmeConfig {
         match valid.len() {
             1..=MAX_NAMES => {
                 let directory = LETS_ENCRYPT.to_owned();
-                Ok(Self { directory, email: None, names: valid, roots: Vec::new() })
+                Ok(Self { directory, email: None, names: valid, roots: Vec::new(), external: None })
             }
             count => Err(AcmeConfigError::Names { count }),
         }
@@ -105,6 +131,22 @@ impl AcmeConfig {
             return Err(AcmeConfigError::Email { email: email.to_owned() });
         }
         self.email = Some(email.to_owned());
+        Ok(self)
+    }
+
+    /// The account belongs to one that the authority has given this id and this key (base64url) for, as some demand (RFC 8555, 7.3.4).
+    ///
+    /// # Errors
+    /// [`AcmeConfigError::External`].
+    pub fn external_account(mut self, id: &str, key: &SecretString) -> Result<Self, AcmeConfigError> {
+        let text: Zeroizing<String> =
+            Zeroizing::new(key.expose().trim().trim_end_matches('=').replace('+', "-").replace('/', "_"));
+        let key = BASE64URL_NOPAD.decode(text.as_bytes()).map(Zeroizing::new).ok();
+        let key = key.filter(|key| key.len() >= MIN_KEY).ok_or(AcmeConfigError::External)?;
+        if id.is_empty() || id.chars().any(char::is_control) {
+            return Err(AcmeConfigError::External);
+        }
+        self.external = Some(ExternalAccount { id: id.to_owned(), key });
         Ok(self)
     }
 
@@ -156,6 +198,26 @@ mod tests {
         assert_eq!(AcmeConfig::new([""; 0]).unwrap_err(), AcmeConfigError::Names { count: 0 });
         let many = (0..=MAX_NAMES).map(|number| format!("{number}.example.com"));
         assert_eq!(AcmeConfig::new(many).unwrap_err(), AcmeConfigError::Names { count: 101 });
+    }
+
+    #[test]
+    fn external_accounts_have_an_id_and_a_key_that_is_not_shown() {
+        let config = || AcmeConfig::new(["a.example.com"]).unwrap();
+        let with = |id: &str, key: &str| config().external_account(id, &SecretString::new(key));
+        for key in ["-_-_AAAAAAAAAAAAAAAAAAAA", "+/+/AAAAAAAAAAAAAAAAAAAA", "AAAAAAAAAAAAAAAAAAAAAAAAAA==\n"]
+        {
+            let text = format!("{:?}", with("kid-1", key).unwrap());
+            assert!(text.contains("kid-1") && !text.contains("AAAA") && !text.contains("0, 0"), "{text}");
+        }
+        for (id, key) in [
+            ("", "AAAAAAAAAAAAAAAAAAAAAAAA"),
+            ("a\nb", "AAAAAAAAAAAAAAAAAAAAAAAA"),
+            ("kid-1", ""),
+            ("kid-1", "AAAA"),
+            ("kid-1", "not base64, as everybody sees"),
+        ] {
+            assert_eq!(with(id, key).unwrap_err(), AcmeConfigError::External, "{id:?} {key:?}");
+        }
     }
 
     #[test]

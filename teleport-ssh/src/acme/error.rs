@@ -63,6 +63,17 @@ pub enum AcmeError {
     },
 }
 
+/// What a request was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum About {
+    /// The account, or what it may order.
+    Account,
+    /// A new account that belongs to one of another kind.
+    ExternalAccount,
+    /// The names of an order.
+    Names,
+}
+
 impl AcmeError {
     pub(super) fn class(&self) -> Class {
         match self {
@@ -72,11 +83,11 @@ impl AcmeError {
         }
     }
 
-    /// What went wrong with a request; `after` is what the last answer said about coming back.
-    pub(super) fn of(directory: &str, error: Error, after: Option<Duration>) -> Self {
+    /// What went wrong with a request about this; `after` is what the last answer said about coming back.
+    pub(super) fn of(directory: &str, about: About, error: Error, after: Option<Duration>) -> Self {
         let directory = directory.to_owned();
         match error {
-            Error::Api(problem) => Self::problem(directory, &problem, after),
+            Error::Api(problem) => Self::problem(directory, about, &problem, after),
             Error::Timeout(_) => Self::TooSlow { directory },
             error => match after {
                 Some(_) => Self::Limited { directory, said: one_line(&error.to_string()), after },
@@ -86,7 +97,7 @@ impl AcmeError {
     }
 
     /// What the authority said.
-    fn problem(directory: String, problem: &Problem, after: Option<Duration>) -> Self {
+    fn problem(directory: String, about: About, problem: &Problem, after: Option<Duration>) -> Self {
         let mut said = problem.detail.clone().unwrap_or_else(|| "it gave no reason".to_owned());
         for part in &problem.subproblems {
             said.push_str("; ");
@@ -96,10 +107,18 @@ impl AcmeError {
         let advice = match kind(problem) {
             "rateLimited" => return Self::Limited { directory, said, after },
             "badNonce" | "serverInternal" => return Self::Unreachable { directory, source: said.into() },
-            "userActionRequired" => "; somebody must agree to its new terms",
+            "userActionRequired" => {
+                "; somebody must agree to its new terms: do what it says, or stop the proxy and remove acme/account.json, for a new account, which agrees"
+            }
             "invalidContact" | "unsupportedContact" => "; correct the email",
             "externalAccountRequired" => {
-                "; accounts that were made elsewhere cannot be used, choose another authority"
+                "; its accounts belong to those that it has made itself: write eab_kid and eab_hmac_file, as it gives them"
+            }
+            "unauthorized" | "malformed" | "badSignatureAlgorithm" if about == About::ExternalAccount => {
+                "; check eab_kid and eab_hmac_file"
+            }
+            "unauthorized" if about != About::Names => {
+                "; it does not let this account order: ask it why, or stop the proxy and remove acme/account.json, for a new account"
             }
             "rejectedIdentifier" | "unsupportedIdentifier" => "; correct the public_addr",
             "connection" | "dns" | "tls" | "unauthorized" | "incorrectResponse" => {
@@ -134,10 +153,14 @@ mod tests {
     use super::*;
 
     fn of(kind: &str, detail: &str, after: Option<Duration>) -> AcmeError {
+        about(About::Names, kind, detail, after)
+    }
+
+    fn about(about: About, kind: &str, detail: &str, after: Option<Duration>) -> AcmeError {
         let problem =
             serde_json::json!({ "type": format!("urn:ietf:params:acme:error:{kind}"), "detail": detail });
         let problem: Problem = serde_json::from_value(problem).unwrap();
-        AcmeError::of("https://ca.example.com/dir", Error::Api(problem), after)
+        AcmeError::of("https://ca.example.com/dir", about, Error::Api(problem), after)
     }
 
     #[test]
@@ -158,14 +181,30 @@ mod tests {
     }
 
     #[test]
+    fn what_can_be_done_depends_on_what_was_asked_for() {
+        for (what, kind, part) in [
+            (About::Names, "unauthorized", "port 443"),
+            (About::Account, "unauthorized", "remove acme/account.json"),
+            (About::ExternalAccount, "unauthorized", "check eab_kid"),
+            (About::ExternalAccount, "malformed", "check eab_kid"),
+            (About::Account, "userActionRequired", "remove acme/account.json"),
+            (About::Account, "externalAccountRequired", "write eab_kid and eab_hmac_file"),
+        ] {
+            let text = about(what, kind, "because", None).to_string();
+            assert!(text.contains(part), "{what:?} {kind}: {text}");
+        }
+        assert!(!about(About::Account, "malformed", "because", None).to_string().contains("eab"));
+    }
+
+    #[test]
     fn the_authority_says_when_to_come_back() {
         let hour = Some(Duration::from_secs(3600));
         assert_eq!(of("rateLimited", "too many", hour).class(), Class::Limited(hour));
         assert_eq!(of("rateLimited", "too many", None).class(), Class::Limited(None));
         assert_eq!(of("serverInternal", "busy", None).class(), Class::Unreachable);
-        let busy = AcmeError::of("https://ca.example.com/dir", Error::Str("HTTP 503"), hour);
+        let busy = AcmeError::of("https://ca.example.com/dir", About::Names, Error::Str("HTTP 503"), hour);
         assert_eq!(busy.class(), Class::Limited(hour));
-        let gone = AcmeError::of("https://ca.example.com/dir", Error::Str("gone"), None);
+        let gone = AcmeError::of("https://ca.example.com/dir", About::Names, Error::Str("gone"), None);
         assert_eq!(gone.class(), Class::Unreachable);
     }
 }

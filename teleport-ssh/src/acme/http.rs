@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use teleport_core::clock::Clock;
+use teleport_core::clock::{Clock, Timestamp};
 use teleport_core::task::TaskScope;
 use tokio_rustls::TlsConnector;
 
@@ -33,6 +33,7 @@ const PROBLEM: &str = "application/problem+json";
 #[derive(Clone)]
 pub(super) struct Http {
     tls: Arc<ClientConfig>,
+    clock: Arc<dyn Clock>,
     /// What the last answer said about coming back.
     after: Arc<Mutex<Option<Duration>>>,
 }
@@ -40,8 +41,8 @@ pub(super) struct Http {
 impl Http {
     pub(super) fn new(roots: Vec<Vec<u8>>, clock: Arc<dyn Clock>) -> Result<Self, rustls::Error> {
         let protocols = vec![b"http/1.1".to_vec()];
-        let tls = client_config(ServerTrust::Roots(roots), &[], None, protocols, clock, None)?;
-        Ok(Self { tls: Arc::new(tls), after: Arc::default() })
+        let tls = client_config(ServerTrust::Roots(roots), &[], None, protocols, Arc::clone(&clock), None)?;
+        Ok(Self { tls: Arc::new(tls), clock, after: Arc::default() })
     }
 
     /// What the last answer said about coming back, if it was a refusal.
@@ -81,8 +82,8 @@ impl Http {
         let (mut parts, body) = answer.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(io::Error::other)?.to_bytes();
         let failed = !parts.status.is_success() && !parts.status.is_redirection();
-        let seconds = |value: &HeaderValue| value.to_str().ok()?.trim().parse().ok().map(Duration::from_secs);
-        let asked: Option<Duration> = parts.headers.get(RETRY_AFTER).and_then(seconds);
+        let now = self.clock.now();
+        let asked = parts.headers.get(RETRY_AFTER).and_then(|value| asked(value.to_str().ok()?, now));
         *self.last() = asked.filter(|_| failed);
         // The crate adds it to the time of day, and there are sums that no time of day can be.
         if asked.is_some_and(|asked| asked > plan::LONGEST_ASKED) {
@@ -95,6 +96,16 @@ impl Http {
         }
         Ok(BytesResponse::from(Response::from_parts(parts, Full::new(body))))
     }
+}
+
+/// For how long the value of a header asks: seconds, or until a moment.
+fn asked(value: &str, now: Timestamp) -> Option<Duration> {
+    if let Ok(seconds) = value.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = httpdate::parse_http_date(value.trim()).ok()?;
+    let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(Timestamp::from_unix_secs(since.as_secs()).saturating_since(now))
 }
 
 impl HttpClient for Http {
@@ -111,5 +122,32 @@ impl HttpClient for Http {
                 Err(_) => Err(Error::Other(Box::new(io::Error::from(io::ErrorKind::TimedOut)))),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_says_how_long_or_until_when() {
+        // Sun, 06 Nov 1994 08:49:37 GMT.
+        let now = Timestamp::from_unix_secs(784_111_777);
+        for (value, seconds) in [
+            ("120", Some(120)),
+            (" 0 ", Some(0)),
+            ("Sun, 06 Nov 1994 08:51:37 GMT", Some(120)),
+            // The other two forms that HTTP knows.
+            ("Sunday, 06-Nov-94 09:49:37 GMT", Some(3600)),
+            ("Sun Nov  6 08:49:38 1994", Some(1)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("", None),
+            ("-1", None),
+            ("soon", None),
+            ("Sun, 06 Nov 1994 25:49:37 GMT", None),
+        ] {
+            assert_eq!(asked(value, now), seconds.map(Duration::from_secs), "{value:?}");
+        }
+        assert!(asked("Fri, 31 Dec 9999 23:59:59 GMT", now).is_some_and(|asked| asked > plan::LONGEST_ASKED));
     }
 }

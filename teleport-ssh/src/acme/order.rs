@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use instant_acme::{
-    Account, AuthorizationStatus, ChallengeStatus, Error, Identifier, NewAccount, NewOrder, Order,
-    OrderStatus, Problem, RetryPolicy,
+    Account, AuthorizationStatus, ChallengeStatus, Error, ExternalAccountKey, Identifier, NewAccount,
+    NewOrder, Order, OrderStatus, Problem, RetryPolicy,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
 use rustls::pki_types::PrivatePkcs8KeyDer;
@@ -15,7 +15,7 @@ use teleport_core::entropy::Entropy;
 use zeroize::Zeroizing;
 
 use super::config::AcmeConfig;
-use super::error::{AcmeError, kind, passes};
+use super::error::{About, AcmeError, kind, passes};
 use super::http::Http;
 use super::proofs::Proofs;
 use super::store::{Attempts, Kept, KeptAccount, KeptOrder, Store};
@@ -39,9 +39,10 @@ pub(super) struct Attempt<'a> {
 impl Attempt<'_> {
     /// Goes on with the order of `attempts` if there is one, else begins one.
     pub(super) async fn run(&self, attempts: &mut Attempts) -> Result<Kept, AcmeError> {
-        let unreachable = |error: rustls::Error| self.error(Error::Other(Box::new(error)), None);
+        let unreachable =
+            |error: rustls::Error| self.error(About::Account, Error::Other(Box::new(error)), None);
         let http = Http::new(self.config.roots.clone(), Arc::clone(self.clock)).map_err(unreachable)?;
-        let wrong = |error| self.error(error, http.after());
+        let wrong = |error| self.error(About::Account, error, http.after());
         let mut account = self.account(&http).await?;
         let mut order = match self.resume(&account, attempts).await {
             Ok(Some(order)) => order,
@@ -69,9 +70,12 @@ impl Attempt<'_> {
         if let Err(Failure::Refused(_)) = &result {
             attempts.order = None;
         }
-        let chain = result.map_err(|failure| match failure {
-            Failure::Refused(problem) => wrong(Error::Api(problem)),
-            Failure::Interrupted(error) => wrong(error),
+        let chain = result.map_err(|failure| {
+            let error = match failure {
+                Failure::Refused(problem) => Error::Api(problem),
+                Failure::Interrupted(error) => error,
+            };
+            self.error(About::Names, error, http.after())
         })?;
         let kept = Kept { directory: self.config.directory.clone(), key, chain };
         if !self.config.covered_by(&kept.read()?) {
@@ -82,15 +86,19 @@ impl Attempt<'_> {
         Ok(kept)
     }
 
-    fn error(&self, error: Error, after: Option<Duration>) -> AcmeError {
-        AcmeError::of(&self.config.directory, error, after)
+    fn error(&self, about: About, error: Error, after: Option<Duration>) -> AcmeError {
+        AcmeError::of(&self.config.directory, about, error, after)
     }
 
     async fn account(&self, http: &Http) -> Result<Account, AcmeError> {
         let Some(mut kept) = self.store.account(&self.config.directory)? else {
             return self.new_account(http).await;
         };
-        let wrong = |error| self.error(error, http.after());
+        let external = self.external_id();
+        if external.is_some() && kept.external != external {
+            return self.new_account(http).await;
+        }
+        let wrong = |error| self.error(About::Account, error, http.after());
         // They can be had once: they are read again for the file.
         let builder = Account::builder_with_http(Box::new(http.clone()));
         let account = builder.from_credentials(kept.credentials).await.map_err(wrong)?;
@@ -115,6 +123,11 @@ impl Attempt<'_> {
         self.config.email.iter().map(|email| format!("mailto:{email}")).collect()
     }
 
+    /// The id of the account that ours is to belong to.
+    fn external_id(&self) -> Option<String> {
+        self.config.external.as_ref().map(|external| external.id.clone())
+    }
+
     async fn new_account(&self, http: &Http) -> Result<Account, AcmeError> {
         let contacts = self.contacts();
         let contact: Vec<&str> = contacts.iter().map(String::as_str).collect();
@@ -122,10 +135,14 @@ impl Attempt<'_> {
             NewAccount { contact: &contact, terms_of_service_agreed: true, only_return_existing: false };
         let directory = self.config.directory.clone();
         let builder = Account::builder_with_http(Box::new(http.clone()));
-        let created = builder.create(&new, directory.clone(), None).await;
-        let (account, credentials) = created.map_err(|error| self.error(error, http.after()))?;
+        let external = self.config.external.as_ref();
+        let about = external.map_or(About::Account, |_| About::ExternalAccount);
+        let external = external.map(|known| ExternalAccountKey::new(known.id.clone(), &known.key));
+        let created = builder.create(&new, directory.clone(), external.as_ref()).await;
+        let (account, credentials) = created.map_err(|error| self.error(about, error, http.after()))?;
         // Before it is used: each account counts at the authority.
-        self.store.keep_account(&KeptAccount { directory, email: self.config.email.clone(), credentials })?;
+        let (email, external) = (self.config.email.clone(), self.external_id());
+        self.store.keep_account(&KeptAccount { directory, email, credentials, external })?;
         Ok(account)
     }
 
@@ -153,7 +170,7 @@ impl Attempt<'_> {
 
     fn new_key(&self) -> Result<String, AcmeError> {
         let key = TlsKeyPair::generate(self.entropy)
-            .map_err(|error| self.error(Error::Other(Box::new(error)), None))?;
+            .map_err(|error| self.error(About::Account, Error::Other(Box::new(error)), None))?;
         Ok(key.to_pem().expose().to_owned())
     }
 

@@ -29,6 +29,9 @@ pub(super) struct KeptAccount {
     pub(super) email: Option<String>,
     /// With its private key.
     pub(super) credentials: AccountCredentials,
+    /// The id of the account that it belongs to, if it belongs to one.
+    #[serde(default)]
+    pub(super) external: Option<String>,
 }
 
 /// A certificate and its key, in one file: never the one without the other.

@@ -115,6 +115,10 @@ pub(super) async fn through_tunnels(node: Arc<Shared>, proxies: Vec<String>, shu
         entropy: Arc::clone(&node.entropy),
         pause: tunnel::PAUSE,
         announce: Box::new(announce),
+        silent: {
+            let client = node.auth_client.clone();
+            Arc::new(move |silent| client.iter().for_each(|client| client.doubt(silent)))
+        },
     };
     let streams = TaskScope::new();
     let scope = streams.clone();

@@ -58,6 +58,7 @@ use crate::listener::{self, BindError, Counts, Door};
 use crate::origin::OriginVerifier;
 use crate::record::{NoRecorders, Recorders};
 use crate::resume::Table;
+use crate::rpc::AuthClient;
 use crate::session::{SessionRegistry, SessionService};
 use crate::sys::environment::AllowList;
 use crate::view::{AccessCache, DEFAULT_MAX_AGE};
@@ -123,6 +124,7 @@ impl NodeServer {
             entropy,
             listen: SocketAddr::from(([0, 0, 0, 0], 3022)),
             tunnels: Vec::new(),
+            auth_client: None,
             advertise: None,
             labels: Labels::default(),
             recorders: Arc::new(NoRecorders),
@@ -149,6 +151,7 @@ pub struct NodeBuilder {
     entropy: Arc<dyn Entropy>,
     listen: SocketAddr,
     tunnels: Vec<String>,
+    auth_client: Option<AuthClient>,
     advertise: Option<String>,
     labels: Labels,
     recorders: Arc<dyn Recorders>,
@@ -176,6 +179,14 @@ impl NodeBuilder {
     #[must_use]
     pub fn tunnels(mut self, proxies: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.tunnels = proxies.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The connection of `client`, of which the node's access to the auth service is made, goes the way of the tunnels: when one of these falls
+    /// silent, the next call goes by a new connection ([`AuthClient::doubt`]). Default: none does.
+    #[must_use]
+    pub fn auth_client(mut self, client: AuthClient) -> Self {
+        self.auth_client = Some(client);
         self
     }
 
@@ -323,6 +334,7 @@ impl NodeBuilder {
             audit_policy: self.audit_policy,
             places: Places::new(api, Arc::clone(&self.entropy)),
             record: watch::Sender::new(record),
+            auth_client: self.auth_client,
             sessions: SessionRegistry::default(),
             tasks: TaskScope::new(),
             max_sessions: self.max_sessions,
@@ -357,6 +369,7 @@ pub(crate) struct Shared {
     audit_policy: AuditPolicy,
     places: Places,
     record: watch::Sender<NodeRecord>,
+    auth_client: Option<AuthClient>,
     sessions: SessionRegistry,
     tasks: TaskScope,
     max_sessions: usize,

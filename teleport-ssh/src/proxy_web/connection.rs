@@ -117,8 +117,9 @@ impl Connections {
         if hello.protocols.contains(&ours) {
             let Some(passes) = &self.passes else { return };
             let Some(pass) = passes.admit(peer) else { return };
-            // It no longer counts among the strangers of this port: it has limits of its own.
+            // It counts at this port no longer: it has limits of its own, and may last as long as a node.
             admitted.record(Outcome::Authenticated);
+            drop(admitted);
             passes.pass_on(stream, (header, hello), pass, &shutdown).await;
             return;
         }
@@ -131,7 +132,7 @@ impl Connections {
             && !self.tunnels_apart
         {
             let stream = Prefixed::new(hello.bytes, stream);
-            tunnels.serve(stream, peer, (&mut admitted, self.patience()), &shutdown).await;
+            tunnels.serve(stream, peer, (admitted, self.patience()), &shutdown).await;
             return;
         }
         // Whoever asks for what there is not here hears so: no protocol of the configuration is theirs.
@@ -164,7 +165,7 @@ impl Connections {
         match tokio::time::timeout(self.patience(), peek::hello(&mut stream)).await {
             Ok(Ok(hello)) if hello.protocols.iter().any(|asked| asked == tunnel::ALPN) => {
                 let stream = Prefixed::new(hello.bytes, stream);
-                tunnels.serve(stream, peer, (&mut admitted, self.patience()), &shutdown).await;
+                tunnels.serve(stream, peer, (admitted, self.patience()), &shutdown).await;
             }
             Ok(_) => tracing::debug!(%peer, "no tunnel at the port of tunnels"),
             Err(_) => admitted.record(Outcome::GraceExceeded),

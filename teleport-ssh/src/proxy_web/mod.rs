@@ -18,6 +18,7 @@ mod peek;
 mod plain;
 mod public;
 mod routes;
+mod shares;
 mod tunnels;
 
 use std::fmt;
@@ -43,6 +44,7 @@ pub use self::pass::PassLimits;
 use self::pass::Passes;
 pub(crate) use self::peek::hello;
 use self::routes::{Routes, Throttle};
+use self::shares::Shares;
 use self::tunnels::TunnelDoor;
 use crate::identity::HostIdentityHandle;
 use crate::listener::limits::Limits;
@@ -90,6 +92,7 @@ impl ProxyWeb {
             auth: None,
             tunnels: None,
             tunnels_at: None,
+            max_tunnels: Shares::of_this_process().tunnels,
             ssh: None,
             protocol: ProxyProtocol::default(),
             certificates: WebCertificates::default(),
@@ -118,6 +121,7 @@ pub struct ProxyWebBuilder {
     tunnels: Option<Tunnels>,
     /// Where they are taken in, if not at the other ports, and the host by which that is reached.
     tunnels_at: Option<(SocketAddr, String)>,
+    max_tunnels: u32,
     ssh: Option<Entrance>,
     protocol: ProxyProtocol,
     certificates: WebCertificates,
@@ -163,6 +167,14 @@ impl ProxyWebBuilder {
         self
     }
 
+    /// The most tunnels. They have these places for themselves, and take none of the ports'. Default: half of the files that the process may have
+    /// open when this is made.
+    #[must_use]
+    pub const fn max_tunnels(mut self, tunnels: u32) -> Self {
+        self.max_tunnels = tunnels;
+        self
+    }
+
     /// Leads whoever speaks SSH to the proxy's SSH server, also within TLS ([`SSH_ALPN`]). Without it they are refused.
     #[must_use]
     pub fn ssh(mut self, entrance: Entrance) -> Self {
@@ -198,8 +210,8 @@ impl ProxyWebBuilder {
         self
     }
 
-    /// Other limits. All connections count as unauthenticated but those that are passed on to the auth service, which have
-    /// limits of their own.
+    /// Other limits. All connections count as unauthenticated but tunnels and those that are passed on to the auth service, which have
+    /// limits of their own and no places of these.
     #[must_use]
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
@@ -230,14 +242,20 @@ impl ProxyWebBuilder {
     )]
     pub async fn bind(self) -> Result<BoundWeb, BindError> {
         let grace = self.limits.login_grace;
-        let open = |addresses| {
-            Ports::open(addresses, self.protocol.clone(), self.limits.clone(), Arc::clone(&self.entropy))
+        let open = |addresses, limits| {
+            Ports::open(addresses, self.protocol.clone(), limits, Arc::clone(&self.entropy))
         };
-        let ports = open(self.addresses)?;
+        let ports = open(self.addresses, self.limits.clone())?;
         let (tunnel_ports, tunnel_host) = match self.tunnels_at {
-            Some((address, host)) => (Some(open(vec![address])?), Some(host)),
+            Some((address, host)) => {
+                let limits = Limits { connections: self.max_tunnels, ..self.limits };
+                (Some(open(vec![address], limits)?), Some(host))
+            }
             None => (None, None),
         };
+        let within = tunnel_ports
+            .is_none()
+            .then(|| Door::new(TunnelDoor::limits(self.max_tunnels), Arc::clone(&self.entropy)));
         let ssh_address =
             self.ssh_address.map(|text| match (text.strip_suffix(":0"), ports.local_address()) {
                 (Some(host), Some(bound)) => format!("{host}:{}", bound.port()),
@@ -253,9 +271,9 @@ impl ProxyWebBuilder {
         let throttle = Throttle::new(self.rates, Arc::clone(&self.clock));
         let connections = Connections {
             routes: Arc::new(Routes::new(Arc::clone(&self.api), throttle, (ssh_address, tunnel_address))),
-            tunnels: self
-                .tunnels
-                .map(|tunnels| TunnelDoor::new(tunnels, self.identity.clone(), Arc::clone(&self.clock))),
+            tunnels: self.tunnels.map(|tunnels| {
+                TunnelDoor::new(tunnels, self.identity.clone(), Arc::clone(&self.clock), within)
+            }),
             tunnels_apart: tunnel_ports.is_some(),
             tls_ssh: tls.as_deref().map(|tls| {
                 let mut tls = tls.clone();
@@ -309,9 +327,15 @@ impl BoundWeb {
         self.tunnel_ports.as_ref().and_then(Ports::local_address)
     }
 
-    /// What happens there, also while it serves.
+    /// What happens to tunnels, also while it serves: at their port, if they have one, and where those count that came to another.
     pub fn tunnel_door(&self) -> Option<Door> {
-        self.tunnel_ports.as_ref().map(Ports::door)
+        let apart = self.tunnel_ports.as_ref().map(Ports::door);
+        apart.or_else(|| self.connections.tunnels.as_ref()?.door())
+    }
+
+    /// What happens to connections that are passed on to the auth service, also while it serves.
+    pub fn pass_door(&self) -> Option<Door> {
+        self.connections.passes.as_ref().map(Passes::door)
     }
 
     /// Serves until `shutdown` drains: then nobody new is let in and requests are finished; connections that are passed on

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::watch;
 
 use super::peek::Hello;
+use super::shares::Shares;
 use crate::identity::HostIdentityHandle;
 use crate::listener::limits::{Limits, Outcome, Source};
 use crate::listener::{Admitted, Door};
@@ -23,10 +24,9 @@ use crate::origin::OriginSigner;
 use crate::rpc::limits::{Buckets, Guest, Guests};
 use crate::rpc::{Connector, Prefixed, Rate, STRANGERS_GONE};
 
-/// Connections that are passed on at the same time, from one source and in all, however long they last. Behind one address there
-/// may be a whole site of nodes.
+/// Connections that are passed on at the same time from one source, however long they last. Behind one address there may be a whole site
+/// of nodes.
 const PASSED_PER_SOURCE: usize = 2_048;
-const PASSED: usize = 12_000;
 /// How long a connection waits for this proxy's own to the auth service, which comes first.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How soon the auth service is asked again when it has not answered.
@@ -52,12 +52,15 @@ pub struct PassLimits {
     pub strangers: u32,
     /// How often one source may connect, members of the cluster included. A stranger's connection is good for a few calls.
     pub rate: Rate,
+    /// All connections that are passed on at the same time, those of members included, which last. Each is two open files.
+    pub connections: u32,
 }
 
 impl Default for PassLimits {
     fn default() -> Self {
         let strangers = Limits::default().per_exempt / 2;
-        Self { per_source: 256, strangers, rate: Rate::per_minute(240, 512) }
+        let connections = Shares::of_this_process().passes;
+        Self { per_source: 256, strangers, rate: Rate::per_minute(240, 512), connections }
     }
 }
 
@@ -92,17 +95,18 @@ impl Passes {
         clock: Arc<dyn Clock>,
         entropy: Arc<dyn Entropy>,
     ) -> Self {
-        let PassLimits { per_source, strangers, rate } = limits;
+        let PassLimits { per_source, strangers, rate, connections } = limits;
         let limits = Limits {
             per_source,
             startup_begin: strangers / 2,
             startup_full: strangers,
+            connections,
             penalties: false,
             ..Limits::default()
         };
         Self {
             auth,
-            guests: Guests::new(PASSED_PER_SOURCE, PASSED),
+            guests: Guests::new(PASSED_PER_SOURCE, usize::try_from(connections).unwrap_or(usize::MAX)),
             origins: OriginSigner::new(identity, Arc::clone(&clock), Arc::clone(&entropy)),
             door: Door::new(limits, entropy),
             rate: Mutex::new(Buckets::new(rate)),
@@ -118,6 +122,11 @@ impl Passes {
             tokio::time::sleep(RETRY).await;
         }
         self.open.send_replace(true);
+    }
+
+    /// What happens here.
+    pub(super) fn door(&self) -> Door {
+        self.door.clone()
     }
 
     /// A place, if there is one.

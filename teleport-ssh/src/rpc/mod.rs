@@ -23,7 +23,7 @@ pub(crate) use self::ahead::ReadAhead;
 pub use self::client::{
     AuthClient, AuthClientBuilder, ClientIdentity, Connector, ProxyConnector, TcpConnector, UserCredentials,
 };
-pub(crate) use self::client::{dial, handshake, read_answer};
+pub(crate) use self::client::{dial, dial_straight, handshake, read_answer};
 pub use self::io::{BoxedIo, Io, PipeConnector, PipeListener, pipe};
 pub(crate) use self::io::{Prefixed, ScopeExecutor};
 pub use self::limits::Rate;

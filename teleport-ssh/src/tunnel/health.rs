@@ -11,7 +11,7 @@ use tokio::sync::watch;
 /// How often a node asks.
 const EVERY: Duration = Duration::from_secs(5);
 /// How long an answer may take before the tunnel is not relied on any more.
-const SOON: Duration = Duration::from_secs(3);
+pub(super) const SOON: Duration = Duration::from_secs(3);
 /// How long it may take before the tunnel is given up.
 const AT_ALL: Duration = Duration::from_secs(60);
 

@@ -15,16 +15,18 @@ use hyper::{Request, StatusCode};
 use teleport_core::cert::{HostIdentity, UserIdentity};
 use teleport_core::clock::Clock;
 use teleport_core::id::{HostId, HostRole};
+use teleport_core::resource::NodeRecord;
 use teleport_core::task::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::peer::Peers;
 use super::stream::{TunnelStream, failure};
 use super::{NEXT, client, path};
 use crate::proxy::route::NodeRoute;
-use crate::proxy::{DIAL_TIMEOUT, DialError, NodeDialer};
+use crate::proxy::{DIAL_TIMEOUT, DialError, NodeDialer, NodeView};
 use crate::rpc::BoxedIo;
 
 /// The most tunnels of one node: it makes a new one before it gives up an old one.
@@ -33,8 +35,10 @@ const MAX_TUNNELS: usize = 4;
 const PING: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(60));
 /// How long a node has to hear that the proxy goes away.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// The longest time until the clock is looked at again.
+/// The longest time until the clock and the table of nodes are looked at again.
 const LOOK: Duration = Duration::from_secs(60);
+/// How long a node keeps its tunnel that nobody knows: one that is new has yet to announce itself, and after a restart of the auth service all have.
+const UNKNOWN: Duration = Duration::from_secs(600);
 
 /// The tunnels of a proxy, through which it reaches the nodes that listen nowhere. Clones share them.
 ///
@@ -121,17 +125,67 @@ impl Tunnels {
         tokio::time::timeout(DIAL_TIMEOUT, self.by_own(node)).await.map_err(|_| DialError::Timeout)?
     }
 
+    /// The number of the newest tunnel that a node has here.
+    fn newest(&self, node: HostId) -> Option<u64> {
+        self.nodes().get(&node).and_then(|tunnels| Some(tunnels.last()?.number))
+    }
+
+    /// Resolves when a node has a newer tunnel here than `known`. Cancel safe.
+    async fn newer(&self, node: HostId, known: Option<u64>) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.0.entered.subscribe().wait_for(|_| self.newest(node) > known).await;
+    }
+
     async fn by_own(&self, node: HostId) -> Result<TunnelStream, DialError> {
-        let newest = || self.nodes().get(&node).and_then(|tunnels| Some(tunnels.last()?.number));
-        let mut entered = self.0.entered.subscribe();
         loop {
-            let known = newest();
+            let known = self.newest(node);
             tokio::select! {
                 biased;
                 opened = self.by_each(node) => return opened,
                 // The node has doubts: whoever waits for it need not wait for the tunnel that it has given up.
-                _ = entered.wait_for(|_| newest() > known) => {}
+                () = self.newer(node, known) => {}
             }
+        }
+    }
+
+    /// Opens a stream to a node by a tunnel here or, if it has none that answers soon, by a proxy that has one.
+    async fn reach(&self, record: &NodeRecord) -> Result<TunnelStream, DialError> {
+        let node = record.host_id;
+        let Some(peers) = &self.0.peers else { return self.by_own(node).await };
+        // One that is silent is known to the node before it is known here; but one may be only slow, and be the first to answer all the same.
+        let patience = if peers.have(record) { NEXT } else { DIAL_TIMEOUT };
+        loop {
+            let known = self.newest(node);
+            let mut own = std::pin::pin!(self.by_own(node));
+            let mut failed = match tokio::time::timeout(patience, own.as_mut()).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => Some(error),
+                Err(_) => None,
+            };
+            let mut elsewhere = std::pin::pin!(peers.reach(record, self.newer(node, known)));
+            let reached = loop {
+                tokio::select! {
+                    opened = own.as_mut(), if failed.is_none() => match opened {
+                        Ok(stream) => return Ok(stream),
+                        Err(error) => failed = Some(error),
+                    },
+                    reached = elsewhere.as_mut() => break reached,
+                }
+            };
+            let error = match reached {
+                Ok(Some(stream)) => return Ok(stream),
+                // There is a new one here.
+                Ok(None) => continue,
+                Err(error) => error,
+            };
+            let failed = match failed {
+                Some(failed) => failed,
+                None => match own.await {
+                    Ok(stream) => return Ok(stream),
+                    Err(failed) => failed,
+                },
+            };
+            return Err(if matches!(error, DialError::NoTunnel) { failed } else { error });
         }
     }
 
@@ -169,7 +223,7 @@ impl Tunnels {
     }
 
     /// Serves the tunnel of `host`, whose TLS stands, until it ends. Users are led through it until `shutdown` drains or the certificate
-    /// that was shown ends, or the node has newer ones enough; the streams that there are then go on.
+    /// that was shown ends, or the node has newer ones enough, or it is not known for a while; the streams that there are then go on.
     ///
     /// Dropping the future ends it at once.
     pub(crate) async fn serve(
@@ -198,6 +252,10 @@ impl Tunnels {
             () = answers.as_mut() => return Err(io::ErrorKind::TimedOut.into()),
             () = shutdown.draining() => true,
             () = expired(host, clock) => false,
+            () = forgotten(host.host_id, self.0.peers.as_ref().map(Peers::nodes)) => {
+                tracing::info!(node = %host.host_id, %peer, "the tunnel of a node that was removed, or does not announce itself, ends with its last stream");
+                false
+            }
             () = entered.unused.cancelled() => false,
         };
         drop(entered);
@@ -239,6 +297,19 @@ pub(super) async fn expired(host: &HostIdentity, clock: &dyn Clock) {
         }
         // The clock may be set, or stand still while the machine sleeps.
         tokio::time::sleep(rest.min(LOOK)).await;
+    }
+}
+
+/// Resolves when nobody has known of a node for a time: it was removed, or gives no signs of life. Looks seldom: there are as many of these
+/// as nodes, and each sign of life of any of them is a change of the table.
+async fn forgotten(node: HostId, nodes: Option<&NodeView>) {
+    let Some(nodes) = nodes else { return std::future::pending().await };
+    let mut known = Instant::now();
+    while known.elapsed() < UNKNOWN {
+        tokio::time::sleep(LOOK).await;
+        if nodes.read(|nodes| nodes.by_id(node).is_some()) {
+            known = Instant::now();
+        }
     }
 }
 
@@ -290,30 +361,46 @@ impl NodeDialer for Tunnels {
         if !route.record().is_tunnelled() {
             return self.0.direct.dial(route, by).await;
         }
-        let dialling = async {
-            let node = route.host_id();
-            let elsewhere = self.0.peers.as_ref().is_some_and(|peers| peers.have(route.record()));
-            let own = match elsewhere {
-                // One that is silent is known to the node before it is known here.
-                true => {
-                    let own = tokio::time::timeout(NEXT, self.by_own(node)).await;
-                    own.unwrap_or(Err(DialError::Timeout))
-                }
-                false => self.by_own(node).await,
-            };
-            let failed = match own {
-                Ok(stream) => return Ok(stream),
-                Err(error) => error,
-            };
-            let Some(peers) = &self.0.peers else { return Err(failed) };
-            match peers.reach(route.record(), || self.has(node)).await {
-                Ok(Some(stream)) => Ok(stream),
-                Ok(None) => self.by_own(node).await,
-                Err(DialError::NoTunnel) => Err(failed),
-                Err(error) => Err(error),
-            }
-        };
-        let stream = tokio::time::timeout(DIAL_TIMEOUT, dialling).await.map_err(|_| DialError::Timeout)??;
+        let stream = tokio::time::timeout(DIAL_TIMEOUT, self.reach(route.record()))
+            .await
+            .map_err(|_| DialError::Timeout)??;
         Ok(Box::new(stream))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use teleport_core::api::NodeEvent;
+    use teleport_core::clock::Timestamp;
+    use teleport_core::resource::{Node, NodeKind};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_was_removed_keeps_its_tunnel_for_a_while_and_one_that_is_there_for_ever() {
+        let id: HostId = "0f8fad5b-d9cb-469f-a165-70867728950e".parse().unwrap();
+        let nodes = NodeView::new();
+        let left = async |time: u64| {
+            tokio::time::timeout(Duration::from_secs(time), forgotten(id, Some(&nodes))).await.is_ok()
+        };
+        // It has not announced itself yet.
+        assert!(!left(590).await && left(700).await);
+        let record = NodeRecord {
+            host_id: id,
+            name: "web-1".parse().unwrap(),
+            address: String::new(),
+            labels: teleport_core::label::Labels::default(),
+            sub_kind: NodeKind::Teleport,
+            proxy_ids: Vec::new(),
+            version: "1".to_owned(),
+        };
+        nodes.apply(NodeEvent::Put(Node { record, last_seen: Timestamp::from_unix_secs(1) }));
+        assert!(!left(7 * 24 * 3600).await);
+        nodes.apply(NodeEvent::Gone(id));
+        assert!(!left(590).await && left(700).await);
+        // Who follows no nodes knows nothing.
+        let never = tokio::time::timeout(Duration::from_secs(7 * 24 * 3600), forgotten(id, None));
+        assert!(never.await.is_err());
     }
 }

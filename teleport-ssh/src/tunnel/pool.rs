@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::agent::{self, Ends, Strings};
-use super::health::Health;
+use super::health::{Health, SOON};
 use super::place::Places;
 use super::unwelcome;
 use crate::identity::{HostIdentityHandle, HostMaterial};
@@ -70,6 +70,8 @@ pub(crate) struct Pool {
     pub(crate) pause: (Duration, Duration),
     /// Is told which proxies others can ask for this node.
     pub(crate) announce: Box<dyn Fn(Vec<HostId>) + Send + Sync>,
+    /// Is told for how long when a proxy has not answered: what else goes that way may be dead as well.
+    pub(crate) silent: Arc<dyn Fn(Duration) + Send + Sync>,
 }
 
 /// A tunnel as the pool sees it.
@@ -227,12 +229,12 @@ fn start(
         retired: retired.clone(),
         over: over.clone(),
     };
-    let (proxy, accept) = (host.host_id, Arc::clone(accept));
+    let (proxy, accept, silent) = (host.host_id, Arc::clone(accept), Arc::clone(&pool.silent));
     // However the task ends.
     let ended = over.drop_guard();
     scope.spawn(async move {
         let strings = Strings { health, draining, retired };
-        let telling = tell(watched, strings.draining.clone(), news.clone());
+        let telling = tell(watched, strings.draining.clone(), (&*silent, news.clone()));
         let outcome: io::Result<()> = tokio::select! {
             outcome = agent::attend(dialled, &strings, &*accept) => outcome,
             never = telling => match never {},
@@ -256,13 +258,15 @@ fn start(
 async fn tell(
     mut health: watch::Receiver<Health>,
     draining: CancellationToken,
-    news: mpsc::Sender<()>,
+    (silent, news): (&(dyn Fn(Duration) + Send + Sync), mpsc::Sender<()>),
 ) -> std::convert::Infallible {
     let mut told = false;
     loop {
         tokio::select! {
-            changed = health.changed() => if changed.is_err() {
-                std::future::pending::<()>().await;
+            changed = health.changed() => match changed {
+                Ok(()) if *health.borrow_and_update() == Health::Doubtful => silent(SOON),
+                Ok(()) => {}
+                Err(_) => std::future::pending().await,
             },
             () = draining.cancelled(), if !told => told = true,
         }
@@ -277,6 +281,28 @@ mod tests {
     use teleport_core::testing::NoEntropy;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_silent_tunnel_is_told_of_once_each_time() {
+        let (health, watched) = watch::channel(Health::Good);
+        let (news, mut changed) = mpsc::channel(1);
+        let (heard, mut silences) = mpsc::unbounded_channel();
+        let silent = move |silent| {
+            let _ = heard.send(silent);
+        };
+        let telling = tell(watched, CancellationToken::new(), (&silent, news));
+        let told = async {
+            for state in [Health::Doubtful, Health::Good, Health::Doubtful, Health::Good] {
+                health.send_replace(state);
+                changed.recv().await.unwrap();
+                assert_eq!(silences.try_recv().ok(), (state == Health::Doubtful).then_some(SOON));
+            }
+        };
+        tokio::select! {
+            never = telling => match never {},
+            () = told => {}
+        }
+    }
 
     /// Each tunnel stands, and is ended at once.
     #[test]

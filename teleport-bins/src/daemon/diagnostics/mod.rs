@@ -142,6 +142,12 @@ impl Diagnostics {
         self.state(|state| state.services.retain(|service| service.identity.current().host_id != host));
     }
 
+    /// A port of a service has been closed, and the service goes on.
+    pub(super) fn remove_port(&self, host: HostId, name: &str) {
+        let is_it = |service: &Service| service.name == name && service.identity.current().host_id == host;
+        self.state(|state| state.services.retain(|service| !is_it(service)));
+    }
+
     /// All services that are to run do.
     pub(super) fn complete(&self) {
         self.state(|state| state.complete = true);

@@ -1,5 +1,6 @@
 //! An authority that speaks ACME: the real `pebble`, with a DNS of its own in which every name leads to loopback.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -18,12 +19,14 @@ pub(crate) struct Plan {
     pub(crate) tls_port: u16,
     /// For HTTP-01.
     pub(crate) http_port: u16,
+    /// The id and the key of an account that each of ACME must belong to.
+    pub(crate) external: Option<(&'static str, &'static str)>,
 }
 
 impl Plan {
     pub(crate) fn new() -> Self {
         let [port, tls_port, http_port] = [(); 3].map(|()| fixed_port());
-        Self { port, tls_port, http_port }
+        Self { port, tls_port, http_port, external: None }
     }
 }
 
@@ -55,6 +58,8 @@ impl Pebble {
             "tlsPort": plan.tls_port,
             // As public ones have it: ninety days.
             "certificateValidityPeriod": 90 * 24 * 3600,
+            "externalAccountBindingRequired": plan.external.is_some(),
+            "externalAccountMACKeys": plan.external.into_iter().collect::<BTreeMap<_, _>>(),
         }});
         std::fs::write(path("pebble.json"), config.to_string()).unwrap();
         let log = File::create(path("log")).unwrap();

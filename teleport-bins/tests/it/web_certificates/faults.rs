@@ -3,6 +3,9 @@
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use teleport_core::clock::{Clock as _, SystemClock, Timestamp};
 
 use super::by_acme::{acme, configure, kept};
 use crate::support::daemon::{Machine, fixed_port};
@@ -26,8 +29,12 @@ fn with_certificate(plan: &Plan, pebble: &Pebble) -> Machine {
 
 /// Makes the next attempt due at once.
 fn make_due(machine: &Machine) {
+    make_due_at(machine, Timestamp::EPOCH);
+}
+
+fn make_due_at(machine: &Machine, at: Timestamp) {
     let mut attempts = kept(machine, "attempts.json");
-    attempts["not_before"] = "1970-01-01T00:00:00.000Z".into();
+    attempts["not_before"] = serde_json::to_value(at).unwrap();
     // In place: the file keeps its mode.
     std::fs::write(machine.path("all").join("acme/attempts.json"), attempts.to_string()).unwrap();
 }
@@ -37,6 +44,7 @@ fn what_is_refused_is_told_and_not_ordered_again_by_a_restart() {
     let plan = Plan::new();
     let pebble = Pebble::start(&plan);
     let machine = Machine::new();
+    let begin = SystemClock::new().now();
     // Where the authority looks there is nobody.
     let elsewhere = fixed_port();
     configure(&machine, elsewhere, &acme(&pebble, ""));
@@ -51,20 +59,26 @@ fn what_is_refused_is_told_and_not_ordered_again_by_a_restart() {
     }
     let root = pebble.root();
     assert!(shown(elsewhere, NAME, &[]).is_some() && !verified(elsewhere, NAME, &root), "the cluster's own");
-    wait_for("the attempt to be kept", || (kept(&machine, "attempts.json")["failures"] == 1).then_some(()));
+    let failures = || kept(&machine, "attempts.json")["failures"].as_u64().unwrap_or_default();
+    wait_for("the attempt to be kept", || (failures() > 0).then_some(()));
     daemon.stop();
+    let (failed, orders) = (failures(), pebble.orders());
+    let not_before = kept(&machine, "attempts.json")["not_before"].clone();
+    let not_before: Timestamp = serde_json::from_value(not_before).unwrap();
+    assert!(not_before >= begin.saturating_add(Duration::from_secs(60)), "{not_before}");
+    // However long the next start takes, it is before that.
+    make_due_at(&machine, SystemClock::new().now().saturating_add(Duration::from_secs(24 * 3600)));
     let daemon = machine.start("all", &[]);
     assert!(shown(elsewhere, NAME, &[]).is_some() && !verified(elsewhere, NAME, &root), "the cluster's own");
     daemon.stop();
-    assert_eq!(kept(&machine, "attempts.json")["failures"], 1);
-    assert_eq!(pebble.orders(), 1, "{}", pebble.log());
+    assert_eq!((failures(), pebble.orders()), (failed, orders), "{}", pebble.log());
     // What was wrong is corrected, and somebody does not want to wait.
     configure(&machine, plan.tls_port, &acme(&pebble, ""));
     make_due(&machine);
     let daemon = machine.start("all", &[]);
     wait_for("the certificate", || verified(plan.tls_port, NAME, &root).then_some(()));
     daemon.stop();
-    assert_eq!(pebble.orders(), 2, "{}", pebble.log());
+    assert_eq!(pebble.orders(), orders + 1, "{}", pebble.log());
 }
 
 #[test]
@@ -139,6 +153,42 @@ fn an_order_that_was_interrupted_is_gone_on_with_after_a_restart() {
     daemon.stop();
     assert_eq!(pebble.orders(), 1, "{}", pebble.log());
     assert!(kept(&machine, "attempts.json")["order"].is_null());
+}
+
+#[test]
+fn an_account_belongs_to_one_that_the_authority_has_made_if_it_wants_that() {
+    let key = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
+    let plan = Plan { external: Some(("kid-1", key)), ..Plan::new() };
+    let pebble = Pebble::start(&plan);
+    let machine = Machine::new();
+    let file = machine.path("hmac");
+    let with = format!(", eab_kid: kid-1, eab_hmac_file: {}", file.display());
+    let refused = |more: &str, says: &str| {
+        configure(&machine, plan.tls_port, &acme(&pebble, more));
+        let daemon = machine.start("all", &[]);
+        let line = wait_for("the refusal", || {
+            daemon.logged().lines().find(|line| line.contains("has refused")).map(str::to_owned)
+        });
+        assert!(line.contains(says) && !line.contains(key), "{line}");
+        wait_for("the attempt to be kept", || {
+            (kept(&machine, "attempts.json")["failures"].as_u64() > Some(0)).then_some(())
+        });
+        daemon.stop();
+        make_due(&machine);
+    };
+    refused("", "write eab_kid and eab_hmac_file");
+    std::fs::write(&file, key.replace('z', "y")).unwrap();
+    refused(&with, "check eab_kid and eab_hmac_file");
+    std::fs::write(&file, "too short").unwrap();
+    let line = machine.cannot_start("all", &[]);
+    assert!(line.contains("eab_hmac_file") && line.contains("as the authority gives them"), "{line}");
+    std::fs::write(&file, format!("{key}\n")).unwrap();
+    let daemon = machine.start("all", &[]);
+    let root = pebble.root();
+    wait_for("the certificate", || verified(plan.tls_port, NAME, &root).then_some(()));
+    assert!(!daemon.logged().contains(key), "{}", daemon.logged());
+    daemon.stop();
+    assert_eq!(kept(&machine, "account.json")["external"], "kid-1");
 }
 
 #[test]

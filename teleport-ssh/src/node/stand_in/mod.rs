@@ -201,6 +201,7 @@ impl Standing {
             audit_policy: AuditPolicy::Required,
             places: inner.places.clone(),
             record: watch::Sender::new(server.clone()),
+            auth_client: None,
             sessions: inner.sessions.clone(),
             tasks: TaskScope::new(),
             max_sessions: MAX_SESSIONS,

@@ -149,6 +149,17 @@ impl Connections {
         }
     }
 
+    /// Something else on the same way has been silent since `since`. If nothing was answered here either since then, the next call is for
+    /// another connection; those that wait go on.
+    pub(super) fn suspect(&self, since: Instant) {
+        if let Some(live) = self.live.load_full().filter(|live| live.is_silent_since(since)) {
+            tracing::info!(
+                "the network may be another one: the next call to the auth service goes by a new connection"
+            );
+            self.forget(&live);
+        }
+    }
+
     fn is_current(&self, live: &Live) -> bool {
         match (&self.identity, &live.material) {
             (ClientIdentity::Host(handle), Some(material)) => Arc::ptr_eq(&handle.current(), material),

@@ -16,6 +16,11 @@ use crate::rpc::tls::{ALPN_H2, auth_alpn};
 /// How long connecting to one address may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// How long what is sent may stay without an acknowledgement of the other side's system before the connection is over. A network that was
+/// away for a shorter time goes on; a service that is slow acknowledges.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_secs(8);
+
 /// Makes connections on which the auth service answers with TLS.
 ///
 /// # Contract
@@ -75,6 +80,7 @@ impl TcpConnector {
             };
             match dial(address).await {
                 Ok(stream) => {
+                    give_up_in_time(&stream)?;
                     self.next.store(index, Ordering::Relaxed);
                     return Ok(stream);
                 }
@@ -87,13 +93,41 @@ impl TcpConnector {
 
 /// Connects to `host:port` within the time for one address, by the HTTP proxy of the environment if there is one for it.
 pub(crate) async fn dial(address: &str) -> io::Result<TcpStream> {
-    let (host, port) = outgoing::split(address)
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no address; write it like host:port"))?;
-    let stream = outgoing::open(host, port, CONNECT).await?;
+    let (host, port) = parts(address)?;
+    kept_alive(outgoing::open(host, port, CONNECT).await?)
+}
+
+/// The same without any HTTP proxy, as proxies of the cluster reach nodes and each other.
+pub(crate) async fn dial_straight(address: &str) -> io::Result<TcpStream> {
+    let (host, port) = parts(address)?;
+    kept_alive(outgoing::straight(host, port, CONNECT).await?)
+}
+
+fn parts(address: &str) -> io::Result<(&str, u16)> {
+    outgoing::split(address)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no address; write it like host:port"))
+}
+
+fn kept_alive(stream: TcpStream) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     let keepalive = socket2::TcpKeepalive::new().with_time(Duration::from_secs(60));
     socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
     Ok(stream)
+}
+
+/// A call over a connection that leads nowhere any more need not wait for all of its time. An idle connection sends nothing for this.
+#[cfg(target_os = "linux")]
+fn give_up_in_time(stream: &TcpStream) -> io::Result<()> {
+    let time = u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);
+    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpUserTimeout, &time)?;
+    Ok(())
+}
+
+/// Other systems have no such option, or another one.
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::unnecessary_wraps, reason = "it is of Linux that it can fail")]
+fn give_up_in_time(_: &TcpStream) -> io::Result<()> {
+    Ok(())
 }
 
 #[async_trait]

@@ -24,8 +24,8 @@ use tracing::{Instrument, field};
 
 use self::connection::{Connections, Live};
 pub(crate) use self::connection::{handshake, read_answer};
-pub(crate) use self::connector::dial;
 pub use self::connector::{Connector, ProxyConnector, TcpConnector};
+pub(crate) use self::connector::{dial, dial_straight};
 use super::http::ErrorBody;
 use super::routes::Route;
 use super::trace;
@@ -133,6 +133,15 @@ impl AuthClient {
             clock,
             entropy: Arc::new(SystemEntropy::new()),
             deadline: DEADLINE,
+        }
+    }
+
+    /// Something else that goes the same way, like a tunnel, has had no answer for `silent`: the network may be another one. If this client has
+    /// had none in that time either, its next call goes by a new connection, and does not wait in vain for the old one; calls that wait go on.
+    /// Nothing is sent, so this costs nothing when it is said for no reason but the new connection.
+    pub fn doubt(&self, silent: Duration) {
+        if let Some(since) = Instant::now().checked_sub(silent) {
+            self.0.connections.suspect(since);
         }
     }
 

@@ -10,18 +10,21 @@ use bytes::Bytes;
 use h2::client::SendRequest;
 use hyper::{Request, StatusCode};
 use teleport_core::api::AccessView;
+use teleport_core::cert::HostIdentity;
 use teleport_core::clock::Clock;
 use teleport_core::entropy::{Entropy, EntropyExt as _};
 use teleport_core::id::HostId;
 use teleport_core::resource::NodeRecord;
 use teleport_core::task::TaskScope;
+use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{ALPN, NODE};
 use crate::identity::{HostIdentityHandle, HostMaterial};
 use crate::proxy::{DialError, NodeView};
-use crate::rpc::dial;
+use crate::rpc::{ReadAhead, dial_straight};
 use crate::tunnel::health::{self, Health};
 use crate::tunnel::stream::{TunnelStream, failure};
 use crate::tunnel::tls::{self, HANDSHAKE};
@@ -41,27 +44,38 @@ struct Shared {
     nodes: NodeView,
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,
-    places: Mutex<HashMap<HostId, Place>>,
+    places: Mutex<HashMap<HostId, Attempt>>,
     /// The connections end with the last clone.
     tasks: TaskScope,
 }
 
-/// Where the connection to one proxy is. Whoever makes one keeps others from making a second.
-type Place = Arc<tokio::sync::Mutex<Option<Link>>>;
+/// The connection to one proxy, or the attempt to make it. It is made by a task of its own, for all who ask meanwhile: one who does not wait for
+/// it any longer does not take it along.
+struct Attempt {
+    material: Arc<HostMaterial>,
+    made: watch::Receiver<Made>,
+}
 
+/// What has become of an attempt; at first, nothing.
+type Made = Option<Result<Link, Arc<io::Error>>>;
+
+#[derive(Clone)]
 struct Link {
     sender: SendRequest<Bytes>,
-    material: Arc<HostMaterial>,
     health: watch::Receiver<Health>,
     over: CancellationToken,
 }
 
-impl Link {
+impl Attempt {
+    /// Whether it can be waited for, or used.
     fn is_good(&self, material: &HostMaterial) -> bool {
         // Of a renewed identity only the newest certificate is shown.
         self.material.tls_certificate == material.tls_certificate
-            && *self.health.borrow() == Health::Good
-            && !self.over.is_cancelled()
+            && match &*self.made.borrow() {
+                None => self.made.has_changed().is_ok(),
+                Some(Ok(link)) => *link.health.borrow() == Health::Good && !link.over.is_cancelled(),
+                Some(Err(_)) => false,
+            }
     }
 }
 
@@ -86,36 +100,37 @@ impl Peers {
     }
 
     /// Opens a stream to a node by one of the proxies that have its tunnels. If none leads there, waits for a while until the node has told of
-    /// another one, or `is_here` says that it has one here; then there is no stream. Cancel safe.
+    /// another one, or until `here` resolves, because it has a new one here; then there is no stream. Cancel safe.
     pub(in crate::tunnel) async fn reach(
         &self,
         node: &NodeRecord,
-        is_here: impl Fn() -> bool,
+        here: impl Future<Output = ()>,
     ) -> Result<Option<TunnelStream>, DialError> {
         let host = node.host_id;
         let mut proxies = node.proxy_ids.clone();
         let news = tokio::time::sleep(ELSEWHERE);
-        tokio::pin!(news);
+        tokio::pin!(news, here);
         let mut views = self.0.view.changes();
         // Without peering nodes have no tunnels of which they tell.
         let is_asked = || self.0.view.current().is_some_and(|view| view.peering.is_some());
-        // One that was tried in vain is no news.
-        let was_here = is_here();
-        let is_here = || !was_here && is_here();
         while is_asked() {
-            let mut changed = Box::pin(self.0.nodes.wait_for(|nodes| {
-                is_here() || nodes.by_id(host).is_none_or(|node| node.record.proxy_ids != proxies)
-            }));
+            let mut changed = Box::pin(
+                self.0
+                    .nodes
+                    .wait_for(|nodes| nodes.by_id(host).is_none_or(|node| node.record.proxy_ids != proxies)),
+            );
             let failed = tokio::select! {
                 biased;
                 opened = self.by_one_of(&proxies, host) => match opened {
                     Ok(stream) => return Ok(Some(stream)),
                     Err(error) => Some(error),
                 },
+                () = here.as_mut() => return Ok(None),
                 () = &mut changed => None,
             };
             if let Some(failed) = failed {
                 tokio::select! {
+                    () = here.as_mut() => return Ok(None),
                     () = &mut changed => {}
                     // It may be known by now where a proxy can be asked.
                     () = views.next() => {}
@@ -123,13 +138,15 @@ impl Peers {
                 }
             }
             drop(changed);
-            if is_here() {
-                return Ok(None);
-            }
             let told = self.0.nodes.read(|nodes| nodes.by_id(host).map(|node| node.record.proxy_ids.clone()));
             proxies = told.ok_or(DialError::NoTunnel)?;
         }
         Err(DialError::NoTunnel)
+    }
+
+    /// The nodes that this proxy knows.
+    pub(in crate::tunnel) fn nodes(&self) -> &NodeView {
+        &self.0.nodes
     }
 
     /// Whether other proxies have tunnels of a node.
@@ -170,15 +187,16 @@ impl Peers {
         let known = view.peering.as_ref().and_then(|peering| peering.proxies.get(&proxy));
         let unknown = || io::Error::new(io::ErrorKind::NotFound, "it is not online, or cannot be asked");
         let address = known.ok_or_else(unknown).map_err(lost)?;
-        let place = self.place(proxy, &view);
+        let mut is_again = false;
         loop {
-            let (mut sender, over, is_new) = self.link(&place, proxy, address).await.map_err(lost)?;
+            let Link { mut sender, over, .. } = self.link(proxy, address, &view).await.map_err(lost)?;
             // One that goes away takes nothing new; another may be in its place.
             match std::future::poll_fn(|context| sender.poll_ready(context)).await {
                 Ok(()) => {}
-                Err(error) if is_new => return Err(lost(failure(error))),
+                Err(error) if is_again => return Err(lost(failure(error))),
                 Err(_) => {
                     over.cancel();
+                    is_again = true;
                     continue;
                 }
             }
@@ -198,70 +216,94 @@ impl Peers {
         }
     }
 
-    fn place(&self, proxy: HostId, view: &AccessView) -> Place {
-        let mut places = self.0.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if !places.contains_key(&proxy) {
-            let known =
-                |proxy: &HostId| view.peering.as_ref().is_some_and(|now| now.proxies.contains_key(proxy));
-            places.retain(|proxy, _| known(proxy));
+    /// The connection to a proxy, once there is one. Cancel safe: the attempt goes on.
+    async fn link(&self, proxy: HostId, address: &str, view: &AccessView) -> io::Result<Link> {
+        let mut made = self.attempt(proxy, address, view);
+        let made = made.wait_for(Option::is_some).await.map(|made| made.clone());
+        match made {
+            Ok(Some(Ok(link))) => Ok(link),
+            Ok(Some(Err(error))) => Err(io::Error::new(error.kind(), error)),
+            Ok(None) | Err(_) => Err(io::ErrorKind::ConnectionAborted.into()),
         }
-        Arc::clone(places.entry(proxy).or_default())
     }
 
-    /// The connection to a proxy, what says that it is over, and whether it was made just now.
-    async fn link(
-        &self,
-        place: &Place,
-        proxy: HostId,
-        address: &str,
-    ) -> io::Result<(SendRequest<Bytes>, CancellationToken, bool)> {
+    /// The attempt that goes on or has succeeded, or a new one.
+    fn attempt(&self, proxy: HostId, address: &str, view: &AccessView) -> watch::Receiver<Made> {
         let material = self.0.identity.current();
-        let mut link = place.lock().await;
-        if let Some(link) = link.as_ref().filter(|link| link.is_good(&material)) {
-            return Ok((link.sender.clone(), link.over.clone(), false));
+        let mut places = self.0.places.lock().unwrap_or_else(PoisonError::into_inner);
+        match places.get(&proxy) {
+            Some(attempt) if attempt.is_good(&material) => return attempt.made.clone(),
+            // What runs by the old one goes on.
+            Some(_) => {}
+            None => {
+                let known = view.peering.as_ref().map(|peering| &peering.proxies);
+                places.retain(|proxy, _| known.is_some_and(|known| known.contains_key(proxy)));
+            }
         }
-        // What runs by the old one goes on.
-        *link = None;
-        let made = self.connect(address, proxy, material).await?;
-        let link = link.insert(made);
-        Ok((link.sender.clone(), link.over.clone(), true))
+        let (told, made) = watch::channel(None);
+        let attempt = Attempt { material: Arc::clone(&material), made: made.clone() };
+        places.insert(proxy, attempt);
+        let asking = Asking { proxy, material, view: self.0.view.clone(), clock: Arc::clone(&self.0.clock) };
+        self.0.tasks.spawn(asking.run(address.to_owned(), told));
+        made
     }
+}
 
-    async fn connect(&self, address: &str, proxy: HostId, material: Arc<HostMaterial>) -> io::Result<Link> {
-        let refused = |why| io::Error::new(io::ErrorKind::PermissionDenied, why);
-        let (view, clock) = (self.0.view.clone(), Arc::clone(&self.0.clock));
-        let tcp = dial(address).await?;
-        let (host, stream) = tls::connect(tcp, &material, ALPN, Arc::clone(&clock)).await?;
-        if host.host_id != proxy {
-            return Err(refused("another proxy answers at its address"));
-        }
-        if view.usable().map_err(io::Error::other)?.keep_way(&host, clock.now()).is_err() {
-            return Err(refused("it is locked or was removed"));
-        }
-        let beginning = client().handshake::<_, Bytes>(stream);
-        let (sender, mut connection) = tokio::time::timeout(HANDSHAKE, beginning).await?.map_err(failure)?;
+/// What makes one connection, and drives it.
+struct Asking {
+    proxy: HostId,
+    material: Arc<HostMaterial>,
+    view: AccessCache,
+    clock: Arc<dyn Clock>,
+}
+
+impl Asking {
+    async fn run(self, address: String, told: watch::Sender<Made>) {
+        let proxy = self.proxy;
+        let (host, sender, mut connection) = match self.connect(&address).await {
+            Ok(connected) => connected,
+            Err(error) => return drop(told.send(Some(Err(Arc::new(error))))),
+        };
         let pings = connection.ping_pong();
         let (health, watched) = watch::channel(Health::Good);
         let over = CancellationToken::new();
-        // However the task ends.
-        let ended = over.clone().drop_guard();
+        // However this ends.
+        let _ended = over.clone().drop_guard();
         tracing::info!(%proxy, name = %host.name, "this proxy asks another one for nodes");
-        self.0.tasks.spawn(async move {
-            let _ended = ended;
-            let silent = async {
-                match pings {
-                    Some(pings) => health::watch(pings, &health).await,
-                    None => std::future::pending().await,
-                }
-            };
-            let outcome = tokio::select! {
-                outcome = connection => outcome.map_err(failure),
-                () = silent => Err(io::ErrorKind::TimedOut.into()),
-                () = unwelcome(&view, &host, &*clock) => Err(refused("it is locked or was removed")),
-            };
-            let error = outcome.as_ref().err().map(|error| error as &dyn std::error::Error);
-            tracing::info!(%proxy, error, "the connection to a proxy that was asked for nodes has ended");
-        });
-        Ok(Link { sender, material, health: watched, over })
+        told.send_replace(Some(Ok(Link { sender, health: watched, over })));
+        let silent = async {
+            match pings {
+                Some(pings) => health::watch(pings, &health).await,
+                None => std::future::pending().await,
+            }
+        };
+        let outcome = tokio::select! {
+            outcome = connection => outcome.map_err(failure),
+            () = silent => Err(io::ErrorKind::TimedOut.into()),
+            () = unwelcome(&self.view, &host, &*self.clock) => Err(refused("it is locked or was removed")),
+        };
+        let error = outcome.as_ref().err().map(|error| error as &dyn std::error::Error);
+        tracing::info!(%proxy, error, "the connection to a proxy that was asked for nodes has ended");
     }
+
+    async fn connect(&self, address: &str) -> io::Result<(HostIdentity, SendRequest<Bytes>, Driven)> {
+        let tcp = dial_straight(address).await?;
+        let (host, stream) = tls::connect(tcp, &self.material, ALPN, Arc::clone(&self.clock)).await?;
+        if host.host_id != self.proxy {
+            return Err(refused("another proxy answers at its address"));
+        }
+        if self.view.usable().map_err(io::Error::other)?.keep_way(&host, self.clock.now()).is_err() {
+            return Err(refused("it is locked or was removed"));
+        }
+        let beginning = client().handshake::<_, Bytes>(stream);
+        let (sender, connection) = tokio::time::timeout(HANDSHAKE, beginning).await?.map_err(failure)?;
+        Ok((host, sender, connection))
+    }
+}
+
+/// What has to run for a connection to live.
+type Driven = h2::client::Connection<TlsStream<ReadAhead<TcpStream>>, Bytes>;
+
+fn refused(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, why)
 }

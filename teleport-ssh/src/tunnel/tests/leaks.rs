@@ -86,6 +86,7 @@ async fn a_thousand() {
         entropy: Arc::new(SystemEntropy::new()),
         pause: (Duration::from_millis(1), Duration::from_millis(1)),
         announce: Box::new(drop),
+        silent: Arc::new(drop),
     };
     let (scope, shutdown) = (TaskScope::new(), Shutdown::new());
     let streams = scope.clone();

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use teleport_core::api::TrustApi;
@@ -108,4 +109,37 @@ async fn a_service_that_hangs_is_left_after_the_time_of_a_call() {
     stall.send_replace(true);
     // It may have left the relay before, on a machine with much to do.
     until_answered(&later).await;
+}
+
+/// The network is another one: what goes by the old connection arrives nowhere, and nothing says so.
+#[tokio::test]
+async fn the_next_call_after_a_doubt_goes_by_a_new_connection() {
+    let world = World::start().await;
+    let scope = TaskScope::new();
+    let (cut, first_is_cut) = watch::channel(false);
+    let (count, to) = (Arc::new(AtomicUsize::new(0)), world.address);
+    let counted = Arc::clone(&count);
+    let relay = listen(&scope, move |mut near| {
+        let is_first = counted.fetch_add(1, Ordering::SeqCst) == 0;
+        let mut cut = first_is_cut.clone();
+        async move {
+            let Ok(mut far) = TcpStream::connect(to).await else { return };
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                () = async { drop(cut.wait_for(|cut| *cut).await) }, if is_first => std::future::pending().await,
+            }
+        }
+    })
+    .await;
+    // Nobody waits for the time of a call.
+    let client = client(&world, &[relay], PATIENCE * 10).await;
+    client.trust().await.unwrap();
+    // An answer came in the time that is meant: nothing is to be doubted.
+    client.doubt(PATIENCE * 10);
+    client.trust().await.unwrap();
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+    cut.send_replace(true);
+    client.doubt(Duration::ZERO);
+    tokio::time::timeout(PATIENCE, client.trust()).await.unwrap().unwrap();
+    assert_eq!(count.load(Ordering::SeqCst), 2);
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,6 +28,8 @@ use teleport_ssh::rpc::{AuthClient, BoxedIo};
 use teleport_ssh::tunnel::{PeerPort, Peers, Tunnels};
 use teleport_ssh::view::AccessCache;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 use super::hostile::{tls, tls_as};
 use super::world::{World, authority, cluster, host, user};
@@ -160,6 +163,11 @@ impl Node {
     }
 
     async fn tunnel(&self, world: &World, proxy: &Proxy) {
+        self.slow_tunnel(world, proxy, watch::channel(true).1).await;
+    }
+
+    /// One that answers once it may.
+    async fn slow_tunnel(&self, world: &World, proxy: &Proxy, may: watch::Receiver<bool>) {
         let shown = (&self.material.tls_certificate[..], &self.material.tls);
         let tls = tls_as(world, proxy.web, &[TUNNEL], shown).await.unwrap();
         let mut connection = h2::server::Builder::new()
@@ -171,8 +179,11 @@ impl Node {
         self.tasks.spawn(async move {
             let streams = TaskScope::new();
             while let Some(Ok((request, mut answer))) = connection.accept().await {
+                let mut may = may.clone();
                 streams.spawn(async move {
                     let mut body = request.into_body();
+                    // Fails when nothing can change any more.
+                    let _ = may.wait_for(|may| *may).await;
                     let Ok(mut out) = answer.send_response(Response::new(()), false) else { return };
                     let mut heard = Vec::new();
                     while let Some(Ok(data)) = body.data().await {
@@ -379,6 +390,102 @@ async fn a_node_that_gets_another_tunnel_meanwhile_is_reached_by_that_one() {
         node.announce(&[there.id()], &[]).await;
     };
     let (dialled, ()) = tokio::join!(dialled, moved);
+    echoes(dialled.unwrap(), 10).await;
+}
+
+/// A way to a proxy's port on which everything waits until it is opened. Says how many have come.
+struct Slow {
+    address: SocketAddr,
+    come: Arc<AtomicUsize>,
+    open: watch::Sender<bool>,
+    _tasks: TaskScope,
+}
+
+impl Slow {
+    async fn before(proxy: &Proxy) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, to) = (listener.local_addr().unwrap(), proxy.peer);
+        let (come, open, tasks) =
+            (Arc::new(AtomicUsize::new(0)), watch::Sender::new(false), TaskScope::new());
+        let (counted, opened) = (Arc::clone(&come), open.subscribe());
+        tasks.spawn(async move {
+            let ways = TaskScope::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::SeqCst);
+                let mut opened = opened.clone();
+                ways.spawn(async move {
+                    let Ok(_) = opened.wait_for(|open| *open).await else { return };
+                    let Ok(mut far) = TcpStream::connect(to).await else { return };
+                    let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+                });
+            }
+        });
+        Self { address, come, open, _tasks: tasks }
+    }
+
+    fn come(&self) -> usize {
+        self.come.load(Ordering::SeqCst)
+    }
+}
+
+/// `asker` knows that `proxy` is asked by that way.
+async fn reached_by(asker: &Proxy, proxy: &Proxy, way: &Slow) {
+    proxy.announce(Some(way.address)).await;
+    let known = asker.view.wait_for(|view| {
+        let peering = view.peering.as_ref();
+        peering.is_some_and(|now| now.proxies.get(&proxy.id()) == Some(&way.address.to_string()))
+    });
+    soon("the news", known).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_does_not_wait_for_a_slow_connection_any_longer_leaves_it_to_the_next() {
+    let world = world().await;
+    let (here, there, node) = two_and_a_node(&world).await;
+    let slow = Slow::before(&there).await;
+    reached_by(&here, &there, &slow).await;
+    tokio::select! {
+        _ = here.dial(&world, node.id()) => panic!("there is no way yet"),
+        () = until("the attempt", || slow.come() == 1) => {}
+    }
+    let opening = async { slow.open.send_replace(true) };
+    let (dialled, _) = tokio::join!(here.dial(&world, node.id()), opening);
+    echoes(dialled.unwrap(), 10).await;
+    assert_eq!(slow.come(), 1, "it was not begun anew");
+}
+
+#[tokio::test]
+async fn a_node_that_gets_a_tunnel_here_meanwhile_is_reached_by_that_one_at_once() {
+    let world = world().await;
+    let (here, there, node) = two_and_a_node(&world).await;
+    let slow = Slow::before(&there).await;
+    reached_by(&here, &there, &slow).await;
+    let dialled = async { here.dial(&world, node.id()).await };
+    // Nothing is told of it, and the other proxy does not answer.
+    let tunnel = async {
+        until("the attempt", || slow.come() == 1).await;
+        node.tunnel(&world, &here).await;
+    };
+    let (dialled, ()) = tokio::join!(dialled, tunnel);
+    echoes(dialled.unwrap(), 10).await;
+}
+
+#[tokio::test]
+async fn a_tunnel_here_that_is_slow_and_lives_is_good_enough_when_no_other_proxy_leads_there() {
+    let world = world().await;
+    let (here, there) = (Proxy::start(&world, "here").await, Proxy::start(&world, "there").await);
+    here.knows(&[&there]).await;
+    let node = Node::start(&world).await;
+    let (answers, may) = watch::channel(false);
+    node.slow_tunnel(&world, &here, may).await;
+    // The other one has lost its tunnel.
+    node.announce(&[here.id(), there.id()], &[&here]).await;
+    let dialled = async { here.dial(&world, node.id()).await };
+    let slow = async {
+        until("the question", || there.door.counts().accepted > 0).await;
+        answers.send_replace(true);
+    };
+    let (dialled, ()) = tokio::join!(dialled, slow);
     echoes(dialled.unwrap(), 10).await;
 }
 

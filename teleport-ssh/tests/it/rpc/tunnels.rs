@@ -4,15 +4,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use teleport_core::api::TrustApi as _;
 use teleport_core::id::HostRole;
+use teleport_ssh::identity::{HostIdentityHandle, HostMaterial};
 use teleport_ssh::keys::TlsKeyPair;
+use teleport_ssh::listener::limits::Limits;
 use teleport_ssh::proxy::Direct;
 use teleport_ssh::proxy_web::ProxyWeb;
+use teleport_ssh::rpc::{AuthClient, ClientIdentity, ProxyConnector};
 use teleport_ssh::tunnel::Tunnels;
 use tokio::io::AsyncReadExt as _;
 
 use super::hostile::{tls, tls_as};
-use super::world::{World, authority, host, soon, user};
+use super::world::{World, authority, cluster, host, soon, user};
 
 const ALPN: &[u8] = b"teleport-reversetunnel";
 
@@ -70,6 +74,44 @@ async fn b12_only_nodes_of_the_cluster_get_a_tunnel() {
     // And not when it has ended.
     world.clock.advance(Duration::from_secs(400 * 24 * 3600));
     assert!(is_refused(&world, at, Some(shown)).await);
+}
+
+/// Goal G-10: what lasts as long as a node has places of its own, and keeps nobody else out.
+#[tokio::test]
+async fn g10_tunnels_and_ways_to_the_auth_service_take_no_places_of_the_port() {
+    let world = World::start().await;
+    let tunnels = Tunnels::new(Arc::new(Direct::new()));
+    let (api, identity) = world.as_host(HostRole::Proxy, "proxy-1").await;
+    let web = ProxyWeb::builder(Arc::new(api), identity, world.clock())
+        .tunnels(tunnels.clone())
+        .max_tunnels(2)
+        .pass_to(world.connector())
+        .limits(Limits { connections: 1, ..Limits::default() });
+    let at = world.serve_web(web).await;
+    let nodes = [world.host(HostRole::Node, "a").await, world.host(HostRole::Node, "b").await];
+    let stands = async |node: &HostMaterial| {
+        let mut stream = tls_as(&world, at, &[ALPN], (&node.tls_certificate, &node.tls)).await.unwrap();
+        soon("the proxy's first word", stream.read_exact(&mut [0; 24])).await.unwrap();
+        stream
+    };
+    let first = stands(&nodes[0]).await;
+    let _second = stands(&nodes[1]).await;
+    let way = Arc::new(ProxyConnector::new([at.to_string()], cluster()));
+    let identity = ClientIdentity::Host(HostIdentityHandle::new(world.host(HostRole::Node, "c").await));
+    let client = AuthClient::builder(way, identity, world.clock()).build();
+    soon("an answer of the auth service", client.trust()).await.unwrap();
+    // Of their own there are as many as was said.
+    let third = world.host(HostRole::Node, "d").await;
+    assert!(is_refused(&world, at, Some((&third.tls_certificate, &third.tls))).await);
+    drop(first);
+    soon("its end", async {
+        while tunnels.len() > 1 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let _third = stands(&third).await;
+    soon("HTTPS", tls(&world, at, &[b"http/1.1"])).await.unwrap();
 }
 
 #[tokio::test]
