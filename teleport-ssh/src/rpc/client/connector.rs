@@ -115,18 +115,16 @@ fn kept_alive(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// A call over a connection that leads nowhere any more need not wait for all of its time. An idle connection sends nothing for this.
-#[cfg(target_os = "linux")]
+/// A call over a connection that leads nowhere any more need not wait for all of its time. An idle connection sends nothing for this. Other
+/// systems than Linux have no such option, or another one.
 fn give_up_in_time(stream: &TcpStream) -> io::Result<()> {
-    let time = u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);
-    nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpUserTimeout, &time)?;
-    Ok(())
-}
-
-/// Other systems have no such option, or another one.
-#[cfg(not(target_os = "linux"))]
-#[expect(clippy::unnecessary_wraps, reason = "it is of Linux that it can fail")]
-fn give_up_in_time(_: &TcpStream) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let time = u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);
+        nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpUserTimeout, &time)?;
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = stream;
     Ok(())
 }
 
@@ -182,5 +180,20 @@ impl Connector for ProxyConnector {
 
     fn protocol(&self) -> Vec<u8> {
         auth_alpn(&self.cluster)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use nix::sys::socket::{getsockopt, sockopt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_not_acknowledged_ends_the_connection_before_the_time_of_a_call() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpConnector::new([listener.local_addr().unwrap().to_string()]).tcp().await.unwrap();
+        assert_eq!(getsockopt(&stream, sockopt::TcpUserTimeout).unwrap(), 8000);
     }
 }
