@@ -19,6 +19,7 @@ mod feed;
 mod link;
 mod schema;
 mod session;
+mod transaction;
 mod writer;
 
 use std::fmt;
