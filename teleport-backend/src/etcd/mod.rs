@@ -1,7 +1,7 @@
 //! The state in an [etcd](https://etcd.io) cluster, version 3.3 or newer, which several auth services share.
 //!
-//! * **Revisions are etcd's own.** Every commit is one transaction, whose conditions compare revisions; nothing depends on a lock or
-//!   a lease for being right.
+//! * **Revisions are etcd's own.** Every commit is one transaction, whose conditions compare revisions, or a `Put` if that is all of it;
+//!   nothing depends on a lock or a lease for being right. Batches of several callers do not share a transaction, as they would a revision.
 //! * **Expiry is ours.** It stands with the value and is compared with the injected clock, as everywhere; etcd's leases run on the
 //!   clock of its own, end late or, after a restart, much later, and cost more than what they would be attached to. A lease
 //!   decides which of several services removes what has expired: should there be two by mistake, each item is still removed once.

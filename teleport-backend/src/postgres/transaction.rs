@@ -25,8 +25,8 @@ const LOCK: &str = "select from {}.meta for update";
 
 /// Counts the revision on by `$1`, only if it is `$2` unless that is null, and does all the rest if it could.
 ///
-/// Whoever waits for the row of `meta` looks at it again when its turn comes, also if it was changed meanwhile. So the snapshot of the statement is what there is
-/// whenever `$2` still is the newest revision, and what is demanded of nothing needs no snapshot, but for deletions, which demand that something is there.
+/// Whoever waits for the row of `meta` looks at it again when its turn comes. So while `$2` still is the newest revision, the snapshot of the statement, which is no older
+/// than the read that said `$2`, is all that there is; without it only writes happen, which look at no snapshot.
 const WRITE: &str = "with turn as ( \
         update {}.meta set revision = revision + $1 where $2::bigint is null or revision = $2 \
         returning revision - $1 as base), \
