@@ -14,7 +14,7 @@ use teleport_core::storage::{Action, Batch, Condition, Key, Revision};
 
 use super::apply::Composer;
 use super::config::PostgresConfig;
-use super::error::Failure;
+use super::error::{Failure, PostgresError};
 use super::schema::{self, Known, Parameters};
 use super::session::Session;
 
@@ -136,7 +136,7 @@ impl<'a> Columns<'a> {
             let key = change.key.as_str();
             let is_last = composed.last.get(&change.key) == Some(&place);
             let (value, expires) = change.put.as_ref().map(|(value, expires)| (&value[..], *expires)).unzip();
-            columns.steps.push(schema::number(change.revision) - schema::number(before));
+            columns.steps.push(schema::number(steps(before, change.revision)));
             columns.positions.push(change.position);
             columns.keys.push(key);
             columns.values.push(value);
@@ -192,7 +192,10 @@ impl Transaction<'_> {
         let (keys, touched) = work.keys();
         let read = self.session.statement(self.config, READ).await?;
         let rows = self.session.client.query(&read, &[&keys, &touched]).await?;
-        let Some(first) = rows.first() else { return Err(Failure::lost("the schema was emptied")) };
+        let Some(first) = rows.first() else {
+            let schema = self.config.schema.as_str().to_owned();
+            return Err(PostgresError::Foreign { schema, reason: "was emptied".to_owned() }.into());
+        };
         let newest = schema::revision(first, 4)?;
         let mut known = Known::new();
         for row in &rows {
@@ -222,7 +225,7 @@ impl Transaction<'_> {
         }
         let Some(base) = self.write(&composer, before, newest).await? else { return Ok(None) };
         let placed =
-            |revision: Revision| Revision::from_u64(base.as_u64() + (revision.as_u64() - before.as_u64()));
+            |revision| Revision::from_u64(base.as_u64().saturating_add(steps(before, revision).as_u64()));
         Ok(Some(results.into_iter().map(|result| result.map(placed)).collect()))
     }
 
@@ -236,7 +239,7 @@ impl Transaction<'_> {
         let client = &self.session.client;
         let statement = self.session.statement(self.config, WRITE).await?;
         let columns = Columns::of(composed, before);
-        let count = schema::number(composed.newest) - schema::number(before);
+        let count = schema::number(steps(before, composed.newest));
         let (newest, channel) = (newest.map(schema::number), self.config.schema.channel());
         let values: &Parameters<'_> = &[
             &count,
@@ -269,6 +272,11 @@ impl Transaction<'_> {
         committed.map_err(Failure::lost)?;
         Ok(written)
     }
+}
+
+/// By how much a revision is greater than the newest one before.
+fn steps(before: Revision, revision: Revision) -> Revision {
+    Revision::from_u64(revision.as_u64().saturating_sub(before.as_u64()))
 }
 
 fn seen((known, newest): (Known, Revision)) -> (Known, Option<Revision>) {

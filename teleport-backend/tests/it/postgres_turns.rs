@@ -211,6 +211,22 @@ async fn a_lost_answer_to_the_second_attempt_is_unknown() {
     assert_eq!(services.told(first).await, []);
 }
 
+/// Somebody has emptied the schema: that is said, and nothing is written.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_schema_is_told() {
+    let (services, _) = Services::start().await;
+    services.server.sql("state", "delete from turns.meta");
+    let writes = [
+        Batch::new().put(key("b"), Condition::Any, "1", None),
+        Batch::new().put(key("b"), Condition::Absent, "1", None),
+    ];
+    for batch in writes {
+        let error = services.direct.commit(batch).await.unwrap_err();
+        assert!(said(&error).contains("the schema turns was emptied"), "{error:?}");
+    }
+    assert!(services.direct.get(&key("b")).await.unwrap().is_none());
+}
+
 /// Statements stay with the indices, also when they were planned while there was nothing, and nobody has told the server since how much there is.
 #[tokio::test(flavor = "multi_thread")]
 async fn plans_do_not_depend_on_statistics() {
