@@ -1,9 +1,9 @@
-//! What the drivers are made of, without them, and doing the same for a commit: the item, and what tells others of it.
+//! What the drivers are made of, without them: first what the least is that stores an item, then what does the same as ours.
 //!
 //! * redb: the table alone. Revisions and expiry are ours on top of it.
-//! * etcd: its own `Put`, which counts revisions and tells watches by itself.
-//! * PostgreSQL: a transaction by hand that counts a revision under a lock, writes the item and its change, and announces it. Beside it stands
-//!   what an upsert costs that does nothing of this.
+//! * etcd: its own `Put`; then the same while somebody watches, as ours does.
+//! * PostgreSQL: an upsert, which has no revision and tells nobody; then a statement that counts a revision, writes the item and its change, and
+//!   announces it, while somebody listens and reads the changes.
 
 mod etcd;
 mod postgres;
@@ -16,7 +16,7 @@ use redb::{Database, Durability, ReadableDatabase, TableDefinition};
 
 use self::etcd::Etcd;
 use self::postgres::Postgres;
-use super::{CALLERS, Figures, ITEMS, VALUE, rate, time};
+use super::{CALLERS, Commits, Figures, ITEMS, VALUE, rate, time};
 use crate::Scale;
 
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("raw");
@@ -85,19 +85,30 @@ impl Raw {
         Ok(())
     }
 
-    /// What a commit costs that tells nobody and has no revision, if that is something else.
-    pub(super) async fn plain(&self, scale: Scale) -> Result<Option<f64>> {
-        let Self::Postgres(postgres) = self else { return Ok(None) };
-        let mut rates = Vec::new();
-        for round in 0..scale.of(3, 1) {
-            let (began, mut done) = (tokio::time::Instant::now(), 0);
-            while began.elapsed() < scale.of(std::time::Duration::from_secs(1), std::time::Duration::ZERO) {
-                postgres.upsert(&format!("plain/{round}/{}", done % 100), &[b'x'; VALUE]).await?;
-                done += 1;
+    /// The same commit as ours beside somebody who follows the changes, if that is more than [`put`](Self::put).
+    pub(super) async fn told(self: &Arc<Self>, scale: Scale) -> Result<Option<Commits>> {
+        let _followed = match &**self {
+            Self::Etcd(etcd) => etcd.follow().await?,
+            Self::Postgres(postgres) => postgres.follow().await?,
+            Self::Redb(_) => return Ok(None),
+        };
+        let act = {
+            let raw = Arc::clone(self);
+            move |caller: usize, round: usize| {
+                let raw = Arc::clone(&raw);
+                async move {
+                    let key = format!("commits/{caller}/{}", round % 100);
+                    match &*raw {
+                        Self::Postgres(postgres) => postgres.put_told(&key, &[b'x'; VALUE]).await,
+                        _ => raw.put(key).await,
+                    }
+                }
             }
-            rates.push(f64::from(done) / began.elapsed().as_secs_f64());
-        }
-        Ok(Some(crate::report::median(rates)))
+        };
+        Ok(Some(Commits {
+            alone: rate(1, scale, act.clone()).await?,
+            together: rate(CALLERS, scale, act).await?,
+        }))
     }
 
     pub(super) async fn figures(self: &Arc<Self>, scale: Scale) -> Result<Figures> {
@@ -109,11 +120,7 @@ impl Raw {
             }
         };
         let alone = rate(1, scale, act.clone()).await?;
-        // By hand, nobody shares a transaction: callers of one connection would be in each other's.
-        let together = match &**self {
-            Self::Postgres(_) => f64::NAN,
-            _ => rate(CALLERS, scale, act).await?,
-        };
+        let together = rate(CALLERS, scale, act).await?;
         for item in 0..ITEMS {
             self.put(format!("items/{item:04}")).await?;
         }
@@ -121,7 +128,7 @@ impl Raw {
             time(scale.of(2000, 10), async |round| self.get(&format!("items/{:04}", round % ITEMS)).await);
         let get = get.await? * 1e6;
         let range = time(scale.of(50, 2), async |_| self.range().await).await? * 1e3;
-        Ok(Figures { alone, together, get, range })
+        Ok(Figures { commits: Commits { alone, together }, get, range })
     }
 }
 

@@ -88,8 +88,17 @@ pub(super) fn get_step(key: &[u8]) -> Message {
     Message::default().message(1, &range_message(key, b"", 0, 0))
 }
 
+fn put_message(key: &[u8], value: &[u8], lease: u64) -> Message {
+    Message::default().bytes(1, key).bytes(2, value).number(3, lease)
+}
+
+/// Writes one key, whatever is there. The answer is only a header.
+pub(super) fn put(key: &[u8], value: &[u8]) -> Call {
+    Call { path: "/etcdserverpb.KV/Put", message: put_message(key, value, 0), repeatable: false }
+}
+
 pub(super) fn put_step(key: &[u8], value: &[u8], lease: u64) -> Message {
-    Message::default().message(2, &Message::default().bytes(1, key).bytes(2, value).number(3, lease))
+    Message::default().message(2, &put_message(key, value, lease))
 }
 
 pub(super) fn delete_step(key: &[u8]) -> Message {

@@ -1,7 +1,7 @@
 //! The state in an [etcd](https://etcd.io) cluster, version 3.3 or newer, which several auth services share.
 //!
-//! * **Revisions are etcd's own.** Every commit is one transaction, whose conditions compare revisions; nothing depends on a lock or
-//!   a lease for being right.
+//! * **Revisions are etcd's own.** Every commit is one transaction, whose conditions compare revisions, or a `Put` if that is all of it;
+//!   nothing depends on a lock or a lease for being right. Batches of several callers do not share a transaction, as they would a revision.
 //! * **Expiry is ours.** It stands with the value and is compared with the injected clock, as everywhere; etcd's leases run on the
 //!   clock of its own, end late or, after a restart, much later, and cost more than what they would be attached to. A lease
 //!   decides which of several services removes what has expired: should there be two by mistake, each item is still removed once.
@@ -34,7 +34,7 @@ pub use self::client::EtcdError;
 use self::client::{Client, Failure};
 pub use self::config::EtcdConfig;
 use self::layout::{FORMAT, Layout};
-use self::messages::{RangeAnswer, Txn, TxnAnswer, has_revision, put_step};
+use self::messages::{Header, RangeAnswer, Txn, TxnAnswer, has_revision, put_step};
 use self::plan::Seen;
 use crate::network::Remote;
 use crate::shared::closed::Closed;
@@ -229,15 +229,19 @@ impl Shared {
     }
 
     async fn commit(&self, batch: &Batch) -> Result<Revision, StorageError> {
-        let done = |answer: &TxnAnswer| {
-            self.newest.fetch_max(answer.header.revision, Ordering::AcqRel);
-            Revision::from_u64(answer.header.revision)
+        let done = |header: Header| {
+            self.newest.fetch_max(header.revision, Ordering::AcqRel);
+            Revision::from_u64(header.revision)
         };
+        if let Some(put) = plan::put(&self.layout, batch) {
+            let answer = self.client.call(&put).await?;
+            return Ok(done(messages::header_of(answer).map_err(EtcdError::from)?));
+        }
         let mut seen = match plan::blind(&self.layout, batch) {
             Some(txn) => {
                 let answer = self.transact(&txn).await?;
                 if answer.succeeded {
-                    return Ok(done(&answer));
+                    return Ok(done(answer.header));
                 }
                 self.seen(answer)?
             }
@@ -256,7 +260,7 @@ impl Shared {
                 .map_err(|key| StorageError::Conflict { key })?;
             let answer = self.transact(&txn).await?;
             if answer.succeeded {
-                return Ok(done(&answer));
+                return Ok(done(answer.header));
             }
             if tokio::time::Instant::now() > end {
                 return Err(EtcdError::Timeout { timeout }.into());

@@ -18,7 +18,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// More than one commit can change.
 const PAGE: i64 = 512;
 
-const LISTEN: &str = "listen {}";
+/// What is behind is found by the index whatever there is, so the server plans that once: by itself it would plan each time, because a guess at few rows
+/// looks cheaper to it, and planning takes longer than looking.
+const LISTEN: &str = "listen {}; set plan_cache_mode = force_generic_plan";
 
 /// The newest revision and the changes behind one that was seen, from one snapshot.
 const BEHIND: &str = "select m.revision, m.floor, c.revision, c.position, c.key, c.value, c.expires \

@@ -2,8 +2,9 @@
 //!
 //! Plain tables in a schema of their own; no extension, no logical replication, no special right.
 //!
-//! * **Commits** lock one row, which holds the newest revision: they happen one after the other, and whoever sees a revision sees
-//!   all before it. Batches that wait together share a transaction.
+//! * **Commits** count on the number in one row, the newest revision: they happen one after the other, and whoever sees a revision sees
+//!   all before it. A commit is one statement, and if it depends on something, a read before it: it is written only if nothing was
+//!   committed since, and otherwise decided again while that row is locked. Batches that wait together share a transaction.
 //! * **Watches** are told from a table of changes, whose newest part is kept. `NOTIFY` says when to look, and is not needed for being
 //!   right. After a lost connection the feed goes on behind the last revision; if those changes are gone, all watches end, and
 //!   whoever watches lists again.
@@ -19,6 +20,7 @@ mod feed;
 mod link;
 mod schema;
 mod session;
+mod transaction;
 mod writer;
 
 use std::fmt;

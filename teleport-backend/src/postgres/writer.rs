@@ -1,10 +1,8 @@
 //! The one who writes, for all callers of this process.
 //!
-//! Whatever is queued while a transaction is on its way shares the next one, so many callers cost one sync of the server's disk. A
-//! transaction is two round trips: lock and read, decide here, write and commit.
+//! Whatever is queued while a transaction is on its way shares the next one, so many callers cost one sync of the server's disk.
 
-use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -13,12 +11,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::Shared;
-use super::apply::Composer;
 use super::config::PostgresConfig;
 use super::error::{Failure, PostgresError};
 use super::link::{Link, Used};
-use super::schema::{self, Known, Parameters};
+use super::schema;
 use super::session::Session;
+use super::transaction::{Progress, Transaction, Work};
 use crate::shared::closed::Closed;
 use crate::shared::described::describe;
 use crate::shared::sweep;
@@ -35,19 +33,6 @@ const TRIM_STEP: i64 = 500;
 const TRIM_STEPS: usize = 20;
 const TRIM_EVERY: Duration = Duration::from_secs(5);
 
-const READ: &str = "select key, case when key = any($2) then value end, expires, revision \
-    from {}.items where key = any($1)";
-const LOCK: &str = "select revision from {}.meta for update";
-const LOG: &str = "insert into {}.changes (revision, position, key, value, expires) \
-    select * from unnest($1::bigint[], $2::int[], $3::text[], $4::bytea[], $5::bigint[])";
-const PUT: &str = "insert into {}.items (key, value, expires, revision) \
-    select c.key, c.value, c.expires, c.revision \
-    from unnest($1::bigint[], $2::int[]) as f (revision, position) join {}.changes c using (revision, position) \
-    on conflict (key) do update \
-    set value = excluded.value, expires = excluded.expires, revision = excluded.revision";
-const DELETE: &str = "delete from {}.items where key = any($1)";
-const ADVANCE: &str = "update {}.meta set revision = $1";
-const ANNOUNCE: &str = "select pg_notify($1, '')";
 const CLAIM: &str = "select pg_try_advisory_lock($1, (select oid::int from pg_namespace where nspname = $2))";
 const EXPIRED: &str = "select key from {}.items where expires <= $1 order by expires limit $2";
 /// One step, and how many revisions are kept after it. Nobody can commit meanwhile, so it is a small one.
@@ -68,91 +53,16 @@ pub(super) struct Submission {
 /// Those who wait for a transaction. Should it be given up half way, they hear that nothing is known if that is so.
 struct Waiting<'a> {
     replies: Vec<Reply>,
-    is_sent: &'a AtomicBool,
+    progress: &'a Progress,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if self.is_sent.load(Ordering::Acquire) {
+        if self.progress.is_sent() {
             for reply in self.replies.drain(..) {
                 let _ = reply.send(Err(PostgresError::UnknownOutcome { source: Closed.into() }.into()));
             }
         }
-    }
-}
-
-/// What a transaction does.
-enum Work<'a> {
-    Batches(&'a [Batch]),
-    Sweep(Vec<Key>),
-}
-
-impl Work<'_> {
-    /// All keys that it is about, and those whose values it needs.
-    fn keys(&self) -> (Vec<&str>, Vec<&str>) {
-        let mut keys = HashSet::new();
-        let mut touched = Vec::new();
-        match self {
-            Self::Batches(batches) => {
-                for operation in batches.iter().flat_map(|batch| batch.operations()) {
-                    keys.insert(operation.key.as_str());
-                    if matches!(operation.action, Action::Touch { .. }) {
-                        touched.push(operation.key.as_str());
-                    }
-                }
-            }
-            Self::Sweep(expired) => keys.extend(expired.iter().map(Key::as_str)),
-        }
-        (keys.into_iter().collect(), touched)
-    }
-
-    /// Decides on top of what was read.
-    fn compose(&self, composer: &mut Composer) -> Vec<Result<Revision, Key>> {
-        match self {
-            Self::Batches(batches) => batches.iter().map(|batch| composer.apply(batch)).collect(),
-            Self::Sweep(expired) => {
-                composer.sweep(expired);
-                Vec::new()
-            }
-        }
-    }
-}
-
-/// What is written, as columns.
-#[derive(Default)]
-struct Columns {
-    revisions: Vec<i64>,
-    positions: Vec<i32>,
-    keys: Vec<String>,
-    values: Vec<Option<Vec<u8>>>,
-    expires: Vec<Option<i64>>,
-    /// Which of these changes are what is stored then.
-    last_revisions: Vec<i64>,
-    last_positions: Vec<i32>,
-    deleted: Vec<String>,
-}
-
-impl Columns {
-    fn of(composed: &Composer) -> Self {
-        let mut columns = Self::default();
-        for change in &composed.changes {
-            columns.revisions.push(schema::number(change.revision));
-            columns.positions.push(change.position);
-            columns.keys.push(change.key.as_str().to_owned());
-            let (value, expires) =
-                change.put.as_ref().map(|(value, expires)| (value.to_vec(), *expires)).unzip();
-            columns.values.push(value);
-            columns.expires.push(expires.flatten().map(schema::millis));
-        }
-        for change in composed.last.values().filter_map(|place| composed.changes.get(*place)) {
-            if change.put.is_some() {
-                columns.last_revisions.push(schema::number(change.revision));
-                columns.last_positions.push(change.position);
-            } else {
-                columns.deleted.push(change.key.as_str().to_owned());
-            }
-        }
-        columns
     }
 }
 
@@ -254,9 +164,9 @@ impl Writer {
 
     /// One transaction for all these batches. Returns those who wait for them if the server refused it and there are several.
     async fn serve(&self, batches: &[Batch], replies: Vec<Reply>) -> Vec<Reply> {
-        let is_sent = AtomicBool::new(false);
-        let mut waiting = Waiting { replies, is_sent: &is_sent };
-        let done = self.transact(Work::Batches(batches), &is_sent).await;
+        let progress = Progress::default();
+        let mut waiting = Waiting { replies, progress: &progress };
+        let done = self.transact(Work::Batches(batches), &progress).await;
         let replies = std::mem::take(&mut waiting.replies);
         // The answer does not matter to whoever has gone.
         match done {
@@ -335,19 +245,19 @@ impl Writer {
         if expired.is_empty() {
             return Ok(());
         }
-        match self.transact(Work::Sweep(expired), &AtomicBool::new(false)).await {
+        match self.transact(Work::Sweep(expired), &Progress::default()).await {
             Ok(_) => Ok(()),
             Err(Outcome::Failed(failure) | Outcome::Unknown(failure)) => Err(failure),
         }
     }
 
     /// One transaction. A connection that is lost before anything could be written is replaced, once the time allows it.
-    /// `is_sent` says whether the commit was sent.
     async fn transact(
         &self,
         work: Work<'_>,
-        is_sent: &AtomicBool,
+        progress: &Progress,
     ) -> Result<Vec<Result<Revision, Key>>, Outcome> {
+        let Some(shared) = self.shared.upgrade() else { return Err(Outcome::Failed(Closed.into())) };
         let timeout = self.link.config.timeout();
         let end = Instant::now() + timeout;
         loop {
@@ -355,9 +265,11 @@ impl Writer {
                 Ok(session) => session.map_err(Outcome::Failed)?,
                 Err(_) => return Err(Outcome::Failed(self.link.late(None).await)),
             };
-            is_sent.store(false, Ordering::Release);
-            let attempt = tokio::time::timeout_at(end, self.attempt(&session, &work, is_sent)).await;
-            let is_sent = is_sent.load(Ordering::Acquire);
+            progress.restart();
+            let transaction =
+                Transaction { session: &session, config: &self.link.config, clock: &*shared.clock, progress };
+            let attempt = tokio::time::timeout_at(end, transaction.run(&work)).await;
+            let is_sent = progress.is_sent();
             let failure = match attempt {
                 Ok(Ok(results)) => {
                     self.link.succeeded();
@@ -384,93 +296,15 @@ impl Writer {
                 failure => {
                     // The server said no: it has rolled back, or does now.
                     let rollback = session.client.batch_execute("rollback");
-                    if !matches!(tokio::time::timeout_at(end, rollback).await, Ok(Ok(()))) {
+                    if progress.is_open()
+                        && !matches!(tokio::time::timeout_at(end, rollback).await, Ok(Ok(())))
+                    {
                         self.link.lost(&session, describe(&failure)).await;
                     }
                     return Err(Outcome::Failed(failure));
                 }
             }
         }
-    }
-
-    async fn attempt(
-        &self,
-        session: &Session,
-        work: &Work<'_>,
-        is_sent: &AtomicBool,
-    ) -> Result<Vec<Result<Revision, Key>>, Failure> {
-        let Some(shared) = self.shared.upgrade() else { return Err(Closed.into()) };
-        let config = &self.link.config;
-        let client = &session.client;
-        let (keys, touched) = work.keys();
-        let lock = session.statement(config, LOCK).await?;
-        let read = session.statement(config, READ).await?;
-        let wanted: &Parameters<'_> = &[&keys, &touched];
-        // In one go: each statement sees what was committed when it began, the second one therefore all before our turn.
-        let (began, newest, rows) = futures_util::join!(
-            client.batch_execute("begin"),
-            client.query_one(&lock, &[]),
-            client.query(&read, wanted),
-        );
-        began?;
-        let newest = schema::revision(&newest?, 0)?;
-        let mut known = Known::new();
-        for row in rows? {
-            let item = schema::item(&row)?;
-            known.insert(item.key.clone(), Some(item));
-        }
-        let mut composer = Composer::new(known, newest, shared.clock.now());
-        let results = work.compose(&mut composer);
-        if composer.newest == newest {
-            client.batch_execute("rollback").await?;
-        } else {
-            let columns = Columns::of(&composer);
-            self.finish(session, &columns, composer.newest, is_sent).await?;
-        }
-        Ok(results)
-    }
-
-    /// Writes what was decided and commits.
-    async fn finish(
-        &self,
-        session: &Session,
-        columns: &Columns,
-        newest: Revision,
-        is_sent: &AtomicBool,
-    ) -> Result<(), Failure> {
-        let (config, client) = (&self.link.config, &session.client);
-        let log = session.statement(config, LOG).await?;
-        let put = session.statement(config, PUT).await?;
-        let delete = session.statement(config, DELETE).await?;
-        let advance = session.statement(config, ADVANCE).await?;
-        let announce = session.statement(config, ANNOUNCE).await?;
-        let newest = schema::number(newest);
-        let channel = config.schema.channel();
-        let log_values: &Parameters<'_> =
-            &[&columns.revisions, &columns.positions, &columns.keys, &columns.values, &columns.expires];
-        let put_values: &Parameters<'_> = &[&columns.last_revisions, &columns.last_positions];
-        let delete_values: &Parameters<'_> = &[&columns.deleted];
-        let (advance_values, announce_values): (&Parameters<'_>, &Parameters<'_>) = (&[&newest], &[&channel]);
-        is_sent.store(true, Ordering::Release);
-        // In one go. If one of them fails, the transaction has failed, and what follows does nothing; the last rolls back then.
-        let (log, put, delete, advance, announce, commit) = futures_util::join!(
-            client.execute(&log, log_values),
-            client.execute(&put, put_values),
-            client.execute(&delete, delete_values),
-            client.execute(&advance, advance_values),
-            client.execute(&announce, announce_values),
-            client.batch_execute("commit"),
-        );
-        for done in [log, put, delete, advance, announce] {
-            // What the server said is that it rolls back; all else may be about the answer.
-            done.map_err(
-                |error| {
-                    if error.as_db_error().is_some() { error.into() } else { Failure::lost(error) }
-                },
-            )?;
-        }
-        // Whatever it says then, it may have been done.
-        commit.map_err(Failure::lost)
     }
 }
 

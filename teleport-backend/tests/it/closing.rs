@@ -27,7 +27,6 @@ async fn close_while_writing(
     direct: &str,
     through: &str,
     proxy: &Proxy,
-    request: &'static [u8],
     meanwhile: impl Future<Output = ()>,
 ) -> Result<Revision, StorageError> {
     let (direct, through) = (open(direct).await, open(through).await);
@@ -36,7 +35,7 @@ async fn close_while_writing(
     through.commit(Batch::new()).await.unwrap();
     let mut watch = direct.watch(&Prefix::root()).await.unwrap();
     assert!(matches!(watch.next().await, Ok(WatchEvent::Ready { .. })));
-    proxy.set(Mode::StallAnswersTo(request));
+    proxy.set(Mode::StallAnswersTo(b"written"));
     let write = async { through.put(&Key::new("written").unwrap(), Bytes::new(), None).await };
     let close = async {
         let told = tokio::time::timeout(PATIENCE, watch.next()).await.unwrap();
@@ -52,17 +51,17 @@ async fn close_while_writing(
     result
 }
 
-async fn both_ways(port: u16, url: impl Fn(u16, u64) -> String, request: &'static [u8]) {
+async fn both_ways(port: u16, url: impl Fn(u16, u64) -> String) {
     let proxy = Proxy::to(port).await;
     // The answer comes late, and is heard.
     let direct = url(port, 60);
     let through = url(proxy.port, 60);
     let released = async { proxy.set(Mode::Pass) };
-    close_while_writing(&direct, &through, &proxy, request, released).await.unwrap();
+    close_while_writing(&direct, &through, &proxy, released).await.unwrap();
     // It never comes: that the backend was closed would be half the truth.
     let proxy = Proxy::to(port).await;
     let through = url(proxy.port, 5);
-    let result = close_while_writing(&direct, &through, &proxy, request, async {});
+    let result = close_while_writing(&direct, &through, &proxy, async {});
     match tokio::time::timeout(2 * PATIENCE, result).await.expect("closing ends") {
         Err(StorageError::Unavailable { source }) => {
             assert!(said(&*source).contains("not known"), "{source:?}")
@@ -75,7 +74,7 @@ async fn both_ways(port: u16, url: impl Fn(u16, u64) -> String, request: &'stati
 async fn etcd_ends_its_commits() {
     let etcd = Etcd::start().await;
     let url = |port, timeout: u64| format!("etcd://127.0.0.1:{port}/closing?timeout={timeout}");
-    Box::pin(both_ways(etcd.port, url, b"written")).await;
+    Box::pin(both_ways(etcd.port, url)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,5 +83,5 @@ async fn postgres_ends_its_commits() {
     let url = |port, timeout: u64| {
         format!("postgres://tester@127.0.0.1:{port}/state?schema=closing&timeout={timeout}")
     };
-    Box::pin(both_ways(server.port, url, b"commit\0")).await;
+    Box::pin(both_ways(server.port, url)).await;
 }

@@ -23,6 +23,7 @@ mod memory;
 mod migrate;
 mod model;
 mod postgres;
+mod postgres_turns;
 mod recordings;
 mod redb;
 mod remote;

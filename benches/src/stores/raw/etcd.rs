@@ -1,8 +1,9 @@
-//! The calls `Put` and `Range` of etcd's gRPC, written by hand: a message is a few tagged fields behind five bytes.
+//! The calls `Put`, `Range` and `Watch` of etcd's gRPC, written by hand: a message is a few tagged fields behind five bytes.
 
 use anyhow::{Context, Result, ensure};
 use bytes::{BufMut, Bytes, BytesMut};
-use h2::client::SendRequest;
+use h2::SendStream;
+use h2::client::{ResponseFuture, SendRequest};
 use teleport_core::task::TaskScope;
 
 use crate::stores::{ITEMS, VALUE};
@@ -40,9 +41,14 @@ impl Etcd {
         Ok(Self { sender, _connection: scope })
     }
 
-    /// Sends a message and returns how long the answer is.
-    async fn call(&self, method: &str, message: &[u8]) -> Result<usize> {
-        let request = http::Request::post(format!("http://127.0.0.1/etcdserverpb.KV/{method}"))
+    /// Sends a message, which is the last one or not.
+    async fn send(
+        &self,
+        method: &str,
+        message: &[u8],
+        is_last: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>)> {
+        let request = http::Request::post(format!("http://127.0.0.1/etcdserverpb.{method}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .body(())?;
@@ -52,7 +58,13 @@ impl Etcd {
         frame.put_u8(0);
         frame.put_u32(u32::try_from(message.len())?);
         frame.put_slice(message);
-        body.send_data(frame.freeze(), true)?;
+        body.send_data(frame.freeze(), is_last)?;
+        Ok((answer, body))
+    }
+
+    /// Sends a message and returns how long the answer is.
+    async fn call(&self, method: &str, message: &[u8]) -> Result<usize> {
+        let (answer, _request) = self.send(method, message, true).await?;
         let mut body = answer.await?.into_body();
         let mut len = 0;
         while let Some(data) = body.data().await {
@@ -72,13 +84,13 @@ impl Etcd {
         let mut message = BytesMut::new();
         field(&mut message, 1, format!("raw/{key}").as_bytes());
         field(&mut message, 2, value);
-        self.call("Put", &message).await.map(drop)
+        self.call("KV/Put", &message).await.map(drop)
     }
 
     pub(super) async fn get(&self, key: &str) -> Result<()> {
         let mut message = BytesMut::new();
         field(&mut message, 1, format!("raw/{key}").as_bytes());
-        ensure!(self.call("Range", &message).await? > VALUE, "an item is missing");
+        ensure!(self.call("KV/Range", &message).await? > VALUE, "an item is missing");
         Ok(())
     }
 
@@ -86,7 +98,28 @@ impl Etcd {
         let mut message = BytesMut::new();
         field(&mut message, 1, b"raw/items/");
         field(&mut message, 2, b"raw/items0");
-        ensure!(self.call("Range", &message).await? > VALUE * ITEMS, "items are missing");
+        ensure!(self.call("KV/Range", &message).await? > VALUE * ITEMS, "items are missing");
         Ok(())
+    }
+
+    /// Reads all that is changed from now on, and does nothing with it.
+    pub(super) async fn follow(&self) -> Result<TaskScope> {
+        let (mut create, mut message) = (BytesMut::new(), BytesMut::new());
+        field(&mut create, 1, b"raw/");
+        field(&mut create, 2, b"raw0");
+        field(&mut message, 1, &create);
+        let (answer, request) = self.send("Watch/Watch", &message, false).await?;
+        let mut body = answer.await?.into_body();
+        body.data().await.context("no answer to a watch")??;
+        let scope = TaskScope::new();
+        scope.spawn(async move {
+            let _request = request;
+            while let Some(Ok(data)) = body.data().await {
+                if body.flow_control().release_capacity(data.len()).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(scope)
     }
 }

@@ -1,97 +1,119 @@
 //! Statements by hand.
 
-use anyhow::Result;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
 use teleport_core::task::TaskScope;
-use tokio_postgres::{Client, NoTls, Statement};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
 const TABLES: &str = "
+    create table plain (key text collate \"C\" primary key, value bytea not null);
     create table items (key text collate \"C\" primary key, value bytea not null, revision bigint not null);
     create table changes (revision bigint primary key, key text collate \"C\" not null, value bytea);
     create table newest (revision bigint not null);
-    insert into newest values (0);
-    create table plain (key text collate \"C\" primary key, value bytea not null)";
+    insert into newest values (0)";
+
+/// In one statement, which commits by itself: a revision more, the item, its change, and an announcement.
+const TOLD: &str = "with turn as (update newest set revision = revision + 1 returning revision), \
+    stored as ( \
+        insert into items select $1, $2, revision from turn \
+        on conflict (key) do update set value = excluded.value, revision = excluded.revision), \
+    logged as (insert into changes select revision, $1, $2 from turn) \
+    select revision, pg_notify('raw', '') from turn";
 
 pub(in crate::stores) struct Postgres {
     client: Client,
-    lock: Statement,
-    put: Statement,
-    log: Statement,
-    advance: Statement,
-    announce: Statement,
     upsert: Statement,
+    told: Statement,
     get: Statement,
     range: Statement,
+    port: u16,
     _connection: TaskScope,
+}
+
+/// A connection, and what is told whenever something is announced on it.
+async fn connect(port: u16) -> Result<(Client, Arc<Notify>, TaskScope)> {
+    let config = format!("host=127.0.0.1 port={port} user=bench dbname=teleport");
+    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    stream.set_nodelay(true)?;
+    let config: tokio_postgres::Config = config.parse()?;
+    let (client, mut connection) = config.connect_raw(stream, NoTls).await?;
+    let (scope, announced) = (TaskScope::new(), Arc::new(Notify::new()));
+    let announce = Arc::clone(&announced);
+    scope.spawn(async move {
+        // Its end is seen by the client.
+        while let Some(Ok(message)) = std::future::poll_fn(|context| connection.poll_message(context)).await {
+            if matches!(message, AsyncMessage::Notification(_)) {
+                announce.notify_one();
+            }
+        }
+    });
+    client.batch_execute("create schema if not exists raw; set search_path = raw").await?;
+    Ok((client, announced, scope))
 }
 
 impl Postgres {
     pub(super) async fn connect(port: u16) -> Result<Self> {
-        let config = format!("host=127.0.0.1 port={port} user=bench dbname=teleport");
-        let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
-        stream.set_nodelay(true)?;
-        let config: tokio_postgres::Config = config.parse()?;
-        let (client, connection) = config.connect_raw(stream, NoTls).await?;
-        let scope = TaskScope::new();
-        scope.spawn(async move {
-            // Its end is seen by the client.
-            let _ = connection.await;
-        });
-        client.batch_execute("create schema raw; set search_path = raw").await?;
+        let (client, _, scope) = connect(port).await?;
         client.batch_execute(TABLES).await?;
         let prepare = async |sql| client.prepare(sql).await;
         Ok(Self {
-            lock: prepare("select revision from newest for update").await?,
-            put: prepare(
-                "insert into items values ($1, $2, $3) on conflict (key) do update \
-                 set value = excluded.value, revision = excluded.revision",
-            )
-            .await?,
-            log: prepare("insert into changes values ($1, $2, $3)").await?,
-            advance: prepare("update newest set revision = $1").await?,
-            announce: prepare("select pg_notify('raw', '')").await?,
             upsert: prepare(
                 "insert into plain values ($1, $2) on conflict (key) do update set value = excluded.value",
             )
             .await?,
-            get: prepare("select value from items where key = $1").await?,
+            told: prepare(TOLD).await?,
+            get: prepare("select value from plain where key = $1").await?,
             range: prepare(
-                "select key, value from items where key >= 'items/' and key < 'items0' order by key",
+                "select key, value from plain where key >= 'items/' and key < 'items0' order by key",
             )
             .await?,
             client,
+            port,
             _connection: scope,
         })
     }
 
-    /// In two round trips: a decision can be made between them, and nobody else commits meanwhile.
     pub(super) async fn put(&self, key: &str, value: &[u8]) -> Result<()> {
-        let client = &self.client;
-        let (begun, newest) =
-            futures_util::join!(client.batch_execute("begin"), client.query_one(&self.lock, &[]));
-        begun?;
-        let revision = newest?.try_get::<_, i64>(0)? + 1;
-        let (put, log): (
-            &[&(dyn tokio_postgres::types::ToSql + Sync)],
-            &[&(dyn tokio_postgres::types::ToSql + Sync)],
-        ) = (&[&key, &value, &revision], &[&revision, &key, &value]);
-        let advance: &[&(dyn tokio_postgres::types::ToSql + Sync)] = &[&revision];
-        let (put, log, advance, announce, commit) = futures_util::join!(
-            client.execute(&self.put, put),
-            client.execute(&self.log, log),
-            client.execute(&self.advance, advance),
-            client.execute(&self.announce, &[]),
-            client.batch_execute("commit"),
-        );
-        put?;
-        log?;
-        advance?;
-        announce?;
-        Ok(commit?)
-    }
-
-    pub(super) async fn upsert(&self, key: &str, value: &[u8]) -> Result<()> {
         self.client.execute(&self.upsert, &[&key, &value]).await?;
         Ok(())
+    }
+
+    /// The same for whoever follows the changes.
+    pub(super) async fn put_told(&self, key: &str, value: &[u8]) -> Result<()> {
+        self.client.query_one(&self.told, &[&key, &value]).await?;
+        Ok(())
+    }
+
+    /// Reads all that is changed from now on, over a connection of its own, whenever something is announced.
+    pub(super) async fn follow(&self) -> Result<TaskScope> {
+        let (client, announced, connection) = connect(self.port).await?;
+        let behind =
+            client.prepare("select * from changes where revision > $1 order by revision limit 512").await?;
+        client.batch_execute("listen raw").await?;
+        let mut seen: i64 = client.query_one("select revision from newest", &[]).await?.try_get(0)?;
+        let scope = TaskScope::new();
+        scope.spawn(async move {
+            let _connection = connection;
+            let followed: Result<()> = async {
+                loop {
+                    announced.notified().await;
+                    loop {
+                        let rows = client.query(&behind, &[&seen]).await?;
+                        let Some(last) = rows.last() else { break };
+                        seen = last.try_get(0)?;
+                        let values = rows.iter().map(|row| row.try_get::<_, &[u8]>(2).map(<[u8]>::to_vec));
+                        values.collect::<Result<Vec<_>, _>>().context("a change without a value")?;
+                    }
+                }
+            }
+            .await;
+            // The server has gone, or the bench ends.
+            drop(followed);
+        });
+        Ok(scope)
     }
 
     /// How long the value is.

@@ -9,6 +9,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
+use super::PATIENCE;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
     /// Each piece comes later.
@@ -19,6 +21,8 @@ pub(crate) enum Mode {
     Refuse,
     /// Nothing passes in either direction, and nothing is closed.
     Stall,
+    /// The same from a request on that has these bytes in it, which does not pass either.
+    StallAt(&'static [u8]),
     /// What comes from the server does not pass.
     StallAnswers,
     /// The same from a request on that has these bytes in it.
@@ -72,6 +76,13 @@ impl Proxy {
         self.mode.send_replace(mode);
     }
 
+    /// Waits until a request has come that [`Mode::StallAt`] is about.
+    pub(crate) async fn until_stalled(&self) {
+        let mut modes = self.mode.subscribe();
+        let stalled = modes.wait_for(|mode| *mode == Mode::Stall);
+        tokio::time::timeout(PATIENCE, stalled).await.expect("the request comes in time").unwrap();
+    }
+
     /// Closes all connections there are.
     pub(crate) fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
@@ -89,15 +100,21 @@ async fn pass(
         let Ok(length @ 1..) = from.read(&mut buffer).await else { return };
         let stalls =
             |mode: &Mode| *mode == Mode::Stall || (requests.is_none() && *mode == Mode::StallAnswers);
-        let Ok(mode) = modes.wait_for(|mode| !stalls(mode)).await.map(|mode| *mode) else { return };
-        match (mode, requests) {
-            (Mode::Delay(by), _) => tokio::time::sleep(by).await,
-            (Mode::StallAnswersTo(part), Some(control))
-                if buffer[..length].windows(part.len()).any(|window| window == part) =>
-            {
-                control.send_replace(Mode::StallAnswers);
+        loop {
+            let Ok(mode) = modes.wait_for(|mode| !stalls(mode)).await.map(|mode| *mode) else { return };
+            let has = |part: &[u8]| buffer[..length].windows(part.len()).any(|window| window == part);
+            match (mode, requests) {
+                (Mode::StallAt(part), Some(control)) if has(part) => {
+                    control.send_replace(Mode::Stall);
+                    continue;
+                }
+                (Mode::StallAnswersTo(part), Some(control)) if has(part) => {
+                    control.send_replace(Mode::StallAnswers);
+                }
+                (Mode::Delay(by), _) => tokio::time::sleep(by).await,
+                _ => {}
             }
-            _ => {}
+            break;
         }
         if to.write_all(&buffer[..length]).await.is_err() {
             return;
