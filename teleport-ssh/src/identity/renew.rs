@@ -62,7 +62,11 @@ pub async fn renew(renewal: Renewal, shutdown: Shutdown) {
         loop {
             wait_until_due(&renewal, &mut clock).await;
             match once(&renewal).await {
-                Ok(()) => failures = 0,
+                Ok(()) => {
+                    failures = 0;
+                    // By a clock that is far ahead of that of the auth service the new ones are due as well.
+                    tokio::time::sleep(LOOK).await;
+                }
                 Err(error) if is_evicted(&*error) => {
                     tracing::error!(error = &*error, "the host's certificates are not renewed any more");
                     return;

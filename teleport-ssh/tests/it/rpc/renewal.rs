@@ -101,5 +101,7 @@ async fn a_clock_that_has_just_jumped_makes_nothing_due() {
     assert_eq!(api.calls.load(Ordering::SeqCst), 2, "nothing was asked for");
     // A clock that stays there is believed in the end.
     tokio::time::sleep(Duration::from_secs(3600)).await;
-    assert!(api.calls.load(Ordering::SeqCst) > 2, "after an hour it is");
+    // What is issued by a clock that is so far behind is due at once, and asked for no more often than that is looked at.
+    let calls = api.calls.load(Ordering::SeqCst);
+    assert!((3..200).contains(&calls), "after an hour it is: {calls}");
 }
