@@ -25,6 +25,8 @@ mod model;
 mod postgres;
 mod recordings;
 mod redb;
+#[allow(dead_code, reason = "other tests need the rest")]
+mod registers;
 mod remote;
 #[allow(dead_code, reason = "the tests of the programs use the rest")]
 mod servers;

@@ -38,6 +38,9 @@ mod pinned;
 mod play;
 mod processes;
 mod recording_faults;
+#[allow(dead_code, reason = "these tests need a part of it")]
+#[path = "../../../teleport-backend/tests/it/registers.rs"]
+mod registers;
 mod regress;
 mod remote;
 mod resources;
