@@ -11,6 +11,7 @@ mod access;
 mod account;
 mod agentless;
 mod audit;
+mod clocks;
 mod diagnostics;
 mod dialling;
 mod disk_faults;
