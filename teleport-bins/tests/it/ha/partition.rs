@@ -132,7 +132,7 @@ fn g2_a_service_that_is_cut_from_the_store_acknowledges_nothing_that_is_lost(
         let (inner, outer) = (format!("inner-{round}"), format!("outer-{round}"));
         apart.networks.lose(loss);
         // Nobody hears of what the one that is cut does, so it says that it has not done it.
-        let mut joined = usize::from(apart.joins(IN, &inner, &arguments));
+        let mut joined_in = apart.joins(IN, &inner, &arguments);
         for attempt in 0..3 {
             for number in [IN, OUT] {
                 let user = format!("user-{round}-{attempt}-{number}");
@@ -147,7 +147,7 @@ fn g2_a_service_that_is_cut_from_the_store_acknowledges_nothing_that_is_lost(
                 }
             }
         }
-        joined += usize::from(apart.joins(OUT, &outer, &arguments));
+        let joined_out = apart.joins(OUT, &outer, &arguments);
         apart.networks.heal();
         let healed = Instant::now();
         wait_for("the service that was cut", || {
@@ -155,11 +155,8 @@ fn g2_a_service_that_is_cut_from_the_store_acknowledges_nothing_that_is_lost(
         });
         eprintln!("{loss:?}: it serves {:.1} s after the end of it", healed.elapsed().as_secs_f64());
         // Whose use of the token was taken without an answer may ask again; nobody else.
-        joined += usize::from(apart.joins(IN, &inner, &arguments));
-        assert!(joined >= 1, "{loss:?}: the token was good once");
-        let listed = apart.tctl(OUT, &["nodes", "ls", "--format=json"]).clean();
-        let winners = [&inner, &outer].map(|name| listed.contains(&format!("\"{name}\"")));
-        assert_eq!(winners.iter().filter(|won| **won).count(), 1, "{loss:?}: {listed}");
+        joined_in |= apart.joins(IN, &inner, &arguments);
+        assert!(joined_in != joined_out, "{loss:?}: the token has one winner: {joined_in} {joined_out}");
         for number in [IN, OUT] {
             let users = apart.users(number);
             for user in &acknowledged {
