@@ -68,6 +68,12 @@ impl World {
         machine.configure("proxy", &servers, &Services { proxy: Some((web, ssh)), ..NONE }.yaml());
         let (token, pin) = machine.token(&auths.names[0], &["--type=proxy", "--uses=1"]);
         let proxy = machine.start("proxy", &[&format!("--token={token}"), &format!("--ca-pin={pin}")]);
+        // Whose address is in the link.
+        wait_for("the proxy in the list", || {
+            let arguments = ["inventory", "ls", "--services=proxy", "--format=json"];
+            let listed = machine.tctl(&auths.names[1], &arguments).clean();
+            listed.contains("host_id").then_some(())
+        });
         let logins = format!("--logins={}", own_login());
         let printed = machine.tctl(&auths.names[1], &["users", "add", "alice", &logins]).clean();
         let alice = User::accept("alice", &printed, &machine.path("home"));
