@@ -3,11 +3,15 @@
 //! Decisions take `now: Timestamp`; long-lived objects hold an `Arc<dyn Clock>`. Nothing else in this
 //! crate reads the time of the operating system.
 
+mod guard;
+
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use self::guard::{ClockLook, JumpGuard};
 
 /// A point in time: whole milliseconds since the Unix epoch, UTC.
 ///

@@ -4,12 +4,14 @@ use std::sync::{Arc, PoisonError, mpsc};
 use std::time::Duration;
 
 use ::redb::{Database, Durability};
+use teleport_core::clock::Timestamp;
 use teleport_core::storage::{Batch, Key, Revision, StorageError, WatchEvent};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::apply::Tables;
 use super::schema::Failure;
 use super::{NotOpen, Shared, batch_bytes, open, schema};
+use crate::shared::sweep::Pace;
 
 /// The most batches of one transaction.
 const MAX_GROUP: usize = 256;
@@ -44,6 +46,7 @@ struct Committed {
 pub(super) struct Writer {
     commands: mpsc::Receiver<Command>,
     expected: usize,
+    pace: Pace,
     shared: Arc<Shared>,
 }
 
@@ -55,7 +58,8 @@ enum Next {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, commands: mpsc::Receiver<Command>) -> Self {
-        Self { commands, expected: 1, shared }
+        let pace = Pace::new(shared.clock.now());
+        Self { commands, expected: 1, pace, shared }
     }
 
     pub(super) fn run(mut self) {
@@ -109,12 +113,14 @@ impl Writer {
         }
     }
 
-    fn commit(&self, mut group: Vec<Submission>) {
+    fn commit(&mut self, mut group: Vec<Submission>) {
+        let now = self.shared.clock.now();
+        let sweeps = self.pace.may_remove(now);
         let batches = group.iter_mut().map(|submission| std::mem::take(&mut submission.batch)).collect();
         let outcome = {
             let database = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
             match database.as_ref() {
-                Some(database) => self.transact(database, batches).map_err(StorageFailure::Failed),
+                Some(database) => transact(database, batches, now, sweeps).map_err(StorageFailure::Failed),
                 None => Err(StorageFailure::NotOpen(NotOpen)),
             }
         };
@@ -139,29 +145,6 @@ impl Writer {
         }
     }
 
-    /// Evaluates the batches in order in one transaction and makes it durable.
-    fn transact(&self, database: &Database, batches: Vec<Batch>) -> Result<Committed, Failure> {
-        let now = self.shared.clock.now();
-        let mut transaction = database.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
-        // Both phases are synced: a torn first phase is never taken for a commit, not even with crafted values.
-        transaction.set_two_phase_commit(true);
-        let mut events = Vec::new();
-        let mut results = Vec::with_capacity(batches.len());
-        let mut tables = Tables::open(&transaction)?;
-        tables.sweep(now, &mut events)?;
-        for batch in batches {
-            results.push(tables.apply(batch, now, &mut events)?);
-        }
-        let newest = tables.finish()?;
-        if newest.is_some() {
-            transaction.commit()?;
-        } else {
-            transaction.abort()?;
-        }
-        Ok(Committed { events, newest, results })
-    }
-
     /// After a failure of the disk redb refuses everything until the file is opened anew. If that fails too, the next batch
     /// tries again. Whether the failed transaction became durable is known only then; it was not reported to the
     /// watches, so they end and whoever watches lists again.
@@ -181,6 +164,35 @@ impl Writer {
             self.shared.hub.restart(revision);
         }
     }
+}
+
+/// Evaluates the batches in order in one transaction and makes it durable. Removes some of what has expired before, if it may.
+fn transact(
+    database: &Database,
+    batches: Vec<Batch>,
+    now: Timestamp,
+    sweeps: bool,
+) -> Result<Committed, Failure> {
+    let mut transaction = database.begin_write()?;
+    transaction.set_durability(Durability::Immediate)?;
+    // Both phases are synced: a torn first phase is never taken for a commit, not even with crafted values.
+    transaction.set_two_phase_commit(true);
+    let mut events = Vec::new();
+    let mut results = Vec::with_capacity(batches.len());
+    let mut tables = Tables::open(&transaction)?;
+    if sweeps {
+        tables.sweep(now, &mut events)?;
+    }
+    for batch in batches {
+        results.push(tables.apply(batch, now, &mut events)?);
+    }
+    let newest = tables.finish()?;
+    if newest.is_some() {
+        transaction.commit()?;
+    } else {
+        transaction.abort()?;
+    }
+    Ok(Committed { events, newest, results })
 }
 
 #[derive(Clone, Debug, thiserror::Error)]

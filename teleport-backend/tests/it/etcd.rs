@@ -178,7 +178,18 @@ async fn tokens_are_renewed() {
     }
     let proxy = Proxy::to(etcd.port).await;
     let backend = open(&format!("etcd://root:pw@127.0.0.1:{}/auth?timeout=60", proxy.port)).await.unwrap();
-    // A server that was started again knows no token, and the connection to it need not have been lost.
+    backend.put(&key("a"), Bytes::new(), None).await.unwrap();
+    // The server forgets every token, and the connections stay.
+    for round in 0..3 {
+        etcd.ctl(&["--user", "root:pw", "auth", "disable"]);
+        etcd.ctl(&["auth", "enable"]);
+        match round % 2 {
+            0 => assert!(backend.get(&key("a")).await.unwrap().is_some()),
+            _ => assert!(backend.put(&key("a"), Bytes::new(), None).await.is_ok()),
+        }
+    }
+    backend.delete(&key("a")).await.unwrap();
+    // One that was started again knows none either.
     etcd.restart().await;
     // Reads wait until it has elected itself.
     assert!(backend.get(&key("a")).await.unwrap().is_none());

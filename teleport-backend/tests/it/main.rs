@@ -26,6 +26,8 @@ mod postgres;
 mod postgres_turns;
 mod recordings;
 mod redb;
+#[allow(dead_code, reason = "other tests need the rest")]
+mod registers;
 mod remote;
 #[allow(dead_code, reason = "the tests of the programs use the rest")]
 mod servers;

@@ -24,11 +24,12 @@ use teleport_ssh::identity::{HostMaterial, HostName, IdentityStore};
 
 use super::data_dir::DataDir;
 use super::forward::Forwarder;
+use super::wall_clock::WallClock;
 use super::{Os, read_secret_file, recordings};
 use crate::config::AuthSettings;
 
-/// An auth service over the data directory.
-#[derive(Debug)]
+/// An auth service over the data directory. Clones share it.
+#[derive(Clone, Debug)]
 pub(super) struct LocalAuth {
     pub(super) service: AuthService,
     pub(super) cluster: ClusterName,
@@ -260,12 +261,16 @@ pub(super) async fn take_part(service: AuthService, me: Participant, shutdown: S
 }
 
 /// Deals with recordings whose node is lost, until the service stops.
-pub(super) async fn look_after_uploads(service: AuthService, shutdown: Shutdown) {
+pub(super) async fn look_after_uploads(service: AuthService, clock: WallClock, shutdown: Shutdown) {
     let lost = service.lost_uploads();
     loop {
         tokio::select! {
             () = tokio::time::sleep(SWEEP_EVERY) => {}
             () = shutdown.draining() => return,
+        }
+        // By a clock that has jumped ahead all nodes have been silent for long.
+        if !clock.is_believed() {
+            continue;
         }
         if let Err(error) = lost.sweep().await {
             tracing::warn!(

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use teleport_core::api::{AuditApi, AuthApi, IdentityApi, NodeAccess, RecordingApi};
@@ -24,6 +25,9 @@ use super::diagnostics::{Diagnostics, Needs, Service};
 use super::membership::Services;
 use super::{IDENTITY_DIR, Os};
 use crate::config::{NodeSettings, Settings};
+
+/// How often it is looked whether the certificates of a service beside the auth service are valid.
+const LOOK: Duration = Duration::from_secs(3);
 
 /// The identities of a service, in a directory of its own: each service has an id, keys and certificates of its own.
 pub(super) fn store(data_dir: &DataDir, role: HostRole) -> Result<IdentityStore> {
@@ -52,6 +56,40 @@ pub(super) fn keep_fresh(
         entropy: Arc::clone(&os.entropy),
     };
     back.1.spawn(renew(renewal, back.0.clone()));
+}
+
+/// Gives a service in the process of the auth service new certificates when those that it has are not valid now: the clock has jumped, or the machine has slept
+/// for longer than they last. Nobody would talk to it, so it could not renew them; here the authority is at hand, as it is at the start.
+pub(super) fn revive(
+    local: &LocalAuth,
+    identity: HostIdentityHandle,
+    store: IdentityStore,
+    addresses: Vec<String>,
+    os: &Os,
+    back: &(Shutdown, TaskScope),
+) {
+    let (local, os, shutdown) = (local.clone(), os.clone(), back.0.clone());
+    back.1.spawn(async move {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(LOOK) => {}
+                () = shutdown.draining() => return,
+            }
+            let current = identity.current();
+            let Err(reason) = current.check_valid_at(os.clock.now()) else { continue };
+            let role = current.role;
+            match local.admit(&store, current.host(), addresses.clone(), &os).await {
+                Ok(material) => {
+                    tracing::warn!(%role, %reason, "the service has new certificates");
+                    identity.replace(material);
+                }
+                Err(error) => {
+                    let error: &dyn std::error::Error = error.as_ref();
+                    tracing::error!(%role, %reason, error, "the service has no valid certificates and cannot be given new ones");
+                }
+            }
+        }
+    });
 }
 
 /// What the services of this process need to become members.
@@ -92,6 +130,9 @@ impl Members<'_> {
         let client = ClientIdentity::Host(identity.clone());
         let api = AuthClient::builder(Arc::clone(&connector), client, Arc::clone(&os.clock)).build();
         let api = Arc::new(api);
+        if let Some((local, _)) = self.local {
+            revive(local, identity.clone(), store.clone(), addresses.clone(), os, self.back);
+        }
         keep_fresh(
             identity.clone(),
             store,

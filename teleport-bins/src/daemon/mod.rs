@@ -13,6 +13,7 @@ mod proxy;
 pub mod recordings;
 mod signals;
 mod traces;
+mod wall_clock;
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -44,6 +45,7 @@ use self::diagnostics::{AuthFigures, Diagnostics, Needs, Server, Service};
 use self::member::{Member, Members};
 use self::membership::{Services, is_removal};
 pub use self::traces::Traces;
+use self::wall_clock::WallClock;
 use crate::config::Settings;
 
 /// How long sessions may go on after the daemon was asked to stop.
@@ -160,6 +162,8 @@ impl Daemon {
         let back = (Shutdown::new(), TaskScope::new());
         let base = (Shutdown::new(), TaskScope::new());
         let services = Services::new();
+        let wall_clock = WallClock::new(Arc::clone(&os.clock));
+        base.1.spawn(wall_clock.clone().watch(base.0.clone()));
         let diagnostics = Diagnostics::new(os.clone(), front.0.clone());
         let mut diagnostics_address = None;
         if let Some(address) = settings.diag_addr {
@@ -182,6 +186,7 @@ impl Daemon {
             let (connector, listener) = pipe();
             let own = ClientIdentity::Host(identity.clone());
             let own = AuthClient::builder(Arc::new(connector.clone()), own, Arc::clone(&os.clock)).build();
+            member::revive(&service, identity.clone(), store.clone(), hosts.clone(), &os, &back);
             member::keep_fresh(identity.clone(), store, Arc::new(own), hosts, &os, &back);
             let bound = AuthServer::builder(
                 Arc::new(service.service.clone()),
@@ -218,8 +223,12 @@ impl Daemon {
             });
             base.1.spawn(bound.serve(base.0.clone()));
             base.1.spawn(auth::take_part(service.service.clone(), me, base.0.clone()));
-            base.1.spawn(auth::look_after_uploads(service.service.clone(), base.0.clone()));
-            base.1.spawn(recordings::sweep(service.service.clone(), base.0.clone()));
+            base.1.spawn(auth::look_after_uploads(
+                service.service.clone(),
+                wall_clock.clone(),
+                base.0.clone(),
+            ));
+            base.1.spawn(recordings::sweep(service.service.clone(), wall_clock, base.0.clone()));
             services.started();
             auth_address = Some(address);
             local = Some((service, connector));

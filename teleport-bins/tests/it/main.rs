@@ -11,6 +11,7 @@ mod access;
 mod account;
 mod agentless;
 mod audit;
+mod clocks;
 mod diagnostics;
 mod dialling;
 mod disk_faults;
@@ -38,6 +39,9 @@ mod pinned;
 mod play;
 mod processes;
 mod recording_faults;
+#[allow(dead_code, reason = "these tests need a part of it")]
+#[path = "../../../teleport-backend/tests/it/registers.rs"]
+mod registers;
 mod regress;
 mod remote;
 mod resources;

@@ -12,6 +12,7 @@ use teleport_ssh::mux::{HeaderMode, ProxyProtocol};
 
 use crate::foreign::tool;
 use crate::processes::NONE;
+use crate::servers::mortal;
 use crate::support::cluster::{CLUSTER, Home, TestCluster};
 use crate::support::daemon::{Machine, Process, Services, fixed_port};
 use crate::support::program::{own, run};
@@ -146,7 +147,7 @@ fn behind_haproxy_the_audit_log_says_where_clients_are() {
     }
     let file = cluster.dir().join("haproxy.cfg");
     std::fs::write(&file, config).unwrap();
-    let mut haproxy = Command::new("haproxy");
+    let mut haproxy = mortal("haproxy", "KILL");
     haproxy.arg("-db").arg("-f").arg(&file);
     let _haproxy = Running::start(haproxy, (Ipv4Addr::LOCALHOST, versions[1].1).into());
     for (at, (says, port)) in versions.into_iter().enumerate() {
@@ -277,7 +278,7 @@ fn through_an_http_proxy_come_users_and_nodes_and_whoever_may_not_is_told_why() 
         one.web
     );
     std::fs::write(&file, config).unwrap();
-    let mut tinyproxy = Command::new("tinyproxy");
+    let mut tinyproxy = mortal("tinyproxy", "KILL");
     tinyproxy.arg("-d").arg("-c").arg(&file);
     let _tinyproxy = Running::start(tinyproxy, (Ipv4Addr::LOCALHOST, port).into());
     let connects = || {

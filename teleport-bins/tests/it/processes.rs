@@ -129,6 +129,18 @@ impl Three {
         file
     }
 
+    /// `tsh login` at the proxy, with a home of this name. The user and the answers are missing.
+    pub(crate) fn tsh_login(&self, home: &str) -> Command {
+        let mut tsh = own("tsh");
+        let proxy = self.proxy.as_ref().unwrap().address("proxy");
+        tsh.env("TELEPORT_HOME", self.machine.path(home)).args([
+            "login",
+            "--force",
+            &format!("--proxy={proxy}"),
+        ]);
+        tsh
+    }
+
     /// The configuration file for stock `ssh`.
     pub(crate) fn config(&self) -> &std::path::Path {
         &self.ssh_config

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -15,6 +15,8 @@ use teleport_bins::daemon::recordings::Https;
 use teleport_core::clock::Timestamp;
 use teleport_core::recording::{Completion, Form, Listing, RecordingError, RecordingMeta, RecordingStore};
 use teleport_core::secret::SecretString;
+
+use crate::servers::mortal;
 
 /// A server of this test, killed with it.
 pub(crate) struct Moto {
@@ -43,7 +45,7 @@ impl Moto {
 
     /// `None` if it ends at once.
     pub(crate) async fn start_at(address: SocketAddr) -> Option<Self> {
-        let mut command = Command::new("moto_server");
+        let mut command = mortal("moto_server", "KILL");
         command.args(["-H", "127.0.0.1", "-p", &address.port().to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
         let mut process = command.spawn().expect("moto_server is not installed; .ci/test installs it");

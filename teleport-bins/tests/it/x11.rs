@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use teleport_core::audit::EventKind;
 use teleport_ssh::node::Displays;
 
+use crate::servers::mortal;
 use crate::support::cluster::{CLUSTER, Home, TestCluster};
 use crate::support::own_login;
 use crate::support::program::{own, run, run_with};
@@ -36,7 +37,7 @@ impl Server {
             assert_eq!(run(xauth).code(), 0);
         };
         add(":0");
-        let mut server = Command::new("Xvfb");
+        let mut server = mortal("Xvfb", "KILL");
         // It would forget the cookies of programs that are not trusted when nobody is connected.
         server.args(["-displayfd", "1", "-noreset", "-nolisten", "tcp", "-screen", "0"]);
         server.arg(format!("{SIZE}x24")).arg("-auth").arg(&cookies);

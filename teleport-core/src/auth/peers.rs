@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{AuthService, Inner};
 use crate::api::{ApiError, ApiResult, AuthServerRecord};
+use crate::cert::CLOCK_SKEW;
 use crate::clock::Timestamp;
 use crate::id::{HostId, NodeName, RunId};
 use crate::storage::{Action, Batch, Condition, Record, Stored};
@@ -148,6 +149,7 @@ impl AuthService {
         let auth = &*self.0;
         // First: of two that start at once with different places, each sees the other one.
         say(auth, me).await?;
+        compare_clocks(auth, me).await?;
         let taken = take_place(auth, me).await;
         if matches!(taken, Err(CannotTakePart::Recordings { .. })) {
             self.leave(me).await?;
@@ -182,6 +184,33 @@ async fn say(auth: &Inner, me: &Participant) -> ApiResult<()> {
     let record = Running { host_id, name, version, address, run, recordings, until };
     auth.auth_servers.write(&record, Condition::Any).await?;
     Ok(())
+}
+
+/// Says in the log whose clock is ahead of ours: what that service writes now comes from the future. One that is behind says so of us.
+async fn compare_clocks(auth: &Inner, me: &Participant) -> ApiResult<()> {
+    let running = auth.auth_servers.list().await?.into_iter().map(|stored| stored.record);
+    for (other, ahead) in ahead(running, me.host_id, auth.ports.clock.now()) {
+        let seconds = ahead.as_secs();
+        tracing::warn!(
+            %other,
+            seconds,
+            "THE CLOCKS OF AUTH SERVICES ARE APART: that of another one is ahead of this one's, so they do not agree about what has expired; set \
+             both right"
+        );
+    }
+    Ok(())
+}
+
+/// The others that have been heard of in the future, and by how much at least.
+fn ahead(
+    running: impl Iterator<Item = Running>,
+    me: HostId,
+    now: Timestamp,
+) -> impl Iterator<Item = (NodeName, Duration)> {
+    running.filter(move |other| other.host_id != me).filter_map(move |other| {
+        let ahead = other.until.saturating_sub(LEASE).saturating_since(now);
+        (ahead > CLOCK_SKEW).then_some((other.name, ahead))
+    })
 }
 
 async fn take_place(auth: &Inner, me: &Participant) -> Result<(), CannotTakePart> {
@@ -219,4 +248,36 @@ async fn take_place(auth: &Inner, me: &Participant) -> Result<(), CannotTakePart
         }
     }
     Err(super::context::contended().into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests fail by panicking")]
+    use super::*;
+
+    #[test]
+    fn clocks_that_are_ahead_are_told_and_those_that_agree_are_not() {
+        let now = Timestamp::from_unix_secs(1_700_000_000);
+        let said_at = |host: &str, at: Timestamp| Running {
+            host_id: host.parse().unwrap(),
+            name: NodeName::new("auth-2").unwrap(),
+            version: String::new(),
+            address: String::new(),
+            run: RunId::random(&crate::testing::RepeatableEntropy::new(1)).unwrap(),
+            recordings: KeptAt { id: String::new(), name: String::new() },
+            until: at.saturating_add(LEASE),
+        };
+        let (me, other) = ("0f8fad5b-d9cb-469f-a165-70867728950e", "7c9e6679-7425-40de-944b-e07fc1f90ae7");
+        let hour = Duration::from_secs(3600);
+        for (host, at, expected) in [
+            (other, now, None),
+            (other, now.saturating_add(CLOCK_SKEW), None),
+            (other, now.saturating_add(hour), Some(hour)),
+            (other, now.saturating_sub(hour), None),
+            (me, now.saturating_add(hour), None),
+        ] {
+            let told = ahead([said_at(host, at)].into_iter(), me.parse().unwrap(), now).next();
+            assert_eq!(told.map(|(_, ahead)| ahead), expected, "{host} {at}");
+        }
+    }
 }

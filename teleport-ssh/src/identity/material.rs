@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use teleport_core::api::HostCredentials;
-use teleport_core::cert::{SubjectKeys, TrustBundle};
+use teleport_core::cert::{CLOCK_SKEW, SubjectKeys, TrustBundle};
 use teleport_core::clock::Timestamp;
 use teleport_core::entropy::Entropy;
 use teleport_core::id::{ClusterName, HostId, HostRole, NodeName};
@@ -33,6 +33,22 @@ pub struct HostName {
 pub struct MaterialError {
     /// What does not fit.
     pub reason: &'static str,
+}
+
+/// The certificates of a host are not valid at this time by its clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the host's certificates are valid from {valid_after} to {valid_before}, and its clock says {now}: compare the clocks of this machine and of \
+     the auth service"
+)]
+#[non_exhaustive]
+pub struct NotValidNow {
+    /// From when they are valid.
+    pub valid_after: Timestamp,
+    /// When they end.
+    pub valid_before: Timestamp,
+    /// What the clock says.
+    pub now: Timestamp,
 }
 
 /// A host's keys, its certificates for them, and whom it trusts.
@@ -113,6 +129,21 @@ impl HostMaterial {
             valid_after: certificates.valid_after,
             valid_before: certificates.valid_before,
         })
+    }
+
+    /// Whether the certificates are valid at `now`, as whoever asks that has the same time sees it: what was issued by a clock that is wrong
+    /// is not to replace what is good.
+    ///
+    /// # Errors
+    /// [`NotValidNow`].
+    pub fn check_valid_at(&self, now: Timestamp) -> Result<(), NotValidNow> {
+        let Self { valid_after, valid_before, .. } = *self;
+        // With the same allowance as in `core::cert`.
+        if valid_after <= now.saturating_add(CLOCK_SKEW) && now < valid_before {
+            Ok(())
+        } else {
+            Err(NotValidNow { valid_after, valid_before, now })
+        }
     }
 
     /// The public halves of its keys.

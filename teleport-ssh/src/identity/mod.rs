@@ -8,6 +8,8 @@ mod material;
 mod renew;
 mod store;
 
-pub use self::material::{HostIdentityHandle, HostMaterial, HostName, IdentityChanges, MaterialError};
+pub use self::material::{
+    HostIdentityHandle, HostMaterial, HostName, IdentityChanges, MaterialError, NotValidNow,
+};
 pub use self::renew::{Renewal, renew, renew_at};
 pub use self::store::{IdentityStore, StoreError};

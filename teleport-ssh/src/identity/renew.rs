@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use teleport_core::api::{ApiError, ApiErrorKind, IdentityApi, RenewRequest};
 use teleport_core::cert::SubjectKeys;
-use teleport_core::clock::{Clock, Timestamp};
+use teleport_core::clock::{Clock, JumpGuard, Timestamp};
 use teleport_core::entropy::{Entropy, EntropyExt as _};
 use teleport_core::task::Shutdown;
+use tokio::time::Instant;
 
 use super::{HostIdentityHandle, HostMaterial, IdentityStore};
 
@@ -49,16 +50,23 @@ pub fn renew_at(valid_after: Timestamp, valid_before: Timestamp, jitter: u16) ->
 }
 
 /// Renews an identity for as long as it is polled, until draining begins or the host is removed from the cluster. Other failures are logged and tried again: before the end
-/// of the certificates and also after it, for the case that the clock was wrong.
+/// of the certificates and also after it, for the case that the clock was wrong. New certificates that are not valid by the host's own clock do not replace
+/// the old ones. A clock that has just jumped ahead makes nothing due before it has stayed there for an hour: where the auth service has the same clock, its certificates
+/// would be of the future when the clock is set right.
 ///
 /// Cancel safe: an identity that was not swapped in is not used by anybody.
 pub async fn renew(renewal: Renewal, shutdown: Shutdown) {
     let run = async {
         let mut failures = 0_u32;
+        let mut clock = (JumpGuard::new(renewal.clock.now(), Duration::ZERO), Instant::now());
         loop {
-            wait_until_due(&renewal).await;
+            wait_until_due(&renewal, &mut clock).await;
             match once(&renewal).await {
-                Ok(()) => failures = 0,
+                Ok(()) => {
+                    failures = 0;
+                    // By a clock that is far ahead of that of the auth service the new ones are due as well.
+                    tokio::time::sleep(LOOK).await;
+                }
                 Err(error) if is_evicted(&*error) => {
                     tracing::error!(error = &*error, "the host's certificates are not renewed any more");
                     return;
@@ -83,16 +91,18 @@ fn is_evicted(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref::<ApiError>().is_some_and(|error| error.kind() == ApiErrorKind::Evicted)
 }
 
-async fn wait_until_due(renewal: &Renewal) {
+async fn wait_until_due(renewal: &Renewal, (guard, since): &mut (JumpGuard, Instant)) {
     let jitter = renewal.entropy.bytes().map_or(0, u16::from_be_bytes);
     loop {
         let current = renewal.identity.current();
         let due = renew_at(current.valid_after, current.valid_before, jitter);
-        let left = due.saturating_since(renewal.clock.now());
-        if left.is_zero() {
+        let now = renewal.clock.now();
+        let believed = guard.look(now, since.elapsed()).believed;
+        let left = due.saturating_since(now);
+        if left.is_zero() && believed {
             return;
         }
-        tokio::time::sleep(left.min(LOOK)).await;
+        tokio::time::sleep(if believed { left.min(LOOK) } else { LOOK }).await;
     }
 }
 
@@ -103,6 +113,7 @@ async fn once(renewal: &Renewal) -> Result<(), Box<dyn std::error::Error + Send 
     let credentials = renewal.api.renew_host(request).await?;
     let host = renewal.identity.current().host();
     let material = HostMaterial::from_credentials(host, (ssh, tls), credentials)?;
+    material.check_valid_at(renewal.clock.now())?;
     if let Some(store) = renewal.store.clone() {
         let kept = material.clone();
         // Kept before it is used: a restart must not come back with keys that the cluster has forgotten.

@@ -16,6 +16,7 @@ mod origin;
 mod passes;
 mod peers;
 mod pinned;
+mod renewal;
 mod strangers;
 mod suite;
 mod tunnels;

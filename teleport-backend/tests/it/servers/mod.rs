@@ -5,6 +5,7 @@ mod postgres;
 pub(crate) mod proxy;
 mod tls;
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::linux::net::SocketAddrExt;
@@ -69,22 +70,26 @@ pub(crate) async fn answers(port: u16) -> bool {
     tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok()
 }
 
+/// A program that the kernel sends this signal when the thread that starts it has ended: what a test leaves behind that is killed itself goes with it.
+pub(crate) fn mortal(program: impl AsRef<OsStr>, signal: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", signal, "--"]).arg(program);
+    command
+}
+
 /// A process that ends with the value, and what it said.
 #[derive(Debug)]
 struct Process {
     child: Child,
+    package: &'static str,
     said: Arc<Mutex<String>>,
 }
 
 impl Process {
-    fn start(command: &mut Command, package: &str) -> Self {
+    /// Of a [`mortal`] command.
+    fn start(command: &mut Command, package: &'static str) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).process_group(0);
-        let mut child = command.spawn().unwrap_or_else(|error| {
-            panic!(
-                "{}: {error}; install {package}, or run .ci/test, which does",
-                command.get_program().display()
-            )
-        });
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let log = child.stderr.take().unwrap();
         let said = Arc::new(Mutex::new(String::new()));
         let lines = Arc::clone(&said);
@@ -98,14 +103,16 @@ impl Process {
                 }
             }
         });
-        Self { child, said }
+        Self { child, package, said }
     }
 
     /// Whether it became ready; `false` if it ended.
     async fn until(&mut self, ready: impl AsyncFn() -> bool) -> bool {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
-            if self.child.try_wait().unwrap().is_some() {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                let there = status.code() != Some(127);
+                assert!(there, "install {}, or run .ci/test, which does", self.package);
                 return false;
             }
             if ready().await {

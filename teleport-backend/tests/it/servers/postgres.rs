@@ -5,13 +5,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use super::{Authority, Process, answers, free_port};
+use super::{Authority, Process, answers, free_port, mortal};
 
 #[derive(Debug)]
 pub(crate) struct Postgres {
     process: Option<Process>,
     directory: tempfile::TempDir,
     pub(crate) port: u16,
+    listens: &'static str,
     tls: bool,
 }
 
@@ -47,22 +48,27 @@ fn account(directory: &Path) -> Option<(u32, u32)> {
 impl Postgres {
     /// With the database `state` and the user `tester`, who needs no password, and `secret`, who does (`right`).
     pub(crate) async fn start() -> Self {
-        Self::start_with(None).await
+        Self::start_with("127.0.0.1", None).await
+    }
+
+    /// The same for whoever reaches this host.
+    pub(crate) async fn start_for_all() -> Self {
+        Self::start_with("0.0.0.0", None).await
     }
 
     /// The same, and `secret` may come over TLS only.
     pub(crate) async fn start_tls(authority: &Authority) -> Self {
-        Self::start_with(Some(authority)).await
+        Self::start_with("127.0.0.1", Some(authority)).await
     }
 
-    async fn start_with(authority: Option<&Authority>) -> Self {
+    async fn start_with(listens: &'static str, authority: Option<&Authority>) -> Self {
         let directory = tempfile::Builder::new().prefix("pg").tempdir().unwrap();
         let account = account(directory.path());
         if let Some((user, group)) = account {
             chown(directory.path(), Some(user), Some(group)).unwrap();
         }
         let data = directory.path().join("data");
-        let mut initdb = Self::command("initdb", account, directory.path());
+        let mut initdb = Self::command(Command::new(program("initdb")), account, directory.path());
         initdb
             .args(["-U", "tester", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "-D"])
             .arg(&data);
@@ -80,7 +86,7 @@ impl Postgres {
         let rules =
             "host all secret all scram-sha-256\nhost all reader all trust\nhost all tester all trust\n";
         std::fs::write(data.join("pg_hba.conf"), rules.replacen("host", secret, 1)).unwrap();
-        let mut postgres = Self { process: None, directory, port: 0, tls: authority.is_some() };
+        let mut postgres = Self { process: None, directory, port: 0, listens, tls: authority.is_some() };
         for _ in 0..5 {
             postgres.port = free_port();
             if postgres.run().await {
@@ -93,8 +99,7 @@ impl Postgres {
         panic!("PostgreSQL does not start");
     }
 
-    fn command(name: &str, account: Option<(u32, u32)>, directory: &Path) -> Command {
-        let mut command = Command::new(program(name));
+    fn command(mut command: Command, account: Option<(u32, u32)>, directory: &Path) -> Command {
         command.current_dir(directory).env("LC_ALL", "C.UTF-8");
         if let Some((user, group)) = account {
             command.uid(user).gid(group);
@@ -105,9 +110,11 @@ impl Postgres {
     async fn run(&mut self) -> bool {
         let directory = self.directory.path();
         // After `kill -9` the processes that served connections may need a moment to see that they are alone.
-        let mut command = Self::command("postgres", account_of(directory), directory);
+        // It gives back its shared memory.
+        let server = mortal(program("postgres"), "QUIT");
+        let mut command = Self::command(server, account_of(directory), directory);
         command.arg("-D").arg(directory.join("data"));
-        command.arg("-k").arg(directory).args(["-h", "127.0.0.1", "-p", &self.port.to_string()]);
+        command.arg("-k").arg(directory).args(["-h", self.listens, "-p", &self.port.to_string()]);
         // Its shared memory in files of its directory: /dev/shm is small in containers.
         command.args(["-c", "max_connections=200", "-c", "dynamic_shared_memory_type=mmap"]);
         if self.tls {

@@ -186,6 +186,10 @@ impl Diagnostics {
                 (view.usable().err().map(|error| error.to_string()), Some(view.age().as_secs()))
             }
         };
+        // Nobody talks to a service whose certificate is not valid, so that is the reason of the others.
+        let now = self.0.os.clock.now();
+        let reason =
+            service.identity.current().check_valid_at(now).err().map(|error| error.to_string()).or(reason);
         ServiceReadiness { name: service.name, ready: reason.is_none(), reason, silence }
     }
 

@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 pub use self::transport::Https;
 use super::Os;
+use super::wall_clock::WallClock;
 use crate::config::{AuthSettings, RecordingPlace};
 
 /// How often is looked for recordings that are not to be kept any longer.
@@ -140,27 +141,30 @@ fn identities_in(file: &Path) -> Result<Vec<AgeIdentity>> {
     identities.with_context(|| format!("{name}: {}", file.display()))
 }
 
-/// Deletes what is not to be kept any longer, and finishes deletions that were interrupted, until the process ends.
-pub(super) async fn sweep(service: AuthService, shutdown: Shutdown) {
+/// Deletes what is not to be kept any longer, and finishes deletions that were interrupted, until the process ends. Not by a clock that has jumped
+/// ahead: everything is old by it.
+pub(super) async fn sweep(service: AuthService, clock: WallClock, shutdown: Shutdown) {
     loop {
-        let pause = match service.sweep_recordings().await {
-            Ok(swept) => {
-                if swept.deleted > 0 {
-                    tracing::info!(swept.deleted, swept.held, swept.more, "recordings were deleted");
-                }
-                if swept.more { Duration::from_secs(1) } else { SWEEP }
-            }
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "old recordings cannot be deleted now"
-                );
-                SWEEP
-            }
-        };
+        let pause = if clock.is_believed() { sweep_once(&service).await } else { SWEEP };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shutdown.draining() => return,
+        }
+    }
+}
+
+/// Says when to go on.
+async fn sweep_once(service: &AuthService) -> Duration {
+    match service.sweep_recordings().await {
+        Ok(swept) => {
+            if swept.deleted > 0 {
+                tracing::info!(swept.deleted, swept.held, swept.more, "recordings were deleted");
+            }
+            if swept.more { Duration::from_secs(1) } else { SWEEP }
+        }
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "old recordings cannot be deleted now");
+            SWEEP
         }
     }
 }

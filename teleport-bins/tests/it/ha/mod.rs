@@ -1,7 +1,9 @@
 //! Several auth services of one cluster on one store, as processes of their own; some of them die.
 
 mod outage;
+mod partition;
 mod pauses;
+mod sharing;
 mod single_use;
 
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -37,6 +39,8 @@ pub(crate) struct Several {
     pub(crate) ports: Vec<u16>,
     pub(crate) processes: Vec<Option<Process>>,
     pub(crate) machine: Machine,
+    /// More variables of their environment.
+    env: &'static [(&'static str, &'static str)],
     _store: Option<Store>,
 }
 
@@ -69,21 +73,26 @@ impl Several {
             names.push(name);
             ports.push(port);
         }
-        Self { names, ports, processes: Vec::new(), machine, _store: None }
+        Self { names, ports, processes: Vec::new(), machine, env: &[], _store: None }
     }
 
     /// Starts all of them in the same instant.
     pub(crate) fn start_at_once(&mut self) {
-        let (machine, names) = (&self.machine, &self.names);
-        self.processes = std::thread::scope(|scope| {
-            let started: Vec<_> =
-                names.iter().map(|name| scope.spawn(move || Some(machine.start(name, &[])))).collect();
-            started.into_iter().map(|started| started.join().unwrap()).collect()
-        });
+        let mut processes: Vec<Process> = self.names.iter().map(|name| self.begin(name)).collect();
+        processes.iter_mut().for_each(Process::serves);
+        self.processes = processes.into_iter().map(Some).collect();
     }
 
     pub(crate) fn start(&mut self, number: usize) {
-        self.processes[number] = Some(self.machine.start(&self.names[number], &[]));
+        let mut process = self.begin(&self.names[number]);
+        process.serves();
+        self.processes[number] = Some(process);
+    }
+
+    fn begin(&self, name: &str) -> Process {
+        self.machine.begin(name, &[], |command| {
+            command.envs(self.env.iter().copied());
+        })
     }
 
     pub(crate) fn kill(&mut self, number: usize) {

@@ -13,9 +13,9 @@ use crate::support::{own_login, wait_for};
 on_each!(g17_auth_services_die_and_sessions_do_not_notice);
 
 /// A session that says every line again.
-struct Echo {
+pub(super) struct Echo {
     child: Child,
-    stdin: ChildStdin,
+    stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
 }
 
@@ -27,10 +27,10 @@ impl Drop for Echo {
 }
 
 impl Echo {
-    fn begin(mut ssh: Command) -> Self {
+    pub(super) fn begin(mut ssh: Command) -> Self {
         ssh.arg("echo begun; exec cat").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = ssh.stderr(Stdio::null()).spawn().unwrap();
-        let stdin = child.stdin.take().unwrap();
+        let stdin = child.stdin.take();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut first = String::new();
         stdout.read_line(&mut first).unwrap();
@@ -38,31 +38,42 @@ impl Echo {
         Self { child, stdin, stdout }
     }
 
+    /// There is nothing more to say.
+    pub(super) fn end(mut self) {
+        drop(self.stdin.take());
+        self.child.wait().unwrap();
+    }
+
     #[track_caller]
-    fn lives(&mut self, line: &str) {
-        writeln!(self.stdin, "{line}").unwrap();
+    pub(super) fn lives(&mut self, line: &str) {
+        writeln!(self.stdin.as_ref().unwrap(), "{line}").unwrap();
         let mut said = String::new();
         self.stdout.read_line(&mut said).unwrap();
         assert_eq!(said.trim_end(), line);
     }
 }
 
-struct World {
-    auths: Several,
+pub(super) struct World {
+    pub(super) auths: Several,
     _proxy: Process,
-    nodes: Vec<Process>,
+    pub(super) nodes: Vec<Process>,
     web: u16,
     alice: User,
 }
 
 impl World {
-    fn start(store: Store) -> Self {
-        let auths = Several::two(store);
+    pub(super) fn start(auths: Several) -> Self {
         let (machine, servers) = (&auths.machine, auths.servers());
         let (web, ssh) = (fixed_port(), fixed_port());
         machine.configure("proxy", &servers, &Services { proxy: Some((web, ssh)), ..NONE }.yaml());
         let (token, pin) = machine.token(&auths.names[0], &["--type=proxy", "--uses=1"]);
         let proxy = machine.start("proxy", &[&format!("--token={token}"), &format!("--ca-pin={pin}")]);
+        // Whose address is in the link.
+        wait_for("the proxy in the list", || {
+            let arguments = ["inventory", "ls", "--services=proxy", "--format=json"];
+            let listed = machine.tctl(&auths.names[1], &arguments).clean();
+            listed.contains("host_id").then_some(())
+        });
         let logins = format!("--logins={}", own_login());
         let printed = machine.tctl(&auths.names[1], &["users", "add", "alice", &logins]).clean();
         let alice = User::accept("alice", &printed, &machine.path("home"));
@@ -73,16 +84,30 @@ impl World {
     }
 
     /// Lets a node join by a token that `auth` made, while some of the services that it is told of may be dead.
-    fn add_node(&mut self, name: &str, auth: usize) {
+    pub(super) fn add_node(&mut self, name: &str, auth: usize) {
         let machine = &self.auths.machine;
         let services = Services { node: Some((fixed_port(), "env: prod")), ..NONE };
         machine.configure(name, &self.auths.servers(), &services.yaml());
+        self.join(name, auth);
+    }
+
+    /// The same for one that knows this service alone.
+    pub(super) fn add_node_of(&mut self, name: &str, auth: usize) {
+        let machine = &self.auths.machine;
+        let services = Services { node: Some((fixed_port(), "env: prod")), ..NONE };
+        let server = format!("  auth_server: 127.0.0.1:{}\n", self.auths.ports[auth]);
+        machine.configure(name, &server, &services.yaml());
+        self.join(name, auth);
+    }
+
+    fn join(&mut self, name: &str, auth: usize) {
+        let machine = &self.auths.machine;
         let (token, pin) = machine.token(&self.auths.names[auth], &["--type=node", "--uses=1"]);
         let node = machine.start(name, &[&format!("--token={token}"), &format!("--ca-pin={pin}")]);
         self.nodes.push(node);
     }
 
-    fn tsh(&self, arguments: &[&str]) -> Command {
+    pub(super) fn tsh(&self, arguments: &[&str]) -> Command {
         let mut command = own("tsh");
         command.env("TELEPORT_HOME", self.auths.machine.path("home")).args(arguments);
         command
@@ -95,7 +120,7 @@ impl World {
         let mut last = String::new();
         let mut attempts = 0;
         while attempts < 4 {
-            let tsh = self.tsh(&["login", &login]);
+            let tsh = self.tsh(&["login", "--force", &login]);
             let output = self.alice.login(tsh);
             if output.status.success() {
                 let file = self.auths.machine.path("ssh_config");
@@ -108,7 +133,7 @@ impl World {
         panic!("no login: {last}");
     }
 
-    fn ssh(&self, node: &str) -> Command {
+    pub(super) fn ssh(&self, node: &str) -> Command {
         let mut ssh = Command::new("ssh");
         ssh.arg("-F").arg(self.auths.machine.path("ssh_config"));
         ssh.arg(format!("{}@{node}.test.local", own_login())).env_remove("SSH_AUTH_SOCK");
@@ -117,7 +142,7 @@ impl World {
 
     /// A new session to this node works, as soon as everybody knows of it.
     #[track_caller]
-    fn works(&self, node: &str) {
+    pub(super) fn works(&self, node: &str) {
         wait_for("a session", || {
             let mut ssh = self.ssh(node);
             ssh.arg("echo through; exit 3");
@@ -133,7 +158,7 @@ impl World {
 }
 
 async fn g17_auth_services_die_and_sessions_do_not_notice(store: Store) {
-    let mut world = World::start(store);
+    let mut world = World::start(Several::two(store));
     world.works("node");
     let mut session = Echo::begin(world.ssh("node"));
     for dead in [0, 1] {

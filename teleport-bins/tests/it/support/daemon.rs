@@ -15,7 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::program::{Output, own, run};
+use super::program::{Output, own, own_mortal, run};
 use super::small_disk::SmallDisk;
 use super::wait_for;
 
@@ -91,8 +91,21 @@ impl Machine {
         arguments: &[&str],
         change: impl FnOnce(&mut std::process::Command),
     ) -> Process {
+        let mut process = self.begin(name, arguments, change);
+        process.serves();
+        process
+    }
+
+    /// Starts a daemon, which ends with the thread that does.
+    #[track_caller]
+    pub(crate) fn begin(
+        &self,
+        name: &str,
+        arguments: &[&str],
+        change: impl FnOnce(&mut std::process::Command),
+    ) -> Process {
         let log = self.path(&format!("{name}.log"));
-        let mut command = own("teleport");
+        let mut command = own_mortal("teleport");
         command.arg("start").arg("-c").arg(self.path(&format!("{name}.yaml"))).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log).unwrap());
         // Keys of the terminal that runs the tests are not for it.
@@ -101,14 +114,7 @@ impl Machine {
             disk.seen_by(&mut command);
         }
         change(&mut command);
-        let mut process = Process { child: command.spawn().unwrap(), log };
-        wait_for(&format!("{name} to serve"), || {
-            if let Some(status) = process.child.try_wait().unwrap() {
-                panic!("{name} ended with {status}: {}", process.logged());
-            }
-            process.logged().contains(" serves the cluster ").then_some(())
-        });
-        process
+        Process { child: command.spawn().unwrap(), log }
     }
 
     /// `tctl` on the machine of the auth service `name`.
@@ -144,6 +150,17 @@ impl Machine {
 }
 
 impl Process {
+    /// Waits until it serves.
+    #[track_caller]
+    pub(crate) fn serves(&mut self) {
+        wait_for(&format!("{} of a daemon that serves", self.log.display()), || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("it ended with {status}: {}", self.logged());
+            }
+            self.logged().contains(" serves the cluster ").then_some(())
+        });
+    }
+
     /// What it wrote so far.
     pub(crate) fn logged(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()

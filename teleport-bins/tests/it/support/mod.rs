@@ -10,6 +10,7 @@ pub(crate) mod small_disk;
 pub(crate) mod sshd;
 pub(crate) mod tmux;
 pub(crate) mod user;
+pub(crate) mod wall_clock;
 pub(crate) mod wire;
 
 use std::io::ErrorKind;

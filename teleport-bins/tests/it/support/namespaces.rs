@@ -9,6 +9,7 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::process::Command;
+use std::sync::Arc;
 
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -17,7 +18,21 @@ use super::program::run;
 /// Where the proxies are for whoever is inside.
 pub(crate) const BALANCER: &str = "10.98.0.1:3080";
 
+/// What is outside, for whoever is inside.
+pub(crate) const OUTSIDE: &str = "10.99.0.1";
+
 struct Namespace(File);
+
+/// The way in, for threads that stay there.
+#[derive(Clone, Debug)]
+pub(crate) struct Door(Arc<File>);
+
+impl Door {
+    /// From now on this thread is inside.
+    pub(crate) fn enter(&self) -> std::io::Result<()> {
+        Ok(setns(&*self.0, CloneFlags::CLONE_NEWNET)?)
+    }
+}
 
 impl Namespace {
     /// A new one, in which this thread is from now on.
@@ -105,6 +120,11 @@ impl Networks {
         self.within(&self.inside, run)
     }
 
+    /// The way there for threads of others.
+    pub(crate) fn door(&self) -> Door {
+        Door(Arc::new(self.inside.0.try_clone().unwrap()))
+    }
+
     fn within<T>(&self, place: &Namespace, run: impl FnOnce() -> T) -> T {
         place.enter();
         let done = run();
@@ -120,14 +140,21 @@ impl Networks {
         });
     }
 
+    /// Those inside are seen as the router.
+    pub(crate) fn translate(&self) {
+        self.nft(
+            "add table ip nat; \
+             add chain ip nat post { type nat hook postrouting priority 100 ; }; \
+             add rule ip nat post oifname \"r0\" masquerade",
+        );
+    }
+
     /// Each connection to [`BALANCER`] goes to the next of these ports outside.
     pub(crate) fn balance(&self, to: [u16; 2]) {
+        self.translate();
         self.nft(&format!(
-            "add table ip nat; \
-             add chain ip nat pre {{ type nat hook prerouting priority -100 ; }}; \
-             add chain ip nat post {{ type nat hook postrouting priority 100 ; }}; \
-             add rule ip nat pre tcp dport 3080 dnat to 10.99.0.1 : numgen inc mod 2 map {{ 0 : {}, 1 : {} }}; \
-             add rule ip nat post oifname \"r0\" masquerade",
+            "add chain ip nat pre {{ type nat hook prerouting priority -100 ; }}; \
+             add rule ip nat pre tcp dport 3080 dnat to {OUTSIDE} : numgen inc mod 2 map {{ 0 : {}, 1 : {} }}",
             to[0], to[1]
         ));
     }

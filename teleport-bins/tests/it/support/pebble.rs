@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::daemon::fixed_port;
 use super::program::run;
 use super::wait_for;
+use crate::servers::mortal;
 
 /// Where it is, and where it looks whether names lead there.
 pub(crate) struct Plan {
@@ -70,10 +71,10 @@ impl Pebble {
                 .stderr(log.try_clone().unwrap());
             child.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}; .ci/test installs it"))
         };
-        let mut names = Command::new("pebble-challtestsrv");
+        let mut names = mortal("pebble-challtestsrv", "KILL");
         names.args(["-http01=", "-https01=", "-tlsalpn01=", "-defaultIPv6="]);
         names.args([format!("-dns01=127.0.0.1:{dns}"), format!("-management=127.0.0.1:{dns_management}")]);
-        let mut pebble = Command::new("pebble");
+        let mut pebble = mortal("pebble", "KILL");
         pebble.arg("-config").arg(path("pebble.json")).arg(format!("-dnsserver=127.0.0.1:{dns}"));
         pebble.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", "0").env("PEBBLE_AUTHZREUSE", "0");
         pebble.envs(variables.iter().copied());

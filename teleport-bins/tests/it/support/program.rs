@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use super::LIMIT;
+use crate::servers::mortal;
 
 /// What a program wrote and how it ended.
 #[derive(Debug)]
@@ -129,13 +130,24 @@ fn read_all(mut from: impl Read) -> Vec<u8> {
 
 /// A program of ours, in an environment of its own.
 pub(crate) fn own(program: &str) -> Command {
-    let path = match program {
+    in_own_environment(Command::new(path_of(program)))
+}
+
+/// The same for one that runs for as long as the thread that starts it, whatever ends that.
+pub(crate) fn own_mortal(program: &str) -> Command {
+    in_own_environment(mortal(path_of(program), "KILL"))
+}
+
+fn path_of(program: &str) -> &'static str {
+    match program {
         "tctl" => env!("CARGO_BIN_EXE_tctl"),
         "teleport" => env!("CARGO_BIN_EXE_teleport"),
         "tsh" => env!("CARGO_BIN_EXE_tsh"),
         other => panic!("{other} is not ours"),
-    };
-    let mut command = Command::new(path);
+    }
+}
+
+fn in_own_environment(mut command: Command) -> Command {
     command.env_clear();
     for name in ["PATH", "HOME", "TMPDIR", "USER"] {
         if let Some(value) = std::env::var_os(name) {

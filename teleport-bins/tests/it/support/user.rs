@@ -33,6 +33,12 @@ impl App {
         code_of(&self.secret, step)
     }
 
+    /// The last one that was used, or what the app shows so many seconds from now.
+    pub(crate) fn last_code(&self, seconds: i64) -> String {
+        let steps = seconds / i64::try_from(STEP.as_secs()).unwrap();
+        code_of(&self.secret, self.last.unwrap().checked_add_signed(steps).unwrap())
+    }
+
     /// A code that is wrong now.
     pub(crate) fn wrong_code(&self) -> String {
         let now = SystemClock::new().now().unix_secs() / STEP.as_secs();
@@ -74,9 +80,15 @@ impl User {
 
     /// `tsh login` as this user, with further arguments.
     #[track_caller]
-    pub(crate) fn login(&mut self, mut tsh: Command) -> Output {
-        tsh.arg(format!("--user={}", self.name));
+    pub(crate) fn login(&mut self, tsh: Command) -> Output {
         let code = self.app.code();
+        self.login_by(tsh, &code)
+    }
+
+    /// The same with this code.
+    #[track_caller]
+    pub(crate) fn login_by(&self, mut tsh: Command, code: &str) -> Output {
+        tsh.arg(format!("--user={}", self.name));
         run_with(tsh, format!("{}\n{code}\n", self.password).as_bytes())
     }
 }
