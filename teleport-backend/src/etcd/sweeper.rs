@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::Shared;
 use super::client::Failure;
 use super::messages::{self, Txn, delete_step, has_revision, put_step};
-use crate::shared::{backoff, sweep};
+use crate::shared::backoff;
+use crate::shared::sweep::{self, Pace};
 
 /// How long the claim of a service outlives it, in seconds.
 const LEASE: u64 = 10;
@@ -23,10 +24,11 @@ const RENEW: Duration = Duration::from_secs(3);
 
 /// Sweeps for as long as it is polled.
 pub(super) async fn run(shared: Arc<Shared>) {
+    let mut pace = Pace::new(shared.clock.now());
     loop {
         match claim(&shared).await {
             Ok(Some(lease)) => {
-                if let Err(error) = sweep(&shared, lease).await {
+                if let Err(error) = sweep(&shared, lease, &mut pace).await {
                     tracing::debug!(%error, "sweeping was interrupted");
                 }
                 // Whoever is next need not wait until it ends.
@@ -91,7 +93,7 @@ impl Index {
 }
 
 /// Sweeps until the claim is lost or the stream of changes has a gap.
-async fn sweep(shared: &Shared, lease: u64) -> Result<(), StorageError> {
+async fn sweep(shared: &Shared, lease: u64, pace: &mut Pace) -> Result<(), StorageError> {
     let root = Prefix::root();
     let (ticket, mut watch) = shared.hub.begin(&root)?;
     let newest = shared.range(&shared.layout.format(), b"", 1, 0).await?.header.revision;
@@ -120,7 +122,10 @@ async fn sweep(shared: &Shared, lease: u64) -> Result<(), StorageError> {
                     }
                     renewal = Instant::now();
                 }
-                remove(shared, index.expired(shared.clock.now())).await?;
+                let now = shared.clock.now();
+                if pace.may_remove(now) {
+                    remove(shared, index.expired(now)).await?;
+                }
             }
         }
     }

@@ -19,7 +19,7 @@ use super::session::Session;
 use super::transaction::{Progress, Transaction, Work};
 use crate::shared::closed::Closed;
 use crate::shared::described::describe;
-use crate::shared::sweep;
+use crate::shared::sweep::{self, Pace};
 
 /// How much one transaction takes from the queue.
 const MAX_GROUP: usize = 64;
@@ -70,11 +70,12 @@ struct Writer {
     shared: Weak<Shared>,
     link: Arc<Link>,
     trimmed: Instant,
+    pace: Option<Pace>,
 }
 
 /// Writes until the queue is closed.
 pub(super) async fn run(shared: Weak<Shared>, link: Arc<Link>, mut queue: mpsc::Receiver<Submission>) {
-    let mut writer = Writer { shared, link, trimmed: Instant::now() };
+    let mut writer = Writer { shared, link, trimmed: Instant::now(), pace: None };
     let mut ticks = tokio::time::interval(sweep::INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -192,7 +193,9 @@ impl Writer {
     /// Removes some of what has expired, if that is our part.
     async fn sweep(&mut self) -> Result<(), Failure> {
         let Some(shared) = self.shared.upgrade() else { return Ok(()) };
-        let (now, link) = (schema::millis(shared.clock.now()), &self.link);
+        let now = shared.clock.now();
+        let may_remove = self.pace.get_or_insert_with(|| Pace::new(now)).may_remove(now);
+        let (now, link) = (schema::millis(now), &self.link);
         let schema = link.config.schema.as_str();
         let is_time_to_trim = self.trimmed.elapsed() >= TRIM_EVERY;
         if is_time_to_trim {
@@ -219,6 +222,9 @@ impl Writer {
                 }
                 if is_time_to_trim {
                     trim(&session, &link.config).await?;
+                }
+                if !may_remove {
+                    return Ok(Vec::new());
                 }
                 let expired = session.statement(&link.config, EXPIRED).await?;
                 let limit = i64::try_from(sweep::MAX_PER_COMMIT).unwrap_or(i64::MAX);

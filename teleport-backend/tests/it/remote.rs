@@ -13,6 +13,7 @@ use teleport_core::storage::{
     Backend, BackendExt, Batch, Condition, Key, Prefix, Revision, StorageError, Watch, WatchEnd, WatchEvent,
 };
 use teleport_core::task::TaskScope;
+use teleport_core::testing::ManualClock;
 use tokio::time::Instant;
 
 use crate::history::g2_two_services_over_bad_networks_are_linearizable;
@@ -150,6 +151,7 @@ on_each!(
     calls_end_in_time,
     i2_one_of_many_services_wins,
     expired_items_are_removed_once_by_all,
+    g2_a_clock_that_jumps_ahead_and_back_removes_nothing,
     i3_names_are_data_and_clusters_share_a_server,
     bad_urls_and_servers_that_are_away,
     g2_two_services_over_bad_networks_are_linearizable,
@@ -432,6 +434,32 @@ async fn expired_items_are_removed_once_by_all(server: Server) {
         "nothing more"
     );
     other.close().await;
+}
+
+/// What has expired by the clock of who sweeps, which has just jumped, is there again when the clock is right again.
+async fn g2_a_clock_that_jumps_ahead_and_back_removes_nothing(server: Server) {
+    let clock = Arc::new(ManualClock::default());
+    let shared = Arc::clone(&clock) as Arc<dyn Clock>;
+    let backend = open_remote(&server.url(server.port(), "jumps"), shared, remote()).await.unwrap();
+    let expires = |seconds| Some(clock.now().saturating_add(Duration::from_secs(seconds)));
+    let mut watch = ready(&*backend, &Prefix::new("s").unwrap()).await;
+    // This service is the one that sweeps.
+    backend.put(&key("s/first"), Bytes::new(), expires(60)).await.unwrap();
+    next(&mut watch).await.unwrap();
+    clock.advance(Duration::from_secs(60));
+    assert!(matches!(next(&mut watch).await, Ok(WatchEvent::Deleted { .. })));
+
+    let right = clock.now();
+    backend.put(&key("s/mark"), number(7), expires(3000)).await.unwrap();
+    for hours in [1, 24 * 30] {
+        clock.advance(Duration::from_secs(hours * 3600));
+        assert!(backend.get(&key("s/mark")).await.unwrap().is_none(), "it has expired by this clock");
+        // Long enough for several looks; a wrong one would have to come later to be missed.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        clock.set(right);
+        assert!(backend.get(&key("s/mark")).await.unwrap().is_some(), "it is there again");
+    }
+    backend.close().await;
 }
 
 fn first_or<'a>(first: &'a dyn Backend, other: &'a dyn Backend, round: i32) -> &'a dyn Backend {
