@@ -1,4 +1,4 @@
-//! Batches on top of what was read: pure decisions, made while nobody else can commit.
+//! Batches on top of what was read: pure decisions. They are written only if nothing was committed since it was read.
 
 use std::collections::BTreeMap;
 

@@ -9,7 +9,8 @@
 //!   right. After a lost connection the feed goes on behind the last revision; if those changes are gone, all watches end, and
 //!   whoever watches lists again.
 //! * **Expiry** is a column that reads look at; one of the services, by an advisory lock, removes what has expired.
-//! * **No guessing.** A commit whose answer was lost is told as [`PostgresError::UnknownOutcome`] and never repeated.
+//! * **No guessing.** A commit whose answer was lost is told as [`PostgresError::UnknownOutcome`] and never repeated. The server may still do it within
+//!   the timeout of the URL, as it does not look whether its client is there while a statement waits.
 //!
 //! Between it and the server may be no pool that gives connections away between transactions.
 

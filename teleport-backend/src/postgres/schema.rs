@@ -1,7 +1,7 @@
 //! What the schema holds. Format 1:
 //!
 //! * `meta`: one row: the format, the newest revision, and `floor`: the newest revision whose changes are not kept any more. Commits
-//!   lock it, so revisions become visible in their order, and those that were rolled back are used by nobody.
+//!   count on it, which locks it, so revisions become visible in their order, and those that were rolled back are used by nobody.
 //! * `items`: key, value, expiry in milliseconds or null for never, revision
 //! * `changes`: what each revision has changed, in order; a deletion has no value
 

@@ -283,7 +283,7 @@ impl Writer {
                 }
                 Ok(Err(failure)) => failure,
                 Err(_) => {
-                    // What the server is doing for us ends with the connection.
+                    // What was sent may still be done, until the server's own deadline for it: that is not known then.
                     let failure = PostgresError::Timeout { timeout }.into();
                     self.link.lost(&session, describe(&failure)).await;
                     return Err(if is_sent { Outcome::Unknown(failure) } else { Outcome::Failed(failure) });

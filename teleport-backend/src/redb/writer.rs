@@ -116,6 +116,9 @@ impl Writer {
     fn commit(&mut self, mut group: Vec<Submission>) {
         let now = self.shared.clock.now();
         let sweeps = self.pace.may_remove(now);
+        if group.is_empty() && !sweeps {
+            return;
+        }
         let batches = group.iter_mut().map(|submission| std::mem::take(&mut submission.batch)).collect();
         let outcome = {
             let database = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);

@@ -231,6 +231,12 @@ impl World {
         self.left.load(Ordering::SeqCst)
     }
 
+    /// Nothing more is to be done.
+    #[allow(dead_code, reason = "one of the programs that have this module ends by the number of operations")]
+    pub(crate) fn stop(&self) {
+        self.left.store(0, Ordering::SeqCst);
+    }
+
     /// Reads, and writes by what was read, until there is nothing left to do.
     pub(crate) async fn work(self: Arc<Self>, backend: Arc<dyn Backend>, mut dice: Dice) {
         while self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {

@@ -22,12 +22,14 @@ use super::addresses;
 use super::auth::LocalAuth;
 use super::data_dir::DataDir;
 use super::diagnostics::{Diagnostics, Needs, Service};
-use super::membership::Services;
+use super::membership::{Services, is_removal};
 use super::{IDENTITY_DIR, Os};
 use crate::config::{NodeSettings, Settings};
 
 /// How often it is looked whether the certificates of a service beside the auth service are valid.
 const LOOK: Duration = Duration::from_secs(3);
+/// The same after failures.
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
 /// The identities of a service, in a directory of its own: each service has an id, keys and certificates of its own.
 pub(super) fn store(data_dir: &DataDir, role: HostRole) -> Result<IdentityStore> {
@@ -70,20 +72,28 @@ pub(super) fn revive(
 ) {
     let (local, os, shutdown) = (local.clone(), os.clone(), back.0.clone());
     back.1.spawn(async move {
+        let mut wait = LOOK;
         loop {
             tokio::select! {
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(wait) => {}
                 () = shutdown.draining() => return,
             }
             let current = identity.current();
-            let Err(reason) = current.check_valid_at(os.clock.now()) else { continue };
+            let Err(reason) = current.check_valid_at(os.clock.now()) else {
+                wait = LOOK;
+                continue;
+            };
             let role = current.role;
             match local.admit(&store, current.host(), addresses.clone(), &os).await {
                 Ok(material) => {
                     tracing::warn!(%role, %reason, "the service has new certificates");
                     identity.replace(material);
+                    wait = LOOK;
                 }
+                // It ends, and does not become a member again when nobody remembers any more that it was removed.
+                Err(error) if is_removal(&error) => return,
                 Err(error) => {
+                    wait = wait.saturating_mul(2).min(LONGEST_LOOK);
                     let error: &dyn std::error::Error = error.as_ref();
                     tracing::error!(%role, %reason, error, "the service has no valid certificates and cannot be given new ones");
                 }

@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use tokio::sync::Mutex;
 
 use crate::api::ApiResult;
+use crate::cert::CLOCK_SKEW;
 use crate::clock::Timestamp;
 use crate::resource::{Resource, Spec};
 use crate::storage::{Backend, BackendExt, Item, Repo, RepoError, Revision, Watch, WatchEvent};
@@ -68,6 +69,8 @@ struct State<T: Followed> {
     snapshot: T::Set,
     /// When the first of the snapshot expires.
     until: Option<Timestamp>,
+    /// What had expired by this time was left out.
+    at: Timestamp,
 }
 
 impl<T: Followed> Cache<T> {
@@ -96,7 +99,8 @@ impl<T: Followed> Cache<T> {
         let watch = self.backend.watch(&prefix).await?;
         let items = self.backend.list(&prefix).await?;
         let by_name = items.iter().map(|item| (item.key.leaf().to_owned(), T::decode(item))).collect();
-        let mut followed = State { watch, seen: since, by_name, snapshot: T::Set::default(), until: None };
+        let mut followed =
+            State { watch, seen: since, by_name, snapshot: T::Set::default(), until: None, at: now };
         followed.publish(now);
         let snapshot = followed.snapshot.clone();
         *state = Some(followed);
@@ -105,8 +109,11 @@ impl<T: Followed> Cache<T> {
 }
 
 impl<T: Followed> State<T> {
-    /// Applies what the watch has queued; `false` if it has ended.
+    /// Applies what the watch has queued; `false` if it has ended, or if the clock has gone back: what was left out by it is there again.
     fn catch_up(&mut self, now: Timestamp) -> bool {
+        if now.saturating_add(CLOCK_SKEW) < self.at {
+            return false;
+        }
         let mut changed = false;
         // Unconstrained: a task that has done much without a pause is told by tokio that nothing is there, and would decide by what
         // was true before.
@@ -135,6 +142,7 @@ impl<T: Followed> State<T> {
     }
 
     fn publish(&mut self, now: Timestamp) {
+        self.at = self.at.max(now);
         let alive = |found: &&T| found.expires().is_none_or(|expires| now < expires);
         self.until = self.by_name.values().filter(alive).filter_map(T::expires).min();
         self.snapshot = self.by_name.values().filter(alive).cloned().collect();

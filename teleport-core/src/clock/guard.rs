@@ -13,7 +13,7 @@ const HOLD: Duration = Duration::from_secs(3600);
 ///
 /// What has expired is hidden by what the clock says, whatever it says. But what is removed because it has expired does not come back when the clock
 /// does: marks of who was removed, tokens, recordings. So a clock that jumps far ahead removes nothing before it has stayed there for an hour. A machine that slept
-/// looks the same, and loses nothing by it.
+/// looks the same, and loses nothing by it. Whoever may set the clock can lead it there in small steps: this is against mistakes.
 ///
 /// A service that starts while its clock is wrong has nothing to compare with.
 ///
@@ -34,8 +34,8 @@ pub struct JumpGuard {
     /// The clock less the time that has passed, in milliseconds: when it was looked at last, and when it was believed last.
     last: i64,
     believed: i64,
-    /// Since when it is too far ahead.
-    ahead_since: Option<Duration>,
+    /// Since when it is too far ahead, and where it was then.
+    ahead: Option<(Duration, i64)>,
 }
 
 /// What a look at the clock has shown.
@@ -52,7 +52,7 @@ impl JumpGuard {
     /// Believes the clock as it is now. `running` is the time since any fixed moment, by a clock that nobody sets.
     pub fn new(wall: Timestamp, running: Duration) -> Self {
         let offset = offset(wall, running);
-        Self { last: offset, believed: offset, ahead_since: None }
+        Self { last: offset, believed: offset, ahead: None }
     }
 
     /// Looks at the clock again.
@@ -61,13 +61,17 @@ impl JumpGuard {
         let moved = offset.saturating_sub(self.last);
         self.last = offset;
         if offset.saturating_sub(self.believed) <= millis(BELIEVED) {
-            self.ahead_since = None;
+            self.ahead = None;
         } else {
-            let since = *self.ahead_since.get_or_insert(running);
+            // Further ahead than it was: it has not stayed there.
+            if self.ahead.is_none_or(|(_, at)| offset.saturating_sub(at) > millis(BELIEVED)) {
+                self.ahead = Some((running, offset));
+            }
+            let since = self.ahead.map_or(running, |(since, _)| since);
             if running.saturating_sub(since) < HOLD {
                 return ClockLook { moved, believed: false };
             }
-            self.ahead_since = None;
+            self.ahead = None;
         }
         self.believed = offset;
         ClockLook { moved, believed: true }
@@ -120,6 +124,17 @@ mod tests {
         assert_eq!(look(&mut guard, 3611, month), (0, true));
         // Further: again.
         assert_eq!(look(&mut guard, 3612, month + 3600), (3600, false));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_further_has_to_stay_there() {
+        let month = 30 * DAY as i64;
+        let mut guard = JumpGuard::new(NOON, Duration::ZERO);
+        assert!(!look(&mut guard, 10, 700).1);
+        assert_eq!(look(&mut guard, 3500, month), (month - 700, false));
+        assert!(!look(&mut guard, 3620, month).1, "an hour after the first jump");
+        assert!(!look(&mut guard, 7099, month).1);
+        assert!(look(&mut guard, 7100, month).1);
     }
 
     #[test]

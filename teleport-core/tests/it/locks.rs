@@ -1,21 +1,24 @@
 //! Locks, and users who were deleted: rows A8 and C8 of the threat list, as far as the auth service decides.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use serde_json::{Value, json};
+use teleport_backend::redb::RedbBackend;
 use teleport_core::api::{
     AdminApi, ApiError, ApiErrorKind, AuditApi, CreateToken, IdentityApi, JoinRequest, PresenceApi,
     ProxyRecord, PublicApi, ReissueRequest, RenewRequest, ResourceApi, TrustApi, UpdateUser,
 };
 use teleport_core::audit::EventKind;
 use teleport_core::cert::{CLOCK_SKEW, HostIdentity, UserIdentity};
+use teleport_core::clock::Clock as _;
 use teleport_core::id::HostRole;
 use teleport_core::label::Labels;
 use teleport_core::resource::{Lock, LockMode, LockSpec, NodeRecord, RoleOptions};
 use teleport_core::secret::SecretString;
 use teleport_core::storage::BackendExt;
-use teleport_core::testing::{UnsignedIssuer, subject_keys};
+use teleport_core::testing::{ManualClock, UnsignedIssuer, subject_keys};
 
 use crate::cluster::{Cluster, PASSWORD};
 
@@ -252,6 +255,28 @@ async fn locks_end_by_themselves_and_are_written_down() {
     let event = cluster.audit.last(EventKind::LockDelete).unwrap();
     assert_eq!((event.event.as_str(), event.code.code()), ("lock.deleted", "TLK01I"));
     assert_eq!((event.user.as_deref(), &event.fields["name"]), (Some("eve"), &json!("m")));
+}
+
+/// What has expired by a clock that was ahead is in force again when the clock is right again.
+#[tokio::test]
+async fn a8_locks_come_back_with_the_clock() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::default());
+    let right = clock.now();
+    let backend = RedbBackend::open(directory.path().join("state"), clock.clone()).await.unwrap();
+    let cluster = Cluster::over(Arc::new(backend), clock, |_| {}).await;
+    let alice = cluster.as_user(&cluster.user("alice", &["access"], &["root"]));
+    let mut ending = Lock::new("l", LockSpec::default());
+    ending.spec.target.user = Some("alice".parse().unwrap());
+    ending.metadata.expires = Some(right.saturating_add(Duration::from_secs(7200)));
+    cluster.admin().create_lock(ending).await.unwrap();
+    assert!(alice.nodes().await.is_err());
+
+    cluster.clock.advance(Duration::from_secs(30 * 24 * 3600));
+    let then = cluster.as_user(&cluster.user("alice", &["access"], &["root"]));
+    then.nodes().await.expect("by this clock the lock has ended");
+    cluster.clock.set(right);
+    assert!(alice.nodes().await.is_err(), "by the right one it has not");
 }
 
 /// What cannot be read may target anybody.

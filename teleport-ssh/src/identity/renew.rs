@@ -17,6 +17,8 @@ use super::{HostIdentityHandle, HostMaterial, IdentityStore};
 const LOOK: Duration = Duration::from_secs(30);
 /// Waiting after a failure: doubled each time, from the first to the last.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// How long it is waited for new certificates to be valid by the host's own clock before others are asked for.
+const APART: Duration = Duration::from_secs(3600);
 
 /// What [`renew`] needs.
 #[expect(clippy::exhaustive_structs, reason = "services build it")]
@@ -50,8 +52,8 @@ pub fn renew_at(valid_after: Timestamp, valid_before: Timestamp, jitter: u16) ->
 }
 
 /// Renews an identity for as long as it is polled, until draining begins or the host is removed from the cluster. Other failures are logged and tried again: before the end
-/// of the certificates and also after it, for the case that the clock was wrong. New certificates that are not valid by the host's own clock do not replace
-/// the old ones. A clock that has just jumped ahead makes nothing due before it has stayed there for an hour: where the auth service has the same clock, its certificates
+/// of the certificates and also after it, for the case that the clock was wrong. New certificates that are not valid by the host's own clock replace
+/// the old ones as soon as they are; others are asked for after an hour. A clock that has just jumped ahead makes nothing due before it has stayed there for an hour: where the auth service has the same clock, its certificates
 /// would be of the future when the clock is set right.
 ///
 /// Cancel safe: an identity that was not swapped in is not used by anybody.
@@ -62,10 +64,20 @@ pub async fn renew(renewal: Renewal, shutdown: Shutdown) {
         loop {
             wait_until_due(&renewal, &mut clock).await;
             match once(&renewal).await {
-                Ok(()) => {
+                Ok(material) => {
                     failures = 0;
                     // By a clock that is far ahead of that of the auth service the new ones are due as well.
-                    tokio::time::sleep(LOOK).await;
+                    let life = material.valid_before.saturating_since(material.valid_after);
+                    match swap_in(&renewal, material).await {
+                        Ok(()) => tokio::time::sleep(LOOK.max(life / 12)).await,
+                        Err(error) => {
+                            tracing::warn!(
+                                error = &*error,
+                                "the host's new certificates cannot be used, will ask for others"
+                            );
+                            tokio::time::sleep(RETRY.1).await;
+                        }
+                    }
                 }
                 Err(error) if is_evicted(&*error) => {
                     tracing::error!(error = &*error, "the host's certificates are not renewed any more");
@@ -106,14 +118,30 @@ async fn wait_until_due(renewal: &Renewal, (guard, since): &mut (JumpGuard, Inst
     }
 }
 
-async fn once(renewal: &Renewal) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+async fn once(renewal: &Renewal) -> Result<HostMaterial, Box<dyn std::error::Error + Send + Sync>> {
     let (ssh, tls) = HostMaterial::generate_keys(renewal.entropy.as_ref())?;
     let keys = SubjectKeys { ssh: ssh.public(), tls: tls.public() };
     let request = RenewRequest { keys, addresses: renewal.addresses.clone() };
     let credentials = renewal.api.renew_host(request).await?;
     let host = renewal.identity.current().host();
-    let material = HostMaterial::from_credentials(host, (ssh, tls), credentials)?;
-    material.check_valid_at(renewal.clock.now())?;
+    Ok(HostMaterial::from_credentials(host, (ssh, tls), credentials)?)
+}
+
+/// The cluster knows the host by these keys from now on, so what is not valid yet is not thrown away.
+async fn swap_in(
+    renewal: &Renewal,
+    material: HostMaterial,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let asked = Instant::now();
+    while let Err(reason) = material.check_valid_at(renewal.clock.now()) {
+        if asked.elapsed() >= APART {
+            return Err(reason.into());
+        }
+        if asked.elapsed() < LOOK {
+            tracing::warn!(%reason, "the host's new certificates cannot be used now");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
     if let Some(store) = renewal.store.clone() {
         let kept = material.clone();
         // Kept before it is used: a restart must not come back with keys that the cluster has forgotten.
