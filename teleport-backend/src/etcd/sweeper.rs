@@ -14,8 +14,8 @@ use tokio::time::Instant;
 use super::Shared;
 use super::client::Failure;
 use super::messages::{self, Txn, delete_step, has_revision, put_step};
-use crate::shared::backoff;
-use crate::shared::sweep::{self, Pace};
+use crate::shared::pace::Pace;
+use crate::shared::{backoff, sweep};
 
 /// How long the claim of a service outlives it, in seconds.
 const LEASE: u64 = 10;

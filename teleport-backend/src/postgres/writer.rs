@@ -19,7 +19,8 @@ use super::session::Session;
 use super::transaction::{Progress, Transaction, Work};
 use crate::shared::closed::Closed;
 use crate::shared::described::describe;
-use crate::shared::sweep::{self, Pace};
+use crate::shared::pace::Pace;
+use crate::shared::sweep;
 
 /// How much one transaction takes from the queue.
 const MAX_GROUP: usize = 64;

@@ -11,7 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::apply::Tables;
 use super::schema::Failure;
 use super::{NotOpen, Shared, batch_bytes, open, schema};
-use crate::shared::sweep::Pace;
+use crate::shared::pace::Pace;
 
 /// The most batches of one transaction.
 const MAX_GROUP: usize = 256;

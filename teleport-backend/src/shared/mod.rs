@@ -7,6 +7,8 @@ pub(crate) mod closed;
 pub(crate) mod described;
 pub(crate) mod files;
 pub(crate) mod hub;
+#[cfg(any(feature = "redb", feature = "etcd", feature = "postgres"))]
+pub(crate) mod pace;
 #[cfg(any(feature = "etcd", feature = "postgres"))]
 pub(crate) mod server_url;
 pub(crate) mod sweep;
