@@ -1,5 +1,6 @@
 //! What browsers are shown at the proxy's web port: the cluster's own certificate, files, or a certificate by ACME.
 
+use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,9 @@ use zeroize::Zeroizing;
 use super::Os;
 use super::data_dir::DataDir;
 use crate::config::Https;
+
+/// The longest file with a key, in bytes.
+const MAX_KEY_FILE: usize = 64 << 10;
 
 /// What is shown, and what looks after it.
 pub(super) struct Certificates {
@@ -50,7 +54,7 @@ impl Certificates {
                     config.clone().roots(roots(ca_file.as_deref()).context("proxy_service.acme")?);
                 if let Some((id, file)) = external {
                     let what = || format!("proxy_service.acme.eab_hmac_file: {}", file.display());
-                    let key = Zeroizing::new(std::fs::read_to_string(file).with_context(what)?);
+                    let key = read_key(file).with_context(what)?;
                     config =
                         config.external_account(id, &SecretString::new(key.trim())).with_context(what)?;
                 }
@@ -77,6 +81,18 @@ impl Certificates {
             Keeper::Nobody => {}
         }
     }
+}
+
+/// What a file with a key says. Nothing that is longer than any key is read to its end.
+fn read_key(file: &Path) -> Result<Zeroizing<String>> {
+    // It has room for all of it: what grows leaves copies behind.
+    let mut key = Zeroizing::new(String::with_capacity(MAX_KEY_FILE + 64));
+    let most = u64::try_from(MAX_KEY_FILE).unwrap_or(u64::MAX);
+    std::fs::File::open(file)?.take(most.saturating_add(1)).read_to_string(&mut key)?;
+    if key.len() > MAX_KEY_FILE {
+        bail!("it is longer than {MAX_KEY_FILE} bytes, and no file with a key");
+    }
+    Ok(key)
 }
 
 /// The certificates of the authorities that vouch for a directory.

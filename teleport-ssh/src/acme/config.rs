@@ -139,8 +139,14 @@ impl AcmeConfig {
     /// # Errors
     /// [`AcmeConfigError::External`].
     pub fn external_account(mut self, id: &str, key: &SecretString) -> Result<Self, AcmeConfigError> {
-        let text: Zeroizing<String> =
-            Zeroizing::new(key.expose().trim().trim_end_matches('=').replace('+', "-").replace('/', "_"));
+        let given = key.expose().trim().trim_end_matches('=');
+        // It has room for all of it: what grows leaves copies behind.
+        let mut text = Zeroizing::new(String::with_capacity(given.len()));
+        text.extend(given.chars().map(|letter| match letter {
+            '+' => '-',
+            '/' => '_',
+            letter => letter,
+        }));
         let key = BASE64URL_NOPAD.decode(text.as_bytes()).map(Zeroizing::new).ok();
         let key = key.filter(|key| key.len() >= MIN_KEY).ok_or(AcmeConfigError::External)?;
         if id.is_empty() || id.chars().any(char::is_control) {

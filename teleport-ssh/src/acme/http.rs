@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
+use hyper::header::{CONTENT_TYPE, DATE, HOST, HeaderName, HeaderValue, RETRY_AFTER};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
@@ -82,8 +82,10 @@ impl Http {
         let (mut parts, body) = answer.into_parts();
         let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(io::Error::other)?.to_bytes();
         let failed = !parts.status.is_success() && !parts.status.is_redirection();
-        let now = self.clock.now();
-        let asked = parts.headers.get(RETRY_AFTER).and_then(|value| asked(value.to_str().ok()?, now));
+        let said = |name: HeaderName| parts.headers.get(name).and_then(|value| value.to_str().ok());
+        // By the clock that the moment is of, where that is told.
+        let now = said(DATE).and_then(moment).unwrap_or_else(|| self.clock.now());
+        let asked = said(RETRY_AFTER).and_then(|value| asked(value, now));
         *self.last() = asked.filter(|_| failed);
         // The crate adds it to the time of day, and there are sums that no time of day can be.
         if asked.is_some_and(|asked| asked > plan::LONGEST_ASKED) {
@@ -98,14 +100,18 @@ impl Http {
     }
 }
 
-/// For how long the value of a header asks: seconds, or until a moment.
+/// For how long the value of a header asks at `now`: seconds, or until a moment. One that has been says nothing.
 fn asked(value: &str, now: Timestamp) -> Option<Duration> {
     if let Ok(seconds) = value.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }
+    Some(moment(value)?.saturating_since(now)).filter(|left| !left.is_zero())
+}
+
+fn moment(value: &str) -> Option<Timestamp> {
     let at = httpdate::parse_http_date(value.trim()).ok()?;
     let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
-    Some(Timestamp::from_unix_secs(since.as_secs()).saturating_since(now))
+    Some(Timestamp::from_unix_secs(since.as_secs()))
 }
 
 impl HttpClient for Http {
@@ -140,7 +146,8 @@ mod tests {
             // The other two forms that HTTP knows.
             ("Sunday, 06-Nov-94 09:49:37 GMT", Some(3600)),
             ("Sun Nov  6 08:49:38 1994", Some(1)),
-            ("Sun, 06 Nov 1994 08:00:00 GMT", Some(0)),
+            ("Sun, 06 Nov 1994 08:00:00 GMT", None),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", None),
             ("", None),
             ("-1", None),
             ("soon", None),

@@ -145,6 +145,11 @@ impl Door {
         admitted
     }
 
+    /// Somebody was refused for a reason that is not known here.
+    pub(crate) fn count_refusal(&self) {
+        self.0.counters.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Lets a connection in, or counts its refusal.
     pub(crate) fn admit(&self, address: IpAddr) -> Option<Admitted> {
         // Without dice the strictest: as soon as refusals begin, all are refused.

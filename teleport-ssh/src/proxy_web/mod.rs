@@ -167,7 +167,8 @@ impl ProxyWebBuilder {
         self
     }
 
-    /// The most tunnels. They have these places for themselves, and take none of the ports'. Default: half of the files that the process may have
+    /// The most tunnels. They have these places for themselves, and take none of the ports'. At a port of their own
+    /// ([`ProxyWebBuilder::tunnels_at`]) whoever has not shown a certificate takes half of them at most. Default: half of the files that the process may have
     /// open when this is made.
     #[must_use]
     pub const fn max_tunnels(mut self, tunnels: u32) -> Self {
@@ -248,7 +249,7 @@ impl ProxyWebBuilder {
         let ports = open(self.addresses, self.limits.clone())?;
         let (tunnel_ports, tunnel_host) = match self.tunnels_at {
             Some((address, host)) => {
-                let limits = Limits { connections: self.max_tunnels, ..self.limits };
+                let limits = TunnelDoor::limits_apart(self.limits, self.max_tunnels);
                 (Some(open(vec![address], limits)?), Some(host))
             }
             None => (None, None),

@@ -48,7 +48,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 pub struct PassLimits {
     /// Connections of one source at the same time.
     pub per_source: u32,
-    /// Connections of all sources at the same time. From half of it on, new ones are refused at random.
+    /// Connections of all sources at the same time, and half of [`PassLimits::connections`] at most. From half of it on, new ones are refused at random.
     pub strangers: u32,
     /// How often one source may connect, members of the cluster included. A stranger's connection is good for a few calls.
     pub rate: Rate,
@@ -68,9 +68,9 @@ impl Default for PassLimits {
 #[derive(Debug)]
 pub(super) struct Passes {
     auth: Arc<dyn Connector>,
-    /// All of them.
+    /// All of them, by their source.
     guests: Guests,
-    /// Those who may be strangers.
+    /// All of them, and those who may be strangers.
     door: Door,
     /// How often each source has come.
     rate: Mutex<Buckets<Source>>,
@@ -96,9 +96,11 @@ impl Passes {
         entropy: Arc<dyn Entropy>,
     ) -> Self {
         let PassLimits { per_source, strangers, rate, connections } = limits;
+        // Members keep room, however few files there may be.
+        let strangers = strangers.min((connections / 2).max(1));
         let limits = Limits {
             per_source,
-            startup_begin: strangers / 2,
+            startup_begin: strangers.div_ceil(2),
             startup_full: strangers,
             connections,
             penalties: false,
@@ -106,7 +108,8 @@ impl Passes {
         };
         Self {
             auth,
-            guests: Guests::new(PASSED_PER_SOURCE, usize::try_from(connections).unwrap_or(usize::MAX)),
+            // The door counts them all.
+            guests: Guests::new(PASSED_PER_SOURCE, usize::MAX),
             origins: OriginSigner::new(identity, Arc::clone(&clock), Arc::clone(&entropy)),
             door: Door::new(limits, entropy),
             rate: Mutex::new(Buckets::new(rate)),
@@ -131,7 +134,6 @@ impl Passes {
 
     /// A place, if there is one.
     pub(super) fn admit(&self, peer: SocketAddr) -> Option<Pass> {
-        let places = || Some((self.guests.admit(peer.ip())?, self.door.admit(peer.ip())?));
         if !self
             .rate
             .lock()
@@ -139,9 +141,15 @@ impl Passes {
             .take(Source::of(peer.ip()), self.clock.now())
         {
             tracing::info!(%peer, "too many connections to the auth service in a short time");
+            self.door.count_refusal();
             return None;
         }
-        let Some((guest, admitted)) = places() else {
+        let Some(guest) = self.guests.admit(peer.ip()) else {
+            tracing::info!(%peer, "too many connections of one source to the auth service");
+            self.door.count_refusal();
+            return None;
+        };
+        let Some(admitted) = self.door.admit(peer.ip()) else {
             tracing::info!(%peer, "too many connections to the auth service");
             return None;
         };
@@ -241,7 +249,7 @@ mod tests {
     use bytes::BytesMut;
     use teleport_core::entropy::SystemEntropy;
     use teleport_core::id::HostRole;
-    use teleport_core::testing::ManualClock;
+    use teleport_core::testing::{ManualClock, NoEntropy};
     use tokio::io::{AsyncReadExt as _, DuplexStream};
 
     use super::*;
@@ -261,8 +269,11 @@ mod tests {
     }
 
     fn passes(limits: PassLimits) -> (Arc<Passes>, Arc<ManualClock>) {
+        passes_with(limits, Arc::new(SystemEntropy::new()))
+    }
+
+    fn passes_with(limits: PassLimits, entropy: Arc<dyn Entropy>) -> (Arc<Passes>, Arc<ManualClock>) {
         let clock = Arc::new(ManualClock::default());
-        let entropy = Arc::new(SystemEntropy::new());
         let identity = crate::origin::tests::identity(HostRole::Proxy, &*clock);
         let passes = Passes::new(Arc::new(Silent::default()), limits, identity, clock.clone(), entropy);
         passes.open.send_replace(true);
@@ -292,6 +303,29 @@ mod tests {
             () = passing => unreachable!("nobody ended it"),
             () = watching => {}
         }
+    }
+
+    /// With few files there are few places, and strangers do not take all of them.
+    #[tokio::test]
+    async fn strangers_take_half_of_the_places_at_most_and_refusals_are_counted() {
+        // Without dice all are refused as soon as refusals begin.
+        let limits = PassLimits { connections: 6, ..PassLimits::default() };
+        let (passes, _) = passes_with(limits, Arc::new(NoEntropy));
+        let peer = |port| SocketAddr::from(([192, 0, 2, 1], port));
+        let (mut held, mut refused) = (Vec::new(), 0);
+        for round in 0..3 {
+            held.extend((0..2).map(|port| passes.admit(peer(port)).unwrap()));
+            refused += 1;
+            assert!(passes.admit(peer(3)).is_none(), "{round}");
+            assert_eq!(passes.door().counts().refused, refused);
+            held.iter_mut().for_each(|pass| pass.admitted.record(Outcome::Authenticated));
+        }
+        // Of all there are as many as was said.
+        assert_eq!(passes.door().counts().connections, 6);
+        assert!(passes.admit(peer(4)).is_none());
+        assert_eq!(passes.door().counts().refused, 4);
+        held.pop();
+        assert!(passes.admit(peer(4)).is_some());
     }
 
     #[tokio::test]

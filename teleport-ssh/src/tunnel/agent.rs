@@ -54,26 +54,33 @@ pub(super) async fn connect(
     Ok(Dialled { proxy, tls, ends })
 }
 
-/// Serves a tunnel to its end: each stream goes to `accept`, which returns soon.
-pub(super) async fn attend(
-    dialled: Dialled,
-    strings: &Strings,
-    accept: &(dyn Fn(BoxedIo, Ends) + Send + Sync),
-) -> io::Result<()> {
-    let Dialled { tls, ends, .. } = dialled;
-    speak(tls, ends, strings, accept).await
+impl Dialled {
+    /// The tunnel, once the proxy has begun to speak in it. Before, it may refuse the node although TLS stands: it has no place.
+    pub(super) async fn begin(self) -> io::Result<Begun<TlsStream<ReadAhead<TcpStream>>>> {
+        begin(self.tls, self.ends).await
+    }
 }
 
 /// The same over any stream.
-pub(super) async fn speak(
-    stream: impl AsyncRead + AsyncWrite + Send + Unpin,
+pub(super) async fn begin<S: AsyncRead + AsyncWrite + Unpin>(stream: S, ends: Ends) -> io::Result<Begun<S>> {
+    let beginning = server(MAX_STREAMS).handshake(stream);
+    let connection = tokio::time::timeout(HANDSHAKE, beginning).await?.map_err(failure)?;
+    Ok(Begun { connection, ends })
+}
+
+/// A tunnel that the proxy has taken in.
+pub(super) struct Begun<S> {
+    connection: Connection<S, Bytes>,
     ends: Ends,
+}
+
+/// Serves a tunnel to its end: each stream goes to `accept`, which returns soon.
+pub(super) async fn attend(
+    begun: Begun<impl AsyncRead + AsyncWrite + Send + Unpin>,
     strings: &Strings,
     accept: &(dyn Fn(BoxedIo, Ends) + Send + Sync),
 ) -> io::Result<()> {
-    let beginning = server(MAX_STREAMS).handshake::<_, Bytes>(stream);
-    let mut connection: Connection<_, Bytes> =
-        tokio::time::timeout(HANDSHAKE, beginning).await?.map_err(failure)?;
+    let Begun { mut connection, ends } = begun;
     let pings = connection.ping_pong();
     let mut silent = std::pin::pin!(async {
         match pings {

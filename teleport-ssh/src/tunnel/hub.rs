@@ -152,12 +152,12 @@ impl Tunnels {
     async fn reach(&self, record: &NodeRecord) -> Result<TunnelStream, DialError> {
         let node = record.host_id;
         let Some(peers) = &self.0.peers else { return self.by_own(node).await };
-        // One that is silent is known to the node before it is known here; but one may be only slow, and be the first to answer all the same.
-        let patience = if peers.have(record) { NEXT } else { DIAL_TIMEOUT };
+        // One that is silent is known to the node before it is known here, and what the record says of others may be told meanwhile. But one
+        // may be only slow, and be the first to answer all the same.
         loop {
             let known = self.newest(node);
             let mut own = std::pin::pin!(self.by_own(node));
-            let mut failed = match tokio::time::timeout(patience, own.as_mut()).await {
+            let mut failed = match tokio::time::timeout(NEXT, own.as_mut()).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(error)) => Some(error),
                 Err(_) => None,

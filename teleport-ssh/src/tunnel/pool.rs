@@ -11,11 +11,12 @@ use teleport_core::entropy::{Entropy, EntropyExt as _};
 use teleport_core::id::HostId;
 use teleport_core::peering::{Peering, is_missing, is_wanted};
 use teleport_core::task::{Shutdown, TaskScope};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::agent::{self, Ends, Strings};
+use super::agent::{self, Begun, Ends, Strings};
 use super::health::{Health, SOON};
 use super::place::Places;
 use super::unwelcome;
@@ -159,16 +160,28 @@ pub(crate) async fn serve(pool: Pool, shutdown: Shutdown, accept: Arc<dyn Fn(Box
             () = shutdown.draining() => break,
             dialled = dialling => dialled,
         };
-        match dialled {
+        let begun = match dialled {
             Ok(dialled)
                 if !is_wanted(peering, &good, dialled.proxy.host_id) || !is_welcome(&dialled.proxy) =>
             {
                 tracing::debug!(proxy = %dialled.proxy.host_id, "reached a proxy to which no tunnel is missing");
                 longest = LONGEST_IN_VAIN;
+                continue;
             }
             Ok(dialled) => {
-                tracing::info!(proxy = %dialled.proxy.host_id, "a tunnel to a proxy stands");
-                held.push(start(dialled, material, &pool, &scope, news.clone(), &accept));
+                let proxy = dialled.proxy.clone();
+                // Until then it takes the place of no other: a proxy that has no room says so by not beginning.
+                tokio::select! {
+                    () = shutdown.draining() => break,
+                    begun = dialled.begin() => begun.map(|begun| (proxy, begun)),
+                }
+            }
+            Err(error) => Err(error),
+        };
+        match begun {
+            Ok((proxy, begun)) => {
+                tracing::info!(proxy = %proxy.host_id, "a tunnel to a proxy stands");
+                held.push(start((proxy, begun), material, &pool, &scope, news.clone(), &accept));
             }
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
@@ -209,7 +222,7 @@ fn retire(peering: &Peering, held: &[Held], good: &mut BTreeSet<HostId>, entropy
 }
 
 fn start(
-    dialled: agent::Dialled,
+    (host, begun): (HostIdentity, Begun<impl AsyncRead + AsyncWrite + Send + Unpin + 'static>),
     material: Arc<HostMaterial>,
     pool: &Pool,
     scope: &TaskScope,
@@ -220,7 +233,6 @@ fn start(
     let (health, watched) = watch::channel(Health::Good);
     let (draining, retired) = (CancellationToken::new(), CancellationToken::new());
     let over = CancellationToken::new();
-    let host = dialled.proxy.clone();
     let held = Held {
         proxy: host.host_id,
         material,
@@ -236,7 +248,7 @@ fn start(
         let strings = Strings { health, draining, retired };
         let telling = tell(watched, strings.draining.clone(), (&*silent, news.clone()));
         let outcome: io::Result<()> = tokio::select! {
-            outcome = agent::attend(dialled, &strings, &*accept) => outcome,
+            outcome = agent::attend(begun, &strings, &*accept) => outcome,
             never = telling => match never {},
             () = unwelcome(&view, &host, &*clock) => {
                 Err(io::Error::new(io::ErrorKind::PermissionDenied, "the proxy is locked or was removed"))

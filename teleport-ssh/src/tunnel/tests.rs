@@ -1,5 +1,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 mod leaks;
+mod places;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -81,7 +82,8 @@ impl World {
         let at: SocketAddr = "192.0.2.1:1".parse().unwrap();
         tasks.spawn(async move {
             let accept = move |stream, _| drop(accepted.send(stream));
-            let _ = agent::speak(far, (at, at), &strings, &accept).await;
+            let begun = agent::begin(far, (at, at)).await.unwrap();
+            let _ = agent::attend(begun, &strings, &accept).await;
         });
         let proxy = Shutdown::new();
         let (hub, shutdown) = (tunnels.clone(), proxy.clone());
@@ -270,7 +272,8 @@ async fn g10_the_oldest_of_too_many_tunnels_ends() {
             retired: CancellationToken::new(),
         };
         tasks.spawn(async move {
-            let _ = agent::speak(far, (at, at), &strings, &|_, _| {}).await;
+            let begun = agent::begin(far, (at, at)).await.unwrap();
+            let _ = agent::attend(begun, &strings, &|_, _| {}).await;
         });
         let (hub, over, before) = (tunnels.clone(), over.clone(), tunnels.entered());
         tasks.spawn(async move {

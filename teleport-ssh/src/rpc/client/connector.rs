@@ -16,8 +16,9 @@ use crate::rpc::tls::{ALPN_H2, auth_alpn};
 /// How long connecting to one address may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// How long what is sent may stay without an acknowledgement of the other side's system before the connection is over. A network that was
-/// away for a shorter time goes on; a service that is slow acknowledges.
+/// How long what is sent may stay without an acknowledgement of the other side's system, or wait because that has no room, before the
+/// connection is over. A network that was away for a shorter time goes on; a service that is slow acknowledges, but one that reads nothing for so long
+/// is given up as well.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(8);
 
@@ -80,7 +81,6 @@ impl TcpConnector {
             };
             match dial(address).await {
                 Ok(stream) => {
-                    give_up_in_time(&stream)?;
                     self.next.store(index, Ordering::Relaxed);
                     return Ok(stream);
                 }
@@ -116,22 +116,26 @@ fn kept_alive(stream: TcpStream) -> io::Result<TcpStream> {
 }
 
 /// A call over a connection that leads nowhere any more need not wait for all of its time. An idle connection sends nothing for this. Other
-/// systems than Linux have no such option, or another one.
-fn give_up_in_time(stream: &TcpStream) -> io::Result<()> {
+/// systems than Linux have no such option, or another one; without it calls take longer to fail.
+fn give_up_in_time(stream: &TcpStream) {
     #[cfg(target_os = "linux")]
     {
         let time = u32::try_from(UNACKNOWLEDGED.as_millis()).unwrap_or(u32::MAX);
-        nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpUserTimeout, &time)?;
+        let set = nix::sys::socket::setsockopt(stream, nix::sys::socket::sockopt::TcpUserTimeout, &time);
+        if let Err(error) = set {
+            tracing::debug!(%error, "the time for an acknowledgement cannot be set");
+        }
     }
     #[cfg(not(target_os = "linux"))]
     let _ = stream;
-    Ok(())
 }
 
 #[async_trait]
 impl Connector for TcpConnector {
     async fn connect(&self) -> io::Result<BoxedIo> {
-        Ok(Box::new(self.tcp().await?))
+        let stream = self.tcp().await?;
+        give_up_in_time(&stream);
+        Ok(Box::new(stream))
     }
 
     fn ways(&self) -> usize {
@@ -191,9 +195,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_not_acknowledged_ends_the_connection_before_the_time_of_a_call() {
+    async fn the_time_for_an_acknowledgement_is_set_where_calls_are_made_and_nowhere_else() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpConnector::new([listener.local_addr().unwrap().to_string()]).tcp().await.unwrap();
+        assert_eq!(getsockopt(&stream, sockopt::TcpUserTimeout).unwrap(), 0);
+        give_up_in_time(&stream);
         assert_eq!(getsockopt(&stream, sockopt::TcpUserTimeout).unwrap(), 8000);
     }
 }

@@ -130,11 +130,13 @@ impl Peers {
             };
             if let Some(failed) = failed {
                 tokio::select! {
+                    // However often views change, the time ends.
+                    biased;
                     () = here.as_mut() => return Ok(None),
                     () = &mut changed => {}
+                    () = news.as_mut() => return Err(failed),
                     // It may be known by now where a proxy can be asked.
                     () = views.next() => {}
-                    () = news.as_mut() => return Err(failed),
                 }
             }
             drop(changed);
@@ -147,12 +149,6 @@ impl Peers {
     /// The nodes that this proxy knows.
     pub(in crate::tunnel) fn nodes(&self) -> &NodeView {
         &self.0.nodes
-    }
-
-    /// Whether other proxies have tunnels of a node.
-    pub(in crate::tunnel) fn have(&self, node: &NodeRecord) -> bool {
-        let own = self.0.identity.current().host_id;
-        node.proxy_ids.iter().any(|proxy| *proxy != own)
     }
 
     async fn by_one_of(&self, proxies: &[HostId], node: HostId) -> Result<TunnelStream, DialError> {
@@ -271,6 +267,8 @@ impl Asking {
         let _ended = over.clone().drop_guard();
         tracing::info!(%proxy, name = %host.name, "this proxy asks another one for nodes");
         told.send_replace(Some(Ok(Link { sender, health: watched, over })));
+        // It has a way to ask as well, and would keep the connection when nobody else does.
+        drop(told);
         let silent = async {
             match pings {
                 Some(pings) => health::watch(pings, &health).await,

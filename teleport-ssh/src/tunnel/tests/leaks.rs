@@ -47,16 +47,28 @@ fn g18_a_thousand_tunnels_leave_nothing_behind() {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(a_thousand());
 }
 
-async fn host(ca: &CertificateAuthority, role: HostRole) -> HostIdentityHandle {
+pub(super) async fn authority(clock: &Arc<dyn Clock>) -> CertificateAuthority {
+    let backend = Arc::new(MemoryBackend::new(Arc::clone(clock)));
+    let (sealer, entropy) = (Arc::new(KnownKeySealer), Arc::new(SystemEntropy::new()));
+    let cluster = ClusterName::new("example.com").unwrap();
+    let ca = CertificateAuthority::open_or_create(cluster, backend, sealer, Arc::clone(clock), entropy);
+    ca.await.unwrap()
+}
+
+pub(super) async fn host(ca: &CertificateAuthority, role: HostRole) -> HostIdentityHandle {
     let host_id = HostId::random(&SystemEntropy::new()).unwrap();
-    let host = HostName { host_id, name: "h".parse().unwrap(), role };
+    HostIdentityHandle::new(issued(ca, HostName { host_id, name: "h".parse().unwrap(), role }).await)
+}
+
+/// Keys and certificates of a host, which may have others already.
+pub(super) async fn issued(ca: &CertificateAuthority, host: HostName) -> HostMaterial {
     let (ssh, tls) = HostMaterial::generate_keys(&SystemEntropy::new()).unwrap();
     let public = SubjectKeys { ssh: ssh.public(), tls: tls.public() };
     let ttl = Duration::from_secs(3600);
-    let grant = unchecked_host_grant(host_id, host.name.clone(), ca.cluster().clone(), role, ttl);
+    let grant = unchecked_host_grant(host.host_id, host.name.clone(), ca.cluster().clone(), host.role, ttl);
     let certificates = ca.issue_host(grant, &public).await.unwrap();
     let credentials = HostCredentials { certificates, trust: ca.trust_bundle() };
-    HostIdentityHandle::new(HostMaterial::from_credentials(host, (ssh, tls), credentials).unwrap())
+    HostMaterial::from_credentials(host, (ssh, tls), credentials).unwrap()
 }
 
 /// Tasks, open files, and kilobytes of memory.
@@ -71,11 +83,7 @@ fn held() -> (usize, usize, usize) {
 /// Both ends in one process: each tunnel stands, leads one stream, and breaks.
 async fn a_thousand() {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let backend = Arc::new(MemoryBackend::new(Arc::clone(&clock)));
-    let (sealer, entropy) = (Arc::new(KnownKeySealer), Arc::new(SystemEntropy::new()));
-    let cluster = ClusterName::new("example.com").unwrap();
-    let ca = CertificateAuthority::open_or_create(cluster, backend, sealer, Arc::clone(&clock), entropy);
-    let ca = ca.await.unwrap();
+    let ca = authority(&clock).await;
     let (node, proxy) = (host(&ca, HostRole::Node).await, host(&ca, HostRole::Proxy).await);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let pool = Pool {

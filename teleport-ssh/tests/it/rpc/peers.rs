@@ -18,7 +18,7 @@ use teleport_core::resource::{Lock, LockSpec, LockTarget, LockedNode, NodeKind, 
 use teleport_core::target::DialTarget;
 use teleport_core::task::{Shutdown, TaskScope};
 use teleport_core::testing::user_identity;
-use teleport_ssh::identity::{HostIdentityHandle, HostMaterial};
+use teleport_ssh::identity::{HostIdentityHandle, HostMaterial, HostName};
 use teleport_ssh::keys::TlsKeyPair;
 use teleport_ssh::listener::limits::Limits;
 use teleport_ssh::proxy::route::{NodeRoute, resolve};
@@ -32,7 +32,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::hostile::{tls, tls_as};
-use super::world::{World, authority, cluster, host, user};
+use super::world::{World, authority, cluster, host, issued, user};
 
 const TUNNEL: &[u8] = b"teleport-reversetunnel";
 const PEER: &[u8] = b"teleport-proxy-peer";
@@ -259,6 +259,24 @@ async fn each_proxy_leads_to_a_node_that_has_a_tunnel_to_one() {
     }
     assert!(here.tunnels.is_empty() && third.tunnels.is_empty());
     assert_eq!(there.door.counts().accepted, 2, "one connection of each proxy, whatever it carries");
+}
+
+#[tokio::test]
+async fn the_connection_by_an_old_certificate_ends_with_its_last_stream() {
+    let world = world().await;
+    let (here, there, node) = two_and_a_node(&world).await;
+    let old = here.dial(&world, node.id()).await.unwrap();
+    let was = here.identity.current();
+    let name = HostName { host_id: was.host_id, name: was.name.clone(), role: was.role };
+    here.identity.replace(issued(&world.ca, name).await);
+    for _ in 0..2 {
+        echoes(here.dial(&world, node.id()).await.unwrap(), 10).await;
+    }
+    assert_eq!(there.door.counts().accepted, 2);
+    echoes(old, 10).await;
+    until("its end", || there.door.counts().connections == 1).await;
+    echoes(here.dial(&world, node.id()).await.unwrap(), 10).await;
+    assert_eq!(there.door.counts().accepted, 2, "the other one is there");
 }
 
 #[tokio::test]

@@ -203,14 +203,15 @@ fn keys() -> (SshKeyPair, TlsKeyPair, SubjectKeys) {
 
 /// A host of a cluster, without a token.
 pub(super) async fn host(ca: &CertificateAuthority, role: HostRole, name: &str) -> HostMaterial {
-    let host = HostName {
-        host_id: HostId::random(&SystemEntropy::new()).unwrap(),
-        name: NodeName::new(name).unwrap(),
-        role,
-    };
+    let host_id = HostId::random(&SystemEntropy::new()).unwrap();
+    issued(ca, HostName { host_id, name: NodeName::new(name).unwrap(), role }).await
+}
+
+/// Keys and certificates of a host, which may have others already.
+pub(super) async fn issued(ca: &CertificateAuthority, host: HostName) -> HostMaterial {
     let (ssh, tls, public) = keys();
     let ttl = Duration::from_secs(7 * 24 * 3600);
-    let grant = unchecked_host_grant(host.host_id, host.name.clone(), ca.cluster().clone(), role, ttl);
+    let grant = unchecked_host_grant(host.host_id, host.name.clone(), ca.cluster().clone(), host.role, ttl);
     let certificates = ca.issue_host(grant, &public).await.unwrap();
     let credentials = HostCredentials { certificates, trust: ca.trust_bundle() };
     HostMaterial::from_credentials(host, (ssh, tls), credentials).unwrap()
