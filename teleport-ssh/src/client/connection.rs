@@ -169,7 +169,7 @@ impl NodeConnection {
         &self.host
     }
 
-    /// The proxy through which it runs, if it was reached by [`SshClient::node`] and cannot be resumed through another.
+    /// The proxy through which it runs, if it was reached by [`SshClient::node`](super::SshClient::node) and cannot be resumed through another.
     pub fn proxy(&self) -> Option<&ProxyConnection> {
         self.proxy.as_deref()
     }
